@@ -1,0 +1,104 @@
+"""The default config: every key that a config file or the command line may set.
+
+A config file starts from `get_config()` and overrides a few values. Durations are in
+epochs; shapes are lists with one entry for each stage.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def _optional(kind: type, value=None) -> config_dict.FieldReference:
+    """A key that may be None: from the command line too, if `kind` is object."""
+    reference = config_dict.placeholder(kind)
+    reference.set(value)
+    return reference
+
+
+def get_config() -> ConfigDict:
+    """Returns the default config, which trains resnet_4p9m on CIFAR-10."""
+    config = ConfigDict()
+    config.seed = 0  # for the weights, the order of the images and the augmentation
+    config.data = _data()
+    config.augment = (  # transforms of the training images, in their order
+        dict(name="random_crop", padding=4, mode="zero"),
+        dict(name="random_flip"),
+    )
+    config.model = _model()
+    config.budget = ConfigDict()
+    # trainable parameters must be fewer; None lifts it
+    config.budget.limit = _optional(object, 5_000_000)
+    config.optim = _optim()
+    config.schedule = _schedule()
+    config.train = _train()
+    config.evaluate = _evaluate()
+    config.checkpoint = _checkpoint()
+    return config
+
+
+def _data() -> ConfigDict:
+    data = ConfigDict()
+    data.name = "cifar10"  # a data set of TFDS: cifar10, digits, or one already on disk
+    data.dir = _optional(str)  # where TFDS data sets lie; None: TFDS_DATA_DIR or its own
+    data.source = _optional(str)  # local copy of the archive, to prepare the set from
+    data.train_split = "train"  # split string of TFDS
+    data.test_split = "test"
+    data.validation = 0.1  # held out of train_split: a fraction (float) or a count (int)
+    data.mean = _optional(tuple)  # per channel in [0, 1]; None: of the training images
+    data.std = _optional(tuple)
+    return data
+
+
+def _model() -> ConfigDict:
+    model = ConfigDict()
+    model.stage_sizes = (1, 1, 1, 1)  # residual blocks in each stage
+    model.widths = (64, 128, 256, 512)  # channels of each stage
+    model.strides = (1, 2, 2, 2)  # stride of each stage's first block
+    model.dtype = "auto"  # of the computation: bfloat16 on accelerators, float32 on CPU
+    return model
+
+
+def _optim() -> ConfigDict:
+    optim = ConfigDict()
+    optim.name = "sgd"  # sgd, adam or adamw
+    optim.learning_rate = 0.1  # the schedule's peak
+    optim.momentum = 0.9  # sgd
+    optim.nesterov = True  # sgd
+    optim.b1 = 0.9  # adam, adamw
+    optim.b2 = 0.999  # adam, adamw
+    optim.weight_decay = 5e-4  # on kernels only; sgd and adam: added to the gradient
+    optim.gradient_clip = 0.0  # largest global norm of the gradient; 0: no clipping
+    return optim
+
+
+def _schedule() -> ConfigDict:
+    schedule = ConfigDict()
+    schedule.name = "warmup_cosine"  # constant, warmup_cosine or one_cycle
+    schedule.warmup_epochs = 5.0  # linear from initial_factor to the peak
+    schedule.initial_factor = 0.0  # first learning rate, as a share of the peak
+    schedule.final_factor = 0.0  # last learning rate, as a share of the peak
+    return schedule
+
+
+def _train() -> ConfigDict:
+    train = ConfigDict()
+    train.epochs = 100
+    train.batch_size = 512  # over all devices
+    train.label_smoothing = 0.0
+    train.ema_decay = 0.0  # of weights and batch statistics, per step; 0: no average
+    train.steps_per_dispatch = 0  # steps in one call of the device; 0: chosen by device
+    return train
+
+
+def _evaluate() -> ConfigDict:
+    evaluate = ConfigDict()
+    evaluate.batch_size = 1000
+    evaluate.every_epochs = 1  # validation; the last epoch always has one
+    return evaluate
+
+
+def _checkpoint() -> ConfigDict:
+    checkpoint = ConfigDict()
+    checkpoint.every_epochs = 1  # how often the latest state is saved,
+    checkpoint.every_seconds = 300.0  # and how often within long epochs
+    checkpoint.keep = 2  # latest states that are kept
+    return checkpoint
