@@ -50,9 +50,29 @@ def _data() -> ConfigDict:
 
 def _model() -> ConfigDict:
     model = ConfigDict()
+    # tuples have one entry for each stage, or a single one that serves them all
     model.stage_sizes = (1, 1, 1, 1)  # residual blocks in each stage
-    model.widths = (64, 128, 256, 512)  # channels of each stage
-    model.strides = (1, 2, 2, 2)  # stride of each stage's first block
+    model.widths = (64, 128, 256, 512)  # channels; a single one doubles with each stage
+    model.strides = _optional(tuple)  # of the stages' first blocks; None: 1, then 2
+    model.kernel_sizes = (3,)  # of the blocks' convolutions; odd
+    model.stem_width = _optional(int)  # channels; None: the first stage's
+    model.stem_kernel = _optional(int)  # None: the first stage's
+    model.stem_stride = 1
+    model.stem_pool = 0  # window of a max-pool of stride 2 after the stem; 0: none
+    model.block = "basic"  # basic (post-activation) or preact (wide ResNets)
+    model.shortcut = "projection"  # projection or padding, where a block changes shape
+    model.shortcut_kernel_sizes = (1,)  # of the projections; odd
+    model.activation = "relu"  # relu, mish, elu, silu or gelu
+    model.se_ratio = 0  # squeeze-and-excitation: channels to hidden units; 0: none
+    model.se_bias = True
+    model.se_activation = _optional(str)  # None: `activation`
+    model.pool = _optional(int)  # window of the last average-pool; None: the whole map
+    model.dropout = 0.0  # rate before the classifier,
+    model.logits_dropout = 0.0  # on what it returns,
+    model.block_dropout = 0.0  # and between the convolutions of each block
+    model.zero_init = False  # scale of each basic block's last BatchNorm starts at 0
+    model.bn_momentum = 0.9  # share of the old running statistics that a step keeps
+    model.bn_epsilon = 1e-5
     model.dtype = "auto"  # of the computation: bfloat16 on accelerators, float32 on CPU
     return model
 

@@ -1,0 +1,108 @@
+"""What the commands share: the config flag, one-line errors, and exit codes.
+
+0: done. 1: a fault. 2: wrong usage. 130, 143: stopped by SIGINT or SIGTERM.
+"""
+
+import difflib
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from cifar_jax import UserError
+
+
+class UsageError(UserError):
+    """The command line is wrong: exit code 2."""
+
+
+def define_config() -> flags.FlagHolder:
+    """Defines --config FILE and --config.KEY=VALUE."""
+    return config_flags.DEFINE_config_file(
+        "config", None, "config file, such as configs/resnet_4p9m.py", lock_config=True
+    )
+
+
+def run(main: Callable[[], int | None], usage: str) -> None:
+    """Parses the command line, runs a command, and exits with its code."""
+    sys.exit(_exit_code(main, usage, sys.argv))
+
+
+def _exit_code(main, usage: str, argv: list[str]) -> int:
+    try:
+        _parse(argv, usage)
+        return main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parse(argv: list[str], usage: str) -> None:
+    if any(arg in ("-h", "--help") for arg in argv[1:]):
+        print(f"{usage}\n{flags.FLAGS.main_module_help()}")
+        raise SystemExit(0)
+    path = _config_path(argv)
+    if path is not None:
+        _check_exists(path)
+    try:
+        rest = flags.FLAGS(argv)[1:]
+    except Exception as error:  # whatever a config file or a parser raises
+        raise UsageError(_explain(error, argv, path)) from error
+    if rest:
+        raise UsageError(f"unexpected argument {rest[0]!r}; options start with --")
+    if "config" in flags.FLAGS and path is None:
+        raise UsageError("--config FILE is missing, such as configs/quickstart.py")
+
+
+def _config_path(argv: list[str]) -> str | None:
+    """Returns the value of --config, before anything is parsed."""
+    for arg, following in zip(argv, [*argv[1:], None], strict=True):
+        if match := re.fullmatch(r"--?config(?:=(.*))?", arg):
+            return match[1] if match[1] is not None else following
+    return None
+
+
+def _check_exists(path: str) -> None:
+    if pathlib.Path(path.split(":")[0]).is_file():
+        return
+    known = sorted(str(known) for known in pathlib.Path("configs").rglob("*.py"))
+    close = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+    remedy = f"did you mean {close[0]}?" if close else "give the path of a config file"
+    raise UsageError(f"config {path} does not exist; {remedy}")
+
+
+def _explain(error: Exception, argv: list[str], path: str | None) -> str:
+    """Returns what is wrong with the command line, in one line."""
+    try:
+        config = _load_alone(path) if path else ConfigDict()
+    except Exception as fault:
+        return f"config {path} cannot be read: {type(fault).__name__}: {fault}"
+    keys = list(_keys(config))
+    for arg in argv[1:]:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", arg)
+        if match and re.sub(r"\[.*", "", match[1]) not in keys:
+            close = difflib.get_close_matches(match[1], keys, n=1)
+            remedy = f"did you mean {close[0]}?" if close else "see cifar_jax/config.py"
+            return f"config has no key {match[1]}; {remedy}"
+    return f"{str(error) or type(error).__name__}".splitlines()[0]
+
+
+def _load_alone(path: str) -> ConfigDict:
+    """Loads a config without what the command line overrides."""
+    alone = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=alone)
+    alone(["", f"--config={path}"])
+    return holder.value
+
+
+def _keys(config: ConfigDict, prefix: str = ""):
+    for key in config:
+        yield prefix + key
+        if isinstance(config[key], ConfigDict):
+            yield from _keys(config[key], f"{prefix}{key}.")

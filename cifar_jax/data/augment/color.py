@@ -1,0 +1,169 @@
+"""Transforms of pixel values, on whole levels 0..255 as in PIL. Images are NHWC."""
+
+import jax
+import jax.numpy as jnp
+
+from cifar_jax.data.augment import checks
+from cifar_jax.data.augment.hue import shift_hue
+
+
+def as_levels(images: jax.Array) -> jax.Array:
+    """Returns images in [0, 255] as uint8, floats rounded to the nearest level."""
+    if images.dtype == jnp.uint8:
+        return images
+    return jnp.clip(jnp.round(images), 0, 255).astype(jnp.uint8)
+
+
+def color_jitter(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    hue: float = 0.0,
+) -> jax.Array:
+    """Changes brightness, contrast, saturation and hue, in an order drawn per image.
+
+    As torchvision's `ColorJitter` on PIL images. Each factor is uniform in
+    [max(0, 1 - x), 1 + x], the hue's shift in [-hue, hue] of the colour circle. The
+    defaults are the identity.
+
+    Args:
+        key: PRNG key.
+        images: [B, H, W, C]; floats are rounded to whole levels.
+        brightness: strength, 0 for none.
+        contrast: strength, 0 for none.
+        saturation: strength, 0 for none.
+        hue: largest shift, at most 0.5.
+    """
+    strengths = {"brightness": brightness, "contrast": contrast}
+    strengths = {**strengths, "saturation": saturation, "hue": hue}
+    for name, strength in strengths.items():
+        checks.require(strength >= 0, f"{name} is {strength}", "at least 0")
+    checks.require(hue <= 0.5, f"hue is {hue}", "at most 0.5, half the colour circle")
+    names = [name for name, strength in strengths.items() if strength > 0]
+    if not names:
+        return images
+    spread = jnp.array([strengths[name] for name in names])[None]
+    centre = jnp.array([float(name != "hue") for name in names])[None]
+    order_key, factor_key = jax.random.split(key)
+    shape = (images.shape[0], len(names))
+    order = jnp.argsort(jax.random.uniform(order_key, shape), axis=1)
+    low = jnp.where(centre > 0, jnp.maximum(centre - spread, 0), -spread)
+    factors = jax.random.uniform(factor_key, shape, minval=low, maxval=centre + spread)
+    levels = as_levels(images)
+    for position in range(len(names)):
+        kinds = order[:, position]
+        chosen = jnp.take_along_axis(factors, kinds[:, None], axis=1)[:, 0]
+        if "hue" in names:
+            is_hue = kinds == names.index("hue")
+            shifted = shift_hue(levels, jnp.where(is_hue, chosen, 0.0))
+            levels = where_image(is_hue, shifted, levels)
+            chosen = jnp.where(is_hue, 1.0, chosen)
+        levels = enhance(levels, kinds, chosen, names=names)
+    return levels.astype(images.dtype)
+
+
+def enhance(
+    levels: jax.Array, kinds: jax.Array, factors: jax.Array, *, names: list[str]
+) -> jax.Array:
+    """Moves each image away from or towards its degenerate, as PIL's ImageEnhance.
+
+    Args:
+        levels: uint8 [B, H, W, C].
+        kinds: int32 [B], each image's kind of change, a position in `names`.
+        factors: float32 [B]; 1 is the identity, 0 the degenerate.
+        names: keys of `DEGENERATES`; any others leave an image of that kind alone.
+    """
+    degenerate = jnp.zeros_like(levels)
+    for kind, name in enumerate(names):
+        if name in DEGENERATES:
+            changed = jnp.broadcast_to(DEGENERATES[name](levels), levels.shape)
+            degenerate = where_image(kinds == kind, changed, degenerate)
+    base, top = degenerate.astype(jnp.float32), levels.astype(jnp.float32)
+    blended = base + factors[:, None, None, None] * (top - base)
+    return jnp.clip(blended, 0, 255).astype(jnp.uint8)  # cuts fractions off, as PIL
+
+
+def where_image(condition: jax.Array, images: jax.Array, others: jax.Array):
+    """Returns for each image of a batch that of `images` or that of `others`."""
+    return jnp.where(condition[:, None, None, None], images, others)
+
+
+def grayscale(levels: jax.Array) -> jax.Array:
+    """Returns the luma of ITU-R 601-2 in PIL's fixed point, uint8 [B, H, W, 1]."""
+    if levels.shape[-1] == 1:
+        return levels
+    weights = jnp.array([19595, 38470, 7471])[None, None, None]
+    luma = (levels.astype(jnp.int32) * weights).sum(axis=-1, keepdims=True)
+    return ((luma + 2**15) >> 16).astype(jnp.uint8)
+
+
+def _mean_gray(levels: jax.Array) -> jax.Array:
+    """Returns each image's mean luma, halves rounded up, uint8 [B, 1, 1, 1]."""
+    gray = grayscale(levels).astype(jnp.int32)
+    total, size = gray.sum(axis=(1, 2, 3), keepdims=True), gray[0].size
+    return ((2 * total + size) // (2 * size)).astype(jnp.uint8)
+
+
+def _smooth(levels: jax.Array) -> jax.Array:
+    """Returns the mean of 3x3 pixels, the centre weighing 5; the border is kept."""
+    x = levels.astype(jnp.int32)
+    rows = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
+    box = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    smooth = (2 * (box + 4 * x[:, 1:-1, 1:-1]) + 13) // 26  # rounded to the nearest
+    return levels.at[:, 1:-1, 1:-1].set(smooth.astype(jnp.uint8))
+
+
+# What an image becomes at factor 0.
+DEGENERATES = {
+    "brightness": jnp.zeros_like,
+    "saturation": grayscale,
+    "contrast": _mean_gray,
+    "sharpness": _smooth,
+}
+
+
+def posterize(levels: jax.Array, bits: jax.Array) -> jax.Array:
+    """Keeps the highest `bits` of each level, int32 [B]; 8 is the identity."""
+    mask = (0xFF << (8 - bits)).astype(jnp.uint8)
+    return levels & mask[:, None, None, None]
+
+
+def solarize(levels: jax.Array, thresholds: jax.Array) -> jax.Array:
+    """Inverts levels from the threshold up, float32 [B]; 256 is the identity."""
+    bright = levels.astype(jnp.float32) >= thresholds[:, None, None, None]
+    return jnp.where(bright, 255 - levels, levels)
+
+
+def autocontrast(levels: jax.Array) -> jax.Array:
+    """Stretches each channel to 0..255; one of a single level stays as it is."""
+    low = levels.min(axis=(1, 2), keepdims=True)
+    extent = (levels.max(axis=(1, 2), keepdims=True) - low).astype(jnp.float32)
+    stretched = (levels - low).astype(jnp.float32) * (255 / jnp.maximum(extent, 1))
+    # Fractions are cut off; not those that float32 made.
+    return jnp.where(extent > 0, (stretched + 1e-3).astype(jnp.uint8), levels)
+
+
+def equalize(levels: jax.Array) -> jax.Array:
+    """Flattens each channel's histogram, as PIL's ImageOps.equalize."""
+    batch, height, width, num_channels = levels.shape
+    # Each image has one table of 256 entries for each channel, in a row.
+    first = 256 * jnp.arange(num_channels)[None, None]
+    index = levels.reshape(batch, -1, num_channels).astype(jnp.int32) + first
+    index = index.reshape(batch, -1)
+    table = jnp.zeros((batch, 256 * num_channels), jnp.int32)
+    count = jax.vmap(lambda row, i: row.at[i].add(1, mode="promise_in_bounds"))
+    histogram = count(table, index).reshape(batch, num_channels, 256)
+    up_to = jnp.cumsum(histogram, axis=-1)
+    size = height * width
+    largest = jnp.where(up_to == size, histogram, 0).max(axis=-1, keepdims=True)
+    step = (size - largest) // 255  # pixels of one output level
+    table = (step // 2 + up_to - histogram) // jnp.maximum(step, 1)
+    table = jnp.where(step > 0, table, jnp.arange(256)[None, None])
+    table = jnp.minimum(table, 255).astype(jnp.uint8).reshape(batch, -1)
+    # Without a barrier XLA works the table out again for each pixel.
+    table = jax.lax.optimization_barrier(table)
+    look_up = jax.vmap(lambda row, i: row.at[i].get(mode="promise_in_bounds"))
+    return look_up(table, index).reshape(levels.shape)

@@ -1,0 +1,109 @@
+"""Transforms that paint a box of each image. Images are NHWC in [0, 255]."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from cifar_jax.data.augment import checks
+from cifar_jax.data.augment.warp import fill_color
+
+NUM_ATTEMPTS = 10  # as torchvision, before an image is left as it is
+
+
+def box_mask(
+    top: jax.Array, left: jax.Array, heights: jax.Array, widths: jax.Array, shape
+) -> jax.Array:
+    """Returns bool [B, H, W]: the pixels of one box an image, cut off at its edges.
+
+    Args:
+        top: int32 [B], first row; may lie outside.
+        left: int32 [B], first column; may lie outside.
+        heights: int32 [B], rows.
+        widths: int32 [B], columns.
+        shape: (H, W) of the images.
+    """
+
+    def span(start, length, size):
+        position = jnp.arange(size)[None]
+        start = start[:, None]
+        return (position >= start) & (position < start + length[:, None])
+
+    rows, columns = span(top, heights, shape[0]), span(left, widths, shape[1])
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def cutout(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    size: int = 16,
+    p: float = 1.0,
+    value: float | tuple[float, ...] = 0.0,
+) -> jax.Array:
+    """Cutout (DeVries & Taylor, 2017, arXiv:1708.04552): paints a square.
+
+    Its centre is a uniform pixel, so it may reach over the edge. The paper's value is
+    the data's mean (0 after normalisation); here it is a level before normalisation.
+
+    Args:
+        key: PRNG key.
+        images: [B, H, W, C].
+        size: side of the square in pixels; 0 is the identity.
+        p: share of the images.
+        value: level of the square, or one for each channel.
+    """
+    checks.require(size >= 0, f"size is {size}", "at least 0 pixels")
+    checks.require_probability(p)
+    batch, height, width, _ = images.shape
+    centre_key, chosen_key = jax.random.split(key)
+    centre = jax.random.randint(centre_key, (batch, 2), 0, jnp.array([[height, width]]))
+    corner = centre - size // 2
+    sizes = jnp.where(jax.random.bernoulli(chosen_key, p, (batch,)), size, 0)
+    mask = box_mask(corner[:, 0], corner[:, 1], sizes, sizes, (height, width))
+    return jnp.where(mask[..., None], fill_color(images, value), images)
+
+
+def random_erasing(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    p: float = 0.5,
+    scale: tuple[float, float] = (0.02, 0.33),
+    ratio: tuple[float, float] = (0.3, 3.3),
+    value: float | tuple[float, ...] = 0.0,
+) -> jax.Array:
+    """Random erasing (Zhong et al., 2017, arXiv:1708.04896), as in torchvision.
+
+    The box lies inside the image: of ten draws of area and shape the first that fits is
+    taken, and with none the image stays as it is.
+
+    Args:
+        key: PRNG key.
+        images: [B, H, W, C].
+        p: share of the images; 0 is the identity.
+        scale: bounds of the box's area, as a share of the image's.
+        ratio: bounds of height to width, uniform in the logarithm.
+        value: level of the box, or one for each channel.
+    """
+    checks.require_probability(p)
+    checks.require_range("scale", scale, least=0)
+    checks.require_range("ratio", ratio, least=0.01)
+    batch, height, width, _ = images.shape
+    keys = jax.random.split(key, 4)
+    tries = (batch, NUM_ATTEMPTS)
+    low, high = (height * width * share for share in scale)
+    area = jax.random.uniform(keys[0], tries, minval=low, maxval=high)
+    low, high = map(math.log, ratio)
+    aspect = jnp.exp(jax.random.uniform(keys[1], tries, minval=low, maxval=high))
+    boxes = [jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))]
+    boxes = jnp.stack(boxes, axis=-1).astype(jnp.int32)  # [B, tries, 2]
+    sides = jnp.array([height, width])
+    fits = (boxes < sides[None, None]).all(axis=-1)
+    fits &= jax.random.bernoulli(keys[2], p, (batch, 1))
+    first = jnp.argmax(fits, axis=1)[:, None, None]
+    box = jnp.take_along_axis(boxes, first, axis=1)[:, 0]
+    box = jnp.where(fits.any(axis=1, keepdims=True), box, 0)
+    corner = jax.random.randint(keys[3], (batch, 2), 0, sides[None] - box + 1)
+    mask = box_mask(corner[:, 0], corner[:, 1], box[:, 0], box[:, 1], (height, width))
+    return jnp.where(mask[..., None], fill_color(images, value), images)

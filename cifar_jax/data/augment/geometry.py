@@ -1,0 +1,164 @@
+"""Transforms that move pixels. Images are NHWC, uint8 or float, in [0, 255]."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from cifar_jax.data.augment import checks
+from cifar_jax.data.augment.warp import affine_matrices, warp
+
+Interpolation = Literal["nearest", "bilinear"]
+
+
+def random_crop(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    padding: int = 4,
+    mode: Literal["zero", "reflect"] = "zero",
+) -> jax.Array:
+    """Pads each image and cuts a window of its old size at a uniform offset.
+
+    As torchvision's `RandomCrop(size, padding)`. No interpolation; the padding is 0, or
+    the mirrored image without its edge row.
+
+    Args:
+        key: PRNG key.
+        images: [B, H, W, C].
+        padding: pixels on each side; 0 is the identity.
+        mode: "zero" or "reflect".
+    """
+    batch, height, width, num_channels = images.shape
+    limit = min(height, width) - 1 if mode == "reflect" else height + width
+    checks.require(
+        0 <= padding <= limit,
+        f"padding is {padding}",
+        f"0 to {limit} pixels for images of {height}x{width}",
+    )
+    pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = jnp.pad(images, pad, mode="reflect" if mode == "reflect" else "constant")
+    corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
+
+    def cut(image, corner):
+        start = (corner[0], corner[1], 0)
+        return jax.lax.dynamic_slice(image, start, (height, width, num_channels))
+
+    return jax.vmap(cut)(padded, corners)
+
+
+def random_flip(key: jax.Array, images: jax.Array, *, p: float = 0.5) -> jax.Array:
+    """Mirrors each image left to right with probability `p`; 0 is the identity."""
+    checks.require_probability(p)
+    return _flip(images, jax.random.bernoulli(key, p, images.shape[:1]))
+
+
+def alternating_flip(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    epoch: jax.Array,
+    index: jax.Array,
+    seed: int = 0,
+) -> jax.Array:
+    """Mirrors each image in every other epoch (Jordan, 2024, arXiv:2404.00498).
+
+    A pseudo-random half of the data set starts mirrored, so two epochs in a row always
+    show each image from both sides.
+
+    Args:
+        key: unused: the side depends on the image and the epoch alone.
+        images: [B, H, W, C].
+        epoch: int32 scalar.
+        index: int32 [B], each image's place in the data set.
+        seed: chooses which half starts mirrored.
+    """
+    del key
+    image_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+        jax.random.key(seed), index
+    )
+    first_side = jax.vmap(jax.random.bernoulli)(image_keys)
+    return _flip(images, first_side ^ (epoch % 2 == 1))
+
+
+def _flip(images: jax.Array, flipped: jax.Array) -> jax.Array:
+    return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+
+
+def random_rotation(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    degrees: float = 10.0,
+    interpolation: Interpolation = "nearest",
+    fill: float | tuple[float, ...] = 0.0,
+) -> jax.Array:
+    """Rotates each image about its centre by an angle uniform in [-degrees, degrees].
+
+    As torchvision's `RandomRotation(degrees)` on PIL images.
+
+    Args:
+        key: PRNG key.
+        images: [B, H, W, C].
+        degrees: largest angle; 0 is the identity.
+        interpolation: "nearest" or "bilinear".
+        fill: value outside the image, or one for each channel.
+    """
+    return random_affine(
+        key, images, degrees=degrees, interpolation=interpolation, fill=fill
+    )
+
+
+def random_affine(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    degrees: float = 0.0,
+    translate: tuple[float, float] = (0.0, 0.0),
+    scale: tuple[float, float] = (1.0, 1.0),
+    shear: tuple[float, float] = (0.0, 0.0),
+    interpolation: Interpolation = "nearest",
+    fill: float | tuple[float, ...] = 0.0,
+) -> jax.Array:
+    """Rotates, shears, scales and shifts each image, in one sampling about its centre.
+
+    As torchvision's `RandomAffine` on PIL images; its `shear=10` is (10, 0) here. The
+    defaults are the identity.
+
+    Args:
+        key: PRNG key.
+        images: [B, H, W, C].
+        degrees: the angle is uniform in [-degrees, degrees].
+        translate: along x and y: whole pixels, uniform within this share of the side.
+        scale: bounds of the uniform factor; above 1 enlarges.
+        shear: along x and y: degrees, uniform in [-shear, shear].
+        interpolation: "nearest" or "bilinear".
+        fill: value outside the image, or one for each channel.
+    """
+    batch, height, width, _ = images.shape
+    checks.require_range("scale", scale, least=0.01)
+    checks.require(degrees >= 0, f"degrees is {degrees}", "at least 0")
+    checks.require(
+        all(0 <= share <= 1 for share in translate),
+        f"translate is {translate}",
+        "shares of the width and the height, in [0, 1]",
+    )
+    checks.require(
+        all(0 <= angle < 90 for angle in shear),
+        f"shear is {shear}",
+        "degrees along x and y, in [0, 90)",
+    )
+    low = [-degrees, *(-share for share in translate), scale[0]]
+    low = jnp.array([*low, *(-angle for angle in shear)], jnp.float32)
+    high = jnp.array([degrees, *translate, scale[1], *shear], jnp.float32)
+    drawn = jax.random.uniform(key, (batch, 6), minval=low[None], maxval=high[None])
+    sides = jnp.array([width, height])[None]
+    matrices = affine_matrices(
+        drawn[:, 0],
+        jnp.round(drawn[:, 1:3] * sides),
+        drawn[:, 3],
+        drawn[:, 4:],
+        height=height,
+        width=width,
+    )
+    return warp(images, matrices, interpolation=interpolation, fill=fill)

@@ -1,0 +1,148 @@
+"""Transforms that mix images of a batch, and their labels by the same shares.
+
+Each image is mixed with the ones that follow it in the batch, the last with the first:
+the order of a batch is already random, and neighbours cost no shuffle between devices.
+Every draw is made for each image on its own. Images are NHWC in [0, 255].
+"""
+
+import jax
+import jax.numpy as jnp
+
+from cifar_jax.data.augment import checks
+from cifar_jax.data.augment.erasing import box_mask
+from cifar_jax.data.augment.warp import gather
+
+
+def mixup(
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    alpha: float = 0.2,
+    p: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """Mixup (Zhang et al., 2017, arXiv:1710.09412): a weighted mean of two images.
+
+    Args:
+        key: PRNG key.
+        images: [B, H, W, C]; float32 is returned.
+        labels: float [B, K].
+        alpha: the first image's weight is Beta(alpha, alpha); 0 is the identity.
+        p: share of the images.
+    """
+    weights = _draw_shares(key, images.shape[0], alpha=alpha, p=p)
+    images = images.astype(jnp.float32)
+    mixed = _lerp(images, weights[:, None, None, None])
+    return mixed, _lerp(labels, weights[:, None])
+
+
+def cutmix(
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    alpha: float = 1.0,
+    p: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """CutMix (Yun et al., 2019, arXiv:1905.04899): a box of another image.
+
+    The box has the image's shape, a uniform pixel for centre, and is cut off at the
+    edges; the labels are mixed by the pixels that remain of it.
+
+    Args:
+        key: PRNG key.
+        images: [B, H, W, C].
+        labels: float [B, K].
+        alpha: the share of the first image, before the box is cut off, is
+            Beta(alpha, alpha); 0 is the identity.
+        p: share of the images.
+    """
+    batch, height, width, _ = images.shape
+    share_key, centre_key = jax.random.split(key)
+    shares = _draw_shares(share_key, batch, alpha=alpha, p=p)
+    sides = jnp.array([[height, width]])
+    box = jnp.floor(sides * jnp.sqrt(1 - shares)[:, None]).astype(jnp.int32)
+    centre = jax.random.randint(centre_key, (batch, 2), 0, sides)
+    # As the authors: half the box, rounded down, on either side of the centre.
+    corner, box = centre - box // 2, box // 2 * 2
+    mask = box_mask(corner[:, 0], corner[:, 1], box[:, 0], box[:, 1], (height, width))
+    weights = 1 - mask.sum(axis=(1, 2)) / (height * width)
+    mixed = jnp.where(mask[..., None], _following(images, 1), images)
+    return mixed, _lerp(labels, weights[:, None])
+
+
+def ricap(
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    beta: float = 0.3,
+    p: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """RICAP (Takahashi et al., 2018, arXiv:1811.09030): patches of four images.
+
+    Four crops at uniform offsets meet at a point whose coordinates are Beta(beta, beta)
+    shares of the sides, rounded to a pixel.
+
+    Args:
+        key: PRNG key.
+        images: [B, H, W, C].
+        labels: float [B, K].
+        beta: parameter of the point's distribution; 0 is the identity.
+        p: share of the images.
+    """
+    batch, height, width, _ = images.shape
+    shares_key, offset_key = jax.random.split(key)
+    shares = _draw_shares(shares_key, (batch, 2), alpha=beta, p=p)
+    sides = jnp.array([[height, width]])
+    point = jnp.round(shares * sides).astype(jnp.int32)  # [B, 2]: row and column
+    # Patch k of [top left, top right, bottom left, bottom right] is from image b + k.
+    low, high = jnp.array([[0, 0, 1, 1]]), jnp.array([[0, 1, 0, 1]])
+    sizes = jnp.stack([point, sides - point], axis=1)  # [B, 2 halves, 2 axes]
+    heights, widths = sizes[:, low[0], 0], sizes[:, high[0], 1]  # [B, 4]
+    starts = jax.random.randint(
+        offset_key,
+        (batch, 4, 2),
+        0,
+        sides[None] - jnp.stack([heights, widths], axis=-1) + 1,
+    )
+    below = jnp.arange(height)[None] >= point[:, :1]  # [B, H]
+    right = jnp.arange(width)[None] >= point[:, 1:]  # [B, W]
+    patch = 2 * below[:, :, None] + right[:, None, :]  # [B, H, W]
+
+    def source(axis, position, beyond):
+        start = jnp.take_along_axis(
+            starts[..., axis], patch.reshape(batch, -1), axis=1
+        ).reshape(patch.shape)
+        return position + start - jnp.where(beyond, point[:, axis, None, None], 0)
+
+    rows = source(0, jnp.arange(height)[None, :, None], below[:, :, None])
+    columns = source(1, jnp.arange(width)[None, None, :], right[:, None, :])
+    stack = jnp.concatenate([_following(images, k) for k in range(4)], axis=1)
+    mixed = gather(stack, rows + patch * height, columns)
+    areas = (heights * widths).astype(labels.dtype) / (height * width)
+    mixed_labels = sum(areas[:, k : k + 1] * _following(labels, k) for k in range(4))
+    return mixed, mixed_labels
+
+
+def _draw_shares(key: jax.Array, shape, *, alpha: float, p: float) -> jax.Array:
+    """Returns Beta(alpha, alpha) draws, and 1 for the images that stay unmixed."""
+    checks.require(alpha >= 0, f"the Beta distribution's parameter is {alpha}", ">= 0")
+    checks.require_probability(p)
+    shape = shape if isinstance(shape, tuple) else (shape,)
+    if alpha == 0:
+        return jnp.ones(shape)
+    beta_key, chosen_key = jax.random.split(key)
+    chosen = jax.random.bernoulli(chosen_key, p, shape[:1])
+    chosen = chosen.reshape(-1, *(1,) * (len(shape) - 1))
+    return jnp.where(chosen, jax.random.beta(beta_key, alpha, alpha, shape), 1.0)
+
+
+def _following(x: jax.Array, distance: int) -> jax.Array:
+    """Returns for each row of a batch the one `distance` after it, going round."""
+    return jnp.roll(x, -distance, axis=0)
+
+
+def _lerp(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """Returns each row times its weight, plus the next row times what remains."""
+    return x * weights + _following(x, 1) * (1 - weights)

@@ -1,0 +1,140 @@
+"""Affine maps of batched NHWC images: matrices as torchvision, pixels as PIL.
+
+A matrix takes an output position to an input position, (x, y) = M @ (x', y', 1), in
+pixels, with pixel centres at half-integers. One gather on a flat index samples a batch.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from cifar_jax.data.augment import checks
+
+FIXED_POINT_BITS = 16  # of the fraction, in PIL's nearest-neighbour sampling
+
+
+def affine_matrices(
+    angles: jax.Array,
+    translations: jax.Array,
+    scales: jax.Array,
+    shears: jax.Array,
+    *,
+    height: int,
+    width: int,
+) -> jax.Array:
+    """Returns the output-to-input maps of torchvision's `F.affine`, about the centre.
+
+    Args:
+        angles: [B] degrees, clockwise as seen.
+        translations: [B, 2] pixels along x and y.
+        scales: [B], above 1 enlarges.
+        shears: [B, 2] degrees along x and y.
+        height: of the images.
+        width: of the images.
+
+    Returns:
+        float32 [B, 2, 3].
+    """
+    angle, shear_x, shear_y = (
+        jnp.deg2rad(degrees) for degrees in (angles, shears[:, 0], shears[:, 1])
+    )
+    cos, sin = jnp.cos(angle - shear_y), jnp.sin(angle - shear_y)
+    a = cos / jnp.cos(shear_y)
+    b = -a * jnp.tan(shear_x) - jnp.sin(angle)
+    c = sin / jnp.cos(shear_y)
+    d = -c * jnp.tan(shear_x) + jnp.cos(angle)
+    # The inverse of [[a, b], [c, d]], whose determinant is 1.
+    linear = jnp.stack([jnp.stack([d, -b], -1), jnp.stack([-c, a], -1)], axis=-2)
+    linear = linear / scales[:, None, None]  # [B, 2, 2]
+    centre = jnp.array([width / 2, height / 2])[None]
+    offset = centre - (linear * (centre + translations)[:, None]).sum(axis=-1)
+    return jnp.concatenate([linear, offset[:, :, None]], axis=-1)
+
+
+def warp(
+    images: jax.Array,
+    matrices: jax.Array,
+    *,
+    interpolation: str = "nearest",
+    fill: float | tuple[float, ...] = 0,
+) -> jax.Array:
+    """Samples each image at the positions that its matrix gives.
+
+    Args:
+        images: uint8 or float [B, H, W, C].
+        matrices: float32 [B, 2, 3], output to input.
+        interpolation: "nearest" or "bilinear", as in PIL: an output whose position
+            lies outside the image takes `fill`; inside, bilinear repeats the edge.
+        fill: value, or one for each channel.
+
+    Returns:
+        [B, H, W, C] of the dtype of `images`.
+    """
+    sample = {"nearest": _nearest, "bilinear": _bilinear}[interpolation]
+    pixels, inside = sample(images, matrices)
+    return jnp.where(inside[..., None], pixels, fill_color(images, fill))
+
+
+def fill_color(images: jax.Array, fill: float | tuple[float, ...]) -> jax.Array:
+    """Returns the fill as [1, 1, 1, C] of the dtype of `images`."""
+    num_channels = images.shape[-1]
+    values = fill if isinstance(fill, tuple | list) else (fill,) * num_channels
+    checks.require(
+        len(values) == num_channels and all(0 <= value <= 255 for value in values),
+        f"fill is {fill}",
+        f"one value in [0, 255], or one for each of {num_channels} channels",
+    )
+    return jnp.array(values, images.dtype)[None, None, None]
+
+
+def _nearest(images: jax.Array, matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the pixels and whether they are inside, in PIL's fixed-point arithmetic.
+
+    Whole numbers decide alike on every device which side of a pixel border is meant.
+    """
+    height, width = images.shape[1:3]
+
+    def fixed(x):
+        return jnp.floor(x * 2**FIXED_POINT_BITS + 0.5).astype(jnp.int32)
+
+    linear = fixed(matrices[:, :, :2])[..., None, None]
+    offset = fixed(matrices[:, :, 2] + matrices[:, :, :2].sum(axis=-1) / 2)
+    steps = (
+        linear[:, :, 0] * jnp.arange(width)[None, None, None, :]
+        + linear[:, :, 1] * jnp.arange(height)[None, None, :, None]
+    )
+    position = (steps + offset[..., None, None]) >> FIXED_POINT_BITS
+    columns, rows = position[:, 0], position[:, 1]
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    return gather(images, rows, columns), inside
+
+
+def _bilinear(images: jax.Array, matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    height, width = images.shape[1:3]
+    y, x = jnp.mgrid[:height, :width] + 0.5
+    grid = jnp.stack([x, y, jnp.ones_like(x)])[None, None]  # [1, 1, 3, H, W]
+    position = (matrices[..., None, None] * grid).sum(axis=2)  # [B, 2, H, W]
+    x, y = position[:, 0], position[:, 1]
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    left, top = jnp.floor(x - 0.5), jnp.floor(y - 0.5)
+    dx, dy = (x - 0.5 - left)[..., None], (y - 0.5 - top)[..., None]
+    columns, rows = left.astype(jnp.int32), top.astype(jnp.int32)
+
+    def row(offset):
+        first = gather(images, rows + offset, columns).astype(jnp.float32)
+        second = gather(images, rows + offset, columns + 1).astype(jnp.float32)
+        return first + (second - first) * dx
+
+    pixels = row(0) + (row(1) - row(0)) * dy
+    if jnp.issubdtype(images.dtype, jnp.integer):
+        pixels = pixels + 1e-3  # PIL cuts fractions off; not those that float32 made
+    return pixels.astype(images.dtype), inside
+
+
+def gather(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Returns the pixels at int32 [B, H', W'] positions, or the nearest inside."""
+    _, height, width, num_channels = images.shape
+    index = jnp.clip(rows, 0, height - 1) * width + jnp.clip(columns, 0, width - 1)
+    pixels = images.reshape(-1, height * width, num_channels)
+    # A vmapped gather keeps the batch a batch: it stays on its device when sharded.
+    take = jax.vmap(lambda image, i: image.at[i].get(mode="promise_in_bounds"))
+    return take(pixels, index)

@@ -1,0 +1,59 @@
+"""Held-out validation images, and the statistics of the others."""
+
+import numpy as np
+from sklearn import model_selection
+
+from cifar_jax import UserError
+from cifar_jax.data.sources import Examples
+
+
+def hold_out(
+    examples: Examples, size: float | int, *, seed: int
+) -> tuple[Examples, Examples]:
+    """Splits off validation images, each class in its proportion.
+
+    Args:
+      examples: What to split.
+      size: A share (float in (0, 1)) or a count (int).
+      seed: The same seed gives the same split everywhere.
+
+    Returns:
+      The images for training and those for validation, each in their old order.
+
+    Raises:
+      UserError: If either part would be smaller than the number of classes.
+    """
+    classes, counts = np.unique(examples.labels, return_counts=True)
+    count = round(size * len(examples)) if isinstance(size, float) else size
+    if not len(classes) <= count <= len(examples) - len(classes) or counts.min() < 2:
+        raise UserError(
+            f"data.validation is {size}, {count:,} of {len(examples):,} images; it "
+            f"must leave each of the {len(classes)} classes an image on both sides"
+        )
+    train, validation = model_selection.train_test_split(
+        np.arange(len(examples)),
+        test_size=count,
+        stratify=examples.labels,
+        random_state=seed,
+    )
+    return examples[np.sort(train)], examples[np.sort(validation)]
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation of each channel, with pixels in [0, 1].
+
+    Args:
+      images: uint8 [N, H, W, C].
+
+    Returns:
+      Two float32 [C], exact up to their rounding: they come from a histogram.
+    """
+    values = np.arange(256) / 255
+    channels = np.moveaxis(images, -1, 0)
+    counts = np.stack([np.bincount(c.ravel(), minlength=256) for c in channels])
+    shares = counts / counts.sum(axis=1, keepdims=True)  # [C, 256]
+    mean = shares @ values
+    variance = (shares * (values - mean[:, None]) ** 2).sum(axis=1)
+    # A channel without contrast is left as it is rather than divided by zero.
+    std = np.sqrt(np.where(variance > 0, variance, 1.0))
+    return mean.astype(np.float32), std.astype(np.float32)

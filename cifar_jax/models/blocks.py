@@ -1,0 +1,160 @@
+"""Residual blocks and their parts. Maps are NHWC, in the compute dtype.
+
+Convolutions pad (kernel - 1) // 2 on both sides, as PyTorch does: Flax's "SAME" pads
+only the far side of an even map where the stride is 2, which would shift every later
+map by half a pixel against published weights.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+ACTIVATIONS = {
+    "relu": nn.relu,
+    "mish": jax.nn.mish,  # x tanh(softplus(x)) (Misra, 2019, arXiv:1908.08681)
+    "elu": nn.elu,
+    "silu": nn.silu,
+    "gelu": functools.partial(nn.gelu, approximate=False),  # PyTorch's default
+}
+
+# Kaiming normal over fan-out keeps the gradient's scale from layer to layer
+# (He et al., 2015, arXiv:1502.01852; torchvision's ResNets).
+KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+Activation = Callable[[jax.Array], jax.Array]
+Layer = Callable[..., Any]  # makes a module: a function or class with options filled in
+
+
+def conv(width: int, kernel: int, stride: int = 1, **options) -> nn.Conv:
+    """Makes a square convolution without bias: the BatchNorm after it has one."""
+    return nn.Conv(
+        width,
+        (kernel, kernel),
+        strides=(stride, stride),
+        padding=(((kernel - 1) // 2,) * 2,) * 2,
+        use_bias=False,
+        kernel_init=KERNEL_INIT,
+        **options,
+    )
+
+
+class SqueezeExcite(nn.Module):
+    """Scales each channel by a gate in (0, 1) (Hu et al., 2018, arXiv:1709.01507)."""
+
+    ratio: int
+    act: Activation
+    dense: Layer
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns x [B, H, W, C], gated."""
+        width = x.shape[-1]
+        gate = x.mean(axis=(1, 2))  # [B, C]
+        gate = self.act(self.dense(width // self.ratio, name="reduce")(gate))
+        gate = nn.sigmoid(self.dense(width, name="expand")(gate))
+        return x * gate[:, None, None, :]
+
+
+def pad_shortcut(x: jax.Array, width: int, stride: int) -> jax.Array:
+    """Option A of He et al. (2016, arXiv:1512.03385): subsample, add zero channels.
+
+    The zeros lie on both sides of the channels, as in the common PyTorch code.
+    """
+    extra = width - x.shape[-1]
+    x = x[:, ::stride, ::stride, :]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
+
+
+class Block(nn.Module):
+    """What the two residual blocks share.
+
+    Attributes:
+        width: channels of the output.
+        stride: of the first convolution and of the shortcut.
+        kernel: size of both convolutions.
+        shortcut_kernel: size of the projection.
+        shortcut: "projection" or "padding", where the block changes the map's shape.
+        conv: makes a convolution, as `conv` does.
+        norm: makes a BatchNorm.
+        act: the activation.
+        excite: makes a squeeze-and-excitation, or None.
+        dropout: makes the dropout between the convolutions.
+        zero_init: start the last BatchNorm's scale at zero.
+    """
+
+    width: int
+    stride: int
+    kernel: int
+    shortcut_kernel: int
+    shortcut: str
+    conv: Layer
+    norm: Layer
+    act: Activation
+    excite: Layer | None
+    dropout: Layer
+    zero_init: bool
+
+    def changes_shape(self, x: jax.Array) -> bool:
+        """Whether the identity cannot serve as the shortcut."""
+        return self.stride != 1 or x.shape[-1] != self.width
+
+
+class BasicBlock(Block):
+    """conv, BN, act, conv, BN, SE, add, act (He et al., 2016, arXiv:1512.03385)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns [B, H / stride, W / stride, width]."""
+        # Zero: the block starts as its shortcut (Goyal et al., 2017, arXiv:1706.02677).
+        last_scale = nn.initializers.constant(0.0 if self.zero_init else 1.0)
+        y = self.conv(self.width, self.kernel, self.stride, name="conv1")(x)
+        y = self.dropout()(self.act(self.norm(name="bn1")(y)))
+        y = self.conv(self.width, self.kernel, name="conv2")(y)
+        y = self.norm(name="bn2", scale_init=last_scale)(y)
+        if self.excite:
+            y = self.excite(name="se")(y)
+        return self.act(y + self._shortcut(x))
+
+    def _shortcut(self, x):
+        if not self.changes_shape(x):
+            return x
+        if self.shortcut == "padding":
+            return pad_shortcut(x, self.width, self.stride)
+        x = self.conv(
+            self.width, self.shortcut_kernel, self.stride, name="shortcut_conv"
+        )(x)
+        return self.norm(name="shortcut_bn")(x)
+
+
+class PreActBlock(Block):
+    """BN, act, conv, BN, act, dropout, conv, SE, add (arXiv:1603.05027, 1605.07146).
+
+    Where the block changes the map's shape, the shortcut starts from the activated
+    input and a projection has no BatchNorm, as in Zagoruyko and Komodakis's code.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns [B, H / stride, W / stride, width]."""
+        y = self.act(self.norm(name="bn1")(x))
+        shortcut = self._shortcut(y) if self.changes_shape(x) else x
+        y = self.conv(self.width, self.kernel, self.stride, name="conv1")(y)
+        y = self.dropout()(self.act(self.norm(name="bn2")(y)))
+        y = self.conv(self.width, self.kernel, name="conv2")(y)
+        if self.excite:
+            y = self.excite(name="se")(y)
+        return y + shortcut
+
+    def _shortcut(self, y):
+        if self.shortcut == "padding":
+            return pad_shortcut(y, self.width, self.stride)
+        return self.conv(
+            self.width, self.shortcut_kernel, self.stride, name="shortcut_conv"
+        )(y)
+
+
+BLOCKS = {"basic": BasicBlock, "preact": PreActBlock}

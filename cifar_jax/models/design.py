@@ -1,0 +1,245 @@
+"""A network's design as plain data: its options, resolved and checked.
+
+Nothing here needs JAX, so a design can be refused, counted or widened in microseconds.
+"""
+
+import dataclasses
+import difflib
+
+from cifar_jax import UserError
+
+CHOICES = {
+    "block": ("basic", "preact"),
+    "shortcut": ("projection", "padding"),
+    "activation": ("relu", "mish", "elu", "silu", "gelu"),
+    "se_activation": ("relu", "mish", "elu", "silu", "gelu"),
+    "dtype": ("auto", "float32", "bfloat16"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """One residual network: the keys of `config.model`, with their defaults.
+
+    After `resolve`, every tuple has one entry for each stage and no field is None
+    except `pool`. `cifar_jax.config` says what each key means.
+    """
+
+    stage_sizes: tuple[int, ...] = (1, 1, 1, 1)
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    strides: tuple[int, ...] | None = None
+    kernel_sizes: tuple[int, ...] = (3,)
+    shortcut_kernel_sizes: tuple[int, ...] = (1,)
+    stem_width: int | None = None
+    stem_kernel: int | None = None
+    stem_stride: int = 1
+    stem_pool: int = 0
+    block: str = "basic"
+    shortcut: str = "projection"
+    activation: str = "relu"
+    se_ratio: int = 0
+    se_bias: bool = True
+    se_activation: str | None = None
+    pool: int | None = None
+    dropout: float = 0.0
+    logits_dropout: float = 0.0
+    block_dropout: float = 0.0
+    zero_init: bool = False
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+    dtype: str = "auto"
+
+
+def resolve(options: dict) -> Design:
+    """Returns the design with every short form written out.
+
+    One width doubles from stage to stage, one kernel size serves all the stages, and
+    strides of None are 1 and then 2 (He et al., 2016, arXiv:1512.03385).
+
+    Args:
+        options: keys of `config.model`; the others take their defaults.
+
+    Raises:
+        UserError: an unknown key, a wrong type, or a list of the wrong length.
+    """
+    names = [field.name for field in dataclasses.fields(Design)]
+    for key in options:
+        if key not in names:
+            close = difflib.get_close_matches(key, names, n=1) or names
+            raise UserError(f"model.{key} is no option; use {', '.join(close)}")
+    raw = Design(**options)
+    _check_types(raw)
+    num_stages = len(_ints("stage_sizes", raw.stage_sizes))
+    widths = _ints("widths", raw.widths)
+    if len(widths) == 1:
+        widths = tuple(widths[0] * 2**stage for stage in range(num_stages))
+    kernels = _for_stages("kernel_sizes", raw.kernel_sizes, num_stages)
+    strides = (1,) + (2,) * (num_stages - 1) if raw.strides is None else raw.strides
+    return dataclasses.replace(
+        raw,
+        stage_sizes=_ints("stage_sizes", raw.stage_sizes),
+        widths=_for_stages("widths", widths, num_stages),
+        strides=_for_stages("strides", strides, num_stages),
+        kernel_sizes=kernels,
+        shortcut_kernel_sizes=_for_stages(
+            "shortcut_kernel_sizes", raw.shortcut_kernel_sizes, num_stages
+        ),
+        stem_width=widths[0] if raw.stem_width is None else raw.stem_width,
+        stem_kernel=kernels[0] if raw.stem_kernel is None else raw.stem_kernel,
+        se_activation=raw.se_activation or raw.activation,
+    )
+
+
+def _check_types(design: Design) -> None:
+    for field in dataclasses.fields(Design):
+        value, kind = getattr(design, field.name), type(field.default)
+        number = kind is float and type(value) is int
+        if kind in (int, float, bool, str) and type(value) is not kind and not number:
+            raise UserError(
+                f"model.{field.name} is {value!r}; it needs a value of type "
+                f"{kind.__name__}, such as {field.default!r}"
+            )
+
+
+def _ints(name: str, values) -> tuple[int, ...]:
+    """Returns the entries of a list of whole numbers that are at least 1."""
+    values = tuple(values) if isinstance(values, list | tuple) else (values,)
+    if not values or any(type(value) is not int or value < 1 for value in values):
+        raise UserError(
+            f"model.{name} is {values}; it needs whole numbers of at least 1"
+        )
+    return values
+
+
+def _for_stages(name: str, values, num_stages: int) -> tuple[int, ...]:
+    values = _ints(name, values)
+    if len(values) == 1:
+        values *= num_stages
+    if len(values) != num_stages:
+        raise UserError(
+            f"model.{name} has {len(values)} entries for {num_stages} stages "
+            f"(model.stage_sizes); give one for each stage, or a single one"
+        )
+    return values
+
+
+def map_sizes(design: Design, image_shape: tuple[int, int, int]) -> list[tuple]:
+    """Returns (height, width) of the maps after the stem and after each stage."""
+    size = _out(image_shape[:2], design.stem_kernel, design.stem_stride)
+    if design.stem_pool:
+        size = _out(size, design.stem_pool, 2)
+    sizes = [size]
+    for kernel, stride in zip(design.kernel_sizes, design.strides, strict=True):
+        sizes.append(_out(sizes[-1], kernel, stride))
+    return sizes
+
+
+def _out(size, kernel: int, stride: int) -> tuple[int, int]:
+    """Size after a window padded by (kernel - 1) // 2 on each side."""
+    height, width = ((n + 2 * ((kernel - 1) // 2) - kernel) // stride + 1 for n in size)
+    return height, width
+
+
+def pooled_size(design: Design, image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Returns (height, width) of what the classifier flattens: floor(side / P)."""
+    height, width = map_sizes(design, image_shape)[-1]
+    if design.pool is None:
+        return 1, 1
+    return height // design.pool, width // design.pool
+
+
+def check(design: Design, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Refuses a resolved design that is no sound network for these images.
+
+    Raises:
+        UserError: names the option, its value, the limit and the remedy.
+    """
+    _check_values(design)
+    _check_combinations(design)
+    if len(image_shape) != 3 or min(*image_shape, num_classes) < 1:
+        raise UserError(
+            f"images of shape {tuple(image_shape)} in {num_classes} classes cannot be "
+            "classified; the shape is (height, width, channels), all at least 1"
+        )
+    _check_maps(design, image_shape)
+
+
+def _check_values(design: Design) -> None:
+    for name, choices in CHOICES.items():
+        if getattr(design, name) not in choices:
+            raise UserError(
+                f"model.{name} is {getattr(design, name)!r}; use one of "
+                f"{', '.join(choices)}"
+            )
+    for name in ("stem_width", "stem_stride"):
+        _ints(name, getattr(design, name))
+    for name in ("kernel_sizes", "shortcut_kernel_sizes", "stem_kernel"):
+        even = [k for k in _ints(name, getattr(design, name)) if k % 2 == 0]
+        if even:
+            raise UserError(
+                f"model.{name} holds {even[0]}, which is even; use an odd size such as "
+                f"{even[0] + 1}: only those leave the map's size to the stride"
+            )
+    for name in ("dropout", "logits_dropout", "block_dropout", "bn_momentum"):
+        if not 0 <= getattr(design, name) < 1:
+            raise UserError(
+                f"model.{name} is {getattr(design, name)}; use at least 0 and below 1"
+            )
+    if not design.bn_epsilon > 0:
+        raise UserError(f"model.bn_epsilon is {design.bn_epsilon}; use a value above 0")
+
+
+def _check_combinations(design: Design) -> None:
+    if design.se_ratio < 0 or design.se_ratio > min(design.widths):
+        raise UserError(
+            f"model.se_ratio is {design.se_ratio}, but the narrowest stage has "
+            f"{min(design.widths)} channels; use at most {min(design.widths)}, or 0 "
+            "for no squeeze-and-excitation"
+        )
+    if design.zero_init and design.block == "preact":
+        raise UserError(
+            "model.zero_init needs block='basic': a pre-activation block has no "
+            "BatchNorm after its last convolution"
+        )
+    if design.shortcut == "padding":
+        _check_padding(design)
+
+
+def _check_padding(design: Design) -> None:
+    if set(design.shortcut_kernel_sizes) != {1}:
+        raise UserError(
+            f"model.shortcut_kernel_sizes is {design.shortcut_kernel_sizes}, but a "
+            "padding shortcut has no kernel; use shortcut='projection', or size 1"
+        )
+    channels = (design.stem_width, *design.widths)
+    for before, after in zip(channels, channels[1:], strict=False):
+        if after < before:
+            raise UserError(
+                f"padding shortcuts cannot narrow from {before} to {after} channels; "
+                "use shortcut='projection', or widths that do not fall"
+            )
+
+
+def _check_maps(design: Design, image_shape: tuple[int, int, int]) -> None:
+    if design.stem_pool < 0 or design.stem_stride > min(image_shape[:2]):
+        raise UserError(
+            f"model.stem_pool is {design.stem_pool} and stem_stride "
+            f"{design.stem_stride}; use a pool of at least 0 and a stride of at most "
+            f"{min(image_shape[:2])}, the image's side"
+        )
+    sizes = map_sizes(design, image_shape)
+    for stage, (size, stride) in enumerate(
+        zip(sizes, design.strides, strict=False), start=1
+    ):
+        if min(size) < stride:
+            raise UserError(
+                f"stage {stage} cannot divide a {size[0]}x{size[1]} map by its stride "
+                f"of {stride}: images of {image_shape[0]}x{image_shape[1]} are too "
+                f"small; use at most {stage - 1} stages, or model.strides with more 1s"
+            )
+    if design.pool is not None and not 1 <= design.pool <= min(sizes[-1]):
+        raise UserError(
+            f"model.pool is {design.pool}, but the last map is "
+            f"{sizes[-1][0]}x{sizes[-1][1]}; use 1 to {min(sizes[-1])}, or None for "
+            "all of it"
+        )

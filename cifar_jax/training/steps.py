@@ -1,0 +1,171 @@
+"""The compiled part of training: one step, several steps, and one batch of evaluation.
+
+Images lie on the devices as uint8. A step gathers its batch by the epoch's order,
+augments, normalises, and updates the state, all in one call.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding
+
+from cifar_jax.training.state import Metrics, TrainState, update_averages
+
+Augment = Callable[..., tuple[jax.Array, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """What stays the same in every step of a run.
+
+    Attributes:
+      num_classes: Number of classes.
+      batch_size: Images in a step, over all devices.
+      steps_per_epoch: Steps in an epoch.
+      augment: `(key, images, labels, *, epoch, index) -> (images, labels)`, on images
+        [B, H, W, C] in 0..255 and soft labels [B, K].
+      mean: Per channel, with pixels in [0, 1].
+      std: Likewise.
+      label_smoothing: Share of each label that is spread over all classes.
+      ema_decay: Of the averages, per step.
+      split: Sharding of a batch.
+    """
+
+    num_classes: int
+    batch_size: int
+    steps_per_epoch: int
+    augment: Augment
+    mean: Any
+    std: Any
+    label_smoothing: float
+    ema_decay: float
+    split: NamedSharding
+
+
+def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """Returns float32 images [B, H, W, C] with the mean taken off, over the std.
+
+    Args:
+      images: uint8 or float, in 0..255.
+      mean: float [C], with pixels in [0, 1].
+      std: float [C], likewise.
+    """
+    shape = (1, 1, 1, -1)
+    images = images.astype(jnp.float32) / 255
+    return (images - jnp.reshape(mean, shape)) / jnp.reshape(std, shape)
+
+
+def train_step(
+    state: TrainState,
+    metrics: Metrics,
+    images: jax.Array,
+    labels: jax.Array,
+    order: jax.Array,
+    key: jax.Array,
+    options: StepOptions,
+) -> tuple[TrainState, Metrics]:
+    """Trains on the next batch of the epoch.
+
+    Randomness is a pure function of the key and the step, so a resumed run repeats it.
+
+    Args:
+      state: Its step tells the position in the epoch.
+      metrics: Of the epoch so far.
+      images: uint8 [N, H, W, C], all of them.
+      labels: int32 [N].
+      order: int32 [N], the epoch's order.
+      key: Of the run.
+      options: See there.
+
+    Returns:
+      The new state, and the metrics with this batch.
+    """
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+    epoch, position = jnp.divmod(state.step, options.steps_per_epoch)
+    index = jax.lax.dynamic_slice_in_dim(
+        order, position * options.batch_size, options.batch_size
+    )
+    index = jax.lax.with_sharding_constraint(index, options.split)
+    targets = jax.nn.one_hot(labels[index], options.num_classes)
+    batch, targets = options.augment(
+        augment_key, images[index], targets, epoch=epoch, index=index
+    )
+    batch = normalize(batch, options.mean, options.std)
+    smoothed = optax.smooth_labels(targets, options.label_smoothing)
+
+    def loss_fn(params):
+        logits, updates = state.apply_fn(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch,
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=["batch_stats"],
+        )
+        losses = optax.softmax_cross_entropy(logits, smoothed)
+        return losses.mean(), (losses, logits, updates["batch_stats"])
+
+    gradient = jax.grad(loss_fn, has_aux=True)
+    grads, (losses, logits, batch_stats) = gradient(state.params)
+    state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+    state = update_averages(state, options.ema_decay)
+    seen = Metrics.single_from_model_output(
+        loss=losses, correct=logits.argmax(-1) == targets.argmax(-1)
+    )
+    return state, metrics.merge(seen)
+
+
+def make_train_call(options: StepOptions, steps_per_dispatch: int) -> Callable:
+    """Returns one call of the devices: `num_steps` steps, at most the given number.
+
+    The call is `(state, metrics, images, labels, order, key, num_steps) -> (state,
+    metrics)`, as `train_step`, with `num_steps` a traced int32.
+    """
+
+    def one(state, metrics, *data):
+        *data, _ = data
+        return train_step(state, metrics, *data, options)
+
+    def several(state, metrics, *data):
+        *data, num_steps = data
+        return jax.lax.fori_loop(
+            0,
+            num_steps,
+            lambda _, carry: train_step(*carry, *data, options),
+            (state, metrics),
+        )
+
+    return one if steps_per_dispatch == 1 else several
+
+
+def evaluate_step(
+    metrics: Metrics,
+    variables: dict[str, Any],
+    images: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    *,
+    apply_fn: Callable,
+    options: StepOptions,
+) -> Metrics:
+    """Returns the metrics with one more batch.
+
+    Args:
+      metrics: Of the batches before.
+      variables: Weights and batch statistics.
+      images: uint8 [B, H, W, C].
+      labels: int32 [B].
+      mask: bool [B], False for what only fills the batch up.
+      apply_fn: Of the network.
+      options: See there.
+    """
+    images = normalize(images, options.mean, options.std)
+    logits = apply_fn(variables, images, train=False)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    seen = Metrics.single_from_model_output(
+        loss=losses, correct=logits.argmax(-1) == labels, mask=mask
+    )
+    return metrics.merge(seen)

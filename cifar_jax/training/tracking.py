@@ -1,0 +1,163 @@
+"""The run directory: what a run writes beside its checkpoints."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+
+from cifar_jax import UserError
+
+# Keys that change where or how fast a run computes, not what: a run may go on with
+# other values of these.
+FREE_KEYS = (
+    "data.dir",
+    "data.source",
+    "checkpoint.",
+    "evaluate.batch_size",
+    "train.steps_per_dispatch",
+)
+
+
+class RunDirectory:
+    """The files of one run, as `README.md` lists them."""
+
+    def __init__(self, path: os.PathLike):
+        self.path = pathlib.Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
+        self._config = self.path / "config.json"
+        self._metrics = self.path / "metrics.jsonl"
+        self._result = self.path / "result.json"
+        self._tensorboard = None
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps a second run out for as long as the block lasts.
+
+        Raises:
+          UserError: If another run is in here, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise UserError(
+                f"work directory {self.path} cannot be written ({error.strerror}); "
+                "choose another --workdir"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"another run works in {self.path}; wait for it, or choose another "
+                    "--workdir"
+                ) from error
+            try:
+                yield
+            finally:
+                if self._tensorboard:
+                    self._tensorboard.close()
+
+    def check(self, config: ConfigDict) -> None:
+        """Refuses a directory that holds the work of another config.
+
+        Raises:
+          UserError: names the keys that differ.
+        """
+        if not self._config.exists() or not (
+            self._result.exists() or any(self.checkpoints.glob("[0-9]*"))
+        ):
+            return  # nothing to lose
+        old, new = _flat(_read_json(self._config)), _flat(plain(config))
+        changed = [
+            f"{key} was {old.get(key)}, now {new.get(key)}"
+            for key in sorted({*old, *new})
+            if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS)
+        ]
+        if changed:
+            raise UserError(
+                f"{self.path} was made with another config ({'; '.join(changed)}); use "
+                "the old values, or choose another --workdir"
+            )
+
+    def result(self) -> dict[str, Any] | None:
+        """Returns the result of a run that has ended, or None."""
+        return _read_json(self._result) if self._result.exists() else None
+
+    def claim(self, config: ConfigDict) -> None:
+        """Writes the resolved config."""
+        _write_json(self._config, plain(config))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the rows of metrics.jsonl; a last line that was cut off is dropped."""
+        rows = []
+        if self._metrics.exists():
+            for line in self._metrics.read_text().splitlines():
+                with contextlib.suppress(json.JSONDecodeError):
+                    rows.append(json.loads(line))
+        return rows
+
+    def rewind(self, num_epochs: int, step: int) -> None:
+        """Drops the rows of all but the first epochs: those will be run again."""
+        rows = [row for row in self.rows() if row["epoch"] <= num_epochs]
+        temporary = self._metrics.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        temporary.replace(self._metrics)
+        self._tensorboard = SummaryWriter(
+            str(self.path / "tb"), purge_step=step + 1, flush_secs=10
+        )
+
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Adds a line to metrics.jsonl, and its numbers to TensorBoard.
+
+        Args:
+          row: `step`, `epoch`, `split`, and numbers.
+        """
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if name not in ("step", "epoch", "split"):
+                tag = f"{row['split']}/{name}"
+                self._tensorboard.add_scalar(tag, value, row["step"])
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Writes result.json, which marks the run as ended."""
+        _write_json(self._result, result)
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """Returns a config as JSON reads it back."""
+    return json.loads(config.to_json_best_effort())
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); restore it from a copy, or choose another "
+            "--workdir"
+        ) from error
+
+
+def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)

@@ -1,0 +1,162 @@
+"""The parts of a residual block, each against what its paper says."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from cifar_jax.models import blocks
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def block(kind="basic", **options):
+    defaults = dict(
+        width=4,
+        stride=1,
+        kernel=3,
+        shortcut_kernel=1,
+        shortcut="projection",
+        conv=blocks.conv,
+        norm=functools.partial(nn.BatchNorm, use_running_average=True),
+        act=nn.relu,
+        excite=None,
+        dropout=functools.partial(nn.Dropout, 0.0, deterministic=True),
+        zero_init=False,
+    )
+    return blocks.BLOCKS[kind](**(defaults | options))
+
+
+def zeros(variables):
+    return jax.tree.map(jnp.zeros_like, variables["params"])
+
+
+def test_a_strided_convolution_is_centred_on_even_maps():
+    x = normal(0, 1, 8, 8, 1)
+    centre = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
+    y = blocks.conv(1, 3, 2).apply({"params": {"kernel": centre}}, x)
+    # "SAME" would pad the far side only, and take the odd pixels
+    np.testing.assert_array_equal(y, x[:, ::2, ::2])
+
+
+def test_activations():
+    x = jnp.linspace(-4.0, 4.0, 9)
+    np.testing.assert_allclose(
+        blocks.ACTIVATIONS["mish"](x), x * jnp.tanh(jnp.log1p(jnp.exp(x))), rtol=1e-5
+    )
+    erf = jax.scipy.special.erf(x / jnp.sqrt(2.0))
+    np.testing.assert_allclose(
+        blocks.ACTIVATIONS["gelu"](x), x * (1 + erf) / 2, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_kernels_start_with_he_variance():
+    kernel = blocks.KERNEL_INIT(jax.random.key(0), (3, 3, 64, 128), jnp.float32)
+    assert jnp.std(kernel) == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.01)
+    assert abs(jnp.mean(kernel)) < 1e-3
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_excite_gates_each_channel(bias):
+    excite = blocks.SqueezeExcite(
+        2, nn.relu, functools.partial(nn.Dense, use_bias=bias)
+    )
+    x = normal(0, 3, 5, 7, 6)
+    variables = excite.init(jax.random.key(1), x)
+    params = variables["params"]
+    assert params["reduce"]["kernel"].shape == (6, 3)
+    assert ("bias" in params["reduce"]) == ("bias" in params["expand"]) == bias
+    hidden = jnp.maximum(x.mean(axis=(1, 2)) @ params["reduce"]["kernel"], 0)
+    gate = 1 / (1 + jnp.exp(-hidden @ params["expand"]["kernel"]))
+    expected = np.einsum("bhwc,bc->bhwc", x, gate)
+    np.testing.assert_allclose(excite.apply(variables, x), expected, rtol=1e-4)
+
+
+def test_padding_shortcut_subsamples_and_adds_zero_channels():
+    x = normal(0, 2, 5, 4, 3)
+    y = blocks.pad_shortcut(x, 8, 2)
+    assert y.shape == (2, 3, 2, 8)
+    np.testing.assert_array_equal(y[..., 2:5], x[:, ::2, ::2])
+    assert not y[..., :2].any()
+    assert not y[..., 5:].any()
+
+
+@pytest.mark.parametrize("kind", blocks.BLOCKS)
+@pytest.mark.parametrize("shortcut", ["projection", "padding"])
+def test_a_block_without_weights_is_its_shortcut(kind, shortcut):
+    x = jnp.abs(normal(0, 2, 6, 6, 4))
+    same = block(kind, shortcut=shortcut)
+    variables = same.init(jax.random.key(1), x)
+    assert not any("shortcut" in name for name in variables["params"])
+    y = same.apply(variables | {"params": zeros(variables)}, x)
+    np.testing.assert_array_equal(y, x)
+
+
+def test_a_basic_block_projects_its_input_and_normalises():
+    changed = block(stride=2, width=6, shortcut_kernel=3)
+    x = normal(0, 2, 6, 6, 4)
+    variables = changed.init(jax.random.key(1), x)
+    params = zeros(variables)
+    assert {"shortcut_conv", "shortcut_bn"} <= set(params)
+    params["shortcut_conv"] = variables["params"]["shortcut_conv"]
+    params["shortcut_bn"] = {"scale": jnp.full(6, 2.0), "bias": jnp.full(6, 0.5)}
+    y = changed.apply(variables | {"params": params}, x)
+    projected = blocks.conv(6, 3, 2).apply({"params": params["shortcut_conv"]}, x)
+    expected = jnp.maximum(2 * projected / jnp.sqrt(1 + 1e-5) + 0.5, 0)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [dict(stride=2), dict(width=6)])
+def test_a_preact_block_projects_the_activated_input_without_norm(change):
+    changed = block("preact", **change)
+    x = normal(0, 2, 6, 6, 4)
+    variables = changed.init(jax.random.key(1), x)
+    params = zeros(variables)
+    assert "shortcut_bn" not in params
+    params["shortcut_conv"] = variables["params"]["shortcut_conv"]
+    params["bn1"] = {"scale": jnp.ones(4), "bias": jnp.zeros(4)}
+    y = changed.apply(variables | {"params": params}, x)
+    conv = blocks.conv(changed.width, 1, changed.stride)
+    activated = jnp.maximum(x / jnp.sqrt(1 + 1e-5), 0)
+    expected = conv.apply({"params": params["shortcut_conv"]}, activated)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_zero_init_starts_as_the_shortcut():
+    x = jnp.abs(normal(0, 2, 6, 6, 4))
+    for zero_init in (True, False):
+        started = block(zero_init=zero_init)
+        variables = started.init(jax.random.key(1), x)
+        is_shortcut = bool((started.apply(variables, x) == x).all())
+        assert is_shortcut == zero_init
+    # it learns: the gradient of the scale is not zero, as that of the convolutions is
+    started = block(zero_init=True)
+    variables = started.init(jax.random.key(1), x)
+    gradient = jax.grad(lambda v: started.apply(v, x).sum())(variables)["params"]
+    assert jnp.abs(gradient["bn2"]["scale"]).min() > 0
+    assert not gradient["conv1"]["kernel"].any()
+
+
+@pytest.mark.parametrize("kind", blocks.BLOCKS)
+def test_dropout_is_between_the_convolutions(kind):
+    seen = []
+
+    class Spy(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            seen.append(x)
+            return jnp.zeros_like(x)
+
+    x = jnp.abs(normal(0, 2, 6, 6, 4))
+    dropped = block(kind, dropout=Spy)
+    variables = dropped.init(jax.random.key(1), x)
+    seen.clear()
+    y = dropped.apply(variables, x)
+    assert len(seen) == 1
+    assert seen[0].min() == 0  # after the activation
+    np.testing.assert_allclose(y, x, rtol=1e-5)  # so conv2 sees nothing

@@ -1,0 +1,216 @@
+"""The network as a whole: precision, statistics, dropout, pooling and start."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifar_jax import UserError
+from cifar_jax.config import get_config
+from cifar_jax.models.resnet import create
+
+SMALL = dict(stage_sizes=(1, 1), widths=(8,))
+SHAPE = (16, 16, 3)
+
+
+def start(key=0, **options):
+    model = create(num_classes=10, image_shape=SHAPE, **(SMALL | options))
+    variables = model.init(jax.random.key(key), jnp.zeros((1, *SHAPE)), train=False)
+    return model, variables
+
+
+def batch(num_images=4):
+    return jax.random.normal(jax.random.key(9), (num_images, *SHAPE))
+
+
+def test_the_default_config_makes_a_network():
+    options = get_config().model.to_dict()
+    model = create(num_classes=10, image_shape=(32, 32, 3), **options)
+    assert model.design.widths == (64, 128, 256, 512)
+
+
+def test_odd_designs_are_refused():
+    with pytest.raises(UserError, match="pool"):
+        start(pool=9)
+    with pytest.raises(UserError, match=r"\(16, 3\)"):
+        create(num_classes=10, image_shape=(16, 3))
+
+
+@pytest.mark.parametrize(
+    "dtype", [("float32", jnp.float32), ("bfloat16", jnp.bfloat16)]
+)
+@pytest.mark.parametrize("block", ["basic", "preact"])
+def test_only_the_computation_is_in_the_compute_dtype(block, dtype):
+    name, kind = dtype
+    model, variables = start(block=block, dtype=name, se_ratio=4)
+    logits, updates = model.apply(variables, batch(), train=True, mutable=True)
+    assert logits.shape == (4, 10)
+    assert logits.dtype == jnp.float32
+    leaves = jax.tree.leaves((variables, updates))
+    assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+    _, state = model.apply(
+        variables, batch(), train=False, capture_intermediates=True
+    )
+    inner = dict(state["intermediates"])
+    inner.pop("head"), inner.pop("__call__")
+    convolutions = [x for x in jax.tree.leaves(inner) if x.ndim == 4]
+    assert convolutions
+    assert all(x.dtype == kind for x in convolutions)
+
+
+def test_auto_is_float32_on_cpu_and_bfloat16_on_accelerators(monkeypatch):
+    for backend, dtype in [
+        ("cpu", jnp.float32),
+        ("gpu", jnp.bfloat16),
+        ("tpu", jnp.bfloat16),
+    ]:
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        model = create(num_classes=10, image_shape=SHAPE, **SMALL)
+        assert model.dtype == dtype
+
+
+def test_bfloat16_computes_the_same_network():
+    model, variables = start(dtype="float32")
+    short, _ = start(dtype="bfloat16")
+    logits = model.apply(variables, batch(), train=False)
+    rough = short.apply(variables, batch(), train=False)
+    np.testing.assert_allclose(logits, rough, atol=0.05 * jnp.abs(logits).max())
+    assert not (logits == rough).all()
+
+
+def test_statistics_move_in_training_and_stay_in_evaluation():
+    model, variables = start(bn_momentum=0.8)
+    images = batch()
+    _, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    stem = variables["params"]["stem_conv"]["kernel"]
+    maps = jax.lax.conv_general_dilated(
+        images, stem, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    moved = updates["batch_stats"]["stem_bn"]
+    mean, var = maps.mean(axis=(0, 1, 2)), maps.var(axis=(0, 1, 2))  # biased
+    np.testing.assert_allclose(moved["mean"], 0.2 * mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(moved["var"], 0.8 + 0.2 * var, rtol=1e-4)
+    _, kept = model.apply(variables, images, train=False, mutable=["batch_stats"])
+    for before, after in zip(
+        jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(kept), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_in_evaluation_images_do_not_see_each_other():
+    model, variables = start()
+    together = model.apply(variables, batch(), train=False)
+    alone = model.apply(variables, batch()[1:2], train=False)
+    np.testing.assert_allclose(together[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_of_logits_drops_logits():
+    model, variables = start(logits_dropout=0.5)
+    key = {"dropout": jax.random.key(3)}
+    plain = model.clone(design=start()[0].design)
+    arguments = dict(train=True, mutable=["batch_stats"])
+    kept, _ = plain.apply(variables, batch(64), **arguments)
+    dropped, _ = model.apply(variables, batch(64), rngs=key, **arguments)
+    zero = dropped == 0
+    assert 0.4 < zero.mean() < 0.6
+    np.testing.assert_allclose(dropped[~zero], 2 * kept[~zero], rtol=1e-5)
+    evaluated = model.apply(variables, batch(64), train=False)
+    assert (evaluated != 0).all()
+
+
+def test_dropout_before_the_classifier_drops_features():
+    model, variables = start(dropout=0.5)
+    head = variables["params"]["head"]
+    head["kernel"], head["bias"] = jnp.eye(16, 10), jnp.ones(10)
+    arguments = dict(train=True, mutable=["batch_stats"])
+    plain, _ = start()[0].apply(variables, batch(64), **arguments)
+    logits, _ = model.apply(
+        variables, batch(64), rngs={"dropout": jax.random.key(3)}, **arguments
+    )
+    zero = logits == 1  # the bias stays
+    assert 0.4 < zero.mean() < 0.6
+    np.testing.assert_allclose(logits[~zero] - 1, 2 * (plain[~zero] - 1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("block", ["basic", "preact"])
+def test_dropout_in_blocks_needs_a_key_and_only_in_training(block):
+    model, variables = start(block_dropout=0.3, block=block)
+    model.apply(variables, batch(), train=False)
+    logits = [
+        model.apply(
+            variables,
+            batch(),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(seed)},
+        )[0]
+        for seed in (0, 0, 1)
+    ]
+    assert (logits[0] == logits[1]).all()
+    assert not (logits[0] == logits[2]).any()
+
+
+def test_pooling_drops_what_is_over_and_flattens_the_rest():
+    model, variables = start(pool=3)  # of an 8x8 map
+    assert variables["params"]["head"]["kernel"].shape == (2 * 2 * 16, 10)
+    whole, wide = start(pool=8), start()
+    assert whole[1]["params"]["head"]["kernel"].shape == (16, 10)
+    np.testing.assert_allclose(
+        whole[0].apply(whole[1], batch(), train=False),
+        wide[0].apply(whole[1], batch(), train=False),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    assert model.apply(variables, batch(), train=False).shape == (4, 10)
+
+
+def test_zero_init_makes_only_the_last_scale_zero():
+    _, variables = start(zero_init=True)
+    scales = {
+        f"{block}/{name}": float(layer["scale"].max())
+        for block, layers in variables["params"].items()
+        if block.startswith("stage")
+        for name, layer in layers.items()
+        if "scale" in layer
+    }
+    assert scales == {
+        "stage1_block1/bn1": 1.0,
+        "stage1_block1/bn2": 0.0,
+        "stage2_block1/bn1": 1.0,
+        "stage2_block1/bn2": 0.0,
+        "stage2_block1/shortcut_bn": 1.0,
+    }
+
+
+def test_a_network_learns_a_batch_by_heart():
+    model, variables = start(widths=(16,))
+    images, labels = batch(16), jnp.arange(16) % 10
+
+    @jax.jit
+    def step(variables):
+        def loss_fn(params):
+            logits, updates = model.apply(
+                variables | {"params": params},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            chosen = jnp.take_along_axis(
+                jax.nn.log_softmax(logits), labels[:, None], axis=1
+            )
+            return -chosen.mean(), updates
+
+        (loss, updates), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+            variables["params"]
+        )
+        params = jax.tree.map(
+            lambda p, g: p - 0.1 * g, variables["params"], gradients
+        )
+        return variables | updates | {"params": params}, loss
+
+    losses = []
+    for _ in range(40):
+        variables, loss = step(variables)
+        losses.append(float(loss))
+    assert losses[0] > 2
+    assert losses[-1] < 0.1
