@@ -96,7 +96,7 @@ def _explain(error: Exception, argv: list[str], path: str | None) -> str:
 def _load_alone(path: str) -> ConfigDict:
     """Loads a config without what the command line overrides."""
     alone = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=alone)
+    holder = config_flags.DEFINE_config_file("config", flag_values=alone, sys_argv=[])
     alone(["", f"--config={path}"])
     return holder.value
 

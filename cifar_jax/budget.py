@@ -22,7 +22,7 @@ def main() -> None:
 
     config = _CONFIG.value
     source = sources.find(config.data.name, config.data.dir)
-    shape, limit = source.image_shape, config.budget.limit
+    shape, limit = source.image_shape, count.checked_limit(config.budget.limit)
     model = resnet.create(
         num_classes=source.num_classes, image_shape=shape, **config.model.to_dict()
     )
@@ -60,7 +60,9 @@ def _counts(facts: dict) -> str:
     line = f"counted by pytree: {facts['num_parameters']:,}"
     line += f"; by formula: {facts['closed_form']:,}"
     if facts["widest_within_budget"]:
-        line += f"; widest that fits: {'-'.join(map(str, facts['widest_within_budget']))}"
+        line += (
+            f"; widest that fits: {'-'.join(map(str, facts['widest_within_budget']))}"
+        )
     return line
 
 

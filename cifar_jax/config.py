@@ -55,6 +55,7 @@ def _model() -> ConfigDict:
     model.widths = (64, 128, 256, 512)  # channels; a single one doubles with each stage
     model.strides = _optional(tuple)  # of the stages' first blocks; None: 1, then 2
     model.kernel_sizes = (3,)  # of the blocks' convolutions; odd
+    model.stem = "conv"  # conv, or whitening: frozen filters that whiten the patches
     model.stem_width = _optional(int)  # channels; None: the first stage's
     model.stem_kernel = _optional(int)  # None: the first stage's
     model.stem_stride = 1
@@ -79,13 +80,18 @@ def _model() -> ConfigDict:
 
 def _optim() -> ConfigDict:
     optim = ConfigDict()
-    optim.name = "sgd"  # sgd, adam or adamw
+    # sgd, adam, adamw, or muon (for the blocks' convolutions, with sgd for the rest)
+    optim.name = "sgd"
     optim.learning_rate = 0.1  # the schedule's peak
-    optim.momentum = 0.9  # sgd
-    optim.nesterov = True  # sgd
+    optim.momentum = 0.9  # sgd, muon
+    optim.nesterov = True  # sgd, muon
     optim.b1 = 0.9  # adam, adamw
     optim.b2 = 0.999  # adam, adamw
     optim.weight_decay = 5e-4  # on kernels only; sgd and adam: added to the gradient
+    optim.muon_scale = 0.2  # muon: its learning rate, as a share of sgd's
+    optim.muon_beta = 0.9  # muon: decay of the gradient's moving average
+    optim.muon_steps = 3  # muon: Newton-Schulz iterations
+    optim.muon_weight_decay = 5e-3  # muon: times its learning rate
     optim.gradient_clip = 0.0  # largest global norm of the gradient; 0: no clipping
     return optim
 
@@ -93,7 +99,7 @@ def _optim() -> ConfigDict:
 def _schedule() -> ConfigDict:
     schedule = ConfigDict()
     schedule.name = "warmup_cosine"  # constant, warmup_cosine or one_cycle
-    schedule.warmup_epochs = 5.0  # linear from initial_factor to the peak
+    schedule.warmup_fraction = 0.05  # of the run: linear from initial_factor to peak
     schedule.initial_factor = 0.0  # first learning rate, as a share of the peak
     schedule.final_factor = 0.0  # last learning rate, as a share of the peak
     return schedule

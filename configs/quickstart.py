@@ -17,8 +17,12 @@ def get_config():
     config.model.stage_sizes = (1, 1, 1)
     config.model.strides = (1, 2, 2)
     config.model.stem_stride = 2
+    config.model.zero_init = True
+    config.optim.name = "adamw"
+    config.optim.learning_rate = 5e-3
+    config.optim.weight_decay = 0.02
     config.train.batch_size = 64
     config.train.epochs = 15
     config.train.label_smoothing = 0.1
-    config.schedule.warmup_epochs = 2.0
+    config.schedule.warmup_fraction = 0.15
     return config

@@ -11,25 +11,33 @@ _SIDE = st.integers(36, 72)  # six halvings leave a pixel, where a pool rounds d
 @st.composite
 def designs(draw):
     """Draws (options, image_shape, num_classes) of a sound network."""
-    num_stages = draw(st.sampled_from([1, 1, 2, 2, 3, 4]))  # tracing takes its time
+    num_stages = draw(st.sampled_from([1, 1, 1, 2, 2, 3, 4]))  # tracing takes its time
     side = draw(st.tuples(_SIDE, _SIDE))
     block = draw(st.sampled_from(CHOICES["block"]))
     shortcut = draw(st.sampled_from(CHOICES["shortcut"]))
     widths = draw(_for_stages(num_stages, st.integers(1, 40)))
     stem_width = draw(st.none() | st.integers(1, 40))
+    stem_kernel = draw(st.none() | _ODD)
+    # a whitening stem has an even width, of no more than its 3x3 patches allow
+    whitens = block == "basic" and shortcut == "projection" and draw(st.booleans())
+    if whitens:
+        stem_width, stem_kernel = draw(st.sampled_from([2, 4, 18])), 3
     if shortcut == "padding":
         widths = tuple(sorted(widths))
         stem_width = stem_width and min(stem_width, *widths)
     options = dict(
-        stage_sizes=tuple(draw(st.sampled_from([1, 1, 2])) for _ in range(num_stages)),
+        stage_sizes=tuple(
+            draw(st.sampled_from([1, 1, 1, 2])) for _ in range(num_stages)
+        ),
         widths=widths,
         strides=draw(st.none() | _for_stages(num_stages, st.integers(1, 2))),
         kernel_sizes=draw(_for_stages(num_stages, _ODD)),
         shortcut_kernel_sizes=(1,)
         if shortcut == "padding"
         else draw(_for_stages(num_stages, _ODD)),
+        stem="whitening" if whitens else "conv",
         stem_width=stem_width,
-        stem_kernel=draw(st.none() | _ODD),
+        stem_kernel=stem_kernel,
         stem_stride=draw(st.sampled_from([1, 1, 2])),
         stem_pool=draw(st.sampled_from([0, 0, 2, 3])),
         block=block,

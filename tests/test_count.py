@@ -22,9 +22,12 @@ def network(**options):
 
 
 def test_layers_are_those_printed_by_report_003():
-    """Its table of trainable parameters: layers with parameters, from conv to linear."""
+    """Its table of trainable parameters, without the rows that have none."""
     printed = [
-        ((64, 32, 32), [1_728, 128, 36_864, 128, 36_864, 128, 36_864, 128, 36_864, 128]),
+        (
+            (64, 32, 32),
+            [1_728, 128, 36_864, 128, 36_864, 128, 36_864, 128, 36_864, 128],
+        ),
         ((128, 16, 16), [73_728, 256, 147_456, 256, 8_192, 256]),
         ((256, 8, 8), [294_912, 512, 589_824, 512, 32_768, 512]),
         ((512, 4, 4), [1_179_648, 1_024, 2_359_296, 1_024, 131_072, 1_024]),
@@ -146,6 +149,14 @@ def test_the_budget_itself_is_too_many():
     count.check_budget(4_903_242, 4_903_243, model, CIFAR)
     with pytest.raises(UserError, match=" 0 over the budget .* 63:"):
         count.check_budget(4_903_242, 4_903_242, model, CIFAR)
+
+
+@pytest.mark.parametrize("limit", [5e6, "5000000", True])
+def test_a_limit_is_a_whole_number_or_none(limit):
+    with pytest.raises(UserError, match="budget.limit is .* whole number"):
+        count.checked_limit(limit)
+    assert count.checked_limit(None) is None
+    assert count.checked_limit(7) == 7
 
 
 def test_no_budget():

@@ -89,10 +89,22 @@ def test_odd_maps_round_up():
         (dict(dropout=1.0), ["dropout is 1.0", "below 1"]),
         (dict(bn_epsilon=0.0), ["bn_epsilon is 0.0", "above 0"]),
         (dict(zero_init=True, block="preact"), ["zero_init", "basic"]),
-        (dict(shortcut="padding", widths=(16, 8, 8, 8)), ["from 16 to 8", "projection"]),
+        (
+            dict(shortcut="padding", widths=(16, 8, 8, 8)),
+            ["from 16 to 8", "projection"],
+        ),
         (
             dict(shortcut="padding", shortcut_kernel_sizes=(3,)),
             ["shortcut_kernel_sizes", "padding"],
+        ),
+        (
+            dict(stem="whitening", stem_width=56),
+            ["stem_width is 56", "at most 54"],
+        ),
+        (dict(stem="whitening", stem_width=27), ["stem_width is 27", "even"]),
+        (
+            dict(stem="whitening", stem_width=8, block="preact"),
+            ["'whitening'", "'preact'", "basic"],
         ),
         (dict(width=85), ["model.width is no option", "widths"]),
     ],

@@ -4,13 +4,14 @@ import dataclasses
 import random
 
 import pytest
+from designs import designs
 from hypothesis import given, settings
 
+from cifar_jax import UserError
 from cifar_jax.models.count import num_parameters
-from cifar_jax.models.design import resolve
+from cifar_jax.models.design import check, resolve
 from cifar_jax.models.formula import closed_form, max_width, widest
 from cifar_jax.models.resnet import create
-from designs import designs
 
 CIFAR = (32, 32, 3)
 BUDGET = 5_000_000
@@ -210,6 +211,14 @@ def test_widest_has_a_fall_of_the_count_in_view():
     assert widest(design, CIFAR, 10, limit).widths == (40,)
 
 
+def test_widest_is_sound():
+    # the stem follows the first stage, and a whitening stem has an even width
+    design = resolve(dict(stem="whitening", widths=(8,)))
+    limit = count(dict(stem="whitening", widths=(10,)))
+    assert widest(design, CIFAR, 10, limit).widths[0] == 8
+    assert count(dict(stem="whitening", widths=(9,))) < limit
+
+
 def test_no_width_fits():
     assert max_width(50, num_stages=2, num_blocks=1) is None
     excited = resolve(dict(se_ratio=16, widths=(64,)))
@@ -233,9 +242,12 @@ def test_widest_is_the_widest_of_any_design(drawn):
     limit = closed_form(design, image_shape, num_classes) + 1
     wider = widest(design, image_shape, num_classes, limit)
     assert wider.widths[0] >= design.widths[0]
+    assert wider.stem_width == design.stem_width or wider.stem_width == wider.widths[0]
     assert closed_form(wider, image_shape, num_classes) < limit
     for width in range(wider.widths[0] + 1, wider.widths[0] + 20):
         scale = [max(1, width * other // design.widths[0]) for other in design.widths]
         stem = width if design.stem_width == design.widths[0] else design.stem_width
         more = dataclasses.replace(design, widths=tuple(scale), stem_width=stem)
-        assert closed_form(more, image_shape, num_classes) >= limit
+        if closed_form(more, image_shape, num_classes) < limit:
+            with pytest.raises(UserError):
+                check(more, image_shape, num_classes)

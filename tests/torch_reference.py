@@ -88,10 +88,16 @@ class TorchResNet(nn.Module):
             return nn.BatchNorm2d(width, design.bn_epsilon, 1 - design.bn_momentum)
 
         self.preact = design.block == "preact"
-        self.stem_conv = _conv(
-            channels, design.stem_width, design.stem_kernel, design.stem_stride
+        self.stem_conv = nn.Conv2d(
+            channels,
+            design.stem_width,
+            design.stem_kernel,
+            design.stem_stride,
+            design.stem_kernel // 2,
+            bias=design.stem == "whitening",
         )
-        if not self.preact:
+        self.stem_bn = nn.Identity()
+        if not self.preact and design.stem == "conv":
             self.stem_bn = norm(design.stem_width)
         self.act = ACTIVATIONS[design.activation]()
         before, self.blocks = design.stem_width, []

@@ -6,6 +6,7 @@ labels and class counts are checked before anything is used.
 
 import dataclasses
 import hashlib
+import lzma
 import os
 import pathlib
 import tarfile
@@ -153,9 +154,12 @@ def _tar_members(
                     continue
                 _check_size(member.size, f"{path}: {name}", layout)
                 members[name] = archive.extractfile(member).read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            while archive.fileobj.read(1 << 20):
+                pass  # gzip checks its sum at the end of the file only
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile may list more
         raise UserError(
-            f"{path} is damaged, truncated or not a tar archive ({error}); "
+            f"{path} is damaged, truncated or not a tar archive ({reason}); "
             f"{_remedy(layout)}"
         ) from error
     return members

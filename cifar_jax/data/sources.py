@@ -112,16 +112,21 @@ def prepare(
     if builder is not None:
         return pathlib.Path(builder.data_path)
     brought = _brought(name, folder)
-    if brought.layout is not None:
-        source = source or _download(name, brought.layout, folder, report)
-        archives.locate(source, brought.layout)  # fails before anything is written
-    report(f"Preparing {name} in {folder}")
     try:
+        if brought.layout is not None:
+            source = source or _download(name, brought.layout, folder, report)
+            archives.locate(source, brought.layout)  # fails before anything is written
+        report(f"Preparing {name} in {folder}")
         with _quiet_tfds():
             builder = brought(source=source, data_dir=str(folder))
             builder.download_and_prepare()
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error})") from error
+    if _on_disk(name, folder) is None:  # TFDS has found its folder, but not all of it
+        raise UserError(
+            f"{builder.data_path} is incomplete; delete that folder and prepare the "
+            "data set again"
+        )
     return pathlib.Path(builder.data_path)
 
 
@@ -153,10 +158,9 @@ def load(
         with _quiet_tfds():
             rows = _read_rows(_on_disk(name, _data_dir(data_dir)), split)
     except (ValueError, RuntimeError, OSError, IndexError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"split {split!r} of {path} cannot be read ({reason[0]}); check the split, "
-            "or delete that folder and prepare the data set again"
+            f"split {split!r} of {path} cannot be read ({_first_line(error)}); check "
+            "the split, or delete that folder and prepare the data set again"
         ) from error
     if not rows:
         raise UserError(f"split {split!r} of {path} is empty; choose another split")
@@ -191,9 +195,11 @@ def _on_disk(name: str, folder: pathlib.Path):
         )
     except tfds.core.registered.DatasetNotFoundError:
         return None
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"data set {name!r} in {folder}: {reason}") from error
+    except Exception as error:  # TFDS and protobuf raise many kinds
+        raise UserError(
+            f"data set {name!r} in {folder} cannot be read ({_first_line(error)}); "
+            f"check its name, or delete {folder / name} and prepare it again"
+        ) from error
 
 
 def _brought(name: str, folder: pathlib.Path):
@@ -219,6 +225,11 @@ def _download(
             f"(3) copy the folder {name}/ of a machine that has it into {folder}, or "
             "set --config.data.dir or TFDS_DATA_DIR to where it lies"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

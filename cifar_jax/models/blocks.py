@@ -29,14 +29,16 @@ Activation = Callable[[jax.Array], jax.Array]
 Layer = Callable[..., Any]  # makes a module: a function or class with options filled in
 
 
-def conv(width: int, kernel: int, stride: int = 1, **options) -> nn.Conv:
-    """Makes a square convolution without bias: the BatchNorm after it has one."""
+def conv(
+    width: int, kernel: int, stride: int = 1, *, use_bias: bool = False, **options
+) -> nn.Conv:
+    """Makes a square convolution, without bias where a BatchNorm after it has one."""
     return nn.Conv(
         width,
         (kernel, kernel),
         strides=(stride, stride),
         padding=(((kernel - 1) // 2,) * 2,) * 2,
-        use_bias=False,
+        use_bias=use_bias,
         kernel_init=KERNEL_INIT,
         **options,
     )

@@ -9,6 +9,7 @@ import difflib
 from cifar_jax import UserError
 
 CHOICES = {
+    "stem": ("conv", "whitening"),
     "block": ("basic", "preact"),
     "shortcut": ("projection", "padding"),
     "activation": ("relu", "mish", "elu", "silu", "gelu"),
@@ -30,6 +31,7 @@ class Design:
     strides: tuple[int, ...] | None = None
     kernel_sizes: tuple[int, ...] = (3,)
     shortcut_kernel_sizes: tuple[int, ...] = (1,)
+    stem: str = "conv"
     stem_width: int | None = None
     stem_kernel: int | None = None
     stem_stride: int = 1
@@ -161,6 +163,7 @@ def check(design: Design, image_shape: tuple[int, int, int], num_classes: int) -
             f"images of shape {tuple(image_shape)} in {num_classes} classes cannot be "
             "classified; the shape is (height, width, channels), all at least 1"
         )
+    _check_whitening(design, image_shape[2])
     _check_maps(design, image_shape)
 
 
@@ -196,6 +199,11 @@ def _check_combinations(design: Design) -> None:
             f"{min(design.widths)} channels; use at most {min(design.widths)}, or 0 "
             "for no squeeze-and-excitation"
         )
+    if design.stem == "whitening" and design.block != "basic":
+        raise UserError(
+            f"model.stem is 'whitening' and model.block {design.block!r}; use block="
+            "'basic': a pre-activation block would normalise what is white"
+        )
     if design.zero_init and design.block == "preact":
         raise UserError(
             "model.zero_init needs block='basic': a pre-activation block has no "
@@ -203,6 +211,18 @@ def _check_combinations(design: Design) -> None:
         )
     if design.shortcut == "padding":
         _check_padding(design)
+
+
+def _check_whitening(design: Design, channels: int) -> None:
+    """Each direction of a patch's space has two filters, of either sign."""
+    most = 2 * design.stem_kernel**2 * channels
+    if design.stem == "whitening" and (
+        design.stem_width > most or design.stem_width % 2
+    ):
+        raise UserError(
+            f"model.stem_width is {design.stem_width}; a whitening stem of kernel "
+            f"{design.stem_kernel} has an even width of at most {most}"
+        )
 
 
 def _check_padding(design: Design) -> None:

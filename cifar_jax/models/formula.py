@@ -21,7 +21,10 @@ def closed_form(
     height, width = pooled_size(design, image_shape)
     total = design.stem_kernel**2 * image_shape[2] * design.stem_width
     basic = design.block == "basic"
-    total += 2 * (design.stem_width if basic else design.widths[-1])
+    if design.stem == "whitening":
+        total += design.stem_width  # a bias and no BatchNorm
+    else:
+        total += 2 * (design.stem_width if basic else design.widths[-1])
     before = design.stem_width
     for stage, after in enumerate(design.widths):
         total += _block(design, stage, before, design.strides[stage])
@@ -44,9 +47,7 @@ def _block(design: Design, stage: int, before: int, stride: int) -> int:
     return total
 
 
-def widest(
-    design: Design, image_shape, num_classes: int, limit: int
-) -> Design | None:
+def widest(design: Design, image_shape, num_classes: int, limit: int) -> Design | None:
     """Returns the widest design below the limit, its stages in the same proportion.
 
     Only the widths change (and the stem's, where it is the first stage's).
@@ -71,9 +72,9 @@ def widest(
         range(1, limit + 1), limit, key=lambda width: count(width, "padding")
     )
     for width in range(bound, 0, -1):
-        if count(width) < limit:
-            wider = _widen(design, width)
-            return wider if _is_sound(wider, image_shape, num_classes) else None
+        wider = _widen(design, width)
+        if count(width) < limit and _is_sound(wider, image_shape, num_classes):
+            return wider
     return None
 
 

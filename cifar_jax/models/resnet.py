@@ -51,7 +51,7 @@ class ResNet(nn.Module):
         """
         design = self.design
         layers = self._layers(train)
-        x = self._stem(images.astype(self.dtype), layers)
+        x = self._stem(images, layers)
         for stage, num_blocks in enumerate(design.stage_sizes):
             for index in range(num_blocks):
                 x = blocks.BLOCKS[design.block](
@@ -96,10 +96,15 @@ class ResNet(nn.Module):
 
     def _stem(self, x, layers):
         design = self.design
+        whitens = design.stem == "whitening"
         x = layers["conv"](
-            design.stem_width, design.stem_kernel, design.stem_stride, name="stem_conv"
+            *(design.stem_width, design.stem_kernel, design.stem_stride),
+            use_bias=whitens,
+            name="stem_conv",
         )(x)
-        if design.block == "basic":  # a pre-activation block brings its own BatchNorm
+        if whitens:  # what is white needs no BatchNorm
+            x = layers["act"](x)
+        elif design.block == "basic":  # a pre-activation block brings its own
             x = layers["act"](layers["norm"](name="stem_bn")(x))
         if design.stem_pool:
             window, pad = design.stem_pool, (design.stem_pool - 1) // 2
@@ -125,9 +130,7 @@ class ResNet(nn.Module):
         return nn.Dropout(design.logits_dropout, deterministic=not train)(x)
 
 
-def create(
-    *, num_classes: int, image_shape: tuple[int, int, int], **options
-) -> ResNet:
+def create(*, num_classes: int, image_shape: tuple[int, int, int], **options) -> ResNet:
     """Returns the network of these options, which are the keys of `config.model`.
 
     Args:

@@ -1,7 +1,7 @@
 """Checkpoints that are verified when they are read. The only user of Orbax.
 
 Orbax checks no data of its own (a flipped bit restores other weights without a word),
-so each checkpoint carries a digest of its arrays.
+so each checkpoint carries a digest of its arrays and facts.
 """
 
 import hashlib
@@ -65,9 +65,10 @@ class Checkpoints:
         """
         host_tree = jax.device_get(tree)
         _check_finite(host_tree, step)
-        facts = {**facts, "digest": digest(host_tree)}
+        facts = {**facts, "digest": digest(host_tree, facts)}
         try:
             if step in self._manager.all_steps():
+                self._manager.wait_until_finished()
                 self._manager.delete(step)
             self._manager.save(
                 step,
@@ -92,6 +93,7 @@ class Checkpoints:
         Raises:
           UserError: If there are checkpoints but none is whole; none is touched.
         """
+        self._manager.wait_until_finished()
         damaged = {}
         for step in reversed(self.steps()):
             try:
@@ -143,14 +145,20 @@ class Checkpoints:
             ),
         )
         facts = dict(restored["facts"])
-        if facts.pop("digest", None) != digest(jax.device_get(restored["tree"])):
+        saved = facts.pop("digest", None)
+        if saved != digest(jax.device_get(restored["tree"]), facts):
             raise ValueError("its digest differs: the data has changed on disk")
         return restored["tree"], facts
 
     def _set_aside(self, step: int) -> None:
         path = self._folder / str(step)
+        target = self._folder / f"damaged-{step}"
+        number = 1
+        while target.exists():  # it has been damaged before
+            number += 1
+            target = self._folder / f"damaged-{step}-{number}"
         if path.exists():
-            path.rename(self._folder / f"damaged-{step}")
+            path.rename(target)
 
     def _unwritten(self, error: Exception) -> UserError:
         if isinstance(error, UserError):
@@ -161,18 +169,19 @@ class Checkpoints:
         )
 
 
-def digest(tree: Any) -> str:
-    """Returns the SHA-256 of a tree's paths, dtypes, shapes and bytes.
+def digest(tree: Any, facts: dict[str, Any]) -> str:
+    """Returns the SHA-256 of facts and of a tree's paths, dtypes, shapes and bytes.
 
     Args:
       tree: NumPy arrays.
+      facts: Plain data.
     """
-    sha = hashlib.sha256()
+    sha = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         leaf = np.asarray(leaf)
         header = [jax.tree_util.keystr(path), str(leaf.dtype), leaf.shape]
         sha.update(json.dumps(header).encode())
-        sha.update(np.ascontiguousarray(leaf).data)
+        sha.update(leaf.tobytes())  # bfloat16 has no buffer to pass
     return sha.hexdigest()
 
 

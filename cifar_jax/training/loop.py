@@ -92,9 +92,14 @@ class Trainer:
             image_shape=prepared.source.image_shape,
             average=config.train.ema_decay > 0,
             sharding=self._replicated,
+            stem_kernel=prepared.stem_kernel,
+        )
+        self._rates = np.asarray(
+            jax.jit(jax.vmap(prepared.schedule))(np.arange(prepared.total_steps))
         )
         self._metrics = self._empty_metrics()
         self._step = 0  # the state's, without asking the device
+        self._saved = None  # position of the newest checkpoint
         self._facts = {
             "epoch": 0,  # epochs closed
             "best": None,  # epoch, and its validation's means
@@ -138,6 +143,7 @@ class Trainer:
             tree, self._facts = restored
             self._state, self._metrics = tree["state"], tree["metrics"]
             self._step = int(self._state.step)
+            self._saved = self._step, self._facts["epoch"]
             self._progress.say(f"resuming at step {self._step:,}")
         self._best.delete_after(self._step)
         self._run.rewind(self._facts["epoch"], self._step)
@@ -206,7 +212,7 @@ class Trainer:
 
     def _learning_rate(self, step: int) -> float:
         """Returns the rate of the last of these steps."""
-        return float(self._setup.schedule(step - 1))
+        return float(self._rates[step - 1])
 
     def _diverged(self, step: int, what: str) -> str:
         saved = self._latest.steps()
@@ -254,7 +260,7 @@ class Trainer:
         """Returns the means over all the examples, each counted once."""
         with self._clock("evaluate"):
             metrics = self._empty_metrics()
-            size = self._config.evaluate.batch_size
+            size = min(self._config.evaluate.batch_size, len(examples))
             for index, mask in batches.every_example(len(examples), self._round_up(size)):
                 self._stop_if_asked()
                 metrics = self._evaluate_step(
@@ -276,9 +282,11 @@ class Trainer:
         return since >= self._config.checkpoint.every_seconds
 
     def _save(self) -> None:
-        facts = {**self._facts, "seconds": self._seconds()}
-        self._save_to(self._latest, self._tree(), facts)
-        self._last_save = time.perf_counter()
+        position = self._step, self._facts["epoch"]
+        if position != self._saved:
+            facts = {**self._facts, "seconds": self._seconds()}
+            self._save_to(self._latest, self._tree(), facts)
+        self._saved, self._last_save = position, time.perf_counter()
 
     def _save_to(self, checkpoints: Checkpoints, tree: Any, facts: dict) -> None:
         try:

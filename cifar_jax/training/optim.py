@@ -13,6 +13,8 @@ from cifar_jax import UserError
 def _constant(peak, warmup_steps, total_steps, initial, final) -> optax.Schedule:
     """Warm-up, then the peak."""
     del total_steps, final
+    if not warmup_steps:  # of which Optax would make the first rate, for ever
+        return optax.schedules.constant_schedule(peak)
     return optax.schedules.linear_schedule(initial, peak, warmup_steps)
 
 
@@ -70,8 +72,8 @@ def make_schedule(
         raise UserError(f"optim.learning_rate is {peak}; use a positive one")
     if not 0 <= warmup_steps < total_steps:
         raise UserError(
-            f"schedule.warmup_epochs makes {warmup_steps:,} steps of a run of "
-            f"{total_steps:,}; use a shorter warm-up or more train.epochs"
+            f"the warm-up takes {warmup_steps:,} steps of a run of {total_steps:,}; use "
+            "a smaller schedule.warmup_fraction or more train.epochs"
         )
     return SCHEDULES[name](
         peak, warmup_steps, total_steps, peak * initial_factor, peak * final_factor
@@ -98,15 +100,53 @@ def _adamw(schedule, *, b1, b2, weight_decay, **_):
     ]
 
 
+def _muon(
+    schedule, *, muon_scale, muon_beta, muon_steps, muon_weight_decay, **options
+):
+    """Muon (Jordan et al., 2024) for the blocks' convolutions, SGD for the rest.
+
+    The first and the last layer are no maps between features, so they stay with SGD.
+    """
+
+    def label(path, leaf):
+        in_block = path[0].key.startswith("stage")
+        return "muon" if in_block and jnp.ndim(leaf) == 4 else "sgd"
+
+    muon = optax.contrib.muon(
+        lambda step: muon_scale * schedule(step),
+        ns_steps=muon_steps,
+        beta=muon_beta,
+        weight_decay=muon_weight_decay,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(
+            lambda _: _KERNEL_AS_MATRIX, params
+        ),
+    )
+    return [
+        optax.partition(
+            {"muon": muon, "sgd": optax.chain(*_sgd(schedule, **options))},
+            lambda params: jax.tree_util.tree_map_with_path(label, params),
+        )
+    ]
+
+
+# Inputs of a convolution are patches: height, width and channels, together.
+_KERNEL_AS_MATRIX = optax.contrib.MuonDimensionNumbers((0, 1, 2), (3,))
+
 OPTIMIZERS: dict[str, Callable[..., list[optax.GradientTransformation]]] = {
     "adam": _adam,
     "adamw": _adamw,
+    "muon": _muon,
     "sgd": _sgd,
 }
 
 
 def make_optimizer(
-    name: str, schedule: optax.Schedule, *, gradient_clip: float, **options: Any
+    name: str,
+    schedule: optax.Schedule,
+    *,
+    gradient_clip: float,
+    frozen: tuple[str, ...] = (),
+    **options: Any,
 ) -> optax.GradientTransformation:
     """Returns the optimiser as an Optax chain.
 
@@ -118,7 +158,8 @@ def make_optimizer(
       name: A key of `OPTIMIZERS`.
       schedule: Learning rate by step.
       gradient_clip: Largest global norm of the gradient; 0: no clipping.
-      **options: Of the optimiser: `momentum`, `nesterov`, `b1`, `b2`, `weight_decay`.
+      frozen: Paths of parameters that stay as they are, such as `stem_conv/kernel`.
+      **options: Of the optimisers: the other keys of `config.optim`.
 
     Raises:
       UserError: If the name is unknown.
@@ -126,7 +167,18 @@ def make_optimizer(
     if name not in OPTIMIZERS:
         raise UserError(f"optim.name is {name!r}; use {', '.join(OPTIMIZERS)}")
     clip = [optax.clip_by_global_norm(gradient_clip)] if gradient_clip else []
-    return optax.chain(*clip, *OPTIMIZERS[name](schedule, **options))
+    chain = optax.chain(*clip, *OPTIMIZERS[name](schedule, **options))
+    if not frozen:
+        return chain
+
+    def label(path, _):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return "frozen" if name in frozen else "trained"
+
+    return optax.partition(
+        {"frozen": optax.set_to_zero(), "trained": chain},
+        lambda params: jax.tree_util.tree_map_with_path(label, params),
+    )
 
 
 def _is_kernel(params: Any) -> Any:

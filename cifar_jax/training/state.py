@@ -5,6 +5,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import metrics
 from flax.training import train_state
@@ -49,6 +50,7 @@ def create_state(
     image_shape: tuple[int, int, int],
     average: bool,
     sharding: Sharding,
+    stem_kernel: np.ndarray | None = None,
 ) -> TrainState:
     """Returns the state before the first step, made on its devices.
 
@@ -59,13 +61,17 @@ def create_state(
       image_shape: Height, width and channels.
       average: Whether to keep averages of the variables.
       sharding: Where the state lies.
+      stem_kernel: float32 [k, k, C, width] to start the stem with, or None.
     """
 
     def create(key):
         variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+        params = variables["params"]
+        if stem_kernel is not None:
+            params["stem_conv"]["kernel"] = jnp.asarray(stem_kernel)
         state = TrainState.create(
             apply_fn=model.apply,
-            params=variables["params"],
+            params=params,
             tx=optimizer,
             batch_stats=variables.get("batch_stats", {}),
         )

@@ -15,9 +15,10 @@ def require(condition: bool, value: str, remedy: str) -> None:
         raise UserError(f"{value}; it needs {remedy}")
 
 
-def require_probability(p: float) -> None:
-    """Raises UserError unless `p` is in [0, 1]."""
+def probability(p: float) -> float:
+    """Returns `p` as a float; raises UserError unless it is in [0, 1]."""
     require(0 <= p <= 1, f"p is {p}", "a probability in [0, 1]")
+    return float(p)
 
 
 def require_range(name: str, bounds: tuple[float, float], *, least: float) -> None:
@@ -35,7 +36,7 @@ def refuse_unknown(what: str, value: Any, known: Iterable[str]) -> None:
     close = difflib.get_close_matches(str(value), known, n=1)
     guess = f"did you mean {close[0]}? " if close else ""
     names = ", ".join(known) or "none"
-    raise UserError(f"augment: {value!r} is no {what}; {guess}known: {names}")
+    raise UserError(f"{value!r} is no {what}; {guess}known: {names}")
 
 
 def check_options(options: Mapping[str, Any], hints: Mapping[str, Any]) -> None:

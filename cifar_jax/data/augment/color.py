@@ -126,8 +126,8 @@ DEGENERATES = {
 
 
 def posterize(levels: jax.Array, bits: jax.Array) -> jax.Array:
-    """Keeps the highest `bits` of each level, int32 [B]; 8 is the identity."""
-    mask = (0xFF << (8 - bits)).astype(jnp.uint8)
+    """Keeps the highest `bits` of each level, [B]; 8 is the identity."""
+    mask = (0xFF << (8 - bits.astype(jnp.int32))).astype(jnp.uint8)
     return levels & mask[:, None, None, None]
 
 
@@ -149,21 +149,21 @@ def autocontrast(levels: jax.Array) -> jax.Array:
 def equalize(levels: jax.Array) -> jax.Array:
     """Flattens each channel's histogram, as PIL's ImageOps.equalize."""
     batch, height, width, num_channels = levels.shape
-    # Each image has one table of 256 entries for each channel, in a row.
+    pixels = levels.reshape(batch, -1, num_channels)
+    # Each image's row holds a table of 256 entries for each channel.
     first = 256 * jnp.arange(num_channels)[None, None]
-    index = levels.reshape(batch, -1, num_channels).astype(jnp.int32) + first
-    index = index.reshape(batch, -1)
-    table = jnp.zeros((batch, 256 * num_channels), jnp.int32)
+    index = (pixels + first).reshape(batch, -1)
+    tables = jnp.zeros((batch, 256 * num_channels), jnp.int32)
     count = jax.vmap(lambda row, i: row.at[i].add(1, mode="promise_in_bounds"))
-    histogram = count(table, index).reshape(batch, num_channels, 256)
+    histogram = count(tables, index).reshape(batch, num_channels, 256)
     up_to = jnp.cumsum(histogram, axis=-1)
-    size = height * width
-    largest = jnp.where(up_to == size, histogram, 0).max(axis=-1, keepdims=True)
-    step = (size - largest) // 255  # pixels of one output level
-    table = (step // 2 + up_to - histogram) // jnp.maximum(step, 1)
-    table = jnp.where(step > 0, table, jnp.arange(256)[None, None])
-    table = jnp.minimum(table, 255).astype(jnp.uint8).reshape(batch, -1)
-    # Without a barrier XLA works the table out again for each pixel.
-    table = jax.lax.optimization_barrier(table)
+    below = (up_to - histogram).reshape(batch, -1)
     look_up = jax.vmap(lambda row, i: row.at[i].get(mode="promise_in_bounds"))
-    return look_up(table, index).reshape(levels.shape)
+    rank = look_up(below, index).reshape(pixels.shape)
+    size = height * width
+    largest = jnp.where(up_to == size, histogram, 0).max(axis=-1)[:, None]
+    step = (size - largest) // 255  # pixels of one output level
+    # Whole division in floats: the half keeps it off the borders.
+    equalized = (rank + step // 2 + 0.5) * (1 / jnp.maximum(step, 1))
+    equalized = jnp.minimum(equalized, 255).astype(jnp.uint8)
+    return jnp.where(step > 0, equalized, pixels).reshape(levels.shape)

@@ -54,7 +54,7 @@ def cutout(
         value: level of the square, or one for each channel.
     """
     checks.require(size >= 0, f"size is {size}", "at least 0 pixels")
-    checks.require_probability(p)
+    p = checks.probability(p)
     batch, height, width, _ = images.shape
     centre_key, chosen_key = jax.random.split(key)
     centre = jax.random.randint(centre_key, (batch, 2), 0, jnp.array([[height, width]]))
@@ -86,7 +86,7 @@ def random_erasing(
         ratio: bounds of height to width, uniform in the logarithm.
         value: level of the box, or one for each channel.
     """
-    checks.require_probability(p)
+    p = checks.probability(p)
     checks.require_range("scale", scale, least=0)
     checks.require_range("ratio", ratio, least=0.01)
     batch, height, width, _ = images.shape

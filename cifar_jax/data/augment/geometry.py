@@ -30,7 +30,7 @@ def random_crop(
         mode: "zero" or "reflect".
     """
     batch, height, width, num_channels = images.shape
-    limit = min(height, width) - 1 if mode == "reflect" else height + width
+    limit = min(height, width) - (mode == "reflect")
     checks.require(
         0 <= padding <= limit,
         f"padding is {padding}",
@@ -49,7 +49,7 @@ def random_crop(
 
 def random_flip(key: jax.Array, images: jax.Array, *, p: float = 0.5) -> jax.Array:
     """Mirrors each image left to right with probability `p`; 0 is the identity."""
-    checks.require_probability(p)
+    p = checks.probability(p)
     return _flip(images, jax.random.bernoulli(key, p, images.shape[:1]))
 
 

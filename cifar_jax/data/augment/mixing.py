@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cifar_jax.data.augment import checks
+from cifar_jax.data.augment.barrier import materialize
 from cifar_jax.data.augment.erasing import box_mask
 from cifar_jax.data.augment.warp import gather
 
@@ -119,7 +120,7 @@ def ricap(
     rows = source(0, jnp.arange(height)[None, :, None], below[:, :, None])
     columns = source(1, jnp.arange(width)[None, None, :], right[:, None, :])
     stack = jnp.concatenate([_following(images, k) for k in range(4)], axis=1)
-    mixed = gather(stack, rows + patch * height, columns)
+    mixed = gather(materialize(stack, key), rows + patch * height, columns)
     areas = (heights * widths).astype(labels.dtype) / (height * width)
     mixed_labels = sum(areas[:, k : k + 1] * _following(labels, k) for k in range(4))
     return mixed, mixed_labels
@@ -128,7 +129,7 @@ def ricap(
 def _draw_shares(key: jax.Array, shape, *, alpha: float, p: float) -> jax.Array:
     """Returns Beta(alpha, alpha) draws, and 1 for the images that stay unmixed."""
     checks.require(alpha >= 0, f"the Beta distribution's parameter is {alpha}", ">= 0")
-    checks.require_probability(p)
+    p = checks.probability(p)
     shape = shape if isinstance(shape, tuple) else (shape,)
     if alpha == 0:
         return jnp.ones(shape)

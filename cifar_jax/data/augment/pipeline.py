@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from cifar_jax import UserError
 from cifar_jax.data.augment import checks, color, erasing, geometry, mixing, policies
+from cifar_jax.data.augment.barrier import materialize
 
 Pipeline = Callable[..., tuple[jax.Array, jax.Array]]
 
@@ -34,7 +35,11 @@ TRANSFORMS: dict[str, Callable] = {
 CONTEXT = ("epoch", "index")
 
 
-def make_pipeline(transforms: Sequence[Mapping[str, Any]]) -> Pipeline:
+def make_pipeline(
+    transforms: Sequence[Mapping[str, Any]],
+    *,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+) -> Pipeline:
     """Returns the function that applies transforms to a batch, in their order.
 
     The function is pure and can be jitted: `pipeline(key, images, labels, *, epoch,
@@ -50,26 +55,32 @@ def make_pipeline(transforms: Sequence[Mapping[str, Any]]) -> Pipeline:
 
     Args:
         transforms: for each one `name`, a key of `TRANSFORMS`, and its options.
+        image_shape: (H, W, C), against which the options are checked.
 
     Raises:
         UserError: an unknown name or option, or a value out of its bounds.
     """
-    steps = tuple(_make_step(transform) for transform in transforms)
+    steps = tuple(_make_step(transform, image_shape) for transform in transforms)
 
     def pipeline(key, images, labels, *, epoch, index=None):
         for position, step in enumerate(steps):
             step_key = jax.random.fold_in(key, position)
+            images = materialize(images, step_key)
             images, labels = step(step_key, images, labels, epoch=epoch, index=index)
         return images, labels
 
     return pipeline
 
 
-def _make_step(transform: Mapping[str, Any]) -> Pipeline:
+def _make_step(
+    transform: Mapping[str, Any], image_shape: tuple[int, int, int]
+) -> Pipeline:
     """Returns one transform with its options bound and the pipeline's signature."""
+    if not hasattr(transform, "keys"):
+        raise UserError(f"augment has {transform!r}; it needs dict(name=..., ...)")
     options = dict(transform)
     name = options.pop("name", None)
-    checks.refuse_unknown("transform", name, TRANSFORMS)
+    checks.refuse_unknown("transform of augment", name, TRANSFORMS)
     function = TRANSFORMS[name]
     parameters = inspect.signature(function).parameters.values()
     hints = typing.get_type_hints(function)
@@ -88,18 +99,18 @@ def _make_step(transform: Mapping[str, Any]) -> Pipeline:
 
     try:
         checks.check_options(options, allowed)
-        _trace(step)
+        _trace(step, image_shape)
     except UserError as error:
         raise UserError(f"augment, {name}: {error}") from None
     return step
 
 
-def _trace(step: Pipeline) -> None:
+def _trace(step: Pipeline, image_shape: tuple[int, int, int]) -> None:
     """Runs the checks of a transform on a small batch, without compiling anything."""
     jax.eval_shape(
         step,
         jax.random.key(0),
-        jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8),
         jax.ShapeDtypeStruct((2, 10), jnp.float32),
         epoch=jax.ShapeDtypeStruct((), jnp.int32),
         index=jax.ShapeDtypeStruct((2,), jnp.int32),

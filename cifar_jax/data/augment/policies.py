@@ -2,7 +2,8 @@
 
 As torchvision on PIL images, on whole levels (floats are rounded to them). A layer of a
 policy applies one operation to each image: all geometric ones are one affine sampling
-of the batch, all enhancements one blend, the others one arithmetic pass each.
+of the batch, all enhancements one blend, the others one pass each; each image then
+takes the result that it drew.
 """
 
 from typing import Literal
@@ -13,6 +14,7 @@ import numpy as np
 
 from cifar_jax.data.augment import checks, color
 from cifar_jax.data.augment import policy_tables as tables
+from cifar_jax.data.augment.barrier import materialize
 from cifar_jax.data.augment.geometry import Interpolation
 from cifar_jax.data.augment.warp import affine_matrices, warp
 
@@ -147,7 +149,7 @@ def _apply_layers(
     fill: float | tuple[float, ...],
 ) -> jax.Array:
     """Applies [B, layers] operations, of random sign, to a share `p` of the images."""
-    checks.require_probability(p)
+    p = checks.probability(p)
     sign_key, use_key = jax.random.split(key)
     used = jax.random.bernoulli(use_key, p, (images.shape[0], 1))
     drawn = jnp.where(used, drawn, 0)
@@ -155,11 +157,14 @@ def _apply_layers(
     flipped = jax.random.bernoulli(sign_key, 0.5, drawn.shape)
     signs = jnp.where(jnp.array(is_signed)[drawn] & flipped, -1.0, 1.0)
     levels = color.as_levels(images)
+    strengths = signs * strengths
     for layer in range(drawn.shape[1]):
+        levels = materialize(levels, use_key)
         levels = apply_operations(
+            use_key,
             levels,
             drawn[:, layer],
-            signs[:, layer] * strengths[:, layer],
+            strengths[:, layer],
             interpolation=interpolation,
             fill=fill,
         )
@@ -167,6 +172,7 @@ def _apply_layers(
 
 
 def apply_operations(
+    key: jax.Array,
     levels: jax.Array,
     operations: jax.Array,
     magnitudes: jax.Array,
@@ -177,6 +183,7 @@ def apply_operations(
     """Applies one operation to each image.
 
     Args:
+        key: any PRNG key; nothing is drawn.
         levels: uint8 [B, H, W, C].
         operations: int32 [B], positions in `policy_tables.OPERATIONS`.
         magnitudes: float32 [B], signed, in the units of `policy_tables.magnitudes`.
@@ -189,21 +196,24 @@ def apply_operations(
             operations == tables.OPERATIONS.index(name), magnitudes, otherwise
         )
 
-    _, height, width, _ = levels.shape
-    matrices = _matrices(only, height=height, width=width)
-    levels = warp(levels, matrices, interpolation=interpolation, fill=fill)
     factors = 1 + sum(only(name, 0.0) for name in color.DEGENERATES)
-    levels = color.enhance(levels, operations, factors, names=tables.OPERATIONS)
-    levels = color.posterize(levels, only("posterize", 8).astype(jnp.int32))
-    threshold = only("invert", only("solarize", 256.0))  # invert has magnitude 0
-    levels = color.solarize(levels, threshold)
-    for name, function in (
-        ("autocontrast", color.autocontrast),
-        ("equalize", color.equalize),
-    ):
-        chosen = operations == tables.OPERATIONS.index(name)
-        levels = color.where_image(chosen, function(levels), levels)
-    return levels
+    matrices = _matrices(only, height=levels.shape[1], width=levels.shape[2])
+    # An image has one operation, so each of these sees the image as it came.
+    results = {
+        tables.GEOMETRY: warp(levels, matrices, interpolation=interpolation, fill=fill),
+        tables.ENHANCEMENTS: color.enhance(
+            levels, operations, factors, names=tables.OPERATIONS
+        ),
+        ("posterize",): color.posterize(levels, only("posterize", 8.0)),
+        ("solarize", "invert"): color.solarize(levels, only("solarize", 0.0)),
+        ("autocontrast",): color.autocontrast(levels),
+        ("equalize",): color.equalize(levels),
+    }
+    chosen = levels
+    for names, result in results.items():
+        is_among = jnp.array(np.isin(tables.OPERATIONS, names))[operations]
+        chosen = color.where_image(is_among, materialize(result, key), chosen)
+    return chosen
 
 
 def _matrices(only, *, height: int, width: int) -> jax.Array:

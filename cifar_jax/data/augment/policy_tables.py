@@ -13,7 +13,9 @@ OPERATIONS = (
     *("brightness", "saturation", "contrast", "sharpness"),
     *("posterize", "solarize", "autocontrast", "equalize", "invert"),
 )
-SIGNED = OPERATIONS[1:10]
+GEOMETRY = OPERATIONS[1:6]
+ENHANCEMENTS = OPERATIONS[6:10]
+SIGNED = GEOMETRY + ENHANCEMENTS
 # RandAugment and TrivialAugment draw from all of them but the last.
 UNIFORM_CHOICES = OPERATIONS[:-1]
 
@@ -50,11 +52,11 @@ def magnitudes(limits: Limits, *, height: int, width: int) -> np.ndarray:
     """Returns float32 [operations, levels]: what an operation gets at each level."""
     levels = np.arange(limits.num_bins) / (limits.num_bins - 1)
     side_x, side_y = (1, 1) if limits.translate_in_pixels else (width, height)
-    enhance = dict.fromkeys(OPERATIONS[6:10], limits.enhance * levels)
+    enhance = dict.fromkeys(ENHANCEMENTS, limits.enhance * levels)
     table = {
         "shear_x": limits.shear * levels,
         "shear_y": limits.shear * levels,
-        # Whole pixels, cut off towards zero.
+        # Whole pixels, cut off towards zero; 1e-6 saves those that rounding made less.
         "translate_x": np.floor(limits.translate * side_x * levels + 1e-6),
         "translate_y": np.floor(limits.translate * side_y * levels + 1e-6),
         "rotate": limits.rotate * levels,

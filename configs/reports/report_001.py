@@ -1,0 +1,35 @@
+"""Report 001 (Zhou, Edme, Khan): one block a stage, 64-128-256-512 channels.
+
+Parameters: 4,903,242 (claimed: 4,903,242).
+Claims: train accuracy 97 %, test accuracy 92 %, after 100 epochs ("more than 100"
+elsewhere). No code was found, so a correct count cannot be made.
+Measured: not yet.
+
+The weight decay was tuned but is not given: 5e-4 here. The learning rate is constant by
+the name of its file of weights; normalisation is by the training images. The report
+saves each best state by an accuracy of unknown data and goes on from it; here the last
+state is scored.
+Command: python -m cifar_jax.main --config configs/reports/report_001.py
+"""
+
+from cifar_jax import config as default
+from cifar_jax.models.presets import PRESETS
+
+
+def get_config():
+    config = default.get_config()
+    config.data.validation = 0
+    config.augment = (
+        dict(name="random_crop", padding=4),
+        dict(name="random_flip"),
+        dict(name="random_rotation", degrees=10.0),
+    )
+    config.model.update(PRESETS["report_001"])
+    config.optim.learning_rate = 0.01
+    config.optim.nesterov = False
+    config.schedule.name = "constant"
+    config.schedule.warmup_fraction = 0.0
+    config.schedule.initial_factor = 1.0
+    config.train.epochs = 100
+    config.train.batch_size = 64
+    return config

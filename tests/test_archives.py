@@ -1,0 +1,294 @@
+"""Archives that are good, damaged or hostile, and downloads that fail."""
+
+import dataclasses
+import hashlib
+import io
+import pathlib
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import requests
+import small_cifar
+import tensorflow_datasets as tfds
+from small_cifar import LAYOUT
+
+from cifar_jax import UserError
+from cifar_jax.data import archives
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A folder that holds the unpacked folder and, elsewhere, the archive."""
+    root = tmp_path_factory.mktemp("cifar")
+    folder = small_cifar.write_folder(root / "unpacked")
+    (root / "packed").mkdir()
+    small_cifar.pack(folder, root / "packed" / LAYOUT.archive)
+    return root
+
+
+@pytest.fixture
+def folder(good, tmp_path):
+    """A copy of the unpacked folder, to be damaged."""
+    return shutil.copytree(good / "unpacked" / LAYOUT.folder, tmp_path / LAYOUT.folder)
+
+
+@pytest.fixture
+def archive(good, tmp_path):
+    """A copy of the archive, to be damaged."""
+    return shutil.copy(good / "packed" / LAYOUT.archive, tmp_path)
+
+
+def check_read(source):
+    splits = archives.read_binary(source, LAYOUT)
+    assert splits.keys() == {"train", "test"}
+    for split, (images, labels) in splits.items():
+        true_images, true_labels = small_cifar.examples(split)
+        np.testing.assert_array_equal(images, true_images)
+        np.testing.assert_array_equal(labels, true_labels)
+        assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+
+
+def check_refused(source, match):
+    with pytest.raises(UserError, match=match) as refused:
+        archives.read_binary(source, LAYOUT)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_archive_is_the_one_that_tfds_knows():
+    checksums = pathlib.Path(tfds.__file__).parent / "url_checksums" / "cifar10.txt"
+    url, size, sha256, _ = checksums.read_text().split("\t")
+    official = archives.CIFAR10
+    assert (official.url, official.size, official.sha256) == (url, int(size), sha256)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "unpacked",
+        f"unpacked/{LAYOUT.folder}",
+        "packed",
+        f"packed/{LAYOUT.archive}",
+    ],
+)
+def test_every_form_of_the_archive_holds_the_images(good, source):
+    check_read(good / source)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:bz2", "w:xz"])
+def test_an_archive_may_be_packed_in_another_way(good, tmp_path, mode):
+    folder = good / "unpacked" / LAYOUT.folder
+    check_read(small_cifar.pack(folder, tmp_path / "copy", mode, prefix="./"))
+
+
+def test_a_source_that_is_not_there_is_refused(tmp_path):
+    check_refused(tmp_path / "none", "none does not exist; give a copy of cifar-10-b")
+    check_refused(tmp_path, "holds neither cifar-10-binary.tar.gz nor the folder")
+
+
+def test_missing_files_are_named(folder, tmp_path):
+    (folder / "data_batch_2.bin").unlink()
+    (folder / "test_batch.bin").unlink()
+    match = r"lacks data_batch_2\.bin, test_batch\.bin; copy it again from https"
+    check_refused(folder, match)
+    check_refused(small_cifar.pack(folder, tmp_path / "a.tar.gz"), match)
+
+
+@pytest.mark.parametrize("size", [0, 20 * 3073 - 1, 20 * 3073 + 1, 40 * 3073])
+def test_files_of_another_size_are_refused(folder, tmp_path, size):
+    path = folder / "data_batch_3.bin"
+    path.write_bytes((2 * path.read_bytes())[:size])
+    match = f"data_batch_3.bin has {size:,} bytes instead of 61,460; copy"
+    check_refused(folder, match)
+    check_refused(small_cifar.pack(folder, tmp_path / "a.tar.gz"), match)
+
+
+def test_a_label_out_of_range_is_refused(folder):
+    path = folder / "data_batch_4.bin"
+    content = bytearray(path.read_bytes())
+    content[7 * 3073] = 255
+    path.write_bytes(content)
+    check_refused(
+        folder, "data_batch_4.bin: record 7 has label 255, but.* 0 to 9; copy"
+    )
+
+
+def test_wrong_class_counts_are_refused(folder):
+    path = folder / "test_batch.bin"
+    content = bytearray(path.read_bytes())
+    content[0] = (content[0] + 1) % 10
+    path.write_bytes(content)
+    check_refused(
+        folder, r"split test holds \[.*[13].*\] images .* instead of 2 of each"
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.3, 0.7, 0.99999])
+def test_a_truncated_archive_is_refused(archive, share):
+    path = pathlib.Path(archive)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    check_refused(path, "is damaged, truncated or not a tar archive .*; copy it again")
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_no_flipped_bit_changes_an_image(good, tmp_path, mode):
+    folder = good / "unpacked" / LAYOUT.folder
+    path = small_cifar.pack(folder, tmp_path / "archive", mode)
+    content = path.read_bytes()
+    random = np.random.default_rng(0)
+    for place in random.integers(20, len(content), 20):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        try:
+            check_read(path)  # bits of the name and time of packing say nothing
+        except UserError as error:
+            assert "\n" not in str(error)
+
+
+def test_another_file_is_no_archive(tmp_path):
+    (tmp_path / "photo").write_bytes(b"\xff\xd8\xff" * 1000)
+    check_refused(tmp_path / "photo", "not a tar archive")
+
+
+def hostile_members(canary):
+    """Members that would write or read elsewhere if they were unpacked."""
+    content = b"canary"
+    for name in (f"../{canary.name}", str(canary), f"{LAYOUT.folder}/../../x"):
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        yield member, content
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+        member = tarfile.TarInfo("link")
+        member.type, member.linkname = kind, "/etc/hostname"
+        yield member, b""
+    device = tarfile.TarInfo("device")
+    device.type = tarfile.CHRTYPE
+    yield device, b""
+
+
+def test_hostile_members_are_passed_over(good, tmp_path, monkeypatch):
+    home = tmp_path / "here" / "home"
+    home.mkdir(parents=True)
+    monkeypatch.chdir(home)
+    path = tmp_path / "archive.tar"
+    small_cifar.pack(good / "unpacked" / LAYOUT.folder, path, "w")
+    with tarfile.open(path, "a") as tar:
+        for member, content in hostile_members(tmp_path / "canary"):
+            tar.addfile(member, io.BytesIO(content))
+    before = sorted(tmp_path.rglob("*"))
+    check_read(path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_a_link_in_the_place_of_a_file_is_no_file(good, tmp_path, kind):
+    target = good / "unpacked" / LAYOUT.folder / "test_batch.bin"
+    path = tmp_path / "archive.tar"
+    with tarfile.open(path, "w") as tar:
+        for file in sorted(target.parent.iterdir()):
+            member = tar.gettarinfo(file, f"{LAYOUT.folder}/{file.name}")
+            if file == target:
+                member.type, member.linkname, member.size = kind, str(target), 0
+            tar.addfile(member, io.BytesIO(file.read_bytes()))
+    check_refused(path, r"lacks test_batch\.bin")
+
+
+@pytest.mark.parametrize("name", [f"../{LAYOUT.folder}", f"/{LAYOUT.folder}", "other"])
+def test_files_elsewhere_in_the_archive_do_not_count(good, tmp_path, name):
+    path = tmp_path / "archive.tar"
+    with tarfile.open(path, "w") as tar:
+        for file in sorted((good / "unpacked" / LAYOUT.folder).iterdir()):
+            member = tar.gettarinfo(file, f"{name}/{file.name}")
+            member.name = f"{name}/{file.name}"
+            tar.addfile(member, io.BytesIO(file.read_bytes()))
+    check_refused(path, "lacks data_batch_1.bin, data_batch_2.bin, .*test_batch.bin")
+
+
+CONTENT = b"as good as an archive" * 100_000
+DOWNLOAD = dataclasses.replace(
+    LAYOUT, size=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest()
+)
+
+
+class FakeResponse:
+    """What a server sends: all the content, or a part of it before an error."""
+
+    def __init__(self, content=CONTENT, error=None):
+        self._content = content
+        self._error = error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def raise_for_status(self):
+        if self._error and not self._content:
+            raise self._error
+
+    def iter_content(self, size):
+        for start in range(0, len(self._content), size):
+            yield self._content[start : start + size]
+        if self._error:
+            raise self._error
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Makes requests.get return a fake response; counts the calls."""
+
+    def serve(response):
+        calls = []
+
+        def get(url, *, stream, timeout):
+            calls.append(url)
+            assert stream and timeout > 0  # no 170 MB in memory, no endless wait
+            return response
+
+        monkeypatch.setattr(requests, "get", get)
+        return calls
+
+    return serve
+
+
+def test_a_download_is_verified_and_kept(tmp_path, serve):
+    calls, seen = serve(FakeResponse()), []
+    folder = tmp_path / "downloads"
+    path = archives.download(DOWNLOAD, folder, progress=lambda *n: seen.append(n))
+    assert path == folder / "cifar-10-binary.tar.gz"
+    assert path.read_bytes() == CONTENT
+    assert list(folder.iterdir()) == [path]
+    assert calls == [LAYOUT.url]
+    assert seen[-1] == (len(CONTENT), len(CONTENT)) and len(seen) > 1
+    assert archives.download(DOWNLOAD, folder) == path
+    assert len(calls) == 1, "a good copy was downloaded again"
+
+
+@pytest.mark.parametrize("old", [b"", CONTENT[:-1]])
+def test_a_damaged_download_is_replaced(tmp_path, serve, old):
+    serve(FakeResponse())
+    path = tmp_path / DOWNLOAD.archive
+    path.write_bytes(old)
+    assert archives.download(DOWNLOAD, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("response", "match"),
+    [
+        (FakeResponse(CONTENT[:-1]), "sent 2,099,999 bytes with SHA-256 .* instead of"),
+        (FakeResponse(b"", requests.HTTPError("404")), r"downloaded \(HTTPError\)"),
+        (
+            FakeResponse(CONTENT[:-1], requests.ConnectionError()),
+            r"cannot be downloaded \(ConnectionError\)",
+        ),
+    ],
+)
+def test_a_failed_download_leaves_nothing(tmp_path, serve, response, match):
+    serve(response)
+    with pytest.raises(UserError, match=match):
+        archives.download(DOWNLOAD, tmp_path)
+    assert not list(tmp_path.iterdir())

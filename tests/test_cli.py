@@ -1,0 +1,67 @@
+"""Mistakes on the command line: one line, the right exit code, no traceback."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = ["--config", "configs/quickstart.py"]
+
+
+def call(module, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", f"cifar_jax.{module}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "--config FILE is missing"),
+        (["--config", "configs/quickstrt.py"], 2, "did you mean configs/quickstart.py"),
+        ([*CONFIG, "--config.train.epoch=3"], 2, "did you mean train.epochs?"),
+        ([*CONFIG, "--config.train.epochs=many"], 2, "train.epochs"),
+        ([*CONFIG, "--wrkdir=x"], 2, "wrkdir"),
+        ([*CONFIG, "stray"], 2, "'stray'"),
+        ([*CONFIG, "--config.model.widths=512,1024,2048"], 1, "over the budget"),
+        ([*CONFIG, "--config.data.name=imagenet"], 1, "use cifar10, digits"),
+        ([*CONFIG, "--config.augment[0].name=crop"], 1, "random_crop"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, code, message, tmp_path):
+    if arguments:
+        arguments = [*arguments, f"--workdir={tmp_path}"]
+    done = call("main", *arguments)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ")
+
+
+def test_a_broken_config_file_is_one_line(tmp_path):
+    config = tmp_path / "broken.py"
+    config.write_text("def get_config():\n    return 1 / 0\n")
+    done = call("main", "--config", str(config))
+    assert done.returncode == 2
+    assert "ZeroDivisionError" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("module", ["main", "prepare", "budget"])
+def test_help_names_the_flags(module):
+    done = call(module, "--help")
+    assert done.returncode == 0
+    assert f"python -m cifar_jax.{module}" in done.stdout
+    assert "--" in done.stdout
+
+
+def test_prepare_names_a_source_that_is_not_there(tmp_path):
+    done = call("prepare", f"--data_dir={tmp_path}", "--source=nowhere")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: nowhere does not exist")

@@ -1,0 +1,232 @@
+"""The main job as a user meets it: run directories, resumption, devices, mistakes."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from cifar_jax import UserError
+from cifar_jax import config as default
+from cifar_jax.training import interrupt, loop
+
+ROOT = pathlib.Path(__file__).parent.parent
+COMMAND = [sys.executable, "-m", "cifar_jax.main", "--config", "configs/quickstart.py"]
+TINY = {
+    "model.widths": (8, 16),
+    "model.stage_sizes": (1, 1),
+    "model.strides": (1, 2),
+    "train.epochs": 2,
+    "train.batch_size": 128,
+    "train.ema_decay": 0.9,
+    "optim.learning_rate": 0.002,
+}
+
+
+def tiny_config(digits_dir):
+    config = default.get_config()
+    config.data.name, config.data.dir = "digits", digits_dir
+    config.augment = (dict(name="random_crop", padding=2), dict(name="random_flip"))
+    config.model.stem_stride = 2
+    for key, value in TINY.items():
+        section, name = key.split(".")
+        config[section][name] = value
+    return config
+
+
+def train(config, workdir, num_devices=1):
+    return loop.train_and_evaluate(
+        config, workdir, devices=jax.devices()[:num_devices]
+    )
+
+
+def rows(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    volatile = {"images_per_second"}
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in volatile}
+        for line in lines
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(digits_dir, tmp_path_factory):
+    """A run that nothing has interrupted: its directory and result."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, train(tiny_config(digits_dir), workdir)
+
+
+class StopAfter:
+    """A request to stop that comes true when it is polled for the nth time."""
+
+    signal, exit_code = signal.SIGTERM, 143
+
+    def __init__(self, polls):
+        self.polls = polls
+
+    def __bool__(self):
+        self.polls -= 1
+        return self.polls < 0
+
+
+def test_a_run_directory_keeps_its_contract(finished):
+    workdir, result = finished
+    assert json.loads((workdir / "result.json").read_text()) == result
+    for name in ("config.json", "metrics.jsonl", "checkpoints", "best", "tb"):
+        assert (workdir / name).exists(), name
+    assert list((workdir / "tb").iterdir()), "TensorBoard has nothing to show"
+    assert result["test"]["num_examples"] == 360
+    assert result["val"]["num_examples"] == 144
+    assert 0 <= result["test"]["accuracy"] <= 1
+    steps = (1437 - 144) // 128
+    assert (result["epochs"], result["steps"]) == (2, 2 * steps)
+    keys = [(row["step"], row["epoch"], row["split"]) for row in rows(workdir)]
+    assert keys == [
+        (step, epoch, split)
+        for epoch, step in ((1, steps), (2, 2 * steps))
+        for split in ("train", "val")
+    ]
+    clocks = result["seconds"]
+    parts = clocks["compile"] + clocks["train"] + clocks["evaluate"]
+    assert 0 < parts <= clocks["total"]
+
+
+def test_a_finished_run_is_left_alone(finished, digits_dir, capsys):
+    workdir, result = finished
+    before = (workdir / "result.json").stat().st_mtime_ns
+    assert train(tiny_config(digits_dir), workdir) == result
+    assert (workdir / "result.json").stat().st_mtime_ns == before
+    assert "nothing is left to do" in capsys.readouterr().out
+
+
+# 4: within an epoch; 10 and 11: in validation and after it; 22: while the test set is
+# scored.
+@pytest.mark.parametrize("polls", [4, 10, 11, 22])
+def test_a_stopped_run_resumes_bit_for_bit(
+    finished, digits_dir, tmp_path, monkeypatch, polls
+):
+    _, whole = finished
+    config = tiny_config(digits_dir)
+    with monkeypatch.context() as patch:
+        request = StopAfter(polls)
+        patch.setattr(interrupt.StopRequest, "__bool__", lambda self: bool(request))
+        patch.setattr(interrupt.StopRequest, "signal", signal.SIGTERM, raising=False)
+        patch.setattr(
+            interrupt.StopRequest, "__init__", lambda self: None, raising=False
+        )
+        with pytest.raises(interrupt.Stopped) as stopped:
+            train(config, tmp_path)
+    assert stopped.value.exit_code == 143
+    resumed = train(config, tmp_path)
+    for key in ("val", "test", "best_epoch", "steps"):
+        assert resumed[key] == whole[key], key
+    assert rows(tmp_path) == rows(finished[0])
+
+
+def test_eight_devices_give_the_losses_of_one(finished, digits_dir, tmp_path):
+    workdir, whole = finished
+    result = train(tiny_config(digits_dir), tmp_path, num_devices=8)
+    assert result["num_devices"] == 8
+    for one, eight in zip(rows(workdir), rows(tmp_path), strict=True):
+        assert eight["loss"] == pytest.approx(one["loss"], abs=1e-4)
+    assert result["test"]["loss"] == pytest.approx(whole["test"]["loss"], abs=1e-4)
+
+
+def test_another_config_is_refused(finished, digits_dir):
+    config = tiny_config(digits_dir)
+    config.model.widths = (8, 24)
+    with pytest.raises(UserError, match=r"model\.widths was \[8, 16\], now \[8, 24\]"):
+        train(config, finished[0])
+
+
+def test_a_network_over_the_budget_never_compiles(digits_dir, tmp_path, monkeypatch):
+    config = tiny_config(digits_dir)
+    config.budget.limit = 5_000
+
+    def fail(*args, **kwargs):
+        raise AssertionError("compiled before the budget was checked")
+
+    monkeypatch.setattr(jax, "jit", fail)
+    with pytest.raises(UserError, match=r"over the budget \(fewer than 5,000\)"):
+        train(config, tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_divergence_stops_and_keeps_the_finite_state(digits_dir, tmp_path):
+    config = tiny_config(digits_dir)
+    config.optim.learning_rate = 1e9
+    config.checkpoint.every_seconds = 0.0
+    with pytest.raises(UserError, match="training diverged.*lower optim.learning_rate"):
+        train(config, tmp_path)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_without_validation_the_last_state_is_scored(digits_dir, tmp_path):
+    config = tiny_config(digits_dir)
+    config.data.validation, config.train.epochs = 0, 1
+    result = train(config, tmp_path)
+    assert result["val"] is None
+    assert result["steps"] == 1437 // 128
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(digits_dir, tmp_path):
+    config = tiny_config(digits_dir)
+    config.train.batch_size = 100
+    with pytest.raises(UserError, match="use 96 or 104"):
+        train(config, tmp_path, num_devices=8)
+
+
+def start(workdir, digits_dir, *more):
+    flags = [f"--workdir={workdir}", f"--config.data.dir={digits_dir}", *more]
+    flags += [f"--config.{key}={value}" for key, value in TINY.items()]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    return subprocess.Popen(
+        [*COMMAND, *(flag.replace("(", "").replace(")", "") for flag in flags)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.02)
+
+
+def test_killed_and_terminated_processes_resume(digits_dir, tmp_path):
+    """SIGKILL, then SIGTERM, then to the end: the same rows as without."""
+    often = "--config.checkpoint.every_seconds=0"
+    process = start(tmp_path / "run", digits_dir, often)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    wait_for(lambda: any(checkpoints.glob("[0-9]/_CHECKPOINT_METADATA")), process)
+    process.kill()
+    process.wait()
+
+    process = start(tmp_path / "run", digits_dir, often)
+    output = ""
+    while "resuming at step" not in output:
+        line = process.stdout.readline()
+        assert line, output
+        output += line
+    process.send_signal(signal.SIGTERM)
+    output += process.communicate(timeout=120)[0]
+    assert process.returncode == 143, output
+    assert re.search(r"stopped by SIGTERM at step \d+, all saved", output)
+
+    resumed = start(tmp_path / "run", digits_dir, often)
+    output = resumed.communicate(timeout=200)[0]
+    assert resumed.returncode == 0, output
+    whole = start(tmp_path / "whole", digits_dir)
+    assert whole.wait(timeout=200) == 0
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")

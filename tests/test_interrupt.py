@@ -1,0 +1,57 @@
+"""Signals that ask a run to stop."""
+
+import os
+import signal
+
+import pytest
+
+from cifar_jax.training import interrupt
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_signal_is_noted(number, exit_code):
+    with interrupt.listen() as stop:
+        assert not stop
+        os.kill(os.getpid(), number)
+        assert stop and stop.signal is number
+        assert stop.exit_code == exit_code
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "exit_code"),
+    [
+        (signal.SIGTERM, signal.SIGTERM, 143),
+        (signal.SIGTERM, signal.SIGINT, 130),
+        (signal.SIGINT, signal.SIGINT, 130),
+    ],
+)
+def test_a_second_signal_ends_the_process(monkeypatch, first, second, exit_code):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with interrupt.listen():
+        os.kill(os.getpid(), first)
+        assert codes == []
+        os.kill(os.getpid(), second)
+        assert codes == [exit_code]
+
+
+def test_the_old_handlers_come_back():
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    with pytest.raises(ZeroDivisionError), interrupt.listen() as stop:
+        assert all(signal.getsignal(number) == stop.note for number in numbers)
+        raise ZeroDivisionError
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_other_signals_are_left_alone():
+    before = signal.getsignal(signal.SIGHUP)
+    with interrupt.listen():
+        assert signal.getsignal(signal.SIGHUP) == before
+
+
+def test_stopped_keeps_message_and_exit_code():
+    stopped = interrupt.Stopped("stopped at step 3", 143)
+    assert (str(stopped), stopped.exit_code) == ("stopped at step 3", 143)

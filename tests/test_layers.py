@@ -1,0 +1,41 @@
+"""The layout's one rule: imports only go down."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "cifar_jax"
+# Each room, with the rooms that it may use; the package itself has only the version
+# and the error for users' mistakes.
+ROOMS = {
+    "models": {"models"},
+    "data": {"data"},
+    "training": {"training", "data", "models"},
+}
+
+
+def imported(path):
+    """Yields the dotted names that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_go_down(room):
+    files = list((PACKAGE / room).rglob("*.py"))
+    assert files
+    for path in files:
+        for name in imported(path):
+            parts = name.split(".")
+            if parts[0] == "cifar_jax" and parts[1:] != ["UserError"]:
+                assert parts[1] in ROOMS[room], f"{path} imports {name}"
+
+
+def test_only_models_use_linen():
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] != "models":
+            assert not {"flax.linen", "flax.nnx"} & set(imported(path)), path

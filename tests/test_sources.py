@@ -1,0 +1,267 @@
+"""Data sets of TFDS: prepared here, read by split strings, damaged, or not there."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import requests
+import small_cifar
+import tensorflow_datasets as tfds
+from PIL import Image
+from sklearn import datasets
+
+from cifar_jax import UserError
+from cifar_jax.data import archives, builders, sources
+
+
+def quiet(line):
+    del line
+
+
+@pytest.fixture
+def damaged(digits_dir, tmp_path):
+    """A copy of the prepared digits: the folder of its files."""
+    shutil.copytree(digits_dir, tmp_path / "tfds")
+    return tmp_path / "tfds" / "digits" / "1.0.0"
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Makes the CIFAR-10 of this package one of 120 images."""
+    monkeypatch.setattr(builders.BUILDERS["cifar10"], "layout", small_cifar.LAYOUT)
+
+
+def check_refused(function, *args, match, **options):
+    with pytest.raises(UserError, match=match) as refused:
+        function(*args, **options)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_digits_are_those_of_scikit_learn(digits_dir):
+    digits = datasets.load_digits()
+    expected = []
+    for image, label in zip(digits.images, digits.target, strict=True):
+        gray = Image.fromarray(np.rint(image * 255 / 16).astype(np.uint8), "L")
+        gray = np.asarray(gray.resize((32, 32), Image.Resampling.BICUBIC))
+        expected.append((np.stack([gray] * 3, axis=-1).tobytes(), label))
+    train, test = (
+        sources.load("digits", split, digits_dir) for split in ("train", "test")
+    )
+    assert (len(train), len(test)) == (1437, 360)
+    assert train.images.shape[1:] == (32, 32, 3)
+    assert (train.images.dtype, train.labels.dtype) == (np.uint8, np.int32)
+    loaded = [
+        (image.tobytes(), label)
+        for part in (train, test)
+        for image, label in zip(part.images, part.labels, strict=True)
+    ]
+    assert sorted(loaded) == sorted(expected)
+    share = np.bincount(test.labels) / np.bincount(digits.target)
+    np.testing.assert_allclose(share, 0.2, atol=0.01)
+
+
+def test_tfds_reads_what_was_prepared_here(tmp_path, small):
+    folder = small_cifar.write_folder(tmp_path / "copy")
+    lines = []
+    path = sources.prepare(
+        "cifar10", str(tmp_path), source=str(folder), report=lines.append
+    )
+    assert path == tmp_path / "cifar10" / "3.0.2"
+    assert lines == [f"Preparing cifar10 in {tmp_path}"]
+    for split in ("train", "test"):
+        images, labels = small_cifar.examples(split)
+        ours = sources.load("cifar10", split, str(tmp_path), report=lines.append)
+        np.testing.assert_array_equal(ours.images, images)
+        np.testing.assert_array_equal(ours.labels, labels)
+        theirs = tfds.data_source("cifar10", split=split, data_dir=tmp_path)
+        assert len(theirs) == len(labels)
+        for k in (0, 1, len(labels) - 1):
+            assert theirs[k]["id"] == f"{split}_{k:05d}".encode()
+            np.testing.assert_array_equal(theirs[k]["image"], images[k])
+            assert theirs[k]["label"] == labels[k]
+    names = tfds.builder("cifar10", data_dir=tmp_path).info.features["label"].names
+    assert tuple(names) == archives.CIFAR10.label_names
+    assert len(lines) == 1, "what is on disk was prepared again"
+
+
+def test_a_data_set_is_known_before_it_is_prepared(digits_dir, tmp_path):
+    before = sources.find("digits", str(tmp_path))
+    assert not list(tmp_path.iterdir())
+    after = sources.find("digits", digits_dir)
+    assert before.image_shape == after.image_shape == (32, 32, 3)
+    assert before.label_names == after.label_names == tuple("0123456789")
+    assert before.num_classes == 10
+
+
+def test_the_folder_is_that_of_the_environment(digits_dir, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", digits_dir)
+    assert str(sources.find("digits").data_dir) == digits_dir
+    assert len(sources.load("digits", "test")) == 360
+
+
+@pytest.mark.parametrize(
+    ("split", "part"),
+    [
+        ("train[:80%]", slice(0, 1150)),
+        ("train[80%:]", slice(1150, None)),
+        ("train[10:20]", slice(10, 20)),
+        ("train[-5:]", slice(-5, None)),
+        ("train[:5]+train[7:9]", [0, 1, 2, 3, 4, 7, 8]),
+    ],
+)
+def test_split_strings(digits_dir, split, part):
+    whole = sources.load("digits", "train", digits_dir)
+    loaded = sources.load("digits", split, digits_dir)
+    np.testing.assert_array_equal(loaded.images, whole.images[part])
+    np.testing.assert_array_equal(loaded.labels, whole.labels[part])
+    np.testing.assert_array_equal(loaded.labels, whole[part].labels)
+
+
+@pytest.mark.parametrize(
+    ("split", "match"),
+    [
+        ("valid", r"split 'valid' of .* cannot be read .*; check the split"),
+        ("train[:110%]", "cannot be read .*; check the split"),
+        ("train[", "cannot be read .*; check the split"),
+        ("train[3:3]", r"split 'train\[3:3\]' of .*; (check the|choose another) split"),
+    ],
+)
+def test_splits_that_do_not_exist_are_refused(digits_dir, split, match):
+    check_refused(sources.load, "digits", split, digits_dir, match=match)
+
+
+def test_unknown_data_sets_are_refused(tmp_path):
+    match = "data set 'cifar11' is not in .* use cifar10, digits, or set data.dir"
+    for function in (sources.find, sources.prepare):
+        check_refused(function, "cifar11", str(tmp_path), match=match)
+    check_refused(sources.find, "a b", str(tmp_path), match="check its name")
+
+
+class Unlabelled(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A data set of numbers."""
+
+    name = "unlabelled"
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"number": np.int64})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": [(0, {"number": 1})]}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+
+def test_data_without_labels_is_refused(tmp_path):
+    builder = Unlabelled(data_dir=str(tmp_path), file_format="array_record")
+    with sources._quiet_tfds():
+        builder.download_and_prepare()
+    match = r"has the features \['number'\]; image and label are needed"
+    check_refused(sources.find, "unlabelled", str(tmp_path), match=match)
+
+
+def test_without_a_network_there_are_three_ways_out(tmp_path, monkeypatch):
+    def get(*args, **kwargs):
+        raise requests.ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(requests, "get", get)
+    message = check_refused(
+        sources.load,
+        "cifar10",
+        "train",
+        str(tmp_path),
+        report=quiet,
+        match="Three ways",
+    )
+    assert f"data set cifar10 is not in {tmp_path}, and https://" in message
+    assert "cannot be downloaded (ConnectionError)" in message
+    for way in (
+        "(1) connect and run the command again",
+        "run `python -m cifar_jax.prepare --dataset cifar10 --source PATH`",
+        "(3) copy the folder cifar10/ of a machine that has it",
+    ):
+        assert way in message
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_download_is_prepared(tmp_path, monkeypatch, small):
+    folder = small_cifar.write_folder(tmp_path / "copy")
+    monkeypatch.setattr(archives, "download", lambda layout, folder: tmp_path / "copy")
+    lines = []
+    sources.prepare("cifar10", str(tmp_path), report=lines.append)
+    shutil.rmtree(folder)
+    loaded = sources.load("cifar10", "test", str(tmp_path))
+    np.testing.assert_array_equal(loaded.images, small_cifar.examples("test")[0])
+    assert lines[0] == f"Downloading {archives.CIFAR10.url} (170 MB)"
+
+
+def test_a_damaged_archive_leaves_no_data_set(tmp_path, small):
+    folder = small_cifar.write_folder(tmp_path / "copy")
+    target, data_dir = folder / "test_batch.bin", str(tmp_path / "tfds")
+    content = target.read_bytes()
+    target.write_bytes(b"\xff" + content[1:])
+    options = dict(source=str(folder), report=quiet)
+    check_refused(
+        sources.prepare, "cifar10", data_dir, match="record 0 has label 255", **options
+    )
+    with pytest.raises(UserError):
+        sources.prepare("cifar10", data_dir, source=str(tmp_path / "x"), report=quiet)
+    target.write_bytes(content)
+    assert len(sources.load("cifar10", "test", data_dir, **options)) == 20
+
+
+@pytest.mark.parametrize("name", ["cifar10", "digits"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(requests, "get", None)  # the folder is made before
+    (tmp_path / "file").touch()
+    folder = str(tmp_path / "file" / "tfds")
+    match = f"{folder} cannot be written"
+    check_refused(sources.prepare, name, folder, report=quiet, match=match)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete"])
+def test_damaged_images_are_refused(damaged, damage):
+    path = damaged / "digits-train.array_record-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    if damage == "delete":
+        path.unlink()
+    else:
+        content[len(content) // 3] ^= 4
+        end = {"flip": None, "truncate": len(content) // 2, "empty": 0}[damage]
+        path.write_bytes(content[:end])
+    match = "split 'train' of .*digits/1.0.0 cannot be read .* delete that folder and p"
+    check_refused(sources.load, "digits", "train", str(damaged.parents[1]), match=match)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "delete"])
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_damaged_metadata_is_refused(damaged, name, damage):
+    path = damaged / name
+    if damage == "delete":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: 300 if damage == "truncate" else 0])
+    folder = str(damaged.parents[1])
+    match = "delete (.*digits|that folder) and prepare"
+    options = dict(report=quiet, match=match)
+    check_refused(sources.load, "digits", "train", folder, **options)
+    check_refused(sources.prepare, "digits", folder, **options)
+
+
+def test_a_format_that_only_tensorflow_reads_is_named(damaged, monkeypatch):
+    path = damaged / "dataset_info.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    match = r"is in the format tfrecord, .* pip install 'cifar-jax\[tf\]', or prepare"
+    check_refused(sources.load, "digits", "train", str(damaged.parents[1]), match=match)
+
+
+def test_nothing_of_tfds_reaches_the_terminal(tmp_path, capfd):
+    sources.load("digits", "test", str(tmp_path), report=quiet)
+    assert capfd.readouterr() == ("", "")

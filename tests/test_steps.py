@@ -1,0 +1,313 @@
+"""The compiled steps, on a network without convolutions: they are slow in CPU loops."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from cifar_jax.data import batches
+from cifar_jax.training import sharding, steps
+from cifar_jax.training.state import Metrics, create_state
+
+SHAPE = (4, 4, 3)
+NUM_CLASSES = 10
+MEAN, STD = np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.3])
+KEY = jax.random.key(5)
+
+
+class Net(nn.Module):
+    """Two layers with BatchNorm between them."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.Dense(24)(x.reshape(len(x), -1))
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+        return nn.Dense(NUM_CLASSES)(nn.relu(x))
+
+
+def keep(key, images, labels, *, epoch, index):
+    """An augmentation that changes nothing."""
+    del key, epoch, index
+    return images.astype(jnp.float32), labels
+
+
+def examples(num_examples):
+    random = np.random.default_rng(num_examples)
+    images = random.integers(0, 256, (num_examples, *SHAPE), dtype=np.uint8)
+    return images, random.integers(0, NUM_CLASSES, num_examples, dtype=np.int32)
+
+
+class Run:
+    """A state on some devices, and the calls that move it."""
+
+    def __init__(
+        self,
+        num_examples=32,
+        *,
+        num_devices=1,
+        optimizer=None,
+        average=False,
+        **options,
+    ):
+        self.mesh = sharding.make_mesh(jax.devices()[:num_devices])
+        self.replicated = sharding.replicated(self.mesh)
+        defaults = dict(
+            num_classes=NUM_CLASSES,
+            batch_size=16,
+            steps_per_epoch=num_examples // 16,
+            augment=keep,
+            mean=MEAN,
+            std=STD,
+            label_smoothing=0.0,
+            ema_decay=0.0,
+            split=sharding.split(self.mesh),
+        )
+        self.options = steps.StepOptions(**defaults | options)
+        self.data = jax.device_put(examples(num_examples), self.replicated)
+        self.state = create_state(
+            jax.random.key(0),
+            Net(),
+            optimizer or optax.sgd(0.1, momentum=0.9),
+            image_shape=SHAPE,
+            average=average,
+            sharding=self.replicated,
+        )
+        self.metrics = jax.device_put(Metrics.empty(), self.replicated)
+        self.order = jax.device_put(
+            batches.epoch_order(KEY, 0, num_examples), self.replicated
+        )
+
+    def compile(self, steps_per_dispatch=1):
+        call = steps.make_train_call(self.options, steps_per_dispatch)
+        return jax.jit(call, out_shardings=(self.replicated, self.replicated))
+
+    def train(self, num_steps, call=None, in_one=1):
+        call = call or self.compile(in_one)
+        for _ in range(num_steps // in_one):
+            self.state, self.metrics = call(
+                self.state, self.metrics, *self.data, self.order, KEY, np.int32(in_one)
+            )
+        return self
+
+    def evaluate(self, images, labels, batch_size):
+        call = jax.jit(
+            functools.partial(
+                steps.evaluate_step, apply_fn=self.state.apply_fn, options=self.options
+            )
+        )
+        metrics = Metrics.empty()
+        for index, mask in batches.every_example(len(labels), batch_size):
+            metrics = call(
+                metrics, self.state.best_variables, images[index], labels[index], mask
+            )
+        return means(metrics)
+
+
+def means(metrics):
+    return {name: float(value) for name, value in metrics.compute().items()}
+
+
+def check_close(one, other, **tolerance):
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, **tolerance),
+        *(jax.device_get(tree) for tree in (one, other)),
+    )
+
+
+def log_softmax(logits):
+    logits = np.asarray(logits, np.float64)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def test_normalisation_is_that_of_numpy():
+    images, _ = examples(5)
+    expected = (images / 255.0 - MEAN.astype(float)) / STD.astype(float)
+    for given in (images, images.astype(np.float32)):
+        normal = steps.normalize(given, MEAN, STD)
+        assert normal.dtype == jnp.float32
+        np.testing.assert_allclose(normal, expected, atol=1e-5)
+
+
+def test_training_overfits_32_images():
+    run = Run(optimizer=optax.adam(0.02))
+    before = run.evaluate(*examples(32), 32)
+    run.train(80)
+    assert before["accuracy"] < 0.5
+    after = run.evaluate(*examples(32), 32)
+    assert after["accuracy"] == 1.0 and after["loss"] < 0.05
+
+
+def test_the_metrics_are_those_of_the_batch():
+    run = Run(label_smoothing=0.1)
+    images, labels = examples(32)
+    index = np.asarray(run.order)[:16]
+    logits, _ = run.state.apply_fn(
+        run.state.variables,
+        steps.normalize(images[index], MEAN, STD),
+        train=True,
+        mutable=["batch_stats"],
+    )
+    targets = 0.9 * np.eye(NUM_CLASSES)[labels[index]] + 0.1 / NUM_CLASSES
+    seen = means(run.train(1).metrics)
+    loss = -(targets * log_softmax(logits)).sum(-1).mean()
+    assert seen["loss"] == pytest.approx(loss, rel=1e-5)
+    assert seen["accuracy"] == np.mean(np.argmax(logits, -1) == labels[index])
+
+
+def test_mixed_labels_count_as_their_largest_share():
+    def mix(key, images, labels, *, epoch, index):
+        images, labels = keep(key, images, labels, epoch=epoch, index=index)
+        return images, 0.6 * labels + 0.4 * jnp.roll(labels, 1, axis=0)
+
+    plain, mixed = Run(), Run(augment=mix)
+    before = means(plain.train(1).metrics), means(mixed.train(1).metrics)
+    assert before[0]["accuracy"] == before[1]["accuracy"]
+    assert before[0]["loss"] != before[1]["loss"]
+
+
+def test_steps_go_through_the_order_with_keys_of_their_own():
+    seen = []
+
+    def note(key, epoch, index, images, labels):
+        seen.append((tuple(key.tolist()), int(epoch), index.tolist()))
+        np.testing.assert_array_equal(images, examples(48)[0][index])
+        np.testing.assert_array_equal(labels.argmax(-1), examples(48)[1][index])
+
+    def record(key, images, labels, *, epoch, index):
+        data = jax.random.key_data(key)
+        jax.debug.callback(note, data, epoch, index, images, labels, ordered=True)
+        return keep(key, images, labels, epoch=epoch, index=index)
+
+    run = Run(num_examples=48, augment=record).train(4)
+    Run(num_examples=48, augment=record).train(1)
+    jax.effects_barrier()
+    order = np.asarray(run.order).tolist()
+    keys, epochs, parts = zip(*seen, strict=True)
+    assert epochs == (0, 0, 0, 1, 0)
+    assert sum(parts[:3], []) == order
+    assert parts[3] == parts[4] == order[:16]
+    assert len(set(keys[:4])) == 4
+    assert keys[4] == keys[0]
+
+
+def test_evaluation_leaves_the_batch_statistics_alone():
+    run = Run().train(3)
+    before = jax.device_get(run.state.variables)
+    images, labels = examples(32)
+    whole = run.evaluate(images, labels, 32)
+    moved = run.evaluate(images[:1], labels[:1], 1)  # statistics of one image: none
+    check_close(run.state.variables, before, rtol=0)
+    assert run.evaluate(images, labels, 32) == whole
+    singles = [run.evaluate(images[k : k + 1], labels[k : k + 1], 1) for k in range(32)]
+    assert singles[0] == moved
+    loss = np.mean([single["loss"] for single in singles])
+    assert whole["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_training_moves_the_batch_statistics():
+    run = Run()
+    before = jax.device_get(run.state.batch_stats["BatchNorm_0"])
+    images, _ = examples(32)
+    inputs = steps.normalize(images[np.asarray(run.order)[:16]], MEAN, STD)
+    dense = jax.device_get(run.state.params["Dense_0"])
+    features = inputs.reshape(16, -1) @ dense["kernel"] + dense["bias"][None]
+    after = run.train(1).state.batch_stats["BatchNorm_0"]
+    for name, batch in (("mean", features.mean(0)), ("var", features.var(0))):
+        expected = 0.9 * before[name] + 0.1 * batch
+        np.testing.assert_allclose(after[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 37, 64])
+def test_evaluation_counts_each_example_once(batch_size):
+    run = Run().train(2)
+    images, labels = examples(37)
+    normal = (images / 255 - MEAN) / STD
+    logits = np.asarray(run.state.apply_fn(run.state.variables, normal, train=False))
+    losses = -log_softmax(logits)[np.arange(37), labels]
+    seen = run.evaluate(images, labels, batch_size)
+    assert seen["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    correct = np.argmax(logits, -1) == labels
+    assert seen["accuracy"] == pytest.approx(correct.mean(), abs=1e-6)
+
+
+def test_eight_devices_compute_what_one_computes():
+    one, eight = (
+        Run(num_devices=n, average=True, ema_decay=0.9).train(4) for n in (1, 8)
+    )
+    for leaf in jax.tree.leaves(eight.state):
+        assert leaf.sharding == eight.replicated
+    trees = [
+        (run.state.variables, run.state.averages, run.state.opt_state)
+        for run in (one, eight)
+    ]
+    check_close(*trees, rtol=1e-4, atol=1e-6)
+    assert means(eight.metrics) == pytest.approx(means(one.metrics), rel=1e-5)
+
+
+def test_eight_devices_share_the_work():
+    run = Run(num_devices=8)
+    text = run.compile().lower(
+        run.state, run.metrics, *run.data, run.order, KEY, np.int32(1)
+    )
+    # Each device multiplies its two of the 16 images.
+    assert "f32[2,48]" in text.compile().as_text()
+
+
+def test_a_call_of_several_steps_is_several_calls():
+    options = dict(num_examples=48, average=True, ema_decay=0.9)
+    single, several = Run(**options).train(6), Run(**options)
+    several.train(4, call=several.compile(4), in_one=4)
+    assert int(several.state.step) == 4
+    several.train(2, call=several.compile(4), in_one=2)  # fewer than are compiled for
+    assert int(several.state.step) == int(single.state.step) == 6
+    trees = [
+        (run.state.variables, run.state.averages, run.state.opt_state)
+        for run in (single, several)
+    ]
+    check_close(*trees, rtol=1e-5, atol=1e-6)
+    assert means(several.metrics) == pytest.approx(means(single.metrics), rel=1e-5)
+
+
+def test_averages_follow_their_closed_form():
+    decay = 0.3  # reached after 4 steps: (1 + 4) / (10 + 4) is more
+    run = Run(average=True, ema_decay=decay)
+    averages, call = jax.device_get(run.state.variables), run.compile()
+    check_close(run.state.averages, averages, rtol=0)
+    for step in range(1, 8):
+        run.train(1, call)
+        share = min(decay, (1 + step) / (10 + step))
+        averages = jax.tree.map(
+            lambda old, new, share=share: share * old + (1 - share) * new,
+            averages,
+            jax.device_get(run.state.variables),
+        )
+        check_close(run.state.averages, averages, rtol=1e-4, atol=1e-6)
+    assert run.state.best_variables is run.state.averages
+    assert Run().state.averages is None
+
+
+def test_a_state_may_start_with_a_given_stem():
+    class Stem(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            del train
+            return nn.Conv(4, (2, 2), name="stem_conv")(x).mean((1, 2))
+
+    kernel = np.random.default_rng(0).normal(size=(2, 2, 3, 4)).astype(np.float32)
+    state = create_state(
+        KEY,
+        Stem(),
+        optax.sgd(0.1, momentum=0.9),
+        image_shape=SHAPE,
+        average=True,
+        sharding=Run().replicated,
+        stem_kernel=kernel,
+    )
+    for variables in (state.variables, state.averages):
+        stem = variables["params"]["stem_conv"]["kernel"]
+        np.testing.assert_array_equal(stem, kernel)
+    assert state.batch_stats == {}

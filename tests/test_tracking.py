@@ -1,0 +1,240 @@
+"""The files of a run: who may write them, and what is left after a crash."""
+
+import json
+import multiprocessing
+
+import pytest
+from ml_collections import ConfigDict
+
+from cifar_jax import UserError
+from cifar_jax.training import tracking
+from cifar_jax.training.tracking import RunDirectory
+
+
+def make_config():
+    return ConfigDict(
+        {
+            "seed": 0,
+            "augment": ({"name": "random_crop", "padding": 4}, {"name": "flip"}),
+            "data": {"dir": None, "source": None, "name": "digits"},
+            "model": {"widths": (8, 16), "se": {"ratio": 4}},
+            "evaluate": {"batch_size": 100, "every_epochs": 1},
+            "checkpoint": {"keep": 2, "every_seconds": 9.0},
+            "train": {"steps_per_dispatch": 0},
+        }
+    )
+
+
+def row(epoch, split="train", **numbers):
+    return {"step": 10 * epoch, "epoch": epoch, "split": split, "loss": 0.5, **numbers}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A directory with the work of a run."""
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    run.claim(make_config())
+    (run.checkpoints / "10").mkdir(parents=True)
+    return run
+
+
+def set_key(config, path, value):
+    *sections, key = path.split(".")
+    for section in sections:
+        config = config[section]
+    with config.ignore_type():
+        config[key] = value
+
+
+def test_a_second_run_is_kept_out(tmp_path):
+    first, second = (
+        RunDirectory(tmp_path / "a" / "b"),
+        RunDirectory(tmp_path / "a" / "b"),
+    )
+    with first.lock():
+        with pytest.raises(UserError, match="another run works in .*/a/b; wait for it"):
+            with second.lock():
+                raise AssertionError("two runs at once")
+        with RunDirectory(tmp_path / "other").lock():
+            pass
+    with second.lock():
+        pass
+
+
+def hold_lock(path, connection):
+    with RunDirectory(path).lock():
+        connection.send("locked")
+        connection.recv()
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=hold_lock, args=(tmp_path, theirs))
+    process.start()
+    assert ours.recv() == "locked"
+    with pytest.raises(UserError, match="another run"), RunDirectory(tmp_path).lock():
+        raise AssertionError("two runs at once")
+    process.kill()
+    process.join()
+    with RunDirectory(tmp_path).lock():
+        pass
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    match = r"work directory .*/file/run cannot be written \(Not a directory\); choose"
+    with (
+        pytest.raises(UserError, match=match),
+        RunDirectory(tmp_path / "file/run").lock(),
+    ):
+        raise AssertionError("there is no directory")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("seed", 1, "seed was 0, now 1"),
+        ("model.widths", (8, 24), r"model\.widths was \[8, 16\], now \[8, 24\]"),
+        ("model.se.ratio", 8, r"model\.se\.ratio was 4, now 8"),
+        ("augment", ({"name": "flip"},), r"augment was \[\{'name': 'random_crop', "),
+        ("data.name", "cifar10", r"data\.name was digits, now cifar10"),
+        ("evaluate.every_epochs", 2, r"evaluate\.every_epochs was 1, now 2"),
+        ("added", 3, "added was None, now 3"),
+    ],
+)
+def test_another_config_is_refused(run, key, value, match):
+    config = make_config()
+    run.check(config)
+    set_key(config, key, value)
+    with pytest.raises(UserError, match=f"{match}.*; use the old values, or choose"):
+        run.check(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.dir", "/elsewhere"),
+        ("data.source", "/archive"),
+        ("checkpoint.keep", 9),
+        ("checkpoint.every_seconds", 1.0),
+        ("evaluate.batch_size", 7),
+        ("train.steps_per_dispatch", 50),
+    ],
+)
+def test_what_changes_no_result_may_change(run, key, value):
+    config = make_config()
+    set_key(config, key, value)
+    run.check(config)
+
+
+def test_every_difference_is_named(run):
+    config = make_config()
+    config.seed, config.model.se.ratio, config.checkpoint.keep = 5, 6, 7
+    with pytest.raises(UserError) as refused:
+        run.check(config)
+    message = str(refused.value)
+    assert "(model.se.ratio was 4, now 6; seed was 0, now 5)" in message
+    assert "keep" not in message
+
+
+def test_a_directory_without_work_may_be_taken(run):
+    config = make_config()
+    config.seed = 5
+    (run.checkpoints / "10").rename(run.checkpoints / "damaged-10")
+    run.check(config)
+    RunDirectory(run.path / "new").check(config)
+    run.write_result({"test": 1})
+    with pytest.raises(UserError, match="seed was 0"):
+        run.check(config)
+
+
+def test_a_damaged_config_is_refused(run):
+    content = (run.path / "config.json").read_text()
+    (run.path / "config.json").write_text(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"config\.json is damaged .*; restore it from"):
+        run.check(make_config())
+
+
+def test_the_result_is_read_back(run):
+    assert run.result() is None
+    result = {"test": {"accuracy": 0.1 + 0.2}, "val": None}
+    run.write_result(result)
+    assert run.result() == RunDirectory(run.path).result() == result
+
+
+def test_a_write_that_fails_leaves_the_old_file(run, monkeypatch):
+    run.write_result({"old": 1})
+    with pytest.raises(TypeError):
+        run.write_result({"new": object()})
+
+    def fail(self, *args):
+        raise OSError("no space")
+
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(OSError):
+        run.write_result({"new": 2})
+    assert run.result() == {"old": 1}
+
+
+def test_rows_come_back_in_their_order(run):
+    rows = [row(1), row(1, "val", accuracy=0.1), row(2)]
+    with run.lock():
+        run.rewind(0, 0)
+        assert run.rows() == []
+        for each in rows:
+            run.add_row(each)
+        assert run.rows() == rows
+        run.rewind(2, 20)
+        assert run.rows() == rows
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == rows
+
+
+def test_rewinding_drops_the_epochs_that_run_again(run):
+    with run.lock():
+        run.rewind(0, 0)
+        for epoch in (1, 2, 3):
+            run.add_row(row(epoch))
+            run.add_row(row(epoch, "val"))
+    with run.lock():
+        run.rewind(1, 10)
+        assert run.rows() == [row(1), row(1, "val")]
+        run.add_row(row(2, loss=0.25))
+    assert run.rows() == [row(1), row(1, "val"), row(2, loss=0.25)]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40, 54])
+def test_a_last_line_that_was_cut_off_is_dropped(run, cut):
+    """The process died while it wrote; the epoch's row is written again."""
+    with run.lock():
+        run.rewind(0, 0)
+        run.add_row(row(1))
+        with (run.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row(2))[:cut])
+        assert run.rows() == [row(1)]
+    with run.lock():
+        run.rewind(1, 10)
+        run.add_row(row(2))
+    assert run.rows() == [row(1), row(2)]
+    assert (run.path / "metrics.jsonl").read_text().count("\n") == 2
+
+
+def test_tensorboard_has_the_numbers(run):
+    with run.lock():
+        run.rewind(0, 0)
+        run.add_row(row(1, accuracy=0.5))
+        run.add_row(row(1, "val"))
+    (events,) = (run.path / "tb").iterdir()
+    content = events.read_bytes()
+    for tag in (b"train/loss", b"train/accuracy", b"val/loss"):
+        assert tag in content
+    assert b"train/split" not in content
+
+
+def test_a_plain_config_is_what_json_reads_back():
+    config = make_config()
+    plain = tracking.plain(config)
+    assert plain == json.loads(json.dumps(plain))
+    assert plain["model"] == {"widths": [8, 16], "se": {"ratio": 4}}

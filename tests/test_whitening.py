@@ -1,0 +1,58 @@
+"""What the whitening filters do to the patches that they were made from."""
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import sliding_window_view
+
+from cifar_jax.training import whitening
+
+
+def smooth_images(channels=3):
+    """Images float32 [N, 12, 12, C], correlated in space and between channels."""
+    random = np.random.default_rng(0)
+    images = random.normal(size=(400, 13, 13, channels))
+    images = images[:, 1:, 1:] + images[:, :-1, 1:] + images[:, 1:, :-1]
+    mixing = np.eye(channels) + 0.5
+    return (images @ mixing).astype(np.float32)
+
+
+def outputs(images, kernel):
+    """What the filters return at the patches of every second row and column."""
+    size = kernel.shape[0]
+    patches = sliding_window_view(images, (size, size), axis=(1, 2))[:, ::2, ::2]
+    return np.einsum("nyxcij,ijcf->nyxf", patches, kernel).reshape(-1, kernel.shape[-1])
+
+
+@pytest.mark.parametrize(("size", "channels"), [(3, 3), (2, 3), (3, 1)])
+def test_whitened_patches_have_identity_covariance(size, channels):
+    images = smooth_images(channels)
+    half = size**2 * channels
+    kernel = whitening.filters(images, kernel_size=size, width=2 * half)
+    assert kernel.shape == (size, size, channels, 2 * half)
+    assert kernel.dtype == np.float32
+    white = outputs(images, kernel[..., :half])
+    covariance = white.T @ white / len(white)
+    np.testing.assert_allclose(covariance, np.eye(half), atol=0.02)
+
+
+def test_each_direction_has_both_signs():
+    kernel = whitening.filters(smooth_images(), kernel_size=3, width=54)
+    np.testing.assert_array_equal(kernel[..., 27:], -kernel[..., :27])
+
+
+def test_a_narrow_stem_takes_the_directions_of_most_variance():
+    images = smooth_images()
+    kernel = whitening.filters(images, kernel_size=3, width=12)
+    patches = sliding_window_view(images, (3, 3), axis=(1, 2))[:, ::2, ::2]
+    patches = patches.reshape(-1, 27)
+    variances = np.linalg.svd(patches, compute_uv=False) ** 2 / len(patches)
+    # A filter is a direction over the root of its variance.
+    lengths = np.linalg.norm(kernel[..., :6].reshape(27, 6), axis=0)
+    np.testing.assert_allclose(lengths, variances[:6] ** -0.5, rtol=1e-3)
+
+
+def test_directions_without_variance_are_not_blown_up():
+    gray = np.repeat(smooth_images(1), 3, axis=-1)
+    kernel = whitening.filters(gray, kernel_size=3, width=54)
+    assert np.isfinite(kernel).all()
+    assert np.abs(kernel).max() <= 1.01 / np.sqrt(whitening.EPSILON)
