@@ -1,7 +1,6 @@
 """The default config: every key that a config file or the command line may set.
 
-A config file starts from `get_config()` and overrides a few values. Durations are in
-epochs; shapes are lists with one entry for each stage.
+A config file starts from `get_config()` and overrides a few values.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -38,11 +37,15 @@ def get_config() -> ConfigDict:
 def _data() -> ConfigDict:
     data = ConfigDict()
     data.name = "cifar10"  # a data set of TFDS: cifar10, digits, or one already on disk
-    data.dir = _optional(str)  # where TFDS data sets lie; None: TFDS_DATA_DIR or its own
+    data.dir = _optional(
+        str
+    )  # where TFDS data sets lie; None: TFDS_DATA_DIR or its own
     data.source = _optional(str)  # local copy of the archive, to prepare the set from
     data.train_split = "train"  # split string of TFDS
     data.test_split = "test"
-    data.validation = 0.1  # held out of train_split: a fraction (float) or a count (int)
+    # images held out of train_split: a share below 1, or a count; 0: none, and the last
+    # state is scored
+    data.validation = 0.1
     data.mean = _optional(tuple)  # per channel in [0, 1]; None: of the training images
     data.std = _optional(tuple)
     return data

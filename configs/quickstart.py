@@ -19,7 +19,7 @@ def get_config():
     config.model.stem_stride = 2
     config.model.zero_init = True
     config.optim.name = "adamw"
-    config.optim.learning_rate = 5e-3
+    config.optim.learning_rate = 2e-3
     config.optim.weight_decay = 0.02
     config.train.batch_size = 64
     config.train.epochs = 15

@@ -11,7 +11,7 @@ from scipy import stats
 from cifar_jax.data import augment
 
 SIDE = 32
-BATCH = 2048
+BATCH = 1024
 SIGNIFICANCE = 1e-3
 
 

@@ -41,9 +41,7 @@ def tiny_config(digits_dir):
 
 
 def train(config, workdir, num_devices=1):
-    return loop.train_and_evaluate(
-        config, workdir, devices=jax.devices()[:num_devices]
-    )
+    return loop.train_and_evaluate(config, workdir, devices=jax.devices()[:num_devices])
 
 
 def rows(workdir):

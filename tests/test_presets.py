@@ -56,7 +56,7 @@ def initialise(model):
     return jax.tree.leaves(init(jax.random.key(0)))
 
 
-# Depth, width factor and millions of parameters in Zagoruyko & Komodakis (2016), Table 4.
+# Depth, width factor, millions of parameters: Zagoruyko & Komodakis (2016), Table 4.
 @pytest.mark.parametrize(
     ("depth", "width_factor", "millions"),
     [

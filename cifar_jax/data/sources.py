@@ -169,7 +169,10 @@ def load(
 
 
 def _read_rows(builder, split: str) -> list[dict]:
-    if builder.info.file_format in tfds.core.file_adapters.FileFormat.with_random_access():
+    if (
+        builder.info.file_format
+        in tfds.core.file_adapters.FileFormat.with_random_access()
+    ):
         data = builder.as_data_source(split)
         return data.__getitems__(range(len(data)))
     try:

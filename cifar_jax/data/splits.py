@@ -8,13 +8,13 @@ from cifar_jax.data.sources import Examples
 
 
 def hold_out(
-    examples: Examples, size: float | int, *, seed: int
+    examples: Examples, size: float, *, seed: int
 ) -> tuple[Examples, Examples]:
     """Splits off validation images, each class in its proportion.
 
     Args:
       examples: What to split.
-      size: A share (float in (0, 1)) or a count (int).
+      size: A share below 1, or a count.
       seed: The same seed gives the same split everywhere.
 
     Returns:
@@ -24,7 +24,7 @@ def hold_out(
       UserError: If either part would be smaller than the number of classes.
     """
     classes, counts = np.unique(examples.labels, return_counts=True)
-    count = round(size * len(examples)) if isinstance(size, float) else size
+    count = round(size * len(examples) if size < 1 else size)
     if not len(classes) <= count <= len(examples) - len(classes) or counts.min() < 2:
         raise UserError(
             f"data.validation is {size}, {count:,} of {len(examples):,} images; it "

@@ -135,7 +135,9 @@ class Checkpoints:
 
     def _read(self, step: int, template: Any, sharding: Sharding):
         abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=sharding
+            ),
             template,
         )
         restored = self._manager.restore(

@@ -261,7 +261,9 @@ class Trainer:
         with self._clock("evaluate"):
             metrics = self._empty_metrics()
             size = min(self._config.evaluate.batch_size, len(examples))
-            for index, mask in batches.every_example(len(examples), self._round_up(size)):
+            for index, mask in batches.every_example(
+                len(examples), self._round_up(size)
+            ):
                 self._stop_if_asked()
                 metrics = self._evaluate_step(
                     metrics,

@@ -100,9 +100,7 @@ def _adamw(schedule, *, b1, b2, weight_decay, **_):
     ]
 
 
-def _muon(
-    schedule, *, muon_scale, muon_beta, muon_steps, muon_weight_decay, **options
-):
+def _muon(schedule, *, muon_scale, muon_beta, muon_steps, muon_weight_decay, **options):
     """Muon (Jordan et al., 2024) for the blocks' convolutions, SGD for the rest.
 
     The first and the last layer are no maps between features, so they stay with SGD.

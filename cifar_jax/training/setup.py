@@ -82,7 +82,7 @@ def make(
     mesh = sharding.make_mesh(devices)
     source = sources.find(config.data.name, config.data.dir)
     model, num_parameters, macs = _make_model(config, source, report)
-    pipeline = augment.make_pipeline(config.augment)
+    pipeline = augment.make_pipeline(config.augment, image_shape=source.image_shape)
     _check_train(config, mesh)
     train, val = _load(config, report)
     mean, std = _normalization(config, train)
@@ -135,9 +135,7 @@ def _make_model(config: ConfigDict, source: sources.Source, report: sources.Repo
     )
     num_parameters = count.num_parameters(model, source.image_shape)
     rows = count.layer_table(model, source.image_shape)
-    limit = config.budget.limit
-    if limit is not None and type(limit) is not int:
-        raise UserError(f"budget.limit is {limit!r}; use a whole number, or None")
+    limit = count.checked_limit(config.budget.limit)
     count.check_budget(num_parameters, limit, model, source.image_shape)
     report(count.format_table(count.by_stage(rows), limit))
     return model, num_parameters, count.total(rows).macs

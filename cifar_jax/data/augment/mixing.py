@@ -97,33 +97,41 @@ def ricap(
     shares = _draw_shares(shares_key, (batch, 2), alpha=beta, p=p)
     sides = jnp.array([[height, width]])
     point = jnp.round(shares * sides).astype(jnp.int32)  # [B, 2]: row and column
-    # Patch k of [top left, top right, bottom left, bottom right] is from image b + k.
-    low, high = jnp.array([[0, 0, 1, 1]]), jnp.array([[0, 1, 0, 1]])
-    sizes = jnp.stack([point, sides - point], axis=1)  # [B, 2 halves, 2 axes]
-    heights, widths = sizes[:, low[0], 0], sizes[:, high[0], 1]  # [B, 4]
-    starts = jax.random.randint(
-        offset_key,
-        (batch, 4, 2),
-        0,
-        sides[None] - jnp.stack([heights, widths], axis=-1) + 1,
-    )
-    below = jnp.arange(height)[None] >= point[:, :1]  # [B, H]
-    right = jnp.arange(width)[None] >= point[:, 1:]  # [B, W]
-    patch = 2 * below[:, :, None] + right[:, None, :]  # [B, H, W]
-
-    def source(axis, position, beyond):
-        start = jnp.take_along_axis(
-            starts[..., axis], patch.reshape(batch, -1), axis=1
-        ).reshape(patch.shape)
-        return position + start - jnp.where(beyond, point[:, axis, None, None], 0)
-
-    rows = source(0, jnp.arange(height)[None, :, None], below[:, :, None])
-    columns = source(1, jnp.arange(width)[None, None, :], right[:, None, :])
+    rows, columns, areas = _place_patches(offset_key, point, height, width)
     stack = jnp.concatenate([_following(images, k) for k in range(4)], axis=1)
-    mixed = gather(materialize(stack, key), rows + patch * height, columns)
-    areas = (heights * widths).astype(labels.dtype) / (height * width)
-    mixed_labels = sum(areas[:, k : k + 1] * _following(labels, k) for k in range(4))
+    mixed = gather(materialize(stack, key), rows, columns)
+    shares = areas.astype(labels.dtype) / (height * width)
+    mixed_labels = sum(shares[:, k : k + 1] * _following(labels, k) for k in range(4))
     return mixed, mixed_labels
+
+
+def _place_patches(key: jax.Array, point: jax.Array, height: int, width: int):
+    """Draws the crops of four images that meet at a point.
+
+    Patch k of [top left, top right, bottom left, bottom right] is from the k-th image.
+
+    Args:
+        key: PRNG key.
+        point: int32 [B, 2], row and column.
+        height: of the images.
+        width: of the images.
+
+    Returns:
+        int32 [B, H, W] source rows and columns in the four images, one below another,
+        and int32 [B, 4] areas of the patches.
+    """
+    batch, sides = point.shape[0], jnp.array([[height, width]])
+    halves = jnp.stack([point, sides - point], axis=1)  # [B, 2 halves, 2 axes]
+    sizes = [halves[:, jnp.array([0, 0, 1, 1]), 0], halves[:, jnp.array([0, 1] * 2), 1]]
+    slack = sides[None] - jnp.stack(sizes, axis=-1)  # [B, 4, 2]
+    starts = jax.random.randint(key, (batch, 4, 2), 0, slack + 1)
+    row, column = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None]
+    below, right = (row >= point[:, :1, None]), (column >= point[:, 1:, None])
+    patch = 2 * below + right  # [B, H, W]
+    start = jax.vmap(lambda image, k: image[k])(starts, patch)  # [B, H, W, 2]
+    rows = row + start[..., 0] - jnp.where(below, point[:, :1, None], 0)
+    columns = column + start[..., 1] - jnp.where(right, point[:, 1:, None], 0)
+    return rows + patch * height, columns, sizes[0] * sizes[1]
 
 
 def _draw_shares(key: jax.Array, shape, *, alpha: float, p: float) -> jax.Array:

@@ -26,7 +26,10 @@ class Digits(LabelledImages, skip_registration=True):
         digits = datasets.load_digits()
         images = np.stack([_enlarge(image) for image in digits.images])
         train, test = model_selection.train_test_split(
-            np.arange(len(images)), test_size=0.2, stratify=digits.target, random_state=0
+            np.arange(len(images)),
+            test_size=0.2,
+            stratify=digits.target,
+            random_state=0,
         )
         labels = digits.target.astype(np.int32)
         return {

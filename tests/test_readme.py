@@ -1,0 +1,63 @@
+"""What the README says is so."""
+
+import ast
+import json
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def definitions(path):
+    """Returns the names of a file's functions, classes and methods."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            functions = (f for f in node.body if isinstance(f, ast.FunctionDef))
+            names |= {f"{node.name}.{function.name}" for function in functions}
+    return names
+
+
+def test_every_stop_of_the_walk_exists():
+    stops = re.findall(r"`(cifar_jax/[\w/]+\.py):([\w.]+)`", README)
+    assert len(stops) >= 12
+    for path, name in stops:
+        assert name in definitions(ROOT / path), f"{path}:{name}"
+
+
+@pytest.mark.parametrize("path", re.findall(r"`(configs/\w+\.py)`", README))
+def test_every_config_exists_and_says_its_parameters(path):
+    namespace = {}
+    exec(compile((ROOT / path).read_text(), path, "exec"), namespace)
+    config = namespace["get_config"]()
+    from cifar_jax.models import count, resnet
+
+    shape = (32, 32, 3)
+    model = resnet.create(num_classes=10, image_shape=shape, **config.model.to_dict())
+    parameters = f"{count.num_parameters(model, shape):,}"
+    assert parameters in namespace["__doc__"], f"{path} has {parameters} parameters"
+    row = next(line for line in README.splitlines() if line.startswith(f"| `{path}`"))
+    assert parameters in row
+
+
+def test_ci_runs_the_first_two_commands():
+    awk = re.search(r"awk '(.+?)' README", (ROOT / ".ci/run").read_text(), re.S)[1]
+    found = subprocess.run(
+        ["awk", awk, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()[:2]
+    assert found[0].startswith("pip install -e . && python -m cifar_jax.main")
+    assert found[1].startswith("pip install -e '.[test]' && python -m pytest")
+
+
+def test_published_accuracies_come_from_result_files():
+    results = [json.loads(path.read_text()) for path in ROOT.glob("results/*.json")]
+    accuracies = {f"{result['test']['accuracy']:.4f}" for result in results}
+    published = re.findall(r"test accuracy (?:is |of )?\**(0\.\d{4})", README)
+    assert published, "the README shows no result"
+    assert set(published) <= accuracies
