@@ -107,6 +107,12 @@ class Run:
         return means(metrics)
 
 
+@pytest.fixture(scope="module")
+def trained():
+    """A run that has trained for three steps; not to be trained on."""
+    return Run().train(3)
+
+
 def means(metrics):
     return {name: float(value) for name, value in metrics.compute().items()}
 
@@ -194,8 +200,8 @@ def test_steps_go_through_the_order_with_keys_of_their_own():
     assert keys[4] == keys[0]
 
 
-def test_evaluation_leaves_the_batch_statistics_alone():
-    run = Run().train(3)
+def test_evaluation_leaves_the_batch_statistics_alone(trained):
+    run = trained
     before = jax.device_get(run.state.variables)
     images, labels = examples(32)
     whole = run.evaluate(images, labels, 32)
@@ -222,13 +228,13 @@ def test_training_moves_the_batch_statistics():
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 37, 64])
-def test_evaluation_counts_each_example_once(batch_size):
-    run = Run().train(2)
+def test_evaluation_counts_each_example_once(trained, batch_size):
     images, labels = examples(37)
     normal = (images / 255 - MEAN) / STD
-    logits = np.asarray(run.state.apply_fn(run.state.variables, normal, train=False))
+    state = trained.state
+    logits = np.asarray(state.apply_fn(state.variables, normal, train=False))
     losses = -log_softmax(logits)[np.arange(37), labels]
-    seen = run.evaluate(images, labels, batch_size)
+    seen = trained.evaluate(images, labels, batch_size)
     assert seen["loss"] == pytest.approx(losses.mean(), rel=1e-5)
     correct = np.argmax(logits, -1) == labels
     assert seen["accuracy"] == pytest.approx(correct.mean(), abs=1e-6)

@@ -223,8 +223,8 @@ def _download(
     except UserError as error:
         raise UserError(
             f"data set {name} is not in {folder}, and {error}. Three ways out: "
-            f"(1) connect and run the command again; (2) copy {layout.archive} here and "
-            f"run `python -m cifar_jax.prepare --dataset {name} --source PATH`; "
+            f"(1) connect and run the command again; (2) copy {layout.archive} here "
+            f"and run `python -m cifar_jax.prepare --dataset {name} --source PATH`; "
             f"(3) copy the folder {name}/ of a machine that has it into {folder}, or "
             "set --config.data.dir or TFDS_DATA_DIR to where it lies"
         ) from error

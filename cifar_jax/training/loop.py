@@ -1,10 +1,8 @@
 """The training loop: epochs, validation, checkpoints, and the test set at the end."""
 
 import contextlib
-import functools
 import math
 import os
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax.data import batches
 from cifar_jax.data.sources import Examples
-from cifar_jax.training import environment, setup, sharding, steps
+from cifar_jax.training import results, setup
 from cifar_jax.training.checkpoint import Checkpoints, NotFiniteError
+from cifar_jax.training.engine import Engine, Interrupted, means
 from cifar_jax.training.interrupt import Stopped, StopRequest, listen
-from cifar_jax.training.progress import Progress, clock_time
-from cifar_jax.training.state import Metrics, create_state
+from cifar_jax.training.progress import Progress
+from cifar_jax.training.state import Metrics
 from cifar_jax.training.tracking import RunDirectory, plain
 
 
@@ -56,7 +54,7 @@ def train_and_evaluate(
                 prepared = setup.make(config, devices, print)
                 run.claim(config)
                 result = Trainer(config, prepared, run, stop).run()
-        print(_summary(result, run.path))
+        print(results.summary(result, run.path))
         return result
 
 
@@ -79,25 +77,9 @@ class Trainer:
         self._run = run
         self._stop = stop
         self._start = self._last_save = time.perf_counter()
-        self._replicated = sharding.replicated(prepared.mesh)
-        init_key, train_key, order_key = jax.random.split(
-            jax.random.key(config.seed), 3
-        )
-        self._train_key = jax.device_put(train_key, self._replicated)
-        self._order_key = jax.device_put(order_key, self._replicated)
-        self._state = create_state(
-            init_key,
-            prepared.model,
-            prepared.optimizer,
-            image_shape=prepared.source.image_shape,
-            average=config.train.ema_decay > 0,
-            sharding=self._replicated,
-            stem_kernel=prepared.stem_kernel,
-        )
-        self._rates = np.asarray(
-            jax.jit(jax.vmap(prepared.schedule))(np.arange(prepared.total_steps))
-        )
-        self._metrics = self._empty_metrics()
+        self._engine = Engine(prepared, config.seed)
+        self._state = self._engine.first_state()
+        self._metrics = self._engine.empty_metrics()
         self._step = 0  # the state's, without asking the device
         self._saved = None  # position of the newest checkpoint
         self._facts = {
@@ -105,13 +87,8 @@ class Trainer:
             "best": None,  # epoch, and its validation's means
             "seconds": dict.fromkeys(("total", "compile", "train", "evaluate"), 0.0),
         }
-        self._evaluate_step = jax.jit(
-            functools.partial(
-                steps.evaluate_step,
-                apply_fn=prepared.model.apply,
-                options=prepared.options,
-            ),
-            out_shardings=self._replicated,
+        self._rates = np.asarray(
+            jax.jit(jax.vmap(prepared.schedule))(np.arange(prepared.total_steps))
         )
         self._latest = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
         self._best = Checkpoints(run.best, keep=1)
@@ -129,16 +106,24 @@ class Trainer:
             self._restore()
             stack.enter_context(self._progress)
             if self._facts["epoch"] < self._setup.num_epochs:
-                self._compile()
+                with self._clock("compile"):  # so that its time is known apart
+                    self._engine.compile(self._state)
             for epoch in range(self._facts["epoch"], self._setup.num_epochs):
                 self._train_epoch(epoch)
                 self._close_epoch(epoch)
-            result = self._result(self._score_test())
+            result = results.make(
+                self._setup,
+                config=plain(self._config),
+                test=self._score_test(),
+                steps=self._step,
+                best=self._facts["best"],
+                seconds=self._seconds(),
+            )
         self._run.write_result(result)  # when the checkpoints are on disk
         return result
 
     def _restore(self) -> None:
-        restored = self._latest.restore(self._tree(), self._replicated)
+        restored = self._latest.restore(self._tree(), self._engine.replicated)
         if restored is not None:
             tree, self._facts = restored
             self._state, self._metrics = tree["state"], tree["metrics"]
@@ -151,42 +136,15 @@ class Trainer:
     def _tree(self) -> dict[str, Any]:
         return {"state": self._state, "metrics": self._metrics}
 
-    def _compile(self) -> None:
-        """Compiles the training call, so that its time is known apart."""
-        with self._clock("compile"):
-            self._order = jax.jit(
-                functools.partial(
-                    batches.epoch_order, num_examples=len(self._setup.train)
-                ),
-                out_shardings=self._replicated,
-            )
-            self._data = self._on_device(self._setup.train)
-            options = self._setup.options
-            call = steps.make_train_call(options, self._setup.steps_per_dispatch)
-            shardings = (self._replicated, self._replicated)
-            jitted = jax.jit(call, out_shardings=shardings, donate_argnums=0)
-            order = self._order(self._order_key, 0)
-            self._train_call = jitted.lower(*self._arguments(order, 1)).compile()
-
-    def _on_device(self, examples: Examples) -> tuple[jax.Array, jax.Array]:
-        return jax.device_put((examples.images, examples.labels), self._replicated)
-
-    def _empty_metrics(self) -> Metrics:
-        return jax.device_put(Metrics.empty(), self._replicated)
-
-    def _arguments(self, order: jax.Array, num_steps: int) -> tuple:
-        varying = (self._state, self._metrics)
-        return (*varying, *self._data, order, self._train_key, np.int32(num_steps))
-
     def _train_epoch(self, epoch: int) -> None:
         end = (epoch + 1) * self._setup.options.steps_per_epoch
-        order = self._order(self._order_key, epoch)
+        order = self._engine.order(epoch)
         while self._step < end:
             self._stop_if_asked()
             num_steps = min(self._setup.steps_per_dispatch, end - self._step)
             start, before, step = time.perf_counter(), self._metrics, self._step
-            self._state, self._metrics = self._train_call(
-                *self._arguments(order, num_steps)
+            self._state, self._metrics = self._engine.train(
+                self._state, self._metrics, order, num_steps
             )
             self._step += num_steps
             if step % self._setup.options.steps_per_epoch:
@@ -204,11 +162,11 @@ class Trainer:
 
     def _watch(self, epoch: int, step: int, metrics: Metrics) -> dict[str, float]:
         """Shows an epoch's metrics so far, and stops a run that has diverged."""
-        means, rate = _means(metrics), self._learning_rate(step)
-        if not math.isfinite(means["loss"]):
-            raise UserError(self._diverged(step, f"the loss is {means['loss']}"))
-        self._progress.show(epoch + 1, step, means, rate)
-        return means
+        values, rate = means(metrics), self._learning_rate(step)
+        if not math.isfinite(values["loss"]):
+            raise UserError(self._diverged(step, f"the loss is {values['loss']}"))
+        self._progress.show(epoch + 1, step, values, rate)
+        return values
 
     def _learning_rate(self, step: int) -> float:
         """Returns the rate of the last of these steps."""
@@ -246,7 +204,7 @@ class Trainer:
             self._run.add_row({**row, "split": "val", **val})
         self._progress.end_epoch(epoch + 1, self._step, train, val, is_best)
         self._facts["epoch"] = epoch + 1
-        self._metrics = self._empty_metrics()
+        self._metrics = self._engine.empty_metrics()
         if last or (epoch + 1) % self._config.checkpoint.every_epochs == 0:
             self._save()
 
@@ -257,27 +215,17 @@ class Trainer:
         return best is None or rank > (best["accuracy"], -best["loss"])
 
     def _evaluate(self, examples: Examples, variables: Any) -> dict[str, float]:
-        """Returns the means over all the examples, each counted once."""
         with self._clock("evaluate"):
-            metrics = self._empty_metrics()
-            size = min(self._config.evaluate.batch_size, len(examples))
-            for index, mask in batches.every_example(
-                len(examples), self._round_up(size)
-            ):
-                self._stop_if_asked()
-                metrics = self._evaluate_step(
-                    metrics,
+            try:
+                return self._engine.evaluate(
+                    examples,
                     variables,
-                    *jax.device_put(
-                        (examples.images[index], examples.labels[index], mask),
-                        self._setup.options.split,
-                    ),
+                    batch_size=self._config.evaluate.batch_size,
+                    stop=self._stop,
                 )
-            return _means(metrics)
-
-    def _round_up(self, batch_size: int) -> int:
-        """To a size that all devices share evenly; what is too much is masked."""
-        return -(-batch_size // self._setup.mesh.size) * self._setup.mesh.size
+            except Interrupted:
+                self._stop_if_asked()
+                raise
 
     def _is_due(self) -> bool:
         since = time.perf_counter() - self._last_save
@@ -300,8 +248,8 @@ class Trainer:
         if self._stop:
             self._save()
             raise Stopped(
-                f"stopped by {self._stop.signal.name} at step {self._step:,}, all saved "
-                f"in {self._run.path}; the same command goes on from there",
+                f"stopped by {self._stop.signal.name} at step {self._step:,}, all "
+                f"saved in {self._run.path}; the same command goes on from there",
                 self._stop.exit_code,
             )
 
@@ -309,7 +257,7 @@ class Trainer:
         """Scores the best variables, by validation, on the test set."""
         variables = self._state.best_variables
         if self._setup.val:
-            variables, _ = self._best.restore(variables, self._replicated)
+            variables, _ = self._best.restore(variables, self._engine.replicated)
         test = setup.load_test(self._config)
         return {**self._evaluate(test, variables), "num_examples": len(test)}
 
@@ -327,56 +275,3 @@ class Trainer:
         seconds = self._facts["seconds"]
         total = seconds["total"] + time.perf_counter() - self._start
         return {**seconds, "total": total}
-
-    def _result(self, test: dict[str, Any]) -> dict[str, Any]:
-        prepared, val = self._setup, None
-        best = self._facts["best"]
-        if best:
-            means = {key: best[key] for key in ("accuracy", "loss")}
-            val = {**means, "num_examples": len(prepared.val)}
-        seconds = self._seconds()
-        images = self._step * prepared.options.batch_size
-        return {
-            "config": plain(self._config),
-            "dataset": prepared.source.name,
-            "num_parameters": prepared.num_parameters,
-            "flops_per_image": prepared.flops_per_image,
-            "val": val,
-            "test": test,
-            "best_epoch": best["epoch"] if best else prepared.num_epochs,
-            "epochs": prepared.num_epochs,
-            "steps": self._step,
-            "seed": self._config.seed,
-            "seconds": {name: round(value, 2) for name, value in seconds.items()},
-            "images_per_second": round(images / seconds["train"], 1),
-            **environment.describe(prepared.mesh),
-        }
-
-
-def _means(metrics: Metrics) -> dict[str, float]:
-    return {k: float(v) for k, v in jax.device_get(metrics).compute().items()}
-
-
-def _summary(result: dict[str, Any], path: pathlib.Path) -> str:
-    """Returns the last lines that a run prints."""
-    test, val, seconds = result["test"], result["val"], result["seconds"]
-    lines = [
-        f"test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f} "
-        f"({test['num_examples']:,} images, scored once)"
-    ]
-    if val:
-        lines.append(
-            f"validation accuracy {val['accuracy']:.4f}, loss {val['loss']:.4f} "
-            f"(best of {result['epochs']} epochs: {result['best_epoch']})"
-        )
-    clocks = ", ".join(
-        f"{name} {clock_time(seconds[name])}"
-        for name in ("compile", "train", "evaluate")
-    )
-    lines.append(
-        f"{clock_time(seconds['total'])} in all: {clocks}; "
-        f"{result['images_per_second']:,.0f} images/s on {result['num_devices']} x "
-        f"{result['device']}"
-    )
-    lines.append(f"{path}: result.json, metrics.jsonl, best/, checkpoints/, tb/")
-    return "\n".join(lines)

@@ -72,8 +72,8 @@ def make_schedule(
         raise UserError(f"optim.learning_rate is {peak}; use a positive one")
     if not 0 <= warmup_steps < total_steps:
         raise UserError(
-            f"the warm-up takes {warmup_steps:,} steps of a run of {total_steps:,}; use "
-            "a smaller schedule.warmup_fraction or more train.epochs"
+            f"the warm-up takes {warmup_steps:,} steps of a run of {total_steps:,}; "
+            "use a smaller schedule.warmup_fraction or more train.epochs"
         )
     return SCHEDULES[name](
         peak, warmup_steps, total_steps, peak * initial_factor, peak * final_factor

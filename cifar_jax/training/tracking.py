@@ -96,7 +96,7 @@ class RunDirectory:
         _write_json(self._config, plain(config))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns the rows of metrics.jsonl; a last line that was cut off is dropped."""
+        """Returns the rows of metrics.jsonl; a line that was cut off is dropped."""
         rows = []
         if self._metrics.exists():
             for line in self._metrics.read_text().splitlines():

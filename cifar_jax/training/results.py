@@ -1,0 +1,112 @@
+"""What a run ends with: result.json and the lines that sum it up."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from cifar_jax.training.progress import clock_time
+from cifar_jax.training.setup import Setup
+
+_PACKAGES = ("cifar-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+
+
+def make(
+    setup: Setup,
+    *,
+    config: dict[str, Any],
+    steps: int,
+    best: dict[str, Any] | None,
+    test: dict[str, Any],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Returns what result.json holds.
+
+    Args:
+      setup: Of the run.
+      config: As plain data.
+      steps: Steps trained.
+      best: `epoch`, `accuracy` and `loss` of the best validation, or None.
+      test: `accuracy`, `loss` and `num_examples`.
+      seconds: `total`, `compile`, `train` and `evaluate`.
+    """
+    val = best and {
+        "accuracy": best["accuracy"],
+        "loss": best["loss"],
+        "num_examples": len(setup.val),
+    }
+    images = steps * setup.options.batch_size
+    return {
+        "config": config,
+        "dataset": setup.source.name,
+        "num_parameters": setup.num_parameters,
+        "flops_per_image": setup.flops_per_image,
+        "val": val,
+        "test": test,
+        "best_epoch": best["epoch"] if best else setup.num_epochs,
+        "epochs": setup.num_epochs,
+        "steps": steps,
+        "seed": config["seed"],
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "images_per_second": round(images / seconds["train"], 1),
+        **_environment(setup.mesh),
+    }
+
+
+def summary(result: dict[str, Any], path: pathlib.Path) -> str:
+    """Returns the last lines that a run prints."""
+    test, val, seconds = result["test"], result["val"], result["seconds"]
+    lines = [
+        f"test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f} "
+        f"({test['num_examples']:,} images, scored once)"
+    ]
+    if val:
+        lines.append(
+            f"validation accuracy {val['accuracy']:.4f}, loss {val['loss']:.4f} "
+            f"(best of {result['epochs']} epochs: {result['best_epoch']})"
+        )
+    clocks = ", ".join(
+        f"{name} {clock_time(seconds[name])}"
+        for name in ("compile", "train", "evaluate")
+    )
+    lines.append(
+        f"{clock_time(seconds['total'])} in all: {clocks}; "
+        f"{result['images_per_second']:,.0f} images/s on {result['num_devices']} x "
+        f"{result['device']}"
+    )
+    lines.append(f"{path}: result.json, metrics.jsonl, best/, checkpoints/, tb/")
+    return "\n".join(lines)
+
+
+def _environment(mesh: Mesh) -> dict[str, Any]:
+    return {
+        "device": _device_name(mesh.devices.flat[0]),
+        "num_devices": mesh.size,
+        "num_processes": jax.process_count(),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _device_name(device: jax.Device) -> str:
+    if device.platform != "cpu":
+        return device.device_kind
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    model = re.search(r"model name\s*:\s*(.+)", text)
+    name = model[1].strip() if model else platform.processor() or "unknown"
+    return f"cpu ({name}, {os.cpu_count()} cores)"
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
