@@ -114,6 +114,7 @@ def _train() -> ConfigDict:
     train.batch_size = 512  # over all devices
     train.label_smoothing = 0.0
     train.ema_decay = 0.0  # of weights and batch statistics, per step; 0: no average
+    train.cpu_devices = 0  # devices that a CPU is divided into; 0: as JAX has it
     train.steps_per_dispatch = 0  # steps in one call of the device; 0: chosen by device
     return train
 

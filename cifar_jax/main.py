@@ -18,10 +18,12 @@ _WORKDIR = flags.DEFINE_string(
 
 def main() -> int:
     """Trains, or goes on training, and prints where everything is."""
-    from cifar_jax.training import interrupt, loop  # slow to import: not for --help
+    # slow to import: not for --help
+    from cifar_jax.training import interrupt, loop, sharding
 
     config_path = pathlib.Path(flags.FLAGS["config"].config_filename)
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs", config_path.stem))
+    sharding.divide_cpu(_CONFIG.value.train.cpu_devices)
     try:
         loop.train_and_evaluate(_CONFIG.value, workdir)
     except interrupt.Stopped as stopped:

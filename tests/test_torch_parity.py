@@ -184,7 +184,17 @@ def test_odd_maps():
     compare(SMALL | dict(stage_sizes=(1, 1, 1), widths=(4,)), side=13)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+# A minute of compiling, most of it for the networks of over 80 layers.
+DEEP = ("report_000", "resnet110")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in DEEP else ())
+        for name in PRESETS
+    ],
+)
 def test_preset(name):
     # Small images keep the deep networks quick, but a pooling window needs its map.
     if "pool" in PRESETS[name]:

@@ -148,6 +148,7 @@ def _check_train(config: ConfigDict, mesh: Mesh) -> None:
         ("train.epochs", 1, None),
         ("train.label_smoothing", 0, 1),
         ("train.ema_decay", 0, 1),
+        ("train.cpu_devices", 0, None),
         ("train.steps_per_dispatch", 0, None),
         ("evaluate.batch_size", 1, None),
         ("evaluate.every_epochs", 1, None),

@@ -20,6 +20,7 @@ FREE_KEYS = (
     "data.source",
     "checkpoint.",
     "evaluate.batch_size",
+    "train.cpu_devices",
     "train.steps_per_dispatch",
 )
 
