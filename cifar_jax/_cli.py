@@ -38,6 +38,10 @@ def _exit_code(main, usage: str, argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:
+        remedy = "check the path, its permissions and the free space"
+        print(f"error: {error}; {remedy}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

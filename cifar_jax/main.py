@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from cifar_jax import _cli
+from cifar_jax import UserError, _cli
 
 _CONFIG = _cli.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -19,6 +19,8 @@ _WORKDIR = flags.DEFINE_string(
 def main() -> int:
     """Trains, or goes on training, and prints where everything is."""
     # slow to import: not for --help
+    import jax
+
     from cifar_jax.training import interrupt, loop, sharding
 
     config_path = pathlib.Path(flags.FLAGS["config"].config_filename)
@@ -29,6 +31,14 @@ def main() -> int:
     except interrupt.Stopped as stopped:
         print(stopped)
         return stopped.exit_code
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"the device is out of memory (train.batch_size is "
+            f"{_CONFIG.value.train.batch_size}); use a smaller batch in another "
+            "--workdir"
+        ) from error
     return 0
 
 

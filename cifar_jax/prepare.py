@@ -23,6 +23,9 @@ def main() -> None:
     from cifar_jax.data import sources  # slow to import: not for --help
 
     start = time.perf_counter()
+    if _SOURCE.value and (path := sources.location(_DATASET.value, _DATA_DIR.value)):
+        print(f"{_DATASET.value} is in {path}; to prepare it again, delete that folder")
+        return
     path = sources.prepare(_DATASET.value, _DATA_DIR.value, source=_SOURCE.value)
     print(f"{_DATASET.value} is in {path} ({time.perf_counter() - start:.1f} s)")
 

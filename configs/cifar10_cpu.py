@@ -1,4 +1,4 @@
-"""All of CIFAR-10 on two CPU cores in at most ten minutes.
+"""All of CIFAR-10 on two CPU cores in about ten minutes.
 
 Command: python -m cifar_jax.main --config configs/cifar10_cpu.py
 """

@@ -81,8 +81,19 @@ def find(name: str, data_dir: str | None = None) -> Source:
             f"data set {name} in {folder} has the features {sorted(features or ())}; "
             "image and label are needed"
         )
-    names = features["label"].names
-    return Source(name, tuple(features["image"].shape), tuple(names), folder)
+    label, shape = features["label"], features["image"].shape
+    if not isinstance(label, tfds.features.ClassLabel) or None in (shape or (None,)):
+        raise UserError(
+            f"data set {name} in {folder} has images of shape {shape} and labels "
+            f"{label}; images of one size and a ClassLabel are needed"
+        )
+    return Source(name, tuple(shape), tuple(label.names), folder)
+
+
+def location(name: str, data_dir: str | None = None) -> pathlib.Path | None:
+    """Returns the folder of a data set that is on disk, else None."""
+    builder = _on_disk(name, _data_dir(data_dir))
+    return builder and pathlib.Path(builder.data_path)
 
 
 def prepare(
@@ -108,9 +119,8 @@ def prepare(
         be found nor downloaded.
     """
     folder = _data_dir(data_dir)
-    builder = _on_disk(name, folder)
-    if builder is not None:
-        return pathlib.Path(builder.data_path)
+    if path := location(name, data_dir):
+        return path
     brought = _brought(name, folder)
     try:
         if brought.layout is not None:
@@ -168,6 +178,29 @@ def load(
     return Examples(images, np.array([row["label"] for row in rows], np.int32))
 
 
+def check_split(name: str, split: str, data_dir: str | None = None) -> None:
+    """Refuses a split that a prepared data set lacks; reads no images.
+
+    Args:
+      name: Of the TFDS data set.
+      split: Split string of TFDS.
+      data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+      UserError: names the splits that there are.
+    """
+    splits = _on_disk(name, _data_dir(data_dir)).info.splits
+    try:
+        num_examples = splits[split].num_examples
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"data set {name} has no split {split!r}; use {', '.join(splits)}, or a "
+            "part such as test[:50%]"
+        ) from error
+    if not num_examples:
+        raise UserError(f"split {split!r} of {name} is empty; choose another split")
+
+
 def _read_rows(builder, split: str) -> list[dict]:
     if (
         builder.info.file_format
@@ -214,12 +247,25 @@ def _brought(name: str, folder: pathlib.Path):
     return BUILDERS[name]
 
 
+def _tenths(report: Report) -> archives.Progress:
+    """Returns a progress that reports each tenth of a download."""
+    reported = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal reported
+        if done * 10 // total > reported:
+            reported = done * 10 // total
+            report(f"  {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+
+    return progress
+
+
 def _download(
     name: str, layout: archives.BinaryLayout, folder: pathlib.Path, report: Report
 ) -> pathlib.Path:
     report(f"Downloading {layout.url} ({layout.size / 1e6:.0f} MB)")
     try:
-        return archives.download(layout, folder / "downloads")
+        return archives.download(layout, folder / "downloads", progress=_tenths(report))
     except UserError as error:
         raise UserError(
             f"data set {name} is not in {folder}, and {error}. Three ways out: "

@@ -70,12 +70,28 @@ class Checkpoints:
             if step in self._manager.all_steps():
                 self._manager.wait_until_finished()
                 self._manager.delete(step)
-            self._manager.save(
+            written = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     tree=ocp.args.StandardSave(tree), facts=ocp.args.JsonSave(facts)
                 ),
             )
+        except Exception as error:
+            raise self._unwritten(error) from error
+        if not written:
+            raise UserError(
+                f"the state of step {step:,} was not saved: {self._folder} holds a later "
+                "one; start again in another --workdir"
+            )
+
+    def wait(self) -> None:
+        """Waits until all that was saved is on disk.
+
+        Raises:
+          UserError: If something could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
         except Exception as error:
             raise self._unwritten(error) from error
 
@@ -127,9 +143,7 @@ class Checkpoints:
           UserError: If something could not be written.
         """
         try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._unwritten(error) from error
+            self.wait()
         finally:
             self._manager.close()
 

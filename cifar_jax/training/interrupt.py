@@ -34,6 +34,8 @@ class StopRequest:
         if self.signal is not None:
             os._exit(128 + number)
         self.signal = signal.Signals(number)
+        # Not print: a handler may interrupt one.
+        os.write(2, b"\nstopping when all is saved; again to stop at once\n")
 
     def __bool__(self) -> bool:
         return self.signal is not None

@@ -43,7 +43,7 @@ def train_and_evaluate(
         diverges.
       Stopped: After SIGINT or SIGTERM, when all is saved.
     """
-    run = RunDirectory(workdir)
+    start, run = time.perf_counter(), RunDirectory(workdir)
     with run.lock():
         run.check(config)
         result = run.result()
@@ -52,8 +52,11 @@ def train_and_evaluate(
         else:
             with listen() as stop:
                 prepared = setup.make(config, devices, print)
+                if stop:
+                    message = f"stopped by {stop.signal.name} before the first step"
+                    raise Stopped(message, stop.exit_code)
                 run.claim(config)
-                result = Trainer(config, prepared, run, stop).run()
+                result = Trainer(config, prepared, run, stop, start).run()
         print(results.summary(result, run.path))
         return result
 
@@ -71,12 +74,14 @@ class Trainer:
         prepared: setup.Setup,
         run: RunDirectory,
         stop: StopRequest,
+        start: float,
     ):
         self._config = config
         self._setup = prepared
         self._run = run
         self._stop = stop
-        self._start = self._last_save = time.perf_counter()
+        self._start = start  # of this session; the clocks of others are in the facts
+        self._last_save = time.perf_counter()
         self._engine = Engine(prepared, config.seed)
         self._state = self._engine.first_state()
         self._metrics = self._engine.empty_metrics()
@@ -91,7 +96,8 @@ class Trainer:
             jax.jit(jax.vmap(prepared.schedule))(np.arange(prepared.total_steps))
         )
         self._latest = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
-        self._best = Checkpoints(run.best, keep=1)
+        # Each latest state finds the best one that it names, and one is on its way.
+        self._best = Checkpoints(run.best, keep=config.checkpoint.keep + 1)
         self._progress = Progress(
             num_epochs=prepared.num_epochs,
             total_steps=prepared.total_steps,
@@ -177,8 +183,8 @@ class Trainer:
         kept = f"the state of step {saved[-1]:,} is kept" if saved else "nothing saved"
         return (
             f"training diverged: {what} by step {step:,} at learning rate "
-            f"{self._learning_rate(step):.3g} ({kept}); lower optim.learning_rate or "
-            "set optim.gradient_clip"
+            f"{self._learning_rate(step):.3g} ({kept}); start again in another "
+            "--workdir with a lower optim.learning_rate, or set optim.gradient_clip"
         )
 
     def _close_epoch(self, epoch: int) -> None:
@@ -205,8 +211,15 @@ class Trainer:
         self._progress.end_epoch(epoch + 1, self._step, train, val, is_best)
         self._facts["epoch"] = epoch + 1
         self._metrics = self._engine.empty_metrics()
-        if last or (epoch + 1) % self._config.checkpoint.every_epochs == 0:
+        if last and not self._setup.val:  # nothing to choose by: the last is shipped
+            self._save_to(self._best, self._state.best_variables, {"epoch": epoch + 1})
+        due = (epoch + 1) % self._config.checkpoint.every_epochs == 0
+        # A state saved before its validation stays: closing the epoch can be repeated.
+        if last or ((is_best or due) and not self._is_saved()):
             self._save()
+
+    def _is_saved(self) -> bool:
+        return self._saved is not None and self._saved[0] == self._step
 
     def _is_best(self, val: dict[str, float]) -> bool:
         """By accuracy; of equal ones by loss."""
@@ -234,6 +247,7 @@ class Trainer:
     def _save(self) -> None:
         position = self._step, self._facts["epoch"]
         if position != self._saved:
+            self._best.wait()  # the best state is on disk before one that names it
             facts = {**self._facts, "seconds": self._seconds()}
             self._save_to(self._latest, self._tree(), facts)
         self._saved, self._last_save = position, time.perf_counter()
@@ -255,9 +269,15 @@ class Trainer:
 
     def _score_test(self) -> dict[str, Any]:
         """Scores the best variables, by validation, on the test set."""
-        variables = self._state.best_variables
-        if self._setup.val:
-            variables, _ = self._best.restore(variables, self._engine.replicated)
+        variables, best = self._state.best_variables, self._facts["best"]
+        if best:
+            found = self._best.restore(variables, self._engine.replicated)
+            if found is None or found[1]["epoch"] != best["epoch"]:
+                raise UserError(
+                    f"{self._run.best} lacks the best state, of epoch {best['epoch']}; "
+                    "restore the folder from a copy, or start in another --workdir"
+                )
+            variables = found[0]
         test = setup.load_test(self._config)
         return {**self._evaluate(test, variables), "num_examples": len(test)}
 

@@ -85,6 +85,7 @@ def make(
     pipeline = augment.make_pipeline(config.augment, image_shape=source.image_shape)
     _check_train(config, mesh)
     train, val = _load(config, report)
+    sources.check_split(config.data.name, config.data.test_split, config.data.dir)
     mean, std = _normalization(config, train)
     options = StepOptions(
         num_classes=source.num_classes,
@@ -142,6 +143,8 @@ def _make_model(config: ConfigDict, source: sources.Source, report: sources.Repo
 
 
 def _check_train(config: ConfigDict, mesh: Mesh) -> None:
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed is {config.seed}; use 0 to {2**32 - 1}")
     sharding.check_batch_size("train.batch_size", config.train.batch_size, mesh)
     bounds = (
         ("schedule.warmup_fraction", 0, 1),
@@ -190,6 +193,8 @@ def _normalization(config: ConfigDict, train: sources.Examples):
                 f"data.{name} has {len(values)} values for {channels} channels; give "
                 f"{channels}, or None to compute them"
             )
+    if min(std) <= 0:
+        raise UserError(f"data.std is {tuple(std)}; use positive values, or None")
     return mean, std
 
 

@@ -33,7 +33,13 @@ def divide_cpu(num_devices: int) -> None:
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh with the one axis "data" over the devices; None: all of them."""
-    devices = jax.devices() if devices is None else devices
+    try:
+        devices = jax.devices() if devices is None else devices
+    except RuntimeError as error:
+        raise UserError(
+            f"JAX finds no device ({str(error).splitlines()[0]}); set JAX_PLATFORMS=cpu, "
+            "or install the extra for the device: cuda12, cuda13 or tpu"
+        ) from error
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 

@@ -73,7 +73,8 @@ class RunDirectory:
           UserError: names the keys that differ.
         """
         if not self._config.exists() or not (
-            self._result.exists() or any(self.checkpoints.glob("[0-9]*"))
+            self._result.exists()
+            or any(path.name.isdigit() for path in self.checkpoints.glob("*"))
         ):
             return  # nothing to lose
         old, new = _flat(_read_json(self._config)), _flat(plain(config))
