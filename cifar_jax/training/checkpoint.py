@@ -80,8 +80,8 @@ class Checkpoints:
             raise self._unwritten(error) from error
         if not written:
             raise UserError(
-                f"the state of step {step:,} was not saved: {self._folder} holds a later "
-                "one; start again in another --workdir"
+                f"the state of step {step:,} was not saved: {self._folder} holds a "
+                "later one; start again in another --workdir"
             )
 
     def wait(self) -> None:

@@ -37,8 +37,8 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
         devices = jax.devices() if devices is None else devices
     except RuntimeError as error:
         raise UserError(
-            f"JAX finds no device ({str(error).splitlines()[0]}); set JAX_PLATFORMS=cpu, "
-            "or install the extra for the device: cuda12, cuda13 or tpu"
+            f"JAX finds no device ({str(error).splitlines()[0]}); set "
+            "JAX_PLATFORMS=cpu, or install the extra cuda12, cuda13 or tpu"
         ) from error
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
