@@ -209,7 +209,7 @@ def test_killed_and_terminated_processes_resume(digits_dir, tmp_path):
     checkpoints = tmp_path / "run" / "checkpoints"
     wait_for(lambda: any(checkpoints.glob("[0-9]/_CHECKPOINT_METADATA")), process)
     process.kill()
-    process.wait()
+    process.communicate()
 
     process = start(tmp_path / "run", digits_dir, often)
     output = ""
@@ -226,5 +226,6 @@ def test_killed_and_terminated_processes_resume(digits_dir, tmp_path):
     output = resumed.communicate(timeout=200)[0]
     assert resumed.returncode == 0, output
     whole = start(tmp_path / "whole", digits_dir)
-    assert whole.wait(timeout=200) == 0
+    output = whole.communicate(timeout=200)[0]
+    assert whole.returncode == 0, output
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
