@@ -191,7 +191,9 @@ def test_without_a_network_there_are_three_ways_out(tmp_path, monkeypatch):
 
 def test_a_download_is_prepared(tmp_path, monkeypatch, small):
     folder = small_cifar.write_folder(tmp_path / "copy")
-    monkeypatch.setattr(archives, "download", lambda layout, folder: tmp_path / "copy")
+    monkeypatch.setattr(
+        archives, "download", lambda layout, folder, *, progress: tmp_path / "copy"
+    )
     lines = []
     sources.prepare("cifar10", str(tmp_path), report=lines.append)
     shutil.rmtree(folder)
@@ -265,3 +267,18 @@ def test_a_format_that_only_tensorflow_reads_is_named(damaged, monkeypatch):
 def test_nothing_of_tfds_reaches_the_terminal(tmp_path, capfd):
     sources.load("digits", "test", str(tmp_path), report=quiet)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_download_reports_its_tenths():
+    lines = []
+    progress = sources._tenths(lines.append)
+    for done in range(0, 1_000_001, 10_000):
+        progress(done, 1_000_000)
+    assert len(lines) == 10
+    assert lines[-1].strip() == "1 of 1 MB"
+
+
+def test_a_missing_split_is_refused_with_those_there_are(digits_dir):
+    sources.check_split("digits", "test[:50%]", digits_dir)
+    with pytest.raises(UserError, match="no split 'tset'; use train, test"):
+        sources.check_split("digits", "tset", digits_dir)
