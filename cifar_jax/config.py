@@ -74,6 +74,8 @@ def _model() -> ConfigDict:
     model.dropout = 0.0  # rate before the classifier,
     model.logits_dropout = 0.0  # on what it returns,
     model.block_dropout = 0.0  # and between the convolutions of each block
+    model.stochastic_depth = 0.0  # rate of dropping the last block; earlier ones less
+    model.init = "he"  # he (normal, fan-out), or pytorch (its layers' default)
     model.zero_init = False  # scale of each basic block's last BatchNorm starts at 0
     model.bn_momentum = 0.9  # share of the old running statistics that a step keeps
     model.bn_epsilon = 1e-5
@@ -83,28 +85,47 @@ def _model() -> ConfigDict:
 
 def _optim() -> ConfigDict:
     optim = ConfigDict()
-    # sgd, adam, adamw, or muon (for the blocks' convolutions, with sgd for the rest)
+    # sgd, sgdw, adam, adamw, lion, or muon (for the blocks' convolutions)
     optim.name = "sgd"
     optim.learning_rate = 0.1  # the schedule's peak
-    optim.momentum = 0.9  # sgd, muon
-    optim.nesterov = True  # sgd, muon
-    optim.b1 = 0.9  # adam, adamw
-    optim.b2 = 0.999  # adam, adamw
-    optim.weight_decay = 5e-4  # on kernels only; sgd and adam: added to the gradient
-    optim.muon_scale = 0.2  # muon: its learning rate, as a share of sgd's
+    optim.momentum = 0.9  # sgd, sgdw
+    optim.nesterov = True  # sgd, sgdw
+    optim.b1 = 0.9  # adam, adamw, lion
+    optim.b2 = 0.999  # adam, adamw, lion
+    # sgd and adam: added to the gradient; the others: times the learning rate
+    optim.weight_decay = 5e-4
+    optim.decayed = "kernels"  # what weight decay touches: kernels, or all
+    optim.muon_rest = "sgd"  # muon: the optimiser of all other parameters
+    optim.muon_scale = 0.2  # muon: its learning rate, as a share of the rest's
     optim.muon_beta = 0.9  # muon: decay of the gradient's moving average
     optim.muon_steps = 3  # muon: Newton-Schulz iterations
     optim.muon_weight_decay = 5e-3  # muon: times its learning rate
     optim.gradient_clip = 0.0  # largest global norm of the gradient; 0: no clipping
+    # of the learning rate, by the paths that a pattern matches: ((".*/bias", 2.0),)
+    optim.lr_multipliers = ()
+    # sharpness-aware minimisation: radius of the worst case; 0: off. Twice the work
+    optim.sam_rho = 0.0
+    optim.sam_adaptive = False  # ASAM: each weight's radius is a share of itself
     return optim
 
 
 def _schedule() -> ConfigDict:
+    # durations: "5 epochs", "500 steps" or "5%" of the run
     schedule = ConfigDict()
-    schedule.name = "warmup_cosine"  # constant, warmup_cosine or one_cycle
-    schedule.warmup_fraction = 0.05  # of the run: linear from initial_factor to peak
+    # warmup_cosine, constant, linear, step, piecewise, cosine_restarts, or one_cycle
+    schedule.name = "warmup_cosine"
+    schedule.warmup = "5%"  # linear from initial_factor to the peak
+    schedule.length = "100%"  # to final_factor; may be longer than the run
     schedule.initial_factor = 0.0  # first learning rate, as a share of the peak
     schedule.final_factor = 0.0  # last learning rate, as a share of the peak
+    schedule.period = "10 epochs"  # cosine_restarts: length of the first cosine
+    schedule.period_factor = 2  # cosine_restarts: of a period, to the one before
+    schedule.decay_every = "10 epochs"  # step
+    schedule.decay_factor = 0.9  # step
+    schedule.milestones = ()  # piecewise: (("50%", 0.1), ("75%", 0.01)), of the peak
+    # one_cycle: momentum (or b1) at the peak and at both ends; None: as in optim
+    schedule.momentum_range = _optional(tuple)
+    schedule.per_epoch = False  # the first rate of an epoch holds for all of it
     return schedule
 
 
@@ -114,6 +135,13 @@ def _train() -> ConfigDict:
     train.batch_size = 512  # over all devices
     train.label_smoothing = 0.0
     train.ema_decay = 0.0  # of weights and batch statistics, per step; 0: no average
+    train.accumulate = 1  # parts of a batch that are computed one after the other
+    # epochs without a better validation, after which training ends; 0: never
+    train.patience = 0
+    train.reload_best = False  # each epoch starts from the best weights so far
+    # after which a command saves and stops, with exit code 0; 0: never. The same
+    # command goes on
+    train.max_seconds = 0.0
     train.cpu_devices = 0  # devices that a CPU is divided into; 0: as JAX has it
     train.steps_per_dispatch = 0  # steps in one call of the device; 0: chosen by device
     return train
@@ -123,6 +151,9 @@ def _evaluate() -> ConfigDict:
     evaluate = ConfigDict()
     evaluate.batch_size = 1000
     evaluate.every_epochs = 1  # validation; the last epoch always has one
+    evaluate.best_by = "accuracy"  # the epoch that is shipped: accuracy, loss, or last
+    # images to choose it on: val; or test, as some reports do: no honest accuracy
+    evaluate.select_on = "val"
     return evaluate
 
 

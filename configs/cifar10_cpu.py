@@ -23,8 +23,8 @@ def get_config():
     model.zero_init = True
     config.optim.name = "muon"
     config.optim.learning_rate = 0.2
-    config.schedule.name = "one_cycle"
-    config.schedule.warmup_fraction = 0.2
+    config.schedule.name = "linear"
+    config.schedule.warmup = "20%"
     config.schedule.initial_factor = 0.2
     config.train.epochs = 8
     config.train.batch_size = 128  # more would fall out of the cache

@@ -24,5 +24,5 @@ def get_config():
     config.train.batch_size = 64
     config.train.epochs = 15
     config.train.label_smoothing = 0.1
-    config.schedule.warmup_fraction = 0.15
+    config.schedule.warmup = "15%"
     return config

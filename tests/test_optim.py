@@ -1,7 +1,6 @@
-"""Schedules and optimisers against PyTorch's, and against their formulas."""
+"""Optimisers against PyTorch's, and against their formulas."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +14,15 @@ from cifar_jax.models import resnet
 from cifar_jax.training import optim
 
 OPTIONS = default.get_config().optim.to_dict()
-del OPTIONS["learning_rate"]
-
-
-def make_schedule(name, *, peak=0.4, warmup=6, total=20, first=0.25, last=0.01):
-    return optim.make_schedule(
-        name,
-        peak,
-        warmup_steps=warmup,
-        total_steps=total,
-        initial_factor=first,
-        final_factor=last,
-    )
+for key in ("learning_rate", "sam_rho", "sam_adaptive"):  # others read these
+    del OPTIONS[key]
+NUM_STEPS = 20
+RATES = np.linspace(0.05, 0.01, NUM_STEPS, dtype=np.float32)
+MOMENTA = np.linspace(0.95, 0.8, NUM_STEPS, dtype=np.float32)
 
 
 def make_optimizer(name, schedule=lambda step: 0.1, **options):
     return optim.make_optimizer(schedule=schedule, **OPTIONS | {"name": name} | options)
-
-
-def rates(schedule, num_steps):
-    return [float(schedule(step)) for step in range(num_steps)]
 
 
 def one_update(optimizer, grads, params):
@@ -42,102 +30,6 @@ def one_update(optimizer, grads, params):
         lambda grads, params: optimizer.update(grads, optimizer.init(params), params)[0]
     )
     return update(grads, params)
-
-
-def torch_rates(num_steps, make, peak=0.4):
-    torch = pytest.importorskip("torch")
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
-    schedule = make(optimizer, torch.optim.lr_scheduler)
-    seen = []
-    for _ in range(num_steps):
-        seen.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    return seen
-
-
-def torch_schedule(name, warmup, total):
-    """The schedule of `make_schedule` in PyTorch's parts."""
-
-    def make(optimizer, lib):
-        rise = lib.LinearLR(optimizer, 0.25, 1.0, warmup)
-        fall = {
-            "constant": lambda: lib.ConstantLR(optimizer, 1.0),
-            "warmup_cosine": lambda: lib.CosineAnnealingLR(
-                optimizer, total - warmup, eta_min=0.4 * 0.01
-            ),
-            "one_cycle": lambda: lib.LinearLR(optimizer, 1.0, 0.01, total - warmup),
-        }[name]()
-        return lib.SequentialLR(optimizer, [rise, fall], [warmup])
-
-    return make
-
-
-# SequentialLR itself calls step(0), which PyTorch warns of.
-@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
-@pytest.mark.parametrize("name", optim.SCHEDULES)
-@pytest.mark.parametrize(("warmup", "total"), [(6, 20), (1, 10), (9, 10)])
-def test_schedules_are_those_of_pytorch(name, warmup, total):
-    schedule = make_schedule(name, warmup=warmup, total=total)
-    expected = torch_rates(total, torch_schedule(name, warmup, total))
-    np.testing.assert_allclose(rates(schedule, total), expected, rtol=1e-5)
-
-
-def test_one_cycle_is_the_triangle_of_pytorch():
-    def make(optimizer, lib):
-        return lib.OneCycleLR(
-            optimizer,
-            max_lr=0.4,
-            total_steps=21,  # PyTorch's last step is where ours has ended
-            pct_start=7 / 21,
-            anneal_strategy="linear",
-            div_factor=4,
-            final_div_factor=25,
-            cycle_momentum=False,
-        )
-
-    schedule = make_schedule("one_cycle", warmup=6, total=20)
-    expected = torch_rates(20, make)
-    np.testing.assert_allclose(rates(schedule, 20), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("warmup", [0, 4])
-@pytest.mark.parametrize("first", [0.0, 0.5])
-def test_schedules_follow_their_formulas(warmup, first):
-    total, last = 12, 0.1
-    falls = {
-        "constant": lambda share: 1.0,
-        "one_cycle": lambda share: 1 + share * (last - 1),
-        "warmup_cosine": lambda share: (
-            last + (1 - last) * (1 + math.cos(math.pi * share)) / 2
-        ),
-    }
-    assert falls.keys() == optim.SCHEDULES.keys()
-    for name, fall in falls.items():
-        schedule = make_schedule(
-            name, peak=2.0, warmup=warmup, total=total, first=first, last=last
-        )
-        for step in range(total + 3):  # after the end the last rate stays
-            if step < warmup:
-                factor = first + (1 - first) * step / warmup
-            else:
-                factor = fall(min(1, (step - warmup) / (total - warmup)))
-            assert float(schedule(step)) == pytest.approx(2 * factor, abs=1e-6), name
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "match"),
-    [
-        ("cosine", {}, "schedule.name is 'cosine'; use constant, one_cycle, warmup_co"),
-        ("constant", {"peak": 0.0}, "optim.learning_rate is 0.0; use a positive one"),
-        ("constant", {"peak": math.nan}, "optim.learning_rate is nan"),
-        ("one_cycle", {"warmup": 20}, "warm-up takes 20 steps of a run of 20; use a"),
-        ("one_cycle", {"warmup": -1}, "the warm-up takes -1 steps"),
-    ],
-)
-def test_schedules_that_make_no_sense_are_refused(name, options, match):
-    with pytest.raises(UserError, match=match):
-        make_schedule(name, **options)
 
 
 def problem():
@@ -167,19 +59,22 @@ def run_ours(optimizer, num_steps):
     return params
 
 
-def run_torch(torch, make, learning_rates, clip):
+def run_torch(torch, kind, options, *, clip=0.0, momenta=None, bias=None):
+    """Trains with PyTorch; `bias` overrides options of the bias's group."""
     params, inputs, targets = jax.tree.map(torch.tensor, problem())
     for value in params.values():
         value.requires_grad_(True)
-    optimizer = make(
-        [
-            {"params": [params["kernel"]]},
-            {"params": [params["bias"]], "weight_decay": 0.0},
-        ]
-    )
-    for rate in learning_rates:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+    groups = [{"params": [params["kernel"]]}, {"params": [params["bias"]]}]
+    optimizer = getattr(torch.optim, kind)(groups, lr=1.0, **options)
+    factors = [1.0, (bias or {}).pop("factor", 1.0)]
+    optimizer.param_groups[1].update(bias or {})
+    for step, rate in enumerate(RATES):
+        for group, factor in zip(optimizer.param_groups, factors, strict=True):
+            group["lr"] = float(rate) * factor
+            if momenta is not None and "betas" in group:
+                group["betas"] = float(momenta[step]), group["betas"][1]
+            elif momenta is not None:
+                group["momentum"] = float(momenta[step])
         optimizer.zero_grad()
         (residuals(params, inputs, targets) ** 2).mean().backward()
         if clip:
@@ -188,40 +83,129 @@ def run_torch(torch, make, learning_rates, clip):
     return {name: value.detach().numpy() for name, value in params.items()}
 
 
-@pytest.mark.parametrize("clip", [0.0, 0.5])
-@pytest.mark.parametrize(
-    ("name", "kind", "options"),
-    [
-        ("sgd", "SGD", dict(momentum=0.9, nesterov=True, weight_decay=0.1)),
-        ("sgd", "SGD", dict(momentum=0.8, nesterov=False, weight_decay=0.1)),
-        ("sgd", "SGD", dict(momentum=0.0, nesterov=False, weight_decay=0.0)),
-        ("adam", "Adam", dict(b1=0.8, b2=0.95, weight_decay=0.1)),
-        ("adamw", "AdamW", dict(b1=0.8, b2=0.95, weight_decay=0.1)),
-    ],
-)
-def test_optimizers_are_those_of_pytorch(name, kind, options, clip):
-    torch = pytest.importorskip("torch")
-    schedule = make_schedule("warmup_cosine", peak=0.05)
-    theirs = dict(options)
-    if "b1" in theirs:
-        theirs["betas"] = theirs.pop("b1"), theirs.pop("b2")
-    expected = run_torch(
-        torch,
-        lambda groups: getattr(torch.optim, kind)(groups, lr=1.0, **theirs),
-        rates(schedule, 20),
-        clip,
-    )
-    optimizer = make_optimizer(name, schedule, gradient_clip=clip, **options)
-    params = run_ours(optimizer, 20)
+PYTORCH = [
+    ("sgd", "SGD", dict(momentum=0.9, nesterov=True, weight_decay=0.1)),
+    ("sgd", "SGD", dict(momentum=0.8, nesterov=False, weight_decay=0.1)),
+    ("sgd", "SGD", dict(momentum=0.0, nesterov=False, weight_decay=0.0)),
+    ("adam", "Adam", dict(b1=0.8, b2=0.95, weight_decay=0.1)),
+    ("adamw", "AdamW", dict(b1=0.8, b2=0.95, weight_decay=0.1)),
+]
+
+
+def theirs(options):
+    options = dict(options)
+    if "b1" in options:
+        options["betas"] = options.pop("b1"), options.pop("b2")
+    return options
+
+
+def check_same(params, expected):
     for key, value in expected.items():
         np.testing.assert_allclose(params[key], value, rtol=2e-5, atol=2e-6)
 
 
-def test_unknown_optimizers_are_refused():
-    with pytest.raises(
-        UserError, match="optim.name is 'lion'; use adam, adamw, muon, "
-    ):
-        make_optimizer("lion")
+def at(values):
+    return lambda step: jnp.asarray(values)[step]
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+@pytest.mark.parametrize(("name", "kind", "options"), PYTORCH)
+def test_optimizers_are_those_of_pytorch(name, kind, options, clip):
+    torch = pytest.importorskip("torch")
+    expected = run_torch(
+        torch, kind, theirs(options), clip=clip, bias={"weight_decay": 0.0}
+    )
+    optimizer = make_optimizer(name, at(RATES), gradient_clip=clip, **options)
+    check_same(run_ours(optimizer, NUM_STEPS), expected)
+
+
+@pytest.mark.parametrize(("name", "kind", "options"), PYTORCH)
+def test_decay_of_all_parameters_and_moving_momentum_are_as_in_pytorch(
+    name, kind, options
+):
+    torch = pytest.importorskip("torch")
+    expected = run_torch(torch, kind, theirs(options), momenta=MOMENTA)
+    optimizer = make_optimizer(
+        name, at(RATES), momentum_schedule=at(MOMENTA), decayed="all", **options
+    )
+    check_same(run_ours(optimizer, NUM_STEPS), expected)
+
+
+@pytest.mark.parametrize(("name", "kind", "options"), PYTORCH)
+def test_multipliers_are_the_rates_of_pytorchs_groups(name, kind, options):
+    torch = pytest.importorskip("torch")
+    expected = run_torch(torch, kind, theirs(options), bias={"factor": 3.0})
+    optimizer = make_optimizer(
+        name,
+        at(RATES),
+        decayed="all",
+        lr_multipliers=(("b.*", 3.0), (".*", 1.0)),
+        **options,
+    )
+    check_same(run_ours(optimizer, NUM_STEPS), expected)
+
+
+def test_sgdw_is_sgd_with_decay_apart():
+    """Without a gradient only the decay is left: the rate's product (1711.05101)."""
+    params = {"kernel": np.ones((2, 2), np.float32)}
+    zeros = jax.tree.map(np.zeros_like, params)
+    optimizer = make_optimizer("sgdw", at(RATES), weight_decay=0.1, momentum=0.9)
+    state, expected = optimizer.init(params), 1.0
+    for rate in RATES:
+        updates, state = optimizer.update(zeros, state, params)
+        params = optax.apply_updates(params, updates)
+        expected *= 1 - float(rate) * 0.1
+    np.testing.assert_allclose(params["kernel"], expected, rtol=1e-5)
+
+
+def test_lion_follows_its_algorithm():
+    """Algorithm 2 of Chen et al. (2023, arXiv:2302.06675)."""
+    b1, b2, decay = 0.8, 0.95, 0.1
+    params, inputs, targets = problem()
+    expected = {name: value.astype(np.float64) for name, value in params.items()}
+    moment = dict.fromkeys(expected, 0.0)
+    for rate in RATES:
+        error = 2 * residuals(expected, inputs, targets) / targets.size
+        grads = {"bias": error.sum(0), "kernel": inputs.T @ error}
+        for name, grad in grads.items():
+            direction = np.sign(b1 * moment[name] + (1 - b1) * grad)
+            direction += decay * expected[name] * (name == "kernel")
+            moment[name] = b2 * moment[name] + (1 - b2) * grad
+            expected[name] = expected[name] - rate * direction
+    options = dict(b1=b1, b2=b2, weight_decay=decay)
+    params = run_ours(make_optimizer("lion", at(RATES), **options), NUM_STEPS)
+    check_same(params, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "match"),
+    [
+        (
+            "rmsprop",
+            {},
+            "optim.name is 'rmsprop'; use adam, adamw, lion, sgd, sgdw, mu",
+        ),
+        ("muon", {"muon_rest": "muon"}, "optim.muon_rest is 'muon'; use adam, adamw, "),
+        ("sgd", {"decayed": "bias"}, "optim.decayed is 'bias'; use all, kernels"),
+        ("muon", {"momentum_schedule": at([0.9])}, "does not move muon's momentum"),
+    ],
+)
+def test_optimizers_that_make_no_sense_are_refused(name, options, match):
+    with pytest.raises(UserError, match=match):
+        make_optimizer(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "match"),
+    [
+        ((("head/kernal", 2.0),), "'head/kernal', which matches no parameter; their"),
+        ((("(", 2.0),), r"'\(', which is no regular expression"),
+        (((".*", -1.0),), "has -1.0 for '.*'; use 0 or more"),
+    ],
+)
+def test_multipliers_that_make_no_sense_are_refused(multipliers, match):
+    with pytest.raises(UserError, match=match):
+        optim.check_multipliers(multipliers, ["head/bias", "head/kernel"])
 
 
 @functools.cache
@@ -252,7 +236,7 @@ def by_path(tree):
     return {keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "sgdw", "adam", "adamw", "lion"])
 def test_weight_decay_touches_kernels_only(name):
     params = fill(network())
     zeros = jax.tree.map(np.zeros_like, params)
@@ -372,3 +356,15 @@ def test_muon_orthogonalises_what_a_patch_becomes(shape):
     singular = np.linalg.svd(matrix, compute_uv=False)
     singular /= max(1, 8 / len(matrix)) ** 0.5
     assert 0.6 < singular.min() <= singular.max() < 1.25
+
+
+def test_muon_leaves_the_rest_to_the_optimizer_that_is_named():
+    params = fill(network())
+    grads = fill(params, 1)
+    updates = by_path(
+        one_update(make_optimizer("muon", muon_rest="adamw"), grads, params)
+    )
+    alone = by_path(one_update(make_optimizer("adamw"), grads, params))
+    for path, update in updates.items():
+        same = np.array_equal(update, alone[path])
+        assert same != (path.startswith("stage") and update.ndim == 4), path

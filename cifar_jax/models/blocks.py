@@ -21,16 +21,29 @@ ACTIVATIONS = {
     "gelu": functools.partial(nn.gelu, approximate=False),  # PyTorch's default
 }
 
-# Kaiming normal over fan-out keeps the gradient's scale from layer to layer
-# (He et al., 2015, arXiv:1502.01852; torchvision's ResNets).
-KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_scaled = nn.initializers.variance_scaling
+
+# The initialisers of kernels, for convolutions and for linear layers.
+INITS = {
+    # Kaiming normal over fan-out keeps the gradient's scale from layer to layer
+    # (He et al., 2015, arXiv:1502.01852; torchvision's ResNets).
+    "he": (_scaled(2.0, "fan_out", "normal"), nn.initializers.lecun_normal()),
+    # PyTorch's layers: uniform up to 1 / sqrt(fan-in), a third of that in variance.
+    "pytorch": (_scaled(1 / 3, "fan_in", "uniform"),) * 2,
+}
 
 Activation = Callable[[jax.Array], jax.Array]
 Layer = Callable[..., Any]  # makes a module: a function or class with options filled in
 
 
 def conv(
-    width: int, kernel: int, stride: int = 1, *, use_bias: bool = False, **options
+    width: int,
+    kernel: int,
+    stride: int = 1,
+    *,
+    init: str = "he",
+    use_bias: bool = False,
+    **options,
 ) -> nn.Conv:
     """Makes a square convolution, without bias where a BatchNorm after it has one."""
     return nn.Conv(
@@ -39,7 +52,21 @@ def conv(
         strides=(stride, stride),
         padding=(((kernel - 1) // 2,) * 2,) * 2,
         use_bias=use_bias,
-        kernel_init=KERNEL_INIT,
+        kernel_init=INITS[init][0],
+        **options,
+    )
+
+
+def linear(width: int, fan_in: int, *, init: str, **options) -> nn.Dense:
+    """Makes a linear layer; PyTorch draws its bias as its kernel."""
+
+    def draw_bias(key, shape, dtype):
+        return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
+
+    return nn.Dense(
+        width,
+        kernel_init=INITS[init][1],
+        bias_init=draw_bias if init == "pytorch" else nn.initializers.zeros,
         **options,
     )
 
@@ -56,8 +83,9 @@ class SqueezeExcite(nn.Module):
         """Returns x [B, H, W, C], gated."""
         width = x.shape[-1]
         gate = x.mean(axis=(1, 2))  # [B, C]
-        gate = self.act(self.dense(width // self.ratio, name="reduce")(gate))
-        gate = nn.sigmoid(self.dense(width, name="expand")(gate))
+        hidden = width // self.ratio
+        gate = self.act(self.dense(hidden, fan_in=width, name="reduce")(gate))
+        gate = nn.sigmoid(self.dense(width, fan_in=hidden, name="expand")(gate))
         return x * gate[:, None, None, :]
 
 
@@ -85,6 +113,8 @@ class Block(nn.Module):
         act: the activation.
         excite: makes a squeeze-and-excitation, or None.
         dropout: makes the dropout between the convolutions.
+        drop_rate: of dropping all that the block adds to its shortcut, image by image
+            (stochastic depth: Huang et al., 2016, arXiv:1603.09382).
         zero_init: start the last BatchNorm's scale at zero.
     """
 
@@ -98,11 +128,20 @@ class Block(nn.Module):
     act: Activation
     excite: Layer | None
     dropout: Layer
+    drop_rate: float
     zero_init: bool
 
     def changes_shape(self, x: jax.Array) -> bool:
         """Whether the identity cannot serve as the shortcut."""
         return self.stride != 1 or x.shape[-1] != self.width
+
+    def branch(self, y: jax.Array) -> jax.Array:
+        """Returns what is added to the shortcut: y, gated, or nothing."""
+        if self.excite:
+            y = self.excite(name="se")(y)
+        if self.drop_rate:
+            y = self.dropout(rate=self.drop_rate, broadcast_dims=(1, 2, 3))(y)
+        return y
 
 
 class BasicBlock(Block):
@@ -117,9 +156,7 @@ class BasicBlock(Block):
         y = self.dropout()(self.act(self.norm(name="bn1")(y)))
         y = self.conv(self.width, self.kernel, name="conv2")(y)
         y = self.norm(name="bn2", scale_init=last_scale)(y)
-        if self.excite:
-            y = self.excite(name="se")(y)
-        return self.act(y + self._shortcut(x))
+        return self.act(self.branch(y) + self._shortcut(x))
 
     def _shortcut(self, x):
         if not self.changes_shape(x):
@@ -147,9 +184,7 @@ class PreActBlock(Block):
         y = self.conv(self.width, self.kernel, self.stride, name="conv1")(y)
         y = self.dropout()(self.act(self.norm(name="bn2")(y)))
         y = self.conv(self.width, self.kernel, name="conv2")(y)
-        if self.excite:
-            y = self.excite(name="se")(y)
-        return y + shortcut
+        return self.branch(y) + shortcut
 
     def _shortcut(self, y):
         if self.shortcut == "padding":

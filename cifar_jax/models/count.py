@@ -18,6 +18,13 @@ def num_parameters(model: ResNet, image_shape: tuple[int, int, int]) -> int:
     return _size(_abstract_params(model, image_shape))
 
 
+def parameter_paths(model: ResNet, image_shape: tuple[int, int, int]) -> list[str]:
+    """Returns the names of all parameters, such as `stem_conv/kernel`."""
+    leaves = jax.tree_util.tree_leaves_with_path(_abstract_params(model, image_shape))
+    keystr = jax.tree_util.keystr
+    return [keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+
 def _size(params: dict) -> int:
     return int(parameter_overview.count_parameters(params))  # theirs is of NumPy
 

@@ -14,6 +14,7 @@ CHOICES = {
     "shortcut": ("projection", "padding"),
     "activation": ("relu", "mish", "elu", "silu", "gelu"),
     "se_activation": ("relu", "mish", "elu", "silu", "gelu"),
+    "init": ("he", "pytorch"),
     "dtype": ("auto", "float32", "bfloat16"),
 }
 
@@ -46,6 +47,8 @@ class Design:
     dropout: float = 0.0
     logits_dropout: float = 0.0
     block_dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    init: str = "he"
     zero_init: bool = False
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
@@ -183,7 +186,10 @@ def _check_values(design: Design) -> None:
                 f"model.{name} holds {even[0]}, which is even; use an odd size such as "
                 f"{even[0] + 1}: only those leave the map's size to the stride"
             )
-    for name in ("dropout", "logits_dropout", "block_dropout", "bn_momentum"):
+    for name in (
+        *("dropout", "logits_dropout", "block_dropout"),
+        *("stochastic_depth", "bn_momentum"),
+    ):
         if not 0 <= getattr(design, name) < 1:
             raise UserError(
                 f"model.{name} is {getattr(design, name)}; use at least 0 and below 1"

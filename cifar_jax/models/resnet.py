@@ -10,6 +10,7 @@ PyTorch's 0.1. Under `jax.jit` over a mesh the statistics are those of the globa
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -52,6 +53,7 @@ class ResNet(nn.Module):
         design = self.design
         layers = self._layers(train)
         x = self._stem(images, layers)
+        drop_rates = self._drop_rates()
         for stage, num_blocks in enumerate(design.stage_sizes):
             for index in range(num_blocks):
                 x = blocks.BLOCKS[design.block](
@@ -60,6 +62,7 @@ class ResNet(nn.Module):
                     kernel=design.kernel_sizes[stage],
                     shortcut_kernel=design.shortcut_kernel_sizes[stage],
                     shortcut=design.shortcut,
+                    drop_rate=next(drop_rates),
                     zero_init=design.zero_init,
                     name=f"stage{stage + 1}_block{index + 1}",
                     **layers,
@@ -67,6 +70,12 @@ class ResNet(nn.Module):
         if design.block == "preact":
             x = layers["act"](layers["norm"](name="final_bn")(x))
         return self._head(x, train)
+
+    def _drop_rates(self) -> Iterator[float]:
+        """Yields stochastic depth's rates, which rise in a line to the last block's."""
+        num_blocks = sum(self.design.stage_sizes)
+        for block in range(1, num_blocks + 1):
+            yield self.design.stochastic_depth * block / num_blocks
 
     def _layers(self, train: bool) -> dict:
         """The layers that all blocks share, with the options of the design."""
@@ -76,10 +85,12 @@ class ResNet(nn.Module):
             blocks.SqueezeExcite,
             ratio=design.se_ratio,
             act=blocks.ACTIVATIONS[design.se_activation],
-            dense=functools.partial(nn.Dense, use_bias=design.se_bias, **types),
+            dense=functools.partial(
+                blocks.linear, init=design.init, use_bias=design.se_bias, **types
+            ),
         )
         return dict(
-            conv=functools.partial(blocks.conv, **types),
+            conv=functools.partial(blocks.conv, init=design.init, **types),
             norm=functools.partial(
                 nn.BatchNorm,
                 use_running_average=not train,
@@ -90,7 +101,7 @@ class ResNet(nn.Module):
             act=blocks.ACTIVATIONS[design.activation],
             excite=excite if design.se_ratio else None,
             dropout=functools.partial(
-                nn.Dropout, design.block_dropout, deterministic=not train
+                nn.Dropout, rate=design.block_dropout, deterministic=not train
             ),
         )
 
@@ -121,8 +132,10 @@ class ResNet(nn.Module):
             x = nn.avg_pool(x, window, strides=window)  # what is over is dropped
             x = x.reshape(x.shape[0], -1)  # [B, H * W * C]
         x = nn.Dropout(design.dropout, deterministic=not train)(x)
-        x = nn.Dense(
+        x = blocks.linear(
             self.num_classes,
+            fan_in=x.shape[-1],
+            init=design.init,
             dtype=self.param_dtype,
             param_dtype=self.param_dtype,
             name="head",

@@ -41,7 +41,7 @@ def train_and_evaluate(
     Raises:
       UserError: If the config, the data or the run directory is no good, or training
         diverges.
-      Stopped: After SIGINT or SIGTERM, when all is saved.
+      Stopped: After SIGINT or SIGTERM, or train.max_seconds, when all is saved.
     """
     start, run = time.perf_counter(), RunDirectory(workdir)
     with run.lock():
@@ -111,22 +111,30 @@ class Trainer:
             stack.callback(self._latest.close)
             self._restore()
             stack.enter_context(self._progress)
-            if self._facts["epoch"] < self._setup.num_epochs:
+            if not self._is_over():
                 with self._clock("compile"):  # so that its time is known apart
                     self._engine.compile(self._state)
-            for epoch in range(self._facts["epoch"], self._setup.num_epochs):
-                self._train_epoch(epoch)
-                self._close_epoch(epoch)
+            while not self._is_over():
+                self._train_epoch(self._facts["epoch"])
+                self._close_epoch(self._facts["epoch"])
             result = results.make(
                 self._setup,
                 config=plain(self._config),
                 test=self._score_test(),
+                epochs=self._facts["epoch"],
                 steps=self._step,
                 best=self._facts["best"],
                 seconds=self._seconds(),
             )
         self._run.write_result(result)  # when the checkpoints are on disk
         return result
+
+    def _is_over(self, epoch: int | None = None) -> bool:
+        """Whether training ends with this many epochs, all or for lack of progress."""
+        epoch = self._facts["epoch"] if epoch is None else epoch
+        best, patience = self._facts["best"], self._config.train.patience
+        stale = best is not None and 0 < patience <= epoch - best["epoch"]
+        return stale or epoch == self._setup.num_epochs
 
     def _restore(self) -> None:
         restored = self._latest.restore(self._tree(), self._engine.replicated)
@@ -145,6 +153,9 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> None:
         end = (epoch + 1) * self._setup.options.steps_per_epoch
         order = self._engine.order(epoch)
+        if self._config.train.reload_best and self._facts["best"]:
+            if self._step == epoch * self._setup.options.steps_per_epoch:
+                self._state = self._state.replace(**self._best_variables())
         while self._step < end:
             self._stop_if_asked()
             num_steps = min(self._setup.steps_per_dispatch, end - self._step)
@@ -190,15 +201,15 @@ class Trainer:
     def _close_epoch(self, epoch: int) -> None:
         """Validates and logs an epoch, and saves it where that is due."""
         train = self._watch(epoch, self._step, self._metrics)
-        last, evaluate = epoch + 1 == self._setup.num_epochs, self._config.evaluate
-        val = None
-        if self._setup.val and (last or (epoch + 1) % evaluate.every_epochs == 0):
+        evaluate = self._config.evaluate
+        val, ends = None, epoch + 1 == self._setup.num_epochs
+        if self._setup.val and (ends or (epoch + 1) % evaluate.every_epochs == 0):
             val = self._evaluate(self._setup.val, self._state.best_variables)
-        is_best = val is not None and self._is_best(val)
+        is_best = val is not None and self._is_best({"epoch": epoch + 1, **val})
         if is_best:
-            best = {"epoch": epoch + 1, **val}
-            self._save_to(self._best, self._state.best_variables, best)
-            self._facts["best"] = best
+            self._facts["best"] = {"epoch": epoch + 1, **val}
+            self._save_to(self._best, self._state.best_variables, self._facts["best"])
+        last = self._is_over(epoch + 1)
         row = {"step": self._step, "epoch": epoch + 1}
         rate = self._learning_rate(self._step)
         speed = self._progress.images_per_second
@@ -207,7 +218,7 @@ class Trainer:
             | {"images_per_second": round(speed, 1)}
         )
         if val is not None:
-            self._run.add_row({**row, "split": "val", **val})
+            self._run.add_row({**row, "split": self._setup.val_split, **val})
         self._progress.end_epoch(epoch + 1, self._step, train, val, is_best)
         self._facts["epoch"] = epoch + 1
         self._metrics = self._engine.empty_metrics()
@@ -222,10 +233,8 @@ class Trainer:
         return self._saved is not None and self._saved[0] == self._step
 
     def _is_best(self, val: dict[str, float]) -> bool:
-        """By accuracy; of equal ones by loss."""
-        best = self._facts["best"]
-        rank = (val["accuracy"], -val["loss"])
-        return best is None or rank > (best["accuracy"], -best["loss"])
+        best, rank = self._facts["best"], setup.RANKS[self._config.evaluate.best_by]
+        return best is None or rank(val) > rank(best)
 
     def _evaluate(self, examples: Examples, variables: Any) -> dict[str, float]:
         with self._clock("evaluate"):
@@ -259,27 +268,38 @@ class Trainer:
             raise UserError(self._diverged(self._step, str(error))) from error
 
     def _stop_if_asked(self) -> None:
+        limit = self._config.train.max_seconds
         if self._stop:
-            self._save()
-            raise Stopped(
-                f"stopped by {self._stop.signal.name} at step {self._step:,}, all "
-                f"saved in {self._run.path}; the same command goes on from there",
-                self._stop.exit_code,
-            )
+            self._save_and_stop(self._stop.signal.name, self._stop.exit_code)
+        if limit and time.perf_counter() - self._start >= limit:
+            self._save_and_stop(f"train.max_seconds={limit:g}", 0)
+
+    def _save_and_stop(self, reason: str, exit_code: int) -> None:
+        self._save()
+        raise Stopped(
+            f"stopped by {reason} at step {self._step:,}, all saved in "
+            f"{self._run.path}; the same command goes on from there",
+            exit_code,
+        )
 
     def _score_test(self) -> dict[str, Any]:
         """Scores the best variables, by validation, on the test set."""
-        variables, best = self._state.best_variables, self._facts["best"]
-        if best:
-            found = self._best.restore(variables, self._engine.replicated)
-            if found is None or found[1]["epoch"] != best["epoch"]:
-                raise UserError(
-                    f"{self._run.best} lacks the best state, of epoch {best['epoch']}; "
-                    "restore the folder from a copy, or start in another --workdir"
-                )
-            variables = found[0]
+        variables = self._state.best_variables
+        if self._facts["best"]:
+            variables = self._best_variables()
         test = setup.load_test(self._config)
         return {**self._evaluate(test, variables), "num_examples": len(test)}
+
+    def _best_variables(self) -> dict[str, Any]:
+        """Returns the variables of the best epoch, from disk."""
+        best = self._facts["best"]
+        found = self._best.restore(self._state.best_variables, self._engine.replicated)
+        if found is None or found[1]["epoch"] != best["epoch"]:
+            raise UserError(
+                f"{self._run.best} lacks the best state, of epoch {best['epoch']}; "
+                "restore the folder from a copy, or start in another --workdir"
+            )
+        return found[0]
 
     @contextlib.contextmanager
     def _clock(self, name: str):

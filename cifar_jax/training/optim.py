@@ -1,6 +1,7 @@
-"""Learning-rate schedules and optimisers, as Optax chains."""
+"""Optimisers, as Optax chains."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,132 +10,50 @@ import optax
 
 from cifar_jax import UserError
 
-
-def _constant(peak, warmup_steps, total_steps, initial, final) -> optax.Schedule:
-    """Warm-up, then the peak."""
-    del total_steps, final
-    if not warmup_steps:  # of which Optax would make the first rate, for ever
-        return optax.schedules.constant_schedule(peak)
-    return optax.schedules.linear_schedule(initial, peak, warmup_steps)
+Momentum = float | optax.Schedule
+Parts = Sequence[optax.GradientTransformation]
 
 
-def _warmup_cosine(peak, warmup_steps, total_steps, initial, final) -> optax.Schedule:
-    """Linear warm-up, then half a cosine (Loshchilov & Hutter, 2017, 1608.03983)."""
-    return optax.schedules.warmup_cosine_decay_schedule(
-        initial, peak, warmup_steps, total_steps, end_value=final
+def _sgd(momentum: Momentum | None, options: dict) -> optax.GradientTransformation:
+    decay = options["momentum"] if momentum is None else momentum
+    return _moving(optax.trace, "decay", decay, nesterov=options["nesterov"])
+
+
+def _adam(momentum: Momentum | None, options: dict) -> optax.GradientTransformation:
+    b1 = options["b1"] if momentum is None else momentum
+    return _moving(optax.scale_by_adam, "b1", b1, b2=options["b2"])
+
+
+def _lion(momentum: Momentum | None, options: dict) -> optax.GradientTransformation:
+    """The sign of a moving average (Chen et al., 2023, arXiv:2302.06675)."""
+    b1 = options["b1"] if momentum is None else momentum
+    return _moving(optax.scale_by_lion, "b1", b1, b2=options["b2"])
+
+
+def _moving(factory: Callable, name: str, value: Momentum, **static: Any):
+    """Makes a transformation one of whose numbers may be a schedule."""
+    if not callable(value):
+        return factory(**{name: value}, **static)
+    return optax.inject_hyperparams(factory, static_args=tuple(static))(
+        **{name: value}, **static
     )
 
 
-def _one_cycle(peak, warmup_steps, total_steps, initial, final) -> optax.Schedule:
-    """Linear up, linear down: a triangle (Smith & Topin, 2018, arXiv:1708.07120)."""
-    return optax.schedules.join_schedules(
-        [
-            optax.schedules.linear_schedule(initial, peak, warmup_steps),
-            optax.schedules.linear_schedule(peak, final, total_steps - warmup_steps),
-        ],
-        [warmup_steps],
-    )
-
-
-SCHEDULES = {
-    "constant": _constant,
-    "one_cycle": _one_cycle,
-    "warmup_cosine": _warmup_cosine,
+# Of each optimiser: what turns gradients into directions, and whether weight decay is
+# apart from it (Loshchilov & Hutter, 2019, arXiv:1711.05101) or added to the gradient.
+_DIRECTIONS: dict[str, tuple[Callable, bool]] = {
+    "adam": (_adam, False),
+    "adamw": (_adam, True),
+    "lion": (_lion, True),
+    "sgd": (_sgd, False),
+    "sgdw": (_sgd, True),
 }
+OPTIMIZERS = (*_DIRECTIONS, "muon")
 
-
-def make_schedule(
-    name: str,
-    peak: float,
-    *,
-    warmup_steps: int,
-    total_steps: int,
-    initial_factor: float,
-    final_factor: float,
-) -> optax.Schedule:
-    """Returns the learning rate as a function of the step.
-
-    Args:
-      name: A key of `SCHEDULES`.
-      peak: Largest learning rate.
-      warmup_steps: Steps from the first learning rate to the peak.
-      total_steps: Steps of the run; the last learning rate is reached after them.
-      initial_factor: First learning rate, as a share of the peak.
-      final_factor: Last learning rate, as a share of the peak.
-
-    Raises:
-      UserError: If the name is unknown, the peak is not positive, or the warm-up is
-        longer than the run.
-    """
-    if name not in SCHEDULES:
-        raise UserError(f"schedule.name is {name!r}; use {', '.join(SCHEDULES)}")
-    if not peak > 0:
-        raise UserError(f"optim.learning_rate is {peak}; use a positive one")
-    if not 0 <= warmup_steps < total_steps:
-        raise UserError(
-            f"the warm-up takes {warmup_steps:,} steps of a run of {total_steps:,}; "
-            "use a smaller schedule.warmup_fraction or more train.epochs"
-        )
-    return SCHEDULES[name](
-        peak, warmup_steps, total_steps, peak * initial_factor, peak * final_factor
-    )
-
-
-def _sgd(schedule, *, momentum, nesterov, weight_decay, **_):
-    return [
-        optax.add_decayed_weights(weight_decay, _is_kernel),
-        optax.sgd(schedule, momentum, nesterov),
-    ]
-
-
-def _adam(schedule, *, b1, b2, weight_decay, **_):
-    return [
-        optax.add_decayed_weights(weight_decay, _is_kernel),
-        optax.adam(schedule, b1, b2),
-    ]
-
-
-def _adamw(schedule, *, b1, b2, weight_decay, **_):
-    return [
-        optax.adamw(schedule, b1, b2, weight_decay=weight_decay, mask=_is_kernel),
-    ]
-
-
-def _muon(schedule, *, muon_scale, muon_beta, muon_steps, muon_weight_decay, **options):
-    """Muon (Jordan et al., 2024) for the blocks' convolutions, SGD for the rest.
-
-    The first and the last layer are no maps between features, so they stay with SGD.
-    """
-
-    def label(path, leaf):
-        in_block = path[0].key.startswith("stage")
-        return "muon" if in_block and jnp.ndim(leaf) == 4 else "sgd"
-
-    muon = optax.contrib.muon(
-        lambda step: muon_scale * schedule(step),
-        ns_steps=muon_steps,
-        beta=muon_beta,
-        weight_decay=muon_weight_decay,
-        muon_weight_dimension_numbers=lambda params: jax.tree.map(
-            lambda _: _KERNEL_AS_MATRIX, params
-        ),
-    )
-    return [
-        optax.partition(
-            {"muon": muon, "sgd": optax.chain(*_sgd(schedule, **options))},
-            lambda params: jax.tree_util.tree_map_with_path(label, params),
-        )
-    ]
-
-
-# Inputs of a convolution are patches: height, width and channels, together.
-_KERNEL_AS_MATRIX = optax.contrib.MuonDimensionNumbers((0, 1, 2), (3,))
-
-OPTIMIZERS: dict[str, Callable[..., list[optax.GradientTransformation]]] = {
-    "adam": _adam,
-    "adamw": _adamw,
-    "muon": _muon,
-    "sgd": _sgd,
+# Parameters that weight decay touches: what has an input axis, or all, as in PyTorch.
+DECAYED = {
+    "all": lambda params: jax.tree.map(lambda _: True, params),
+    "kernels": lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params),
 }
 
 
@@ -142,43 +61,141 @@ def make_optimizer(
     name: str,
     schedule: optax.Schedule,
     *,
+    momentum_schedule: optax.Schedule | None = None,
     gradient_clip: float,
+    lr_multipliers: Sequence[tuple[str, float]] = (),
     frozen: tuple[str, ...] = (),
     **options: Any,
 ) -> optax.GradientTransformation:
     """Returns the optimiser as an Optax chain.
 
-    Weight decay touches kernels only, never BatchNorm or biases. SGD and Adam add it to
-    the gradient (L2); AdamW decays the weights apart from the gradient's scaling
-    (Loshchilov & Hutter, 2019, arXiv:1711.05101).
-
     Args:
-      name: A key of `OPTIMIZERS`.
+      name: One of `OPTIMIZERS`.
       schedule: Learning rate by step.
+      momentum_schedule: Momentum, or Adam's and Lion's b1, by step; None: that of the
+        options.
       gradient_clip: Largest global norm of the gradient; 0: no clipping.
-      frozen: Paths of parameters that stay as they are, such as `stem_conv/kernel`.
+      lr_multipliers: Patterns of paths such as `stem_conv/kernel`, and what the
+        learning rate of the parameters that match is multiplied with; the first match
+        counts.
+      frozen: Paths of parameters that stay as they are.
       **options: Of the optimisers: the other keys of `config.optim`.
 
     Raises:
-      UserError: If the name is unknown.
+      UserError: names the key, its value and the remedy.
     """
-    if name not in OPTIMIZERS:
-        raise UserError(f"optim.name is {name!r}; use {', '.join(OPTIMIZERS)}")
-    clip = [optax.clip_by_global_norm(gradient_clip)] if gradient_clip else []
-    chain = optax.chain(*clip, *OPTIMIZERS[name](schedule, **options))
+    _check(name, momentum_schedule, options)
+    make = _muon if name == "muon" else _chain
+    chain = [
+        *([optax.clip_by_global_norm(gradient_clip)] if gradient_clip else []),
+        *make(name, schedule, momentum_schedule, options),
+        *([_scale_by_path(lr_multipliers)] if lr_multipliers else []),
+    ]
     if not frozen:
-        return chain
-
-    def label(path, _):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return "frozen" if name in frozen else "trained"
-
+        return optax.chain(*chain)
     return optax.partition(
-        {"frozen": optax.set_to_zero(), "trained": chain},
-        lambda params: jax.tree_util.tree_map_with_path(label, params),
+        {"frozen": optax.set_to_zero(), "trained": optax.chain(*chain)},
+        _labels(lambda path, _: "frozen" if path in frozen else "trained"),
     )
 
 
-def _is_kernel(params: Any) -> Any:
-    """True for kernels of convolutions and linear layers: what has an input axis."""
-    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+def check_multipliers(lr_multipliers: Sequence, paths: Sequence[str]) -> None:
+    """Refuses a pattern that is broken or matches no parameter.
+
+    Args:
+      lr_multipliers: As `make_optimizer` takes them.
+      paths: Of all parameters.
+    """
+    for pattern, factor in lr_multipliers:
+        try:
+            matches = any(re.fullmatch(pattern, path) for path in paths)
+        except re.error as error:
+            raise UserError(
+                f"optim.lr_multipliers has {pattern!r}, which is no regular expression "
+                f"({error}); use one such as '.*/bias'"
+            ) from error
+        if not matches:
+            raise UserError(
+                f"optim.lr_multipliers has {pattern!r}, which matches no parameter; "
+                f"their names are like {paths[0]} and {paths[-1]}"
+            )
+        if not factor >= 0:
+            raise UserError(
+                f"optim.lr_multipliers has {factor} for {pattern!r}; use 0 or more"
+            )
+
+
+def _check(name: str, momentum: optax.Schedule | None, options: dict) -> None:
+    rest = options["muon_rest"]
+    for key, value, choices in (
+        ("name", name, OPTIMIZERS),
+        ("muon_rest", rest, _DIRECTIONS),
+        ("decayed", options["decayed"], DECAYED),
+    ):
+        if value not in choices:
+            raise UserError(f"optim.{key} is {value!r}; use {', '.join(choices)}")
+    if name == "muon" and momentum is not None:
+        raise UserError(
+            "schedule.momentum_range does not move muon's momentum; use None, or "
+            "another optim.name"
+        )
+
+
+def _chain(name: str, schedule, momentum, options: dict) -> Parts:
+    make, apart = _DIRECTIONS[name]
+    direction = make(momentum, options)
+    decay = optax.add_decayed_weights(
+        options["weight_decay"], DECAYED[options["decayed"]]
+    )
+    parts = [direction, decay] if apart else [decay, direction]
+    return [*parts, optax.scale_by_learning_rate(schedule)]
+
+
+def _muon(name: str, schedule, momentum, options: dict) -> Parts:
+    """Muon (Jordan et al., 2024) for the blocks' convolutions, another for the rest.
+
+    The first and the last layer are no maps between features, so they stay out of it.
+    """
+    del name, momentum
+
+    def label(path: str, leaf) -> str:
+        return "muon" if path.startswith("stage") and jnp.ndim(leaf) == 4 else "rest"
+
+    muon = optax.contrib.muon(
+        lambda step: options["muon_scale"] * schedule(step),
+        ns_steps=options["muon_steps"],
+        beta=options["muon_beta"],
+        weight_decay=options["muon_weight_decay"],
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(
+            lambda _: _KERNEL_AS_MATRIX, params
+        ),
+    )
+    rest = optax.chain(*_chain(options["muon_rest"], schedule, None, options))
+    return [optax.partition({"muon": muon, "rest": rest}, _labels(label))]
+
+
+# Inputs of a convolution are patches: height, width and channels, together.
+_KERNEL_AS_MATRIX = optax.contrib.MuonDimensionNumbers((0, 1, 2), (3,))
+
+
+def _scale_by_path(multipliers: Sequence) -> optax.GradientTransformation:
+    def factor(path: str, _) -> float:
+        matching = (f for pattern, f in multipliers if re.fullmatch(pattern, path))
+        return next(matching, 1.0)
+
+    factors = _labels(factor)
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(jnp.multiply, updates, factors(updates))
+    )
+
+
+def _labels(label: Callable[[str, Any], Any]) -> Callable[[Any], Any]:
+    """Returns a function of a tree that labels each leaf by its path."""
+    return lambda tree: jax.tree_util.tree_map_with_path(
+        lambda path, leaf: label(path_name(path), leaf), tree
+    )
+
+
+def path_name(path: Any) -> str:
+    """Returns the name of a parameter, such as `stem_conv/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")

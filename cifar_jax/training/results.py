@@ -20,6 +20,7 @@ def make(
     setup: Setup,
     *,
     config: dict[str, Any],
+    epochs: int,
     steps: int,
     best: dict[str, Any] | None,
     test: dict[str, Any],
@@ -30,16 +31,19 @@ def make(
     Args:
       setup: Of the run.
       config: As plain data.
+      epochs: Epochs trained.
       steps: Steps trained.
       best: `epoch`, `accuracy` and `loss` of the best validation, or None.
       test: `accuracy`, `loss` and `num_examples`.
       seconds: `total`, `compile`, `train` and `evaluate`.
     """
-    val = best and {
-        "accuracy": best["accuracy"],
-        "loss": best["loss"],
-        "num_examples": len(setup.val),
-    }
+    val = None
+    if best and setup.val_split == "val":
+        val = {
+            "accuracy": best["accuracy"],
+            "loss": best["loss"],
+            "num_examples": len(setup.val),
+        }
     images = steps * setup.options.batch_size
     return {
         "config": config,
@@ -48,8 +52,8 @@ def make(
         "flops_per_image": setup.flops_per_image,
         "val": val,
         "test": test,
-        "best_epoch": best["epoch"] if best else setup.num_epochs,
-        "epochs": setup.num_epochs,
+        "best_epoch": best["epoch"] if best else epochs,
+        "epochs": epochs,
         "steps": steps,
         "seed": config["seed"],
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
@@ -63,7 +67,7 @@ def summary(result: dict[str, Any], path: pathlib.Path) -> str:
     test, val, seconds = result["test"], result["val"], result["seconds"]
     lines = [
         f"test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f} "
-        f"({test['num_examples']:,} images, scored once)"
+        f"({test['num_examples']:,} images, {_how_chosen(result)})"
     ]
     if val:
         lines.append(
@@ -81,6 +85,12 @@ def summary(result: dict[str, Any], path: pathlib.Path) -> str:
     )
     lines.append(f"{path}: result.json, metrics.jsonl, best/, checkpoints/, tb/")
     return "\n".join(lines)
+
+
+def _how_chosen(result: dict[str, Any]) -> str:
+    if result["config"]["evaluate"]["select_on"] == "test":
+        return "on which the epoch was chosen: too high for an honest accuracy"
+    return "scored once"
 
 
 def _environment(mesh: Mesh) -> dict[str, Any]:

@@ -16,8 +16,15 @@ from ml_collections import ConfigDict
 from cifar_jax import UserError
 from cifar_jax.data import augment, sources, splits
 from cifar_jax.models import count, resnet
-from cifar_jax.training import optim, sharding, whitening
+from cifar_jax.training import optim, schedules, sharding, whitening
 from cifar_jax.training.steps import StepOptions, normalize
+
+# How the best of two validations is found.
+RANKS = {
+    "accuracy": lambda val: (val["accuracy"], -val["loss"]),
+    "loss": lambda val: (-val["loss"],),
+    "last": lambda val: (val["epoch"],),
+}
 
 # Five million patches of 3x3 pixels: more change no digit that matters.
 NUM_WHITENING_IMAGES = 5000
@@ -30,7 +37,8 @@ class Setup:
     Attributes:
       source: The data set.
       train: Images to train on.
-      val: Images held out, or None.
+      val: Images to choose the best epoch on, or None.
+      val_split: Their name: "val", or "test" where a report chose on those.
       model: The network.
       num_parameters: Trainable ones.
       flops_per_image: Of one forward pass: 2 x multiply-adds of convolutions and
@@ -47,6 +55,7 @@ class Setup:
     source: sources.Source
     train: sources.Examples
     val: sources.Examples | None
+    val_split: str
     model: Any
     num_parameters: int
     flops_per_image: int
@@ -97,24 +106,27 @@ def make(
         label_smoothing=config.train.label_smoothing,
         ema_decay=config.train.ema_decay,
         split=sharding.split(mesh),
+        accumulate=config.train.accumulate,
+        sam_rho=config.optim.sam_rho,
+        sam_adaptive=config.optim.sam_adaptive,
     )
-    schedule = _make_schedule(config, options.steps_per_epoch)
     whitens = model.design.stem == "whitening"
-    optimizer_options = config.optim.to_dict()
-    del optimizer_options["learning_rate"]
+    schedule, optimizer = make_optimizer(
+        config,
+        options.steps_per_epoch,
+        frozen=("stem_conv/kernel",) if whitens else (),
+        paths=count.parameter_paths(model, source.image_shape),
+    )
     return Setup(
         source=source,
         train=train,
         val=val,
+        val_split=config.evaluate.select_on,
         model=model,
         num_parameters=num_parameters,
         flops_per_image=2 * macs,
         schedule=schedule,
-        optimizer=optim.make_optimizer(
-            schedule=schedule,
-            frozen=("stem_conv/kernel",) if whitens else (),
-            **optimizer_options,
-        ),
+        optimizer=optimizer,
         stem_kernel=_whitening(model.design, train, options) if whitens else None,
         options=options,
         mesh=mesh,
@@ -146,11 +158,21 @@ def _check_train(config: ConfigDict, mesh: Mesh) -> None:
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed is {config.seed}; use 0 to {2**32 - 1}")
     sharding.check_batch_size("train.batch_size", config.train.batch_size, mesh)
+    part = config.train.batch_size / max(config.train.accumulate, 1)
+    if part != int(part) or int(part) % mesh.size:
+        raise UserError(
+            f"train.accumulate is {config.train.accumulate}, but {mesh.size} devices "
+            f"cannot share {part:g} of {config.train.batch_size} images evenly; use a "
+            "number of parts that divides train.batch_size"
+        )
+    _check_selection(config)
     bounds = (
-        ("schedule.warmup_fraction", 0, 1),
         ("train.epochs", 1, None),
         ("train.label_smoothing", 0, 1),
         ("train.ema_decay", 0, 1),
+        ("train.accumulate", 1, None),
+        ("train.patience", 0, None),
+        ("train.max_seconds", 0, None),
         ("train.cpu_devices", 0, None),
         ("train.steps_per_dispatch", 0, None),
         ("evaluate.batch_size", 1, None),
@@ -160,6 +182,7 @@ def _check_train(config: ConfigDict, mesh: Mesh) -> None:
         ("checkpoint.keep", 1, None),
         ("optim.gradient_clip", 0, None),
         ("optim.weight_decay", 0, None),
+        ("optim.sam_rho", 0, None),
     )
     for path, least, below in bounds:
         section, key = path.split(".")
@@ -169,11 +192,40 @@ def _check_train(config: ConfigDict, mesh: Mesh) -> None:
             raise UserError(f"{path} is {value}; use {limit}")
 
 
+def _check_selection(config: ConfigDict) -> None:
+    evaluate, train = config.evaluate, config.train
+    for key, choices in (("best_by", RANKS), ("select_on", ("val", "test"))):
+        if evaluate[key] not in choices:
+            raise UserError(
+                f"evaluate.{key} is {evaluate[key]!r}; use {', '.join(choices)}"
+            )
+    on_test = evaluate.select_on == "test"
+    if on_test and config.data.validation:
+        raise UserError(
+            f"evaluate.select_on is 'test', but data.validation is "
+            f"{config.data.validation}; use 0, or select_on='val'"
+        )
+    if not (config.data.validation or on_test):
+        for key in ("patience", "reload_best"):
+            if train[key]:
+                raise UserError(
+                    f"train.{key} is {train[key]}, but data.validation is 0; hold out "
+                    "validation images"
+                )
+    if train.reload_best and train.ema_decay:
+        raise UserError(
+            f"train.reload_best needs train.ema_decay=0, not {train.ema_decay}: the "
+            "best weights are averages"
+        )
+
+
 def _load(config: ConfigDict, report: sources.Report):
     data = config.data
     examples = sources.load(
         data.name, data.train_split, data.dir, source=data.source, report=report
     )
+    if config.evaluate.select_on == "test":
+        return examples, load_test(config)
     if not data.validation:
         return examples, None
     return splits.hold_out(examples, data.validation, seed=config.seed)
@@ -207,15 +259,33 @@ def _steps_per_epoch(num_examples: int, batch_size: int) -> int:
     return num_examples // batch_size
 
 
-def _make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    schedule, total_steps = config.schedule, config.train.epochs * steps_per_epoch
-    return optim.make_schedule(
-        schedule.name,
-        config.optim.learning_rate,
-        warmup_steps=round(schedule.warmup_fraction * total_steps),
-        total_steps=total_steps,
-        initial_factor=schedule.initial_factor,
-        final_factor=schedule.final_factor,
+def make_optimizer(
+    config: ConfigDict,
+    steps_per_epoch: int,
+    *,
+    frozen: tuple[str, ...],
+    paths: Sequence[str],
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """Returns the learning rate by step, and the Optax chain that uses it.
+
+    Args:
+      config: As `cifar_jax.config` has it.
+      steps_per_epoch: Steps in an epoch.
+      frozen: Paths of parameters that stay as they are.
+      paths: Of all parameters.
+    """
+    options = config.optim.to_dict()
+    for key in ("sam_rho", "sam_adaptive"):  # they belong to the step
+        del options[key]
+    schedule, momentum = schedules.make(
+        peak=options.pop("learning_rate"),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=config.train.epochs * steps_per_epoch,
+        **config.schedule.to_dict(),
+    )
+    optim.check_multipliers(options["lr_multipliers"], paths)
+    return schedule, optim.make_optimizer(
+        schedule=schedule, momentum_schedule=momentum, frozen=frozen, **options
     )
 
 

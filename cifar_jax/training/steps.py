@@ -5,6 +5,7 @@ augments, normalises, and updates the state, all in one call.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
 
+from cifar_jax.training import sam
 from cifar_jax.training.state import Metrics, TrainState, update_averages
 
 Augment = Callable[..., tuple[jax.Array, jax.Array]]
@@ -33,6 +35,9 @@ class StepOptions:
       label_smoothing: Share of each label that is spread over all classes.
       ema_decay: Of the averages, per step.
       split: Sharding of a batch.
+      accumulate: Parts of a batch that are computed one after the other.
+      sam_rho: Radius of sharpness-aware minimisation; 0: off.
+      sam_adaptive: Whether that is ASAM.
     """
 
     num_classes: int
@@ -44,6 +49,9 @@ class StepOptions:
     label_smoothing: float
     ema_decay: float
     split: NamedSharding
+    accumulate: int = 1
+    sam_rho: float = 0.0
+    sam_adaptive: bool = False
 
 
 def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
@@ -95,27 +103,73 @@ def train_step(
         augment_key, images[index], targets, epoch=epoch, index=index
     )
     batch = normalize(batch, options.mean, options.std)
-    smoothed = optax.smooth_labels(targets, options.label_smoothing)
-
-    def loss_fn(params):
-        logits, updates = state.apply_fn(
-            {"params": params, "batch_stats": state.batch_stats},
-            batch,
-            train=True,
-            rngs={"dropout": dropout_key},
-            mutable=["batch_stats"],
+    gradient = functools.partial(
+        _gradient,
+        state,
+        images=batch,
+        targets=targets,
+        key=dropout_key,
+        options=options,
+    )
+    grads, batch_stats, seen = gradient(state.params)
+    if options.sam_rho:
+        worst = sam.ascend(
+            state.params, grads, rho=options.sam_rho, adaptive=options.sam_adaptive
         )
-        losses = optax.softmax_cross_entropy(logits, smoothed)
-        return losses.mean(), (losses, logits, updates["batch_stats"])
-
-    gradient = jax.grad(loss_fn, has_aux=True)
-    grads, (losses, logits, batch_stats) = gradient(state.params)
+        grads, *_ = gradient(worst)  # the statistics stay those of the weights
     state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
-    state = update_averages(state, options.ema_decay)
+    return update_averages(state, options.ema_decay), metrics.merge(seen)
+
+
+def _gradient(
+    state: TrainState,
+    params: Any,
+    *,
+    images: jax.Array,
+    targets: jax.Array,
+    key: jax.Array,
+    options: StepOptions,
+) -> tuple[Any, Any, Metrics]:
+    """Returns the loss's gradient, the new batch statistics, and the metrics."""
+    gradient = jax.grad(_loss, has_aux=True)
+    if options.accumulate == 1:
+        grads, (stats, seen) = gradient(
+            params, state.batch_stats, state.apply_fn, images, targets, key, options
+        )
+        return grads, stats, seen
+
+    def add(carry, part):
+        grads, stats, seen = carry
+        more, (stats, new) = gradient(params, stats, state.apply_fn, *part, options)
+        return (optax.tree.add(grads, more), stats, seen.merge(new)), None
+
+    # Image i is in part i % parts: each device's images stay on it.
+    def split(array):
+        return array.reshape(-1, options.accumulate, *array.shape[1:]).swapaxes(0, 1)
+
+    parts = split(images), split(targets), jax.random.split(key, options.accumulate)
+    # XLA:CPU is slow at convolutions within a loop.
+    unroll = options.accumulate if jax.default_backend() == "cpu" else 1
+    start = optax.tree.zeros_like(params), state.batch_stats, Metrics.empty()
+    (grads, stats, seen), _ = jax.lax.scan(add, start, parts, unroll=unroll)
+    return optax.tree.scale(1 / options.accumulate, grads), stats, seen
+
+
+def _loss(params, batch_stats, apply_fn, images, targets, key, options):
+    """Returns the mean loss, and the batch statistics and metrics beside it."""
+    logits, updates = apply_fn(
+        {"params": params, "batch_stats": batch_stats},
+        images,
+        train=True,
+        rngs={"dropout": key},
+        mutable=["batch_stats"],
+    )
+    smoothed = optax.smooth_labels(targets, options.label_smoothing)
+    losses = optax.softmax_cross_entropy(logits, smoothed)
     seen = Metrics.single_from_model_output(
         loss=losses, correct=logits.argmax(-1) == targets.argmax(-1)
     )
-    return state, metrics.merge(seen)
+    return losses.mean(), (updates["batch_stats"], seen)
 
 
 def make_train_call(options: StepOptions, steps_per_dispatch: int) -> Callable:

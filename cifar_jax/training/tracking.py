@@ -21,6 +21,7 @@ FREE_KEYS = (
     "checkpoint.",
     "evaluate.batch_size",
     "train.cpu_devices",
+    "train.max_seconds",
     "train.steps_per_dispatch",
 )
 

@@ -23,7 +23,9 @@ def get_config():
     config.optim.learning_rate = 0.05
     config.optim.nesterov = False
     config.optim.weight_decay = 1e-3
-    config.schedule.warmup_fraction = 0.0
+    config.optim.decayed = "all"
+    config.schedule.warmup = "0%"
+    config.schedule.per_epoch = True
     config.train.epochs = 200
     config.train.batch_size = 512
     config.train.label_smoothing = 0.1
