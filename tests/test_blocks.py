@@ -26,7 +26,8 @@ def block(kind="basic", **options):
         norm=functools.partial(nn.BatchNorm, use_running_average=True),
         act=nn.relu,
         excite=None,
-        dropout=functools.partial(nn.Dropout, 0.0, deterministic=True),
+        dropout=functools.partial(nn.Dropout, rate=0.0, deterministic=True),
+        drop_rate=0.0,
         zero_init=False,
     )
     return blocks.BLOCKS[kind](**(defaults | options))
@@ -56,15 +57,51 @@ def test_activations():
 
 
 def test_kernels_start_with_he_variance():
-    kernel = blocks.KERNEL_INIT(jax.random.key(0), (3, 3, 64, 128), jnp.float32)
+    kernel = blocks.INITS["he"][0](jax.random.key(0), (3, 3, 64, 128), jnp.float32)
     assert jnp.std(kernel) == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.01)
-    assert abs(jnp.mean(kernel)) < 1e-3
+
+
+def test_pytorchs_initialisers_draw_from_its_distributions():
+    """Uniform with the bounds that PyTorch's own layers show."""
+    torch = pytest.importorskip("torch")
+    key, x = jax.random.key(0), jnp.zeros((1, 8, 8, 64))
+    conv = blocks.conv(128, 3, init="pytorch").init(key, x)["params"]
+    linear = blocks.linear(5000, 64, init="pytorch").init(key, x[:, 0, 0])["params"]
+    theirs = torch.nn.Conv2d(64, 128, 3), torch.nn.Linear(64, 5000)
+    for found, expected in (
+        (conv["kernel"], theirs[0].weight),
+        (linear["kernel"], theirs[1].weight),
+        (linear["bias"], theirs[1].bias),
+    ):
+        bound = float(abs(expected.detach()).max())
+        assert float(jnp.abs(found).max()) == pytest.approx(bound, rel=0.01)
+        assert float(found.std()) == pytest.approx(bound / 3**0.5, rel=0.03)
+
+
+@pytest.mark.parametrize("kind", blocks.BLOCKS)
+def test_stochastic_depth_drops_the_branch_of_whole_images(kind):
+    x, rate = normal(0, 400, 2, 2, 4), 0.25
+    rng = {"dropout": jax.random.key(1)}
+    dropout = functools.partial(nn.Dropout, rate=0.0, deterministic=False)
+    shaky = block(kind, drop_rate=rate, dropout=dropout)
+    variables = shaky.init({"params": jax.random.key(0), **rng}, x)
+    act = nn.relu if kind == "basic" else lambda y: y
+    full = block(kind).apply(variables, x)
+    found = shaky.apply(variables, x, rngs=rng)
+    dropped = (found == act(x)).all(axis=(1, 2, 3))
+    assert 0.17 < dropped.mean() < 0.33  # four standard deviations of 400 draws
+    # What stays is scaled up, so that the expectation is the branch's.
+    if kind == "preact":
+        expected = x + (full - x) / (1 - rate)
+        np.testing.assert_allclose(found[~dropped], expected[~dropped], atol=1e-5)
+    still = block(kind, drop_rate=rate).apply(variables, x)  # in evaluation
+    np.testing.assert_array_equal(still, full)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_excite_gates_each_channel(bias):
     excite = blocks.SqueezeExcite(
-        2, nn.relu, functools.partial(nn.Dense, use_bias=bias)
+        2, nn.relu, functools.partial(blocks.linear, init="he", use_bias=bias)
     )
     x = normal(0, 3, 5, 7, 6)
     variables = excite.init(jax.random.key(1), x)

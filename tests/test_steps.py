@@ -317,3 +317,73 @@ def test_a_state_may_start_with_a_given_stem():
         stem = variables["params"]["stem_conv"]["kernel"]
         np.testing.assert_array_equal(stem, kernel)
     assert state.batch_stats == {}
+
+
+def loss_of(run, params, batch_stats):
+    """The mean loss over the first batch of an epoch, as a function of weights."""
+    index = run.order[:16]
+    images = steps.normalize(run.data[0][index], MEAN, STD)
+    targets = jax.nn.one_hot(run.data[1][index], NUM_CLASSES)
+    logits, _ = run.state.apply_fn(
+        {"params": params, "batch_stats": batch_stats},
+        images,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sam_takes_the_gradient_of_its_papers_worst_case(adaptive):
+    """Equations 2 and 3 of arXiv:2010.01412; ASAM's scaling of arXiv:2102.11600."""
+    rate, rho = 0.1, 0.05
+    run = Run(optimizer=optax.sgd(rate), sam_rho=rho, sam_adaptive=adaptive)
+    params, stats = run.state.params, run.state.batch_stats
+    gradient = jax.grad(lambda params: loss_of(run, params, stats))
+    flat, unflatten = jax.flatten_util.ravel_pytree(params)
+    grad, _ = jax.flatten_util.ravel_pytree(gradient(params))
+    sizes = jnp.abs(flat) + 0.01 if adaptive else jnp.ones_like(flat)
+    ascent = rho * sizes**2 * grad / jnp.linalg.norm(sizes * grad)
+    expected, _ = jax.flatten_util.ravel_pytree(gradient(unflatten(flat + ascent)))
+    plain = Run(optimizer=optax.sgd(rate)).train(1)
+    run.train(1)
+    moved, _ = jax.flatten_util.ravel_pytree(run.state.params)
+    np.testing.assert_allclose((flat - moved) / rate, expected, rtol=1e-3, atol=1e-5)
+    assert not np.allclose(expected, grad, rtol=1e-2)
+    # Statistics and metrics are those of the weights, not of the worst case.
+    check_close(run.state.batch_stats, plain.state.batch_stats, rtol=1e-6)
+    assert means(run.metrics) == means(plain.metrics)
+
+
+class Plain(nn.Module):
+    """A network in which no image sees another."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        del train
+        self.variable("batch_stats", "unused", lambda: jnp.zeros(()))
+        return nn.Dense(NUM_CLASSES)(x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_accumulated_parts_are_one_batch(monkeypatch, num_devices):
+    monkeypatch.setattr(f"{__name__}.Net", Plain)
+    whole, parts = Run(), Run(accumulate=4, num_devices=num_devices)
+    for run in (whole, parts):
+        run.train(2)
+    check_close(parts.state.params, whole.state.params, rtol=1e-5, atol=1e-6)
+    assert means(parts.metrics) == pytest.approx(means(whole.metrics), rel=1e-5)
+
+
+def test_accumulated_parts_move_the_statistics_one_by_one():
+    """BatchNorm sees four batches of four: part i holds the images i, i + 4, ..."""
+    run = Run(accumulate=4, optimizer=optax.sgd(0.0)).train(1)
+    fresh = Run()
+    variables = fresh.state.variables
+    images = steps.normalize(fresh.data[0][fresh.order[:16]], MEAN, STD)
+    for part in range(4):
+        _, updates = fresh.state.apply_fn(
+            variables, images[part::4], train=True, mutable=["batch_stats"]
+        )
+        variables = variables | updates
+    check_close(run.state.batch_stats, variables["batch_stats"], rtol=1e-5)
