@@ -247,7 +247,7 @@ def _normalization(config: ConfigDict, train: sources.Examples):
             )
     if min(std) <= 0:
         raise UserError(f"data.std is {tuple(std)}; use positive values, or None")
-    return mean, std
+    return np.float32(mean), np.float32(std)
 
 
 def _steps_per_epoch(num_examples: int, batch_size: int) -> int:
