@@ -168,7 +168,7 @@ def test_divergence_stops_and_keeps_the_finite_state(digits_dir, tmp_path):
 def test_without_validation_the_last_state_is_scored(digits_dir, tmp_path):
     config = tiny_config(digits_dir)
     config.data.validation, config.train.epochs = 0, 1
-    config.data.mean, config.data.std = (0.3,), (0.4,)  # constants do as well
+    config.data.mean, config.data.std = (0.3,) * 3, (0.4,) * 3  # constants do as well
     result = train(config, tmp_path)
     assert result["val"] is None
     assert result["steps"] == 1437 // 128
