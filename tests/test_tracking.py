@@ -34,7 +34,7 @@ def run(tmp_path):
     """A directory with the work of a run."""
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
-    run.claim(make_config())
+    run.claim(make_config(), {})
     (run.checkpoints / "10").mkdir(parents=True)
     return run
 

@@ -28,20 +28,27 @@ class Checkpoints:
 
     Args:
       folder: Where they lie; made if need be.
-      keep: How many of the newest are kept.
+      keep: How many of the newest are kept; None: all, and nothing is ever changed in
+        the folder, in which a run may be at work.
       report: Called with a line for each checkpoint that had to be passed over.
     """
 
     def __init__(
-        self, folder: os.PathLike, *, keep: int, report: Callable[[str], None] = print
+        self,
+        folder: os.PathLike,
+        *,
+        keep: int | None,
+        report: Callable[[str], None] = print,
     ):
         self._folder = pathlib.Path(folder).absolute()
         self._report = report
+        self._read_only = keep is None
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not self._read_only,
+                read_only=self._read_only,
                 enable_async_checkpointing=True,
             ),
             item_names=("tree", "facts"),
@@ -119,7 +126,8 @@ class Checkpoints:
                 continue
             for bad, reason in damaged.items():
                 self._report(f"checkpoint {bad} is damaged ({reason}); using {step}")
-                self._set_aside(bad)
+                if not self._read_only:
+                    self._set_aside(bad)
             self._manager.reload()
             return restored
         if damaged:

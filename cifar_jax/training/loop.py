@@ -55,7 +55,7 @@ def train_and_evaluate(
                 if stop:
                     message = f"stopped by {stop.signal.name} before the first step"
                     raise Stopped(message, stop.exit_code)
-                run.claim(config)
+                run.claim(config, results.dataset(prepared))
                 result = Trainer(config, prepared, run, stop, start).run()
         print(results.summary(result, run.path))
         return result

@@ -16,6 +16,17 @@ from cifar_jax.training.setup import Setup
 _PACKAGES = ("cifar-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
+def dataset(setup: Setup) -> dict[str, Any]:
+    """Returns what dataset.json holds: what a network needs beside its weights."""
+    return {
+        "name": setup.source.name,
+        "image_shape": list(setup.source.image_shape),
+        "label_names": list(setup.source.label_names),
+        "mean": [float(value) for value in setup.options.mean],
+        "std": [float(value) for value in setup.options.std],
+    }
+
+
 def make(
     setup: Setup,
     *,

@@ -34,6 +34,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
         self._config = self.path / "config.json"
+        self._dataset = self.path / "dataset.json"
         self._metrics = self.path / "metrics.jsonl"
         self._result = self.path / "result.json"
         self._tensorboard = None
@@ -94,9 +95,24 @@ class RunDirectory:
         """Returns the result of a run that has ended, or None."""
         return _read_json(self._result) if self._result.exists() else None
 
-    def claim(self, config: ConfigDict) -> None:
-        """Writes the resolved config."""
+    def claim(self, config: ConfigDict, dataset: Mapping[str, Any]) -> None:
+        """Writes the resolved config, and what the network was made for.
+
+        Args:
+          config: As `cifar_jax.config` has it.
+          dataset: `name`, `image_shape`, `label_names`, and the `mean` and `std` that
+            images are normalised with.
+        """
+        _write_json(self._dataset, dataset)
         _write_json(self._config, plain(config))
+
+    def config(self) -> dict[str, Any]:
+        """Returns the config that `claim` wrote."""
+        return _read_json(self._config)
+
+    def dataset(self) -> dict[str, Any]:
+        """Returns what `claim` wrote about the data set."""
+        return _read_json(self._dataset)
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the rows of metrics.jsonl; a line that was cut off is dropped."""
@@ -153,6 +169,11 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} does not exist: {path.parent} is no run directory; give one that "
+            "`python -m cifar_jax.main` has written"
+        ) from error
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}); restore it from a copy, or choose another "

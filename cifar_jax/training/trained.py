@@ -1,0 +1,105 @@
+"""A trained network, read back from its run directory."""
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding
+
+from cifar_jax import UserError
+from cifar_jax.models import resnet
+from cifar_jax.training.checkpoint import Checkpoints
+from cifar_jax.training.steps import normalize
+from cifar_jax.training.tracking import RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network with its weights, and what it expects of images.
+
+    Attributes:
+      model: The network, a Flax module.
+      variables: `params` and `batch_stats`, float32.
+      image_shape: Height, width and channels.
+      label_names: Classes, by label.
+      mean: float32 [C], per channel, with pixels in [0, 1].
+      std: float32 [C], likewise.
+      config: That it was trained with, as plain data.
+      epoch: After which the weights are these.
+    """
+
+    model: resnet.ResNet
+    variables: dict[str, Any]
+    image_shape: tuple[int, int, int]
+    label_names: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+    config: dict[str, Any]
+    epoch: int
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the logits."""
+        return len(self.label_names)
+
+    def logits(self, images: jax.Array) -> jax.Array:
+        """Returns float32 [B, num_classes]; a pure function that can be jitted.
+
+        Args:
+          images: uint8 or float [B, H, W, C], in 0..255.
+        """
+        images = normalize(images, self.mean, self.std)
+        return self.model.apply(self.variables, images, train=False)
+
+
+def load(workdir: os.PathLike, sharding: Sharding | None = None) -> Trained:
+    """Reads the best network of a run: the one that result.json tells of.
+
+    Args:
+      workdir: Run directory; training may still go on in it.
+      sharding: Where the weights are to lie; None: on the first device.
+
+    Raises:
+      UserError: If this is no run directory, or it has no whole network yet.
+    """
+    run = RunDirectory(workdir)
+    config, dataset = run.config(), run.dataset()
+    image_shape = tuple(dataset["image_shape"])
+    model = resnet.create(
+        num_classes=len(dataset["label_names"]),
+        image_shape=image_shape,
+        **{key: _tuple(value) for key, value in config["model"].items()},
+    )
+    template = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, *image_shape)), train=False),
+        jax.random.key(0),
+    )
+    found = None
+    if run.best.exists():
+        sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        checkpoints = Checkpoints(run.best, keep=None)
+        found = checkpoints.restore(dict(template), sharding)
+        checkpoints.close()
+    if found is None:
+        raise UserError(
+            f"{run.best} holds no network yet; wait for the first validation of the "
+            "run, or train with the same --workdir until then"
+        )
+    variables, facts = found
+    return Trained(
+        model=model,
+        variables=variables,
+        image_shape=image_shape,
+        label_names=tuple(dataset["label_names"]),
+        mean=np.float32(dataset["mean"]),
+        std=np.float32(dataset["std"]),
+        config=config,
+        epoch=facts["epoch"],
+    )
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

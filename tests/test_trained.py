@@ -1,0 +1,79 @@
+"""A run's network is read back as it was, and the run is left alone."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from test_end_to_end import tiny_config, train
+
+from cifar_jax import UserError
+from cifar_jax.data import sources
+from cifar_jax.training import trained
+
+
+@pytest.fixture(scope="module")
+def run(digits_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained")
+    config = tiny_config(digits_dir)
+    config.train.epochs, config.train.ema_decay = 2, 0.5
+    return workdir, train(config, workdir)
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_network_scores_what_its_run_says(run, digits_dir):
+    workdir, result = run
+    before = files(workdir)
+    network = trained.load(workdir)
+    assert files(workdir) == before
+    test = sources.load("digits", "test", digits_dir)
+    logits = np.asarray(jax.jit(network.logits)(test.images), np.float64)
+    assert (logits.argmax(-1) == test.labels).mean() == pytest.approx(
+        result["test"]["accuracy"]
+    )
+    losses = np.log(np.exp(logits).sum(-1)) - logits[range(len(test)), test.labels]
+    assert losses.mean() == pytest.approx(result["test"]["loss"], rel=1e-5)
+    assert network.epoch == result["best_epoch"]
+    assert network.label_names == tuple("0123456789")
+
+
+def test_a_checkpoint_that_is_being_written_is_left_alone(run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(run[0], workdir)
+    unfinished = workdir / "best" / "99.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    (unfinished / "part").write_text("data")
+    trained.load(workdir)
+    assert (unfinished / "part").exists()
+
+
+def test_damage_is_told_and_not_touched(run, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(run[0], workdir)
+    newest = max(workdir.glob("best/[0-9]*"), key=lambda path: int(path.name))
+    shutil.copytree(newest, newest.with_name("999"))
+    (newest.with_name("999") / "facts" / "metadata").write_text("{}")
+    before = files(workdir)
+    assert trained.load(workdir).epoch == run[1]["best_epoch"]
+    assert "checkpoint 999 is damaged" in capsys.readouterr().out
+    assert files(workdir) == before
+
+
+def test_what_is_no_run_is_refused(run, tmp_path):
+    with pytest.raises(UserError, match="config.json does not exist.*no run directory"):
+        trained.load(tmp_path)
+    for name in ("config.json", "dataset.json"):
+        shutil.copy(run[0] / name, tmp_path / name)
+    with pytest.raises(
+        UserError, match="best holds no network yet; wait for the first"
+    ):
+        trained.load(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model"]["widths"] = [0]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="widths"):
+        trained.load(tmp_path)
