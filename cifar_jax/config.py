@@ -46,6 +46,8 @@ def _data() -> ConfigDict:
     # images held out of train_split: a share below 1, or a count; 0: none, and the last
     # state is scored
     data.validation = 0.1
+    data.stratified = True  # hold out each class in its proportion
+    data.split_seed = 0  # for which images: runs of any `seed` share one validation set
     data.mean = _optional(tuple)  # per channel in [0, 1]; None: of the training images
     data.std = _optional(tuple)
     return data

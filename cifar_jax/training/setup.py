@@ -143,8 +143,12 @@ def _make_model(config: ConfigDict, source: sources.Source, report: sources.Repo
 
 
 def _check_train(config: ConfigDict, mesh: Mesh) -> None:
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"seed is {config.seed}; use 0 to {2**32 - 1}")
+    for name, seed in (
+        ("seed", config.seed),
+        ("data.split_seed", config.data.split_seed),
+    ):
+        if not 0 <= seed < 2**32:
+            raise UserError(f"{name} is {seed}; use 0 to {2**32 - 1}")
     sharding.check_batch_size("train.batch_size", config.train.batch_size, mesh)
     bounds = (
         ("schedule.warmup_fraction", 0, 1),
@@ -176,7 +180,9 @@ def _load(config: ConfigDict, report: sources.Report):
     )
     if not data.validation:
         return examples, None
-    return splits.hold_out(examples, data.validation, seed=config.seed)
+    return splits.hold_out(
+        examples, data.validation, seed=data.split_seed, stratified=data.stratified
+    )
 
 
 def _normalization(config: ConfigDict, train: sources.Examples):
