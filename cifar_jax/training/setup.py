@@ -61,7 +61,7 @@ class Setup:
     @property
     def total_steps(self) -> int:
         """Steps of the run."""
-        return self.num_epochs * self.options.steps_per_epoch
+        return self.options.total_steps
 
 
 def make(
@@ -87,10 +87,12 @@ def make(
     train, val = _load(config, report)
     sources.check_split(config.data.name, config.data.test_split, config.data.dir)
     mean, std = _normalization(config, train)
+    steps_per_epoch = _steps_per_epoch(len(train), config.train.batch_size)
     options = StepOptions(
         num_classes=source.num_classes,
         batch_size=config.train.batch_size,
-        steps_per_epoch=_steps_per_epoch(len(train), config.train.batch_size),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=config.train.epochs * steps_per_epoch,
         augment=pipeline,
         mean=mean,
         std=std,
