@@ -59,7 +59,7 @@ def test_it_writes_the_images_pixel_by_pixel(digits_dir, tmp_path):
         (["--output=picture"], "--output is picture; it needs a name that ends in"),
         (["--output=none/x.png"], "No such file or directory: 'none/x.png'"),
         (["--progress=1"], "--progress is 1.0; use 0 or more, below 1"),
-        (["--config.augment[0].name=crop"], "did you mean random_crop?"),
+        (["--config.augment[0].name=random_corp"], "did you mean random_crop?"),
     ],
 )
 def test_a_mistake_is_one_line(digits_dir, arguments, message):
