@@ -18,7 +18,10 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # for the weights, the order of the images and the augmentation
     config.data = _data()
-    config.augment = (  # transforms of the training images, in their order
+    # Transforms of the training images, in their order. Any of them may have `start`
+    # and `stop`, shares of the run: it acts from one until the other; and `ramp`: the
+    # share of the run in which the images that it acts on grow from none to all.
+    config.augment = (
         dict(name="random_crop", padding=4, mode="zero"),
         dict(name="random_flip"),
     )
@@ -46,6 +49,8 @@ def _data() -> ConfigDict:
     # images held out of train_split: a share below 1, or a count; 0: none, and the last
     # state is scored
     data.validation = 0.1
+    data.stratified = True  # hold out each class in its proportion
+    data.split_seed = 0  # for which images: runs of any `seed` share one validation set
     data.mean = _optional(tuple)  # per channel in [0, 1]; None: of the training images
     data.std = _optional(tuple)
     return data

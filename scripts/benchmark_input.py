@@ -1,294 +1,238 @@
-"""Images a second of each transform and of each report's augmentation.
+"""Images a second of augmentation, and the share of a training step that it takes.
 
-python scripts/benchmark_input.py [--batch_size 512] [--repeats 7] [--json PATH]
+python scripts/benchmark_input.py [--batch_size 512] [--repeats 7] [--json FILE]
 
-Ours, jitted on the default device, against the way of torchvision: PIL, image by image,
-on one core (and tf.data's crop and flip, where TensorFlow is installed). The ways take
-turns; the table shows medians over the repeats, and theirs is timed on fewer images.
+Ours, jitted on the default device, against the way of torchvision (PIL, image by image,
+on one core) and tf.data, where TensorFlow is installed; of each transform and of each
+report's chain. Then training steps with a chain and without. The ways take turns; all
+figures are medians over the repeats. Exit code 1 if a figure misses its limit.
 """
 
 import argparse
+import functools
 import json
-import math
 import pathlib
-import random
+import runpy
 import statistics
+import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 
-from cifar_jax.data import augment
-from cifar_jax.data.augment import policy_tables as tables
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # for the configs, which import each other
 
-SIDE = 32
+import other_inputs  # noqa: E402
+
+from cifar_jax.data import augment  # noqa: E402
+from cifar_jax.models import resnet  # noqa: E402
+from cifar_jax.training import optim, sharding  # noqa: E402
+from cifar_jax.training.state import Metrics, create_state  # noqa: E402
+from cifar_jax.training.steps import StepOptions, train_step  # noqa: E402
+
 NUM_PIL_IMAGES = 128
-CROP_FLIP = (dict(name="random_crop"), dict(name="random_flip"))
-JITTER = dict(name="color_jitter", brightness=0.2, contrast=0.2, saturation=0.2)
-AFFINE = dict(name="random_affine", shear=(10, 0), scale=(0.8, 1.2))
-OPTIONS = {"color_jitter": JITTER, "random_affine": AFFINE}
-CHAINS = {
-    "crop, flip, rotate": (*CROP_FLIP, dict(name="random_rotation")),
-    "report 000": (*CROP_FLIP, dict(name="auto_augment")),
-    "report 001": (*CROP_FLIP, dict(name="random_rotation")),
-    "report 002": (
-        *CROP_FLIP,
-        dict(name="auto_augment", policy="imagenet"),
-        dict(name="random_erasing"),
-    ),
-    "report 003": CROP_FLIP,
-    "report 004": (
-        CROP_FLIP[0],
-        AFFINE,
-        dict(name="random_rotation"),
-        JITTER,
-        CROP_FLIP[1],
-    ),
-    "crop, flip, trivial": (*CROP_FLIP, dict(name="trivial_augment_wide")),
+OPTIONS = {  # of transforms that do nothing by default
+    "color_jitter": dict(brightness=0.2, contrast=0.2, saturation=0.2),
+    "random_affine": dict(shear=(10, 0), scale=(0.8, 1.2)),
 }
+CROP_FLIP = (dict(name="random_crop"), dict(name="random_flip"))
+# Images a second that each must reach on two cores, and the largest share of a step.
+LEAST = {"report_000": 20_000, "trivial_augment_wide": 5_000}
+LARGEST_SHARE = 0.15
 
 
-def main():
-    """Prints the table, a line at a time."""
+def main() -> int:
+    """Prints the tables, a line at a time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch_size", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", type=pathlib.Path, help="also write the rates here")
+    parser.add_argument("--step_config", default="configs/resnet_4p9m.py")
+    parser.add_argument("--step_augment", default="configs/reports/report_000.py")
+    parser.add_argument("--step_batch_size", type=int, default=64)
+    parser.add_argument("--json", type=pathlib.Path, help="also write the figures here")
     args = parser.parse_args()
-    singles = {
-        name: (OPTIONS.get(name, dict(name=name)),) for name in augment.TRANSFORMS
-    }
-    images = smooth_images(args.batch_size)
-    rates = {}
-    print(f"{'images/s':24}{'ours':>12}{'PIL':>12}{'tf.data':>12}   ({device_name()})")
-    for name, transforms in (singles | CHAINS).items():
-        ways = {
-            "ours": ours(transforms, images),
-            "pil": pil(transforms, images[:NUM_PIL_IMAGES]),
-            "tf_data": tf_data(transforms, images),
-        }
-        rates[name] = measure({k: v for k, v in ways.items() if v}, args.repeats)
-        cells = (rates[name].get(way) for way in ways)
-        cells = (f"{rate:12,.0f}" if rate else f"{'-':>12}" for rate in cells)
-        print(f"{name:24}{''.join(cells)}", flush=True)
+    print(f"{device_name()}, medians of {args.repeats}")
+    if other_inputs.tensorflow() is None:
+        print("tf.data is left out: TensorFlow is missing; pip install 'cifar-jax[tf]'")
+    rates = measure_rates(args.batch_size, args.repeats)
+    step = measure_step(args)
     if args.json:
-        record = dict(device=device_name(), images_per_second=rates, **vars(args))
-        args.json.write_text(json.dumps(record, indent=1, default=str) + "\n")
+        record = dict(device=device_name(), images_per_second=rates, step=step)
+        options = {k: str(v) for k, v in vars(args).items()}
+        args.json.write_text(json.dumps(record | options, indent=1) + "\n")
+    return verdict(rates, step)
 
 
 def device_name() -> str:
-    """Returns what the rates hold for."""
-    return f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+    """Returns what the figures hold for."""
+    return (
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}"
+    )
+
+
+def chains() -> dict:
+    """Returns the transforms alone, and the chains of the reports' configs."""
+    singles = {
+        name: (dict(name=name, **OPTIONS.get(name, {})),) for name in augment.TRANSFORMS
+    }
+    reports = {
+        path.stem: config_of(path).augment
+        for path in sorted(ROOT.glob("configs/reports/*.py"))
+    }
+    reports["crop, flip, trivial"] = (*CROP_FLIP, dict(name="trivial_augment_wide"))
+    distinct = {repr(chain): name for name, chain in reversed(reports.items()) if chain}
+    return singles | {name: reports[name] for name in sorted(distinct.values())}
+
+
+def config_of(path):
+    """Returns the config that a file makes."""
+    return runpy.run_path(str(path))["get_config"]()
 
 
 def smooth_images(count: int) -> np.ndarray:
     """uint8 [count, 32, 32, 3] with the smooth colours of a photograph."""
     small = np.random.default_rng(0).integers(0, 256, (count, 5, 5, 3), np.uint8)
-    size = (SIDE, SIDE)
+    size = (other_inputs.SIDE,) * 2
     return np.stack([np.asarray(Image.fromarray(x).resize(size, 3)) for x in small])
 
 
+def measure_rates(batch_size: int, repeats: int) -> dict:
+    """Prints and returns images a second by chain and way."""
+    images, rates = smooth_images(batch_size), {}
+    print(f"{'images/s':24}{'ours':>12}{'PIL':>12}{'tf.data':>12}")
+    for name, transforms in chains().items():
+        ways = {
+            "ours": ours(transforms, images),
+            "pil": other_inputs.pil(transforms, images[:NUM_PIL_IMAGES]),
+            "tf_data": other_inputs.tf_data(transforms, images),
+        }
+        seconds = measure({k: v for k, v in ways.items() if v}, repeats)
+        rates[name] = {way: round(1 / each) for way, each in seconds.items()}
+        cells = (rates[name].get(way) for way in ways)
+        cells = (f"{rate:12,}" if rate else f"{'-':>12}" for rate in cells)
+        print(f"{name:24}{''.join(cells)}", flush=True)
+    return rates
+
+
 def measure(ways: dict, repeats: int) -> dict[str, float]:
-    """Median images a second of functions that return how many they made."""
+    """Median seconds for each thing that a function does; it returns how many."""
     for run in ways.values():
         run()
-    rates = {name: [] for name in ways}
+    seconds = {name: [] for name in ways}
     for _ in range(repeats):
         for name, run in ways.items():
             start = time.perf_counter()
             count = run()
-            rates[name].append(count / (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in rates.items()}
+            seconds[name].append((time.perf_counter() - start) / count)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def ours(transforms, images):
+def ours(transforms, images, num_batches=4):
     """Returns a function that runs our chain a few times and counts the images."""
     pipeline = jax.jit(augment.make_pipeline(transforms))
     labels = jax.nn.one_hot(jnp.arange(len(images)) % 10, 10)
     batch = jnp.asarray(images), labels
-    index, epoch = jnp.arange(len(images)), jnp.int32(0)
+    context = dict(epoch=0, index=jnp.arange(len(images)), progress=0.5)
 
-    def run(num_batches=4):
+    def run():
         for seed in range(num_batches):
-            key = jax.random.key(seed)
-            made = pipeline(key, *batch, epoch=epoch, index=index)
+            made = pipeline(jax.random.key(seed), *batch, **context)
         jax.block_until_ready(made)
         return num_batches * len(images)
 
     return run
 
 
-def pil(transforms, images):
-    """The chain on PIL images, or None where a transform works on whole batches."""
-    if any(transform["name"] not in PIL for transform in transforms):
-        return None
-    chain = [(PIL[t["name"]], {k: t[k] for k in t if k != "name"}) for t in transforms]
-    pictures = [Image.fromarray(image) for image in images]
+def measure_step(args) -> dict:
+    """Prints and returns seconds of a step with a chain, without, and of it alone."""
+    config = config_of(ROOT / args.step_config)
+    transforms = config_of(ROOT / args.step_augment).augment
+    images = smooth_images(args.step_batch_size)
+    chain_alone = ours(transforms, images, num_batches=1)
+    ways = {
+        "with": training_step(config, transforms, images),
+        "without": training_step(config, (), images),
+        "alone": lambda: chain_alone() // len(images),
+    }
+    seconds = measure(ways, args.repeats)
+    added = seconds["with"] - seconds["without"]
+    shares = {
+        "alone": seconds["alone"] / seconds["without"],
+        "added": added / seconds["with"],
+    }
+    print(f"a step of {args.step_config}, {len(images)} images, {args.step_augment}:")
+    print(f"  without the chain {seconds['without']:.3f} s")
+    print(f"  with the chain    {seconds['with']:.3f} s, {shares['added']:+.1%} of it")
+    print(f"  the chain alone   {seconds['alone']:.4f} s, {shares['alone']:.2%}")
+    return dict(seconds=seconds, shares=shares)
+
+
+def training_step(config, transforms, images):
+    """Returns a function that trains for one step and returns 1."""
+    shape, mesh = images.shape[1:], sharding.make_mesh(jax.devices()[:1])
+    options = config.optim.to_dict()
+    schedule = optim.make_schedule(
+        "constant",
+        options.pop("learning_rate"),
+        warmup_steps=0,
+        total_steps=1000,
+        initial_factor=1.0,
+        final_factor=1.0,
+    )
+    state = create_state(
+        jax.random.key(0),
+        resnet.create(num_classes=10, image_shape=shape, **config.model.to_dict()),
+        optim.make_optimizer(schedule=schedule, **options),
+        image_shape=shape,
+        average=False,
+        sharding=sharding.replicated(mesh),
+    )
+    step_options = StepOptions(
+        num_classes=10,
+        batch_size=len(images),
+        steps_per_epoch=1,
+        total_steps=1000,
+        augment=augment.make_pipeline(transforms),
+        mean=np.full(3, 0.5),
+        std=np.full(3, 0.25),
+        label_smoothing=0.0,
+        ema_decay=0.0,
+        split=sharding.split(mesh),
+    )
+    call = jax.jit(functools.partial(train_step, options=step_options))
+    index = jnp.arange(len(images))
+    data = (Metrics.empty(), jnp.asarray(images), index % 10, index, jax.random.key(1))
 
     def run():
-        for picture in pictures:
-            for function, options in chain:
-                picture = function(picture, **options)
-            np.asarray(picture)
-        return len(pictures)
+        jax.block_until_ready(call(state, *data))
+        return 1
 
     return run
 
 
-def tf_data(transforms, images):
-    """Crop and flip in tf.data, or None for other chains or without TensorFlow."""
-    try:
-        import tensorflow as tf
-    except ImportError:
-        return None
-    if tuple(transforms) != CROP_FLIP:
-        return None
-
-    def transform(image):
-        padded = tf.image.resize_with_crop_or_pad(image, SIDE + 8, SIDE + 8)
-        return tf.image.random_flip_left_right(
-            tf.image.random_crop(padded, image.shape)
+def verdict(rates: dict, step: dict) -> int:
+    """Prints what must be reached, and returns the exit code."""
+    checks = [
+        (
+            f"{name}: {rates[name]['ours']:,} images/s, of at least {least:,}",
+            rates[name]["ours"] >= least,
         )
-
-    data = tf.data.Dataset.from_tensor_slices(images).cache().repeat(4)
-    data = data.map(transform, tf.data.AUTOTUNE).batch(len(images)).prefetch(2)
-    return lambda: sum(len(batch) for batch in data.as_numpy_iterator())
-
-
-def crop(picture, padding=4):
-    """As RandomCrop(32, padding=4)."""
-    padded = ImageOps.expand(picture, padding)
-    x, y = (random.randint(0, 2 * padding) for _ in "xy")
-    return padded.crop((x, y, x + SIDE, y + SIDE))
-
-
-def flip(picture, p=0.5):
-    """As RandomHorizontalFlip()."""
-    mirrored = random.random() < p
-    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture
-
-
-def affine(picture, scale=(1, 1), shear=(0, 0)):
-    """As RandomAffine(0, scale=scale, shear=shear[0])."""
-    zoom = random.uniform(*scale)
-    slope = math.tan(math.radians(random.uniform(-shear[0], shear[0])))
-    return slant(picture, 1 / zoom, slope / zoom, 0, 1 / zoom)
-
-
-def slant(picture, a, b, c, d, shift=(0, 0)):
-    """Samples at a linear map about the centre, and a shift."""
-    centre = SIDE / 2
-    x, y = centre - (a + b) * centre - shift[0], centre - (c + d) * centre - shift[1]
-    return picture.transform(picture.size, Image.Transform.AFFINE, (a, b, x, c, d, y))
-
-
-def jitter(picture, **strengths):
-    """As ColorJitter(...)."""
-    for name in random.sample(sorted(strengths), len(strengths)):
-        low, high = 1 - strengths[name], 1 + strengths[name]
-        picture = ENHANCERS[name](picture).enhance(random.uniform(low, high))
-    return picture
-
-
-def erase(picture, p=0.5):
-    """As RandomErasing()."""
-    if random.random() >= p:
-        return picture
-    for _ in range(10):
-        area = SIDE**2 * random.uniform(0.02, 0.33)
-        ratio = math.exp(random.uniform(math.log(0.3), math.log(3.3)))
-        h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if h < SIDE and w < SIDE:
-            x, y = random.randint(0, SIDE - w), random.randint(0, SIDE - h)
-            picture = picture.copy()
-            picture.paste(0, (x, y, x + w, y + h))
-            break
-    return picture
-
-
-def cut(picture, size=16):
-    """Cutout."""
-    x, y = (random.randrange(SIDE) - size // 2 for _ in "xy")
-    picture = picture.copy()
-    picture.paste(0, (x, y, x + size, y + size))
-    return picture
-
-
-def operate(picture, name, level, table):
-    """As torchvision's _apply_op."""
-    magnitude = float(table[tables.OPERATIONS.index(name), level])
-    if name in tables.SIGNED and random.random() < 0.5:
-        magnitude = -magnitude
-    return OPERATIONS[name](picture, magnitude)
-
-
-def auto(picture, policy="cifar10"):
-    """As AutoAugment(policy)."""
-    table = MAGNITUDES["auto"]
-    operations, probabilities, levels = tables.SUB_POLICIES[policy]
-    k = random.randrange(len(operations))
-    for i, p, level in zip(operations[k], probabilities[k], levels[k], strict=True):
-        if random.random() < p:
-            picture = operate(picture, tables.OPERATIONS[i], level, table)
-    return picture
-
-
-def rand(picture, num_ops=2, magnitude=9):
-    """As RandAugment()."""
-    for name in random.choices(tables.UNIFORM_CHOICES, k=num_ops):
-        picture = operate(picture, name, magnitude, MAGNITUDES["rand"])
-    return picture
-
-
-def trivial(picture):
-    """As TrivialAugmentWide()."""
-    name, level = random.choice(tables.UNIFORM_CHOICES), random.randrange(31)
-    return operate(picture, name, level, MAGNITUDES["trivial"])
-
-
-MAGNITUDES = {
-    "auto": tables.magnitudes(tables.AUTO_AUGMENT, height=SIDE, width=SIDE),
-    "rand": tables.magnitudes(tables.RAND_AUGMENT, height=SIDE, width=SIDE),
-    "trivial": tables.magnitudes(tables.TRIVIAL_AUGMENT_WIDE, height=SIDE, width=SIDE),
-}
-ENHANCERS = {
-    "brightness": ImageEnhance.Brightness,
-    "contrast": ImageEnhance.Contrast,
-    "saturation": ImageEnhance.Color,
-    "sharpness": ImageEnhance.Sharpness,
-}
-OPERATIONS = {
-    "identity": lambda picture, m: picture,
-    "shear_x": lambda picture, m: slant(picture, 1, m, 0, 1),
-    "shear_y": lambda picture, m: slant(picture, 1, 0, m, 1),
-    "translate_x": lambda picture, m: slant(picture, 1, 0, 0, 1, (m, 0)),
-    "translate_y": lambda picture, m: slant(picture, 1, 0, 0, 1, (0, m)),
-    "rotate": lambda picture, m: picture.rotate(m),
-    "posterize": lambda picture, m: ImageOps.posterize(picture, int(m)),
-    "solarize": ImageOps.solarize,
-    "autocontrast": lambda picture, m: ImageOps.autocontrast(picture),
-    "equalize": lambda picture, m: ImageOps.equalize(picture),
-    "invert": lambda picture, m: ImageOps.invert(picture),
-}
-OPERATIONS |= {
-    name: lambda picture, m, enhancer=enhancer: enhancer(picture).enhance(1 + m)
-    for name, enhancer in ENHANCERS.items()
-}
-PIL = {
-    "random_crop": crop,
-    "random_flip": flip,
-    "random_rotation": lambda picture: picture.rotate(random.uniform(-10, 10)),
-    "random_affine": affine,
-    "color_jitter": jitter,
-    "cutout": cut,
-    "random_erasing": erase,
-    "auto_augment": auto,
-    "rand_augment": rand,
-    "trivial_augment_wide": trivial,
-}
+        for name, least in LEAST.items()
+    ]
+    share = step["shares"]["added"]
+    checks.append(
+        (
+            f"share of a step: {share:.1%}, of at most {LARGEST_SHARE:.0%}",
+            share <= LARGEST_SHARE,
+        )
+    )
+    for line, reached in checks:
+        print(f"{'reached' if reached else 'MISSED'}: {line}")
+    return int(not all(reached for _, reached in checks))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

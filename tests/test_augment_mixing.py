@@ -122,7 +122,7 @@ def test_ricap_offsets_reach_every_place_that_fits():
     assert column.max() < SIDE
 
 
-@pytest.mark.parametrize("name", ["cutmix", "ricap"])
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "ricap"])
 def test_a_share_of_the_images_is_mixed(name):
     images, labels = probe()
     option = {"beta" if name == "ricap" else "alpha": 8.0}

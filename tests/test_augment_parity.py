@@ -150,7 +150,6 @@ def test_operations_are_pils(name, limits):
     if name in tables.SIGNED:
         magnitudes = magnitudes * np.resize([1, -1, -1], BATCH)
     ours = APPLY(
-        jax.random.key(0),
         jnp.asarray(images),
         jnp.full(BATCH, position),
         jnp.asarray(magnitudes, jnp.float32),

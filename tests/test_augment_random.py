@@ -1,6 +1,7 @@
 """The draws of the transforms against the distributions that their papers name."""
 
 import functools
+import hashlib
 import math
 
 import jax
@@ -170,6 +171,12 @@ def test_cutout_squares_are_centred_on_a_uniform_pixel():
         np.testing.assert_array_equal(length, expected)
 
 
+def test_cutout_cuts_a_share_of_the_images():
+    images = np.full((BATCH, SIDE, SIDE, 1), 200, np.uint8)
+    cut = run("cutout", images, p=0.3)
+    assert_probability((cut == 0).any(axis=(1, 2, 3)), 0.3)
+
+
 @pytest.fixture
 def draws(monkeypatch):
     """Returns what a transform hands to the function that does its work."""
@@ -207,6 +214,17 @@ def test_jitter_orders_and_factors_are_uniform(draws):
         assert_uniform(drawn, max(0, 1 - strength) - 1e-6, 1 + strength + 1e-6)
 
 
+def test_hues_are_turned_by_a_uniform_share_of_the_circle(monkeypatch):
+    def note(levels, shifts):
+        return levels.astype(jnp.float32) + shifts[:, None, None, None]
+
+    monkeypatch.setattr(color, "shift_hue", note)
+    monkeypatch.setattr(color, "enhance", lambda levels, *_, **options: levels)
+    images = jnp.zeros((BATCH, 1, 1, 3))
+    shifts = jax.jit(functools.partial(color.color_jitter, hue=0.3))(KEY, images)
+    assert_uniform(np.asarray(shifts)[:, 0, 0, 0], -0.3001, 0.3001)
+
+
 def test_trivial_augment_is_uniform_over_operations_levels_and_signs(draws):
     operations, magnitudes = draws(policies, "apply_operations", "trivial_augment_wide")
     operations = operations.astype(int)
@@ -227,6 +245,27 @@ def test_rand_augment_is_uniform_at_one_level(draws):
     assert_uniform_counts(14 * operations[0] + operations[1], 14 * 14)
     turns = magnitudes[operations == tables.OPERATIONS.index("rotate")]
     np.testing.assert_allclose(np.abs(turns), 10.0)
+
+
+# SHA-256 of the sub-policies in torchvision 0.29.2, transforms/autoaugment.py, with our
+# names of the operations: a line "name p level, name p level" each, level 0 for none.
+TORCHVISION_DIGESTS = {
+    "cifar10": "6497058a99ba29fb40e291479b1cddc4b5aa717d2252aec413bc39fa384aac1c",
+    "imagenet": "caea7774a3ecc782884af0254cb0566aa5f4ec75698f72d98df2d80c062ab2e4",
+}
+
+
+@pytest.mark.parametrize("policy", tables.SUB_POLICIES)
+def test_sub_policies_are_torchvisions(policy):
+    steps = np.stack(tables.SUB_POLICIES[policy], axis=-1)  # [policies, 2, 3]
+    lines = [
+        ", ".join(
+            f"{tables.OPERATIONS[int(k)]} {p:.1f} {level:.0f}" for k, p, level in row
+        )
+        for row in steps
+    ]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert digest == TORCHVISION_DIGESTS[policy]
 
 
 @pytest.mark.parametrize("policy", ["cifar10", "imagenet"])

@@ -53,7 +53,7 @@ def test_a_broken_config_file_is_one_line(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("module", ["main", "prepare", "budget"])
+@pytest.mark.parametrize("module", ["main", "prepare", "budget", "augmentations"])
 def test_help_names_the_flags(module):
     done = call(module, "--help")
     assert done.returncode == 0

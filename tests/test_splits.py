@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from cifar_jax import UserError
-from cifar_jax.data import splits
+from cifar_jax import config as default
+from cifar_jax.data import sources, splits
 from cifar_jax.data.sources import Examples
+from cifar_jax.training import setup
 
 
 def numbered(counts):
@@ -52,6 +54,67 @@ def test_a_side_without_room_for_each_class_is_refused(size):
 def test_a_class_with_one_image_is_refused():
     with pytest.raises(UserError, match="an image on both sides"):
         splits.hold_out(numbered([50, 50, 1]), 10, seed=0)
+
+
+def test_without_strata_the_classes_have_no_say():
+    examples, seed = numbered([150, 49, 1]), 7
+    train, val = splits.hold_out(examples, 40, seed=seed, stratified=False)
+    drawn = np.random.RandomState(seed).permutation(200)  # a stream that NumPy froze
+    assert numbers(val) == sorted(drawn[:40])
+    assert numbers(train) == sorted(drawn[40:])
+    np.testing.assert_array_equal(val.labels, examples.labels[numbers(val)])
+
+
+@pytest.mark.parametrize("size", [200, 0.001, -1, 0.999])
+def test_without_strata_each_side_has_an_image(size):
+    with pytest.raises(UserError, match=r"must leave an image on both sides$"):
+        splits.hold_out(numbered([100, 60, 40]), size, seed=0, stratified=False)
+
+
+def make(digits_dir, **data):
+    config = default.get_config()
+    config.data.update(name="digits", dir=digits_dir, validation=0.25, **data)
+    config.model.update(widths=(8,), stage_sizes=(1,), strides=(1,))
+    config.augment = ()
+    config.train.batch_size = 8
+    config.seed = data.get("split_seed", 0) + 1  # has no say in the split
+    return setup.make(config, None, lambda line: None)
+
+
+def test_statistics_come_from_the_images_that_are_trained_on(digits_dir, monkeypatch):
+    before, load = make(digits_dir), sources.load
+    asked, target = [], before.val
+
+    def changed(name, split, *arguments, **options):
+        examples = load(name, split, *arguments, **options)
+        asked.append(split)
+        wanted = {image.tobytes() for image in target.images}
+        hit = np.array([image.tobytes() in wanted for image in examples.images])
+        images = np.where(hit[:, None, None, None], 255, examples.images)
+        return Examples(images.astype(np.uint8), examples.labels)
+
+    monkeypatch.setattr(sources, "load", changed)
+    after = make(digits_dir)
+    assert asked == ["train"]  # and nothing of the test images
+    assert (after.val.images == 255).all()
+    np.testing.assert_array_equal(after.options.mean, before.options.mean)
+    np.testing.assert_array_equal(after.options.std, before.options.std)
+    target = before.train
+    assert (make(digits_dir).options.mean != before.options.mean).all()
+
+
+def test_the_split_has_a_seed_of_its_own(digits_dir):
+    first, other = (make(digits_dir, split_seed=seed).val for seed in (0, 1))
+    assert (first.images != other.images).any()
+    examples = sources.load("digits", "train", digits_dir)
+    expected = splits.hold_out(examples, 0.25, seed=0)[1]
+    np.testing.assert_array_equal(first.images, expected.images)
+
+
+@pytest.mark.parametrize("key", ["seed", "split_seed"])
+def test_a_seed_out_of_bounds_is_named(digits_dir, key):
+    with pytest.raises(UserError, match=rf"{key} is -1; use 0 to 4294967295"):
+        make(digits_dir, split_seed=-2 if key == "seed" else -1)
 
 
 def test_channel_statistics_are_those_of_numpy():

@@ -29,9 +29,9 @@ class Net(nn.Module):
         return nn.Dense(NUM_CLASSES)(nn.relu(x))
 
 
-def keep(key, images, labels, *, epoch, index):
+def keep(key, images, labels, **context):
     """An augmentation that changes nothing."""
-    del key, epoch, index
+    del key, context
     return images.astype(jnp.float32), labels
 
 
@@ -59,6 +59,7 @@ class Run:
             num_classes=NUM_CLASSES,
             batch_size=16,
             steps_per_epoch=num_examples // 16,
+            total_steps=1000,
             augment=keep,
             mean=MEAN,
             std=STD,
@@ -165,8 +166,8 @@ def test_the_metrics_are_those_of_the_batch():
 
 
 def test_mixed_labels_count_as_their_largest_share():
-    def mix(key, images, labels, *, epoch, index):
-        images, labels = keep(key, images, labels, epoch=epoch, index=index)
+    def mix(key, images, labels, **context):
+        images, labels = keep(key, images, labels, **context)
         return images, 0.6 * labels + 0.4 * jnp.roll(labels, 1, axis=0)
 
     plain, mixed = Run(), Run(augment=mix)
@@ -178,22 +179,25 @@ def test_mixed_labels_count_as_their_largest_share():
 def test_steps_go_through_the_order_with_keys_of_their_own():
     seen = []
 
-    def note(key, epoch, index, images, labels):
-        seen.append((tuple(key.tolist()), int(epoch), index.tolist()))
+    def note(key, epoch, index, progress, images, labels):
+        position = (int(epoch), round(1000 * float(progress), 3))
+        seen.append((tuple(key.tolist()), position, index.tolist()))
         np.testing.assert_array_equal(images, examples(48)[0][index])
         np.testing.assert_array_equal(labels.argmax(-1), examples(48)[1][index])
 
-    def record(key, images, labels, *, epoch, index):
-        data = jax.random.key_data(key)
-        jax.debug.callback(note, data, epoch, index, images, labels, ordered=True)
-        return keep(key, images, labels, epoch=epoch, index=index)
+    def record(key, images, labels, **context):
+        data = (jax.random.key_data(key), *map(context.get, names), images, labels)
+        jax.debug.callback(note, *data, ordered=True)
+        return keep(key, images, labels)
+
+    names = ("epoch", "index", "progress")
 
     run = Run(num_examples=48, augment=record).train(4)
     Run(num_examples=48, augment=record).train(1)
     jax.effects_barrier()
     order = np.asarray(run.order).tolist()
-    keys, epochs, parts = zip(*seen, strict=True)
-    assert epochs == (0, 0, 0, 1, 0)
+    keys, positions, parts = zip(*seen, strict=True)
+    assert positions == ((0, 0), (0, 1), (0, 2), (1, 3), (0, 0))  # of 1000 steps
     assert sum(parts[:3], []) == order
     assert parts[3] == parts[4] == order[:16]
     assert len(set(keys[:4])) == 4

@@ -8,32 +8,40 @@ from cifar_jax.data.sources import Examples
 
 
 def hold_out(
-    examples: Examples, size: float, *, seed: int
+    examples: Examples, size: float, *, seed: int, stratified: bool = True
 ) -> tuple[Examples, Examples]:
-    """Splits off validation images, each class in its proportion.
+    """Splits off validation images.
 
     Args:
       examples: What to split.
       size: A share below 1, or a count.
       seed: The same seed gives the same split everywhere.
+      stratified: Each class in its proportion; otherwise the images are drawn alike,
+        whatever their classes.
 
     Returns:
       The images for training and those for validation, each in their old order.
 
     Raises:
-      UserError: If either part would be smaller than the number of classes.
+      UserError: If either part would be empty or, stratified, smaller than the number
+        of classes.
     """
     classes, counts = np.unique(examples.labels, return_counts=True)
     count = round(size * len(examples) if size < 1 else size)
-    if not len(classes) <= count <= len(examples) - len(classes) or counts.min() < 2:
+    least, needed = 1, "an image on both sides"
+    if stratified:
+        least = len(classes)
+        needed = f"each of the {least} classes {needed}"
+    is_single = stratified and counts.min() < 2
+    if not least <= count <= len(examples) - least or is_single:
         raise UserError(
             f"data.validation is {size}, {count:,} of {len(examples):,} images; it "
-            f"must leave each of the {len(classes)} classes an image on both sides"
+            f"must leave {needed}"
         )
     train, validation = model_selection.train_test_split(
         np.arange(len(examples)),
         test_size=count,
-        stratify=examples.labels,
+        stratify=examples.labels if stratified else None,
         random_state=seed,
     )
     return examples[np.sort(train)], examples[np.sort(validation)]

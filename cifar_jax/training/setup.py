@@ -70,7 +70,7 @@ class Setup:
     @property
     def total_steps(self) -> int:
         """Steps of the run."""
-        return self.num_epochs * self.options.steps_per_epoch
+        return self.options.total_steps
 
 
 def make(
@@ -96,10 +96,12 @@ def make(
     train, val = _load(config, report)
     sources.check_split(config.data.name, config.data.test_split, config.data.dir)
     mean, std = _normalization(config, train)
+    steps_per_epoch = _steps_per_epoch(len(train), config.train.batch_size)
     options = StepOptions(
         num_classes=source.num_classes,
         batch_size=config.train.batch_size,
-        steps_per_epoch=_steps_per_epoch(len(train), config.train.batch_size),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=config.train.epochs * steps_per_epoch,
         augment=pipeline,
         mean=mean,
         std=std,
@@ -155,8 +157,12 @@ def _make_model(config: ConfigDict, source: sources.Source, report: sources.Repo
 
 
 def _check_train(config: ConfigDict, mesh: Mesh) -> None:
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"seed is {config.seed}; use 0 to {2**32 - 1}")
+    for name, seed in (
+        ("seed", config.seed),
+        ("data.split_seed", config.data.split_seed),
+    ):
+        if not 0 <= seed < 2**32:
+            raise UserError(f"{name} is {seed}; use 0 to {2**32 - 1}")
     sharding.check_batch_size("train.batch_size", config.train.batch_size, mesh)
     part = config.train.batch_size / max(config.train.accumulate, 1)
     if part != int(part) or int(part) % mesh.size:
@@ -228,7 +234,9 @@ def _load(config: ConfigDict, report: sources.Report):
         return examples, load_test(config)
     if not data.validation:
         return examples, None
-    return splits.hold_out(examples, data.validation, seed=config.seed)
+    return splits.hold_out(
+        examples, data.validation, seed=data.split_seed, stratified=data.stratified
+    )
 
 
 def _normalization(config: ConfigDict, train: sources.Examples):

@@ -28,8 +28,9 @@ class StepOptions:
       num_classes: Number of classes.
       batch_size: Images in a step, over all devices.
       steps_per_epoch: Steps in an epoch.
-      augment: `(key, images, labels, *, epoch, index) -> (images, labels)`, on images
-        [B, H, W, C] in 0..255 and soft labels [B, K].
+      total_steps: Steps of the run.
+      augment: `(key, images, labels, *, epoch, index, progress) -> (images, labels)`,
+        on images [B, H, W, C] in 0..255 and soft labels [B, K].
       mean: Per channel, with pixels in [0, 1].
       std: Likewise.
       label_smoothing: Share of each label that is spread over all classes.
@@ -43,6 +44,7 @@ class StepOptions:
     num_classes: int
     batch_size: int
     steps_per_epoch: int
+    total_steps: int
     augment: Augment
     mean: Any
     std: Any
@@ -100,7 +102,12 @@ def train_step(
     index = jax.lax.with_sharding_constraint(index, options.split)
     targets = jax.nn.one_hot(labels[index], options.num_classes)
     batch, targets = options.augment(
-        augment_key, images[index], targets, epoch=epoch, index=index
+        augment_key,
+        images[index],
+        targets,
+        epoch=epoch,
+        index=index,
+        progress=state.step / options.total_steps,
     )
     batch = normalize(batch, options.mean, options.std)
     gradient = functools.partial(

@@ -20,6 +20,7 @@ from cifar_jax.models.presets import PRESETS
 def get_config():
     config = default.get_config()
     config.data.validation = 0.2
+    config.data.stratified = False
     config.data.mean = (0.49139968, 0.48215827, 0.44653124)
     config.data.std = (0.24703233, 0.24348505, 0.26158768)
     config.augment = (dict(name="random_crop", padding=4), dict(name="random_flip"))

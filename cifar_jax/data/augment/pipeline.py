@@ -1,5 +1,6 @@
 """The chain of transforms that a config lists."""
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from cifar_jax import UserError
 from cifar_jax.data.augment import checks, color, erasing, geometry, mixing, policies
 from cifar_jax.data.augment.barrier import materialize
+from cifar_jax.data.augment.schedule import Window, within
 
 Pipeline = Callable[..., tuple[jax.Array, jax.Array]]
 
@@ -43,18 +45,21 @@ def make_pipeline(
     """Returns the function that applies transforms to a batch, in their order.
 
     The function is pure and can be jitted: `pipeline(key, images, labels, *, epoch,
-    index=None) -> (images, labels)`, where
+    index=None, progress=None) -> (images, labels)`, where
 
     - images: uint8 or float [B, H, W, C] in [0, 255]; mixup turns uint8 to float32;
     - labels: float [B, K], one-hot or soft; mixing keeps the sum of each row;
     - epoch: int32 scalar;
-    - index: int32 [B], each image's place in the data set; for `alternating_flip`.
+    - index: int32 [B], each image's place in the data set; for `alternating_flip`;
+    - progress: float32 scalar in [0, 1), the share of the run that has passed; for
+      transforms with a `Window`.
 
     Each transform's key is `key` folded with its position. The result does not depend
     on how the batch is sharded.
 
     Args:
-        transforms: for each one `name`, a key of `TRANSFORMS`, and its options.
+        transforms: for each one `name`, a key of `TRANSFORMS`, its options and, of any
+            of them, those of a `Window`: `start`, `stop` and `ramp`.
         image_shape: (H, W, C), against which the options are checked.
 
     Raises:
@@ -62,11 +67,20 @@ def make_pipeline(
     """
     steps = tuple(_make_step(transform, image_shape) for transform in transforms)
 
-    def pipeline(key, images, labels, *, epoch, index=None):
-        for position, step in enumerate(steps):
+    def pipeline(key, images, labels, *, epoch, index=None, progress=None):
+        context = {"epoch": epoch, "index": index}
+        for position, (step, window) in enumerate(steps):
             step_key = jax.random.fold_in(key, position)
+            apply = functools.partial(step, step_key, **context)
             images = materialize(images, step_key)
-            images, labels = step(step_key, images, labels, epoch=epoch, index=index)
+            if window == Window():
+                images, labels = apply(images, labels)
+                continue
+            if progress is None:
+                raise ValueError(f"{window} needs the progress of the run")
+            share_key = jax.random.fold_in(key, len(steps) + position)
+            share = window.share(progress)
+            images, labels = within(window, apply, share_key, share, images, labels)
         return images, labels
 
     return pipeline
@@ -74,8 +88,8 @@ def make_pipeline(
 
 def _make_step(
     transform: Mapping[str, Any], image_shape: tuple[int, int, int]
-) -> Pipeline:
-    """Returns one transform with its options bound and the pipeline's signature."""
+) -> tuple[Pipeline, Window]:
+    """Returns one transform with its options bound, and when it acts."""
     if not hasattr(transform, "keys"):
         raise UserError(f"augment has {transform!r}; it needs dict(name=..., ...)")
     options = dict(transform)
@@ -86,7 +100,8 @@ def _make_step(
     hints = typing.get_type_hints(function)
     keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     wanted = [keyword for keyword in keywords if keyword in CONTEXT]
-    allowed = {k: hints[k] for k in keywords if k not in CONTEXT}
+    window_hints = typing.get_type_hints(Window)
+    allowed = {k: hints[k] for k in keywords if k not in CONTEXT} | window_hints
     mixes_labels = "labels" in hints
 
     def step(key, images, labels, **context):
@@ -99,10 +114,11 @@ def _make_step(
 
     try:
         checks.check_options(options, allowed)
+        window = Window(**{k: options.pop(k) for k in window_hints if k in options})
         _trace(step, image_shape)
     except UserError as error:
         raise UserError(f"augment, {name}: {error}") from None
-    return step
+    return step, window
 
 
 def _trace(step: Pipeline, image_shape: tuple[int, int, int]) -> None:

@@ -1,9 +1,8 @@
 """Augmentation policies: per image, a few operations at drawn magnitudes.
 
 As torchvision on PIL images, on whole levels (floats are rounded to them). A layer of a
-policy applies one operation to each image: all geometric ones are one affine sampling
-of the batch, all enhancements one blend, the others one pass each; each image then
-takes the result that it drew.
+policy applies one operation to each image: all geometric ones are one affine sampling,
+all enhancements one blend, the others one pass each.
 """
 
 from typing import Literal
@@ -14,8 +13,8 @@ import numpy as np
 
 from cifar_jax.data.augment import checks, color
 from cifar_jax.data.augment import policy_tables as tables
-from cifar_jax.data.augment.barrier import materialize
 from cifar_jax.data.augment.geometry import Interpolation
+from cifar_jax.data.augment.share import apply_to
 from cifar_jax.data.augment.warp import affine_matrices, warp
 
 
@@ -159,9 +158,7 @@ def _apply_layers(
     levels = color.as_levels(images)
     strengths = signs * strengths
     for layer in range(drawn.shape[1]):
-        levels = materialize(levels, use_key)
         levels = apply_operations(
-            use_key,
             levels,
             drawn[:, layer],
             strengths[:, layer],
@@ -172,7 +169,6 @@ def _apply_layers(
 
 
 def apply_operations(
-    key: jax.Array,
     levels: jax.Array,
     operations: jax.Array,
     magnitudes: jax.Array,
@@ -183,7 +179,6 @@ def apply_operations(
     """Applies one operation to each image.
 
     Args:
-        key: any PRNG key; nothing is drawn.
         levels: uint8 [B, H, W, C].
         operations: int32 [B], positions in `policy_tables.OPERATIONS`.
         magnitudes: float32 [B], signed, in the units of `policy_tables.magnitudes`.
@@ -191,45 +186,51 @@ def apply_operations(
         fill: value outside the image, or one for each channel.
     """
 
-    def only(name, otherwise):
-        return jnp.where(
-            operations == tables.OPERATIONS.index(name), magnitudes, otherwise
-        )
+    def move(levels, operations, magnitudes):
+        matrices = _matrices(operations, magnitudes, *levels.shape[1:3])
+        return warp(levels, matrices, interpolation=interpolation, fill=fill)
 
-    factors = 1 + sum(only(name, 0.0) for name in color.DEGENERATES)
-    matrices = _matrices(only, height=levels.shape[1], width=levels.shape[2])
-    # An image has one operation, so each of these sees the image as it came.
-    results = {
-        tables.GEOMETRY: warp(levels, matrices, interpolation=interpolation, fill=fill),
-        tables.ENHANCEMENTS: color.enhance(
-            levels, operations, factors, names=tables.OPERATIONS
+    def solarize(levels, operations, thresholds):
+        is_solarize = operations == tables.OPERATIONS.index("solarize")
+        return color.solarize(levels, jnp.where(is_solarize, thresholds, 0.0))
+
+    functions = {
+        tables.GEOMETRY: move,
+        tables.ENHANCEMENTS: lambda x, kinds, changes: color.enhance(
+            x, kinds, 1 + changes, names=tables.OPERATIONS
         ),
-        ("posterize",): color.posterize(levels, only("posterize", 8.0)),
-        ("solarize", "invert"): color.solarize(levels, only("solarize", 0.0)),
-        ("autocontrast",): color.autocontrast(levels),
-        ("equalize",): color.equalize(levels),
+        ("posterize",): lambda x, _, bits: color.posterize(x, bits),
+        ("solarize", "invert"): solarize,
+        ("autocontrast",): lambda x, *_: color.autocontrast(x),
+        ("equalize",): lambda x, *_: color.equalize(x),
     }
-    chosen = levels
-    for names, result in results.items():
+    # An image has one operation, so each of these sees the image as it came.
+    for names, function in functions.items():
         is_among = jnp.array(np.isin(tables.OPERATIONS, names))[operations]
-        chosen = color.where_image(is_among, materialize(result, key), chosen)
-    return chosen
+        levels = apply_to(is_among, function, levels, operations, magnitudes)
+    return levels
 
 
-def _matrices(only, *, height: int, width: int) -> jax.Array:
+def _matrices(
+    operations: jax.Array, magnitudes: jax.Array, height: int, width: int
+) -> jax.Array:
     """Returns [B, 2, 3] output-to-input maps; at most one of their terms acts.
 
     Rotation is about the centre, shear about the corner; positive magnitudes turn
     counter-clockwise and shift right and down.
     """
-    angles = only("rotate", 0.0)
+
+    def only(name):
+        return jnp.where(operations == tables.OPERATIONS.index(name), magnitudes, 0.0)
+
+    angles = only("rotate")
     still = jnp.zeros((angles.shape[0], 2))
     rotation = affine_matrices(
         -angles, still, jnp.ones_like(angles), still, height=height, width=width
     )
     zero = jnp.zeros_like(angles)
     rows = [
-        [zero, only("shear_x", 0.0), -only("translate_x", 0.0)],
-        [only("shear_y", 0.0), zero, -only("translate_y", 0.0)],
+        [zero, only("shear_x"), -only("translate_x")],
+        [only("shear_y"), zero, -only("translate_y")],
     ]
     return rotation + jnp.stack([jnp.stack(row, -1) for row in rows], axis=1)

@@ -1,0 +1,54 @@
+"""Draws augmentation: python -m cifar_jax.augmentations --config FILE --output FILE.
+
+A few training images of the config's data set, as they are, after each transform of
+`augment` alone, and after all of them, with their labels. Other draws: --config.seed=1.
+"""
+
+import pathlib
+
+from absl import flags
+
+from cifar_jax import UserError, _cli
+
+_CONFIG = _cli.define_config()
+_OUTPUT = flags.DEFINE_string("output", "augmentations.png", "picture to write")
+_IMAGES = flags.DEFINE_integer("images", 8, "how many images", lower_bound=1)
+_PROGRESS = flags.DEFINE_float(
+    "progress", 0.5, "share of the run, for transforms with start, stop or ramp"
+)
+
+
+def main() -> None:
+    """Writes the picture and says what is in it."""
+    # slow to import: not for --help
+    from cifar_jax.analysis import augment_sheet
+    from cifar_jax.data import augment, sources
+
+    config, output = _CONFIG.value, pathlib.Path(_OUTPUT.value)
+    if output.suffix != ".png":
+        raise UserError(f"--output is {output}; it needs a name that ends in .png")
+    if not 0 <= _PROGRESS.value < 1:
+        raise UserError(f"--progress is {_PROGRESS.value}; use 0 or more, below 1")
+    data = config.data
+    source = sources.find(data.name, data.dir)
+    if source.image_shape[-1] not in (1, 3):
+        raise UserError(
+            f"the images of {data.name} have {source.image_shape[-1]} channels; only "
+            "1 (gray) and 3 (RGB) can be drawn"
+        )
+    augment.make_pipeline(config.augment, image_shape=source.image_shape)
+    examples = sources.load(data.name, data.train_split, data.dir, source=data.source)
+    rows = augment_sheet.stages(
+        config.augment,
+        examples[augment_sheet.choose(examples, _IMAGES.value)],
+        num_classes=source.num_classes,
+        seed=config.seed,
+        progress=_PROGRESS.value,
+    )
+    augment_sheet.draw(rows, source.label_names).save(output)
+    titles = ", ".join(row.title.splitlines()[0] for row in rows)
+    print(f"{output}: {len(rows[0].labels)} images of {data.name}: {titles}")
+
+
+if __name__ == "__main__":
+    _cli.run(main, __doc__)

@@ -1,0 +1,111 @@
+"""The command `python -m cifar_jax.augmentations`, and the picture it writes."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from augment_images import natural_images
+from PIL import Image
+
+from cifar_jax.analysis import augment_sheet
+from cifar_jax.data import sources
+from cifar_jax.data.sources import Examples
+
+ROOT = pathlib.Path(__file__).parent.parent
+NAMES = ("cat", "ship", "automobile")
+
+
+def call(digits_dir, *arguments):
+    command = [sys.executable, "-m", "cifar_jax.augmentations"]
+    config = ["--config=configs/quickstart.py", f"--config.data.dir={digits_dir}"]
+    return subprocess.run(
+        [*command, *config, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_it_writes_the_images_pixel_by_pixel(digits_dir, tmp_path):
+    output = tmp_path / "digits.png"
+    done = call(digits_dir, f"--output={output}", "--images=3")
+    assert done.returncode == 0, done.stderr
+    rows = "original, random_crop, random_rotation, all of them"
+    assert done.stdout == f"{output}: 3 images of digits: {rows}\n"
+    picture = np.asarray(Image.open(output))
+    examples = sources.load("digits", "train", digits_dir)
+    images = examples.images[augment_sheet.choose(examples, 3)]
+    height = images.shape[1]
+    scale = augment_sheet.CELL // height
+    side = height * scale
+    left = picture.shape[1] - 3 * (side + augment_sheet.GAP)
+    for column, image in enumerate(images):
+        x = left + column * (side + augment_sheet.GAP)
+        cell = picture[augment_sheet.GAP :, x:][:side, :side]
+        blocks = cell.reshape(height, scale, height, scale, 3)
+        np.testing.assert_array_equal(blocks.max(axis=(1, 3)), image)
+        np.testing.assert_array_equal(blocks.min(axis=(1, 3)), image)
+    # Original, crop, rotation, both: four rows of an image and a label.
+    row = side + 2 + augment_sheet.LINE + augment_sheet.GAP
+    assert picture.shape[0] == augment_sheet.GAP + 4 * row
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--output=picture"], "--output is picture; it needs a name that ends in"),
+        (["--output=none/x.png"], "No such file or directory: 'none/x.png'"),
+        (["--progress=1"], "--progress is 1.0; use 0 or more, below 1"),
+        (["--config.augment[0].name=random_corp"], "did you mean random_crop?"),
+    ],
+)
+def test_a_mistake_is_one_line(digits_dir, arguments, message):
+    done = call(digits_dir, *arguments, "--images=1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_captions_name_the_shares_of_mixed_labels():
+    def caption(*shares):
+        return augment_sheet.caption(np.array(shares), NAMES)
+
+    assert caption(0, 1, 0) == "ship"
+    assert caption(0.3, 0.7, 0) == "ship 0.70\ncat 0.30"
+    assert caption(0.001, 0.2, 0.799) == "automobile 0.80\nship 0.20"
+
+
+def test_stages_are_each_transform_alone_and_all_of_them():
+    images = natural_images(3)
+    examples = Examples(images, np.arange(3, dtype=np.int32))
+    transforms = (
+        dict(name="cutout", size=64, value=9, stop=0.1),
+        dict(name="random_flip", p=1.0),
+        dict(name="mixup", alpha=1.0),
+    )
+    options = dict(num_classes=3, seed=0)
+    original, cut, flipped, mixed, late = augment_sheet.stages(
+        transforms, examples, progress=0.5, **options
+    )
+    np.testing.assert_array_equal(original.images, images)
+    np.testing.assert_array_equal(original.labels, np.eye(3))
+    assert (cut.images == 9).all()  # alone it acts, though its time has passed
+    np.testing.assert_array_equal(flipped.images, images[:, :, ::-1])
+    assert mixed.images.dtype == np.uint8
+    assert ((mixed.labels > 0).sum(axis=1) == 2).all()
+    assert (late.images != 9).any()
+    assert cut.title == "cutout\nsize=64\nvalue=9\nstop=0.1"
+    assert late.title == "all of them\nat 0.5 of the run"
+    picture = augment_sheet.draw([original, cut, flipped, mixed, late], NAMES)
+    left = picture.width - augment_sheet.CELL - augment_sheet.GAP
+    assert picture.getpixel((left, augment_sheet.GAP)) == tuple(images[2, 0, 0])
+
+
+def test_one_image_of_each_class_comes_first():
+    examples = Examples(np.zeros((6, 2, 2, 1)), np.array([1, 1, 0, 1, 2, 0]))
+    assert augment_sheet.choose(examples, 2).tolist() == [0, 2]
+    assert augment_sheet.choose(examples, 5).tolist() == [0, 2, 4, 1, 3]
+    assert augment_sheet.choose(examples, 9).tolist() == [0, 2, 4, 1, 3, 5]
