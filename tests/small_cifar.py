@@ -5,9 +5,9 @@ import tarfile
 
 import numpy as np
 
-from cifar_jax.data.archives import CIFAR10
+from cifar_jax.data.layouts import CIFAR10
 
-LAYOUT = dataclasses.replace(CIFAR10, records_per_file=20)
+LAYOUT = dataclasses.replace(CIFAR10, records_per_file={"train": 20, "test": 20})
 
 
 def examples(split):

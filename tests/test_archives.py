@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from small_cifar import LAYOUT
 
 from cifar_jax import UserError
-from cifar_jax.data import archives
+from cifar_jax.data import archives, download, layouts
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,10 @@ def archive(good, tmp_path):
 
 
 def check_read(source):
-    splits = archives.read_binary(source, LAYOUT)
+    splits = archives.read(source, LAYOUT)
     assert splits.keys() == {"train", "test"}
     for split, (images, labels) in splits.items():
+        labels = labels["label"]
         true_images, true_labels = small_cifar.examples(split)
         np.testing.assert_array_equal(images, true_images)
         np.testing.assert_array_equal(labels, true_labels)
@@ -52,14 +53,14 @@ def check_read(source):
 
 def check_refused(source, match):
     with pytest.raises(UserError, match=match) as refused:
-        archives.read_binary(source, LAYOUT)
+        archives.read(source, LAYOUT)
     assert "\n" not in str(refused.value)
 
 
 def test_the_archive_is_the_one_that_tfds_knows():
     checksums = pathlib.Path(tfds.__file__).parent / "url_checksums" / "cifar10.txt"
     url, size, sha256, _ = checksums.read_text().split("\t")
-    official = archives.CIFAR10
+    official = layouts.CIFAR10
     assert (official.url, official.size, official.sha256) == (url, int(size), sha256)
 
 
@@ -258,13 +259,13 @@ def serve(monkeypatch):
 def test_a_download_is_verified_and_kept(tmp_path, serve):
     calls, seen = serve(FakeResponse()), []
     folder = tmp_path / "downloads"
-    path = archives.download(DOWNLOAD, folder, progress=lambda *n: seen.append(n))
+    path = download.download(DOWNLOAD, folder, progress=lambda *n: seen.append(n))
     assert path == folder / "cifar-10-binary.tar.gz"
     assert path.read_bytes() == CONTENT
     assert list(folder.iterdir()) == [path]
     assert calls == [LAYOUT.url]
     assert seen[-1] == (len(CONTENT), len(CONTENT)) and len(seen) > 1
-    assert archives.download(DOWNLOAD, folder) == path
+    assert download.download(DOWNLOAD, folder) == path
     assert len(calls) == 1, "a good copy was downloaded again"
 
 
@@ -273,7 +274,7 @@ def test_a_damaged_download_is_replaced(tmp_path, serve, old):
     serve(FakeResponse())
     path = tmp_path / DOWNLOAD.archive
     path.write_bytes(old)
-    assert archives.download(DOWNLOAD, tmp_path).read_bytes() == CONTENT
+    assert download.download(DOWNLOAD, tmp_path).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -290,5 +291,5 @@ def test_a_damaged_download_is_replaced(tmp_path, serve, old):
 def test_a_failed_download_leaves_nothing(tmp_path, serve, response, match):
     serve(response)
     with pytest.raises(UserError, match=match):
-        archives.download(DOWNLOAD, tmp_path)
+        download.download(DOWNLOAD, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn import datasets
 
 from cifar_jax import UserError
-from cifar_jax.data import archives, builders, sources
+from cifar_jax.data import builders, download, layouts, sources, tfds_store
 
 
 def quiet(line):
@@ -83,7 +83,7 @@ def test_tfds_reads_what_was_prepared_here(tmp_path, small):
             np.testing.assert_array_equal(theirs[k]["image"], images[k])
             assert theirs[k]["label"] == labels[k]
     names = tfds.builder("cifar10", data_dir=tmp_path).info.features["label"].names
-    assert tuple(names) == archives.CIFAR10.label_names
+    assert tuple(names) == layouts.CIFAR10.label_names
     assert len(lines) == 1, "what is on disk was prepared again"
 
 
@@ -123,10 +123,10 @@ def test_split_strings(digits_dir, split, part):
 @pytest.mark.parametrize(
     ("split", "match"),
     [
-        ("valid", r"split 'valid' of .* cannot be read .*; check the split"),
-        ("train[:110%]", "cannot be read .*; check the split"),
-        ("train[", "cannot be read .*; check the split"),
-        ("train[3:3]", r"split 'train\[3:3\]' of .*; (check the|choose another) split"),
+        ("valid", "digits has no split 'valid'; use train, test, or a part such"),
+        ("train[:110%]", r"has no split 'train\[:110%\]'; use train, test"),
+        ("train[", "has no split .*; use train, test"),
+        ("train[3:3]", r"split 'train\[3:3\]' of digits is empty; choose another"),
     ],
 )
 def test_splits_that_do_not_exist_are_refused(digits_dir, split, match):
@@ -134,10 +134,11 @@ def test_splits_that_do_not_exist_are_refused(digits_dir, split, match):
 
 
 def test_unknown_data_sets_are_refused(tmp_path):
-    match = "data set 'cifar11' is not in .* use cifar10, digits, or set data.dir"
+    match = "data set 'cifar11' is not in .* use cifar10, cifar100, digits, or set"
     for function in (sources.find, sources.prepare):
         check_refused(function, "cifar11", str(tmp_path), match=match)
-    check_refused(sources.find, "a b", str(tmp_path), match="check its name")
+    check_refused(sources.find, "a b", str(tmp_path), match="a b does not exist; give")
+    check_refused(sources.prepare, "a b", str(tmp_path), match="check its name")
 
 
 class Unlabelled(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -159,7 +160,7 @@ class Unlabelled(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def test_data_without_labels_is_refused(tmp_path):
     builder = Unlabelled(data_dir=str(tmp_path), file_format="array_record")
-    with sources._quiet_tfds():
+    with tfds_store.quiet_tfds():
         builder.download_and_prepare()
     match = r"has the features \['number'\]; image and label are needed"
     check_refused(sources.find, "unlabelled", str(tmp_path), match=match)
@@ -192,14 +193,14 @@ def test_without_a_network_there_are_three_ways_out(tmp_path, monkeypatch):
 def test_a_download_is_prepared(tmp_path, monkeypatch, small):
     folder = small_cifar.write_folder(tmp_path / "copy")
     monkeypatch.setattr(
-        archives, "download", lambda layout, folder, *, progress: tmp_path / "copy"
+        download, "download", lambda layout, folder, *, progress: tmp_path / "copy"
     )
     lines = []
     sources.prepare("cifar10", str(tmp_path), report=lines.append)
     shutil.rmtree(folder)
     loaded = sources.load("cifar10", "test", str(tmp_path))
     np.testing.assert_array_equal(loaded.images, small_cifar.examples("test")[0])
-    assert lines[0] == f"Downloading {archives.CIFAR10.url} (170 MB)"
+    assert lines[0] == f"Downloading {layouts.CIFAR10.url} (170 MB)"
 
 
 def test_a_damaged_archive_leaves_no_data_set(tmp_path, small):
@@ -271,7 +272,7 @@ def test_nothing_of_tfds_reaches_the_terminal(tmp_path, capfd):
 
 def test_a_download_reports_its_tenths():
     lines = []
-    progress = sources._tenths(lines.append)
+    progress = tfds_store._tenths(lines.append)
     for done in range(0, 1_000_001, 10_000):
         progress(done, 1_000_000)
     assert len(lines) == 10

@@ -1,0 +1,135 @@
+"""Tables seen in another way: a part, other numbers of the classes, another size."""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+from cifar_jax import UserError
+from cifar_jax.data.table import Rows, Table
+
+
+def concatenate(name: str, parts: list[tuple[Table, int, int]]) -> Table:
+    """Returns the rows of some tables, each from a start to an end.
+
+    Args:
+      name: Of the whole, for errors.
+      parts: Tables of one shape and with the same classes, each with start and end.
+    """
+    first = parts[0][0]
+    same = all(
+        (t.image_shape, t.label_names) == (first.image_shape, first.label_names)
+        for t, _, _ in parts
+    )
+    if not same:
+        raise UserError(
+            f"{name} joins images of several shapes, or with several sets of classes; "
+            "read one split at a time"
+        )
+    offsets = np.cumsum([0] + [stop - start for _, start, stop in parts])
+
+    def fetch(start, stop):
+        pieces = []
+        for (table, low, high), offset in zip(parts, offsets[:-1], strict=True):
+            begin, end = low + max(start - offset, 0), min(low + stop - offset, high)
+            if begin < end:
+                pieces.append(table.read(int(begin), int(end)))
+        return _joined(pieces) if pieces else first.read(0, 0)
+
+    ids = None
+    if all(table.ids is not None for table, _, _ in parts):
+        ids = [id for table, low, high in parts for id in table.ids[low:high]]
+    return dataclasses.replace(
+        first, name=name, num_rows=int(offsets[-1]), fetch=fetch, ids=ids
+    )
+
+
+def _joined(pieces: list[Rows]) -> Rows:
+    if len(pieces) == 1:
+        return pieces[0]
+    images, labels, errors, count = [], [], {}, 0
+    for piece in pieces:
+        errors |= {count + k: message for k, message in piece.errors.items()}
+        count += len(piece.images)
+        images.append(piece.images)
+        labels.append(piece.labels)
+    labelled = labels[0] is not None
+    return Rows(
+        np.concatenate(images), np.concatenate(labels) if labelled else None, errors
+    )
+
+
+def relabelled(table: Table, label_names: tuple[str, ...]) -> Table:
+    """Returns a table with the classes numbered as a network knows them.
+
+    Classes are matched by their names. Where either side has only numbers for names,
+    the numbers count.
+
+    Raises:
+      UserError: If the table has classes that the network does not know.
+    """
+    label_names = tuple(label_names)
+    if table.label_names in (None, label_names):
+        return table
+    known = {name: label for label, name in enumerate(label_names)}
+    numbered = _are_numbers(table.label_names) or _are_numbers(label_names)
+    if numbered and len(table.label_names) <= len(label_names):
+        return dataclasses.replace(table, label_names=label_names)
+    strange = [name for name in table.label_names if name not in known]
+    if strange:
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise UserError(
+            f"{table.name} has the classes {', '.join(strange[:3])}{more}, which are "
+            f"not among {', '.join(label_names[:12])}{'...' * (len(label_names) > 12)}"
+            "; rename them, or leave them out"
+        )
+    numbers = np.array([known[name] for name in table.label_names], np.int32)
+
+    def fetch(start, stop):
+        rows = table.read(start, stop)
+        return dataclasses.replace(rows, labels=numbers[rows.labels])
+
+    return dataclasses.replace(table, fetch=fetch, label_names=label_names)
+
+
+def _are_numbers(names: tuple[str, ...]) -> bool:
+    return names == tuple(str(k) for k in range(len(names)))
+
+
+def resized(
+    table: Table, image_shape: tuple[int, int, int], *, resize: bool = False
+) -> Table:
+    """Returns a table with the images of a network's shape.
+
+    Args:
+      table: Images of any shape.
+      image_shape: Height, width and channels that are wanted.
+      resize: Whether others are resized (bicubic), and made RGB or gray.
+
+    Raises:
+      UserError: If the shape is another one and `resize` is False.
+    """
+    image_shape = tuple(image_shape)
+    if table.image_shape == image_shape:
+        return table
+    if not resize:
+        raise UserError(
+            f"{table.name} has images of shape {table.image_shape} instead of "
+            f"{image_shape}; resize them, or ask for resizing"
+        )
+    height, width, channels = image_shape
+    mode = {1: "L", 3: "RGB"}[channels]
+
+    def convert(image):
+        pil = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        pil = pil.convert(mode).resize((width, height), Image.Resampling.BICUBIC)
+        return np.asarray(pil).reshape(image_shape)
+
+    def fetch(start, stop):
+        rows = table.read(start, stop)
+        images = np.zeros((len(rows.images), *image_shape), np.uint8)
+        for k, image in enumerate(rows.images):
+            images[k] = convert(image)
+        return dataclasses.replace(rows, images=images)
+
+    return dataclasses.replace(table, fetch=fetch, image_shape=image_shape)
