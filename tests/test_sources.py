@@ -87,6 +87,27 @@ def test_tfds_reads_what_was_prepared_here(tmp_path, small):
     assert len(lines) == 1, "what is on disk was prepared again"
 
 
+def test_cifar100(tmp_path, monkeypatch):
+    layout = small_cifar.LAYOUT_100
+    monkeypatch.setattr(builders.BUILDERS["cifar100"], "layout", layout)
+    folder = small_cifar.write_folder(tmp_path / "copy", layout)
+    data_dir = str(tmp_path)
+    path = sources.prepare("cifar100", data_dir, source=str(folder), report=quiet)
+    assert path == tmp_path / "cifar100" / "3.0.2"  # the version of TFDS's builder
+    theirs = tfds.builder("cifar100", data_dir=data_dir)
+    assert theirs.info.features["coarse_label"].num_classes == 20
+    source = tfds.data_source("cifar100", split="test", data_dir=data_dir)
+    images, labels = small_cifar.labelled("test", layout)
+    ours = sources.load("cifar100", "test", data_dir)
+    np.testing.assert_array_equal(ours.images, images)
+    np.testing.assert_array_equal(ours.labels, labels["label"])
+    for k in (0, 1, 99):
+        assert source[k]["label"] == labels["label"][k]
+        assert source[k]["coarse_label"] == labels["coarse_label"][k]
+    assert sources.find("cifar100", data_dir).label_names == layout.label_names
+    assert sources.find("cifar100", str(tmp_path / "none")).num_classes == 100
+
+
 def test_a_data_set_is_known_before_it_is_prepared(digits_dir, tmp_path):
     before = sources.find("digits", str(tmp_path))
     assert not list(tmp_path.iterdir())

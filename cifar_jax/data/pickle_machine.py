@@ -211,7 +211,7 @@ class Machine:
         else:
             self._stack.append(Record(function.name, arguments))
 
-    def _encode(self, text, encoding="latin1"):
+    def _encode(self, text="", encoding="latin1"):
         if not isinstance(text, str) or encoding != "latin1":
             raise Refused("it encodes a text in another way than latin1")
         self._spare -= len(text)

@@ -1,6 +1,7 @@
 """Batches of images in pickles, read without ever unpickling."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ _NUMPY = {
     },
     ("numpy", "ndarray"): "ndarray",
     ("numpy", "dtype"): "dtype",
-    ("_codecs", "encode"): "encode",  # how Python 3 writes bytes in old protocols
+    # how Python 3 writes bytes in old protocols
+    ("_codecs", "encode"): "encode",
+    ("__builtin__", "bytes"): "encode",  # of nothing
 }
 
 
@@ -43,7 +46,8 @@ def read_batch(content: bytes, where: str) -> dict[str, Any]:
       UserError: If it is damaged, or holds anything but plain data and such arrays.
     """
     try:
-        batch = Machine(content, _NUMPY).run()
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            batch = Machine(content, _NUMPY).run()  # warns of escapes in damaged text
         if not isinstance(batch, dict):
             raise Refused(f"it holds a {type(batch).__name__} instead of a dictionary")
         return {_text(key): _value(value) for key, value in batch.items()}

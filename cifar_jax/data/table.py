@@ -170,9 +170,7 @@ def as_labels(values, count: int, where: str) -> np.ndarray:
         image.
     """
     if isinstance(values, list) and not all(type(v) is int for v in values):
-        raise UserError(
-            f"{where}: the labels are no integers; give a class number each"
-        )
+        raise UserError(f"{where}: the labels are no integers; give class numbers")
     try:
         labels = np.asarray(values)
     except (ValueError, OverflowError, RecursionError):

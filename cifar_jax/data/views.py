@@ -14,18 +14,18 @@ def concatenate(name: str, parts: list[tuple[Table, int, int]]) -> Table:
 
     Args:
       name: Of the whole, for errors.
-      parts: Tables of one shape and with the same classes, each with start and end.
+      parts: Tables of images of one shape, each with start and end.
     """
-    first = parts[0][0]
-    same = all(
-        (t.image_shape, t.label_names) == (first.image_shape, first.label_names)
-        for t, _, _ in parts
-    )
-    if not same:
+    tables = [table for table, _, _ in parts]
+    if len({(t.image_shape, t.label_names is None) for t in tables}) > 1:
         raise UserError(
-            f"{name} joins images of several shapes, or with several sets of classes; "
-            "read one split at a time"
+            f"{name} joins images of several shapes, or with and without labels; read "
+            "one split at a time"
         )
+    if tables[0].label_names is not None:
+        most = max((t.label_names for t in tables), key=len)
+        tables = [relabelled(table, most) for table in tables]
+        parts = [(t, *part[1:]) for t, part in zip(tables, parts, strict=True)]
     offsets = np.cumsum([0] + [stop - start for _, start, stop in parts])
 
     def fetch(start, stop):
@@ -34,13 +34,14 @@ def concatenate(name: str, parts: list[tuple[Table, int, int]]) -> Table:
             begin, end = low + max(start - offset, 0), min(low + stop - offset, high)
             if begin < end:
                 pieces.append(table.read(int(begin), int(end)))
-        return _joined(pieces) if pieces else first.read(0, 0)
+        return _joined(pieces) if pieces else tables[0].read(0, 0)
 
     ids = None
-    if all(table.ids is not None for table, _, _ in parts):
+    if all(table.ids is not None for table in tables):
         ids = [id for table, low, high in parts for id in table.ids[low:high]]
+    size = int(offsets[-1])
     return dataclasses.replace(
-        first, name=name, num_rows=int(offsets[-1]), fetch=fetch, ids=ids
+        tables[0], name=name, num_rows=size, fetch=fetch, ids=ids
     )
 
 
@@ -63,7 +64,7 @@ def relabelled(table: Table, label_names: tuple[str, ...]) -> Table:
     """Returns a table with the classes numbered as a network knows them.
 
     Classes are matched by their names. Where either side has only numbers for names,
-    the numbers count.
+    and the names do not match, the numbers count.
 
     Raises:
       UserError: If the table has classes that the network does not know.
@@ -72,10 +73,13 @@ def relabelled(table: Table, label_names: tuple[str, ...]) -> Table:
     if table.label_names in (None, label_names):
         return table
     known = {name: label for label, name in enumerate(label_names)}
-    numbered = _are_numbers(table.label_names) or _are_numbers(label_names)
-    if numbered and len(table.label_names) <= len(label_names):
-        return dataclasses.replace(table, label_names=label_names)
     strange = [name for name in table.label_names if name not in known]
+    count = len(table.label_names)
+    if strange and (
+        (_are_numbers(table.label_names) and count <= len(label_names))
+        or (_are_numbers(label_names) and count == len(label_names))
+    ):
+        return dataclasses.replace(table, label_names=label_names)
     if strange:
         more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
         raise UserError(
