@@ -250,3 +250,24 @@ def test_training_from_folders_of_images(digits_dir, tmp_path):
     np.testing.assert_array_equal(test.labels, digits.labels[order])
     config.data.test_split = "valid"
     refuse(setup.make, config, None, lambda line: None, match="no split 'valid'; use")
+    config.data.test_split = "test"
+    config.data.image_size = (24, 20)
+    made = setup.make(config, None, lambda line: None)
+    assert made.source.image_shape == made.train.images.shape[1:] == (24, 20, 3)
+    assert setup.load_test(config).images.shape == (60, 24, 20, 3)
+
+
+def test_images_are_resized_for_training(digits_dir, tmp_path):
+    path = str(write_pickle(tmp_path / "x", data=ROWS, labels=LABELS))
+    for name, split in (("digits", "test[:9]"), (path, "images")):
+        size = dict(image_size=(5, 7))
+        assert sources.find(name, digits_dir, **size).image_shape == (5, 7, 3)
+        sources.check_split(name, split, digits_dir, **size)
+        resized = sources.load(name, split, digits_dir, **size).images
+        images = sources.load(name, split, digits_dir).images
+        for image, small in zip(images, resized, strict=True):
+            expected = Image.fromarray(image).resize((7, 5), Image.Resampling.BICUBIC)
+            np.testing.assert_array_equal(small, np.asarray(expected))
+    for size in ((5,), (0, 5), (5.0, 5.0)):
+        match = r"data.image_size is \(.*; use a height and a width such as \(32, 32"
+        refuse(sources.find, path, image_size=size, match=match)

@@ -47,12 +47,19 @@ class Source:
         return len(self.label_names)
 
 
-def find(name: str, data_dir: str | None = None) -> Source:
+def find(
+    name: str,
+    data_dir: str | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+) -> Source:
     """Returns what is known of a data set before it is prepared or wholly read.
 
     Args:
       name: A TFDS data set, such as `cifar10`, or a path.
       data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+      image_size: Height and width that the images are resized to (bicubic); None: they
+        all have one size.
 
     Raises:
       UserError: If it is not on disk and cannot be prepared, or holds no labelled
@@ -63,7 +70,7 @@ def find(name: str, data_dir: str | None = None) -> Source:
         shape, label_names = tfds_store.describe(name, data_dir)
         folder = tfds_store.data_folder(data_dir)
     else:
-        tables = files.tables(path)
+        tables = files.tables(path, **_resizing(image_size))
         table = tables["train" if "train" in tables else next(iter(tables))]()
         shape, label_names, folder = table.image_shape, table.label_names, path.parent
     if label_names is None:
@@ -71,6 +78,8 @@ def find(name: str, data_dir: str | None = None) -> Source:
             f"{name} has no labels; image and label are needed in a data set, and in a "
             "folder one sub-folder for each class"
         )
+    if image_size is not None:
+        shape = (*_checked(image_size), shape[2])
     return Source(name, shape, label_names, folder)
 
 
@@ -79,6 +88,7 @@ def load(
     split: str,
     data_dir: str | None = None,
     *,
+    image_size: tuple[int, int] | None = None,
     source: str | None = None,
     report: Report = print,
 ) -> Examples:
@@ -88,6 +98,8 @@ def load(
       name: A TFDS data set, or a path.
       split: Split string of TFDS, such as `train[:80%]`.
       data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+      image_size: Height and width that the images are resized to (bicubic); None: they
+        all have one size.
       source: Local copy of the archive, used only to prepare the data set.
       report: Called with a line before each slow part.
 
@@ -99,16 +111,24 @@ def load(
     """
     if _resolve(name, data_dir)[0] is None:
         prepare(name, data_dir, source=source, report=report)
-    return _open_split(name, split, data_dir).examples()
+    return _open_split(name, split, data_dir, image_size).examples()
 
 
-def check_split(name: str, split: str, data_dir: str | None = None) -> None:
+def check_split(
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+) -> None:
     """Refuses a split that cannot be read later; reads as little as that needs.
 
     Args:
       name: A TFDS data set that is on disk, or a path.
       split: Split string of TFDS.
       data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+      image_size: Height and width that the images are resized to (bicubic); None: they
+        all have one size.
 
     Raises:
       UserError: names the splits that there are.
@@ -116,7 +136,7 @@ def check_split(name: str, split: str, data_dir: str | None = None) -> None:
     if _resolve(name, data_dir)[0] is None:
         tfds_store.check_split(name, split, data_dir)
     else:
-        _open_split(name, split, data_dir).read(0, 1)
+        _open_split(name, split, data_dir, image_size).read(0, 1)
 
 
 def open_table(
@@ -176,14 +196,33 @@ def corruptions(spec: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _open_split(name: str, split: str, data_dir: str | None) -> Table:
-    source = find(name, data_dir)
+def _open_split(name: str, split: str, data_dir: str | None, image_size) -> Table:
+    source = find(name, data_dir, image_size=image_size)
     path, _ = _resolve(name, data_dir)
     if path is None:
-        return tfds_store.open_table(name, split, data_dir)
-    tables = files.tables(path, image_shape=source.image_shape)
-    table = views.resized(_select(tables, split, split, path), source.image_shape)
+        table = tfds_store.open_table(name, split, data_dir)
+    else:
+        options = _resizing(image_size) or dict(image_shape=source.image_shape)
+        table = _select(files.tables(path, **options), split, split, path)
+    resize = image_size is not None
+    table = views.resized(table, source.image_shape, resize=resize)
     return views.relabelled(table, source.label_names)
+
+
+def _resizing(image_size) -> dict:
+    """Options for images that lie in files of their own."""
+    if image_size is None:
+        return {}
+    return dict(image_shape=(*_checked(image_size), 3), resize=True)
+
+
+def _checked(image_size) -> tuple[int, int]:
+    size = tuple(image_size)
+    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise UserError(
+            f"data.image_size is {size}; use a height and a width such as (32, 32)"
+        )
+    return size
 
 
 def _resolve(spec: str, data_dir: str | None) -> tuple[pathlib.Path | None, str | None]:

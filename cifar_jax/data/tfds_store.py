@@ -128,9 +128,9 @@ def open_table(name: str, split: str, data_dir: str | None = None) -> Table:
         try:
             with quiet_tfds():
                 rows = read(start, stop)
-        except (ValueError, RuntimeError, OSError, IndexError) as error:
-            if isinstance(error, UserError):
-                raise
+        except UserError:
+            raise
+        except Exception as error:  # TFDS and TensorFlow raise many kinds
             raise UserError(
                 f"split {split!r} of {builder.data_path} cannot be read "
                 f"({_first_line(error)}); check the split, or delete that folder and "
