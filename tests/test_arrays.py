@@ -238,8 +238,9 @@ def test_an_npz_of_other_things_is_refused(tmp_path):
 
 @SAVES
 def test_no_flipped_bit_changes_what_an_npz_holds(tmp_path, save):
+    images, labels = np.tile(IMAGES, (50, 1, 1, 1)), np.tile(LABELS, 50)
     file = io.BytesIO()
-    save(file, images=IMAGES, labels=LABELS)
+    save(file, images=images, labels=labels)
     content, path = file.getvalue(), tmp_path / "x.npz"
     for place in RANDOM.integers(0, len(content), 150):
         damaged = bytearray(content)
@@ -248,7 +249,8 @@ def test_no_flipped_bit_changes_what_an_npz_holds(tmp_path, save):
         try:
             table = sources.open_table(str(path))
             if table.label_names is not None:  # no name says which array has them
-                check(table)
+                np.testing.assert_array_equal(table.read(0, 500).images, images)
+                np.testing.assert_array_equal(table.read(0, 500).labels, labels)
         except UserError as error:
             assert "\n" not in str(error)
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -284,6 +285,26 @@ def test_a_format_that_only_tensorflow_reads_is_named(damaged, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     match = r"is in the format tfrecord, .* pip install 'cifar-jax\[tf\]', or prepare"
     check_refused(sources.load, "digits", "train", str(damaged.parents[1]), match=match)
+
+
+def test_a_format_without_random_access_is_read_on(monkeypatch):
+    opened = []
+
+    def rows(builder, split):
+        opened.append(split)
+        return iter(range(50))
+
+    monkeypatch.setattr(tfds_store, "_tensorflow_rows", rows)
+    file_format = tfds.core.FileFormat.TFRECORD
+    builder = types.SimpleNamespace(info=types.SimpleNamespace(file_format=file_format))
+    read = tfds_store._reader(builder, "test")
+    assert [read(k, k + 10) for k in (0, 10, 20)] == [
+        list(range(k, k + 10)) for k in (0, 10, 20)
+    ]
+    assert len(opened) == 1, "the file was read again for each piece"
+    assert read(5, 9) == [5, 6, 7, 8]
+    assert read(9, 11) == [9, 10]
+    assert len(opened) == 2
 
 
 def test_nothing_of_tfds_reaches_the_terminal(tmp_path, capfd):
