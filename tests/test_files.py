@@ -55,8 +55,9 @@ def test_a_pickled_batch(tmp_path, data, labels, ids, name):
 def test_batches_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "batch.pkl"
     for batch, match in (
-        ({"images": IMAGES}, "batch.pkl holds images; name its images data"),
-        ({}, "batch.pkl holds nothing; name its images data"),
+        ({"images": IMAGES}, r"holds the keys \[.images.\]; name its images data"),
+        ({}, r"holds the keys \[\]; name its images data"),
+        ({"a\nb": 1}, r"batch.pkl holds the keys \['a\\nb'\]; name its images data"),
         ({"data": ROWS, "labels": [1]}, "there are 1 labels for 9 images"),
         ({"data": ROWS, "labels": [2**80] * 9}, "(labels of dtype object|labels run)"),
         ({"data": ROWS, "ids": [None] * 9}, "the ids are no numbers or strings; leave"),

@@ -269,11 +269,12 @@ def test_what_is_no_image_is_passed_over(tmp_path):
 
 def test_odd_names(tmp_path):
     odd = os.fsdecode(b"caf\xe9 \xff.png")  # no Unicode
-    names = ["a b,c\"'.png", "caf\u00e9 \U0001f600.png", odd]
-    write(tmp_path, names, IMAGES[:3])
+    names = ["a b,c\"'.png", "caf\u00e9 \U0001f600.png", odd, "a\nb.png"]
+    write(tmp_path, names, IMAGES[:4])
     table, rows = read(tmp_path)
-    assert not rows.errors and len(table) == 3
-    assert sorted(table.ids) == sorted([*names[:2], "caf\\udce9 \\udcff.png"])
+    assert not rows.errors and len(table) == 4
+    escaped = ["caf\\udce9 \\udcff.png", "a\\nb.png"]
+    assert sorted(table.ids) == sorted([*names[:2], *escaped])
     "".join(table.ids).encode()
 
 

@@ -314,7 +314,7 @@ def test_nothing_of_tfds_reaches_the_terminal(tmp_path, capfd):
 
 def test_a_download_reports_its_tenths():
     lines = []
-    progress = tfds_store._tenths(lines.append)
+    progress = download.tenths(lines.append)
     for done in range(0, 1_000_001, 10_000):
         progress(done, 1_000_000)
     assert len(lines) == 10

@@ -11,13 +11,19 @@ import pathlib
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from cifar_jax import UserError
-from cifar_jax.data.table import Table, as_ids, as_images, as_labels, from_arrays
+from cifar_jax.data.table import (
+    Table,
+    Tables,
+    as_ids,
+    as_images,
+    as_labels,
+    from_arrays,
+)
 
 # An array that is compressed is held whole: this is what it may grow to.
 MAX_INFLATED = 4 << 30
@@ -31,8 +37,6 @@ SPLITS = ("train", "val", "test")
 UNNAMED = "images"  # what a split is called that the file gives no name
 
 SEVERITIES = (1, 2, 3, 4, 5)
-
-Tables = Mapping[str, Callable[[], Table]]
 
 
 def npz_tables(path: pathlib.Path) -> Tables:
@@ -58,8 +62,8 @@ def npz_tables(path: pathlib.Path) -> Tables:
             tables[split or UNNAMED] = opened
     if not tables:
         raise UserError(
-            f"{path} holds {', '.join(sorted(members)[:8]) or 'nothing'}; name its "
-            "arrays images and labels"
+            f"{path} holds the arrays {str(sorted(members))[:200]}; name them images "
+            "and labels"
         )
     return tables
 

@@ -9,6 +9,7 @@ import requests
 from cifar_jax import UserError
 from cifar_jax.data.layouts import Layout
 
+Report = Callable[[str], None]  # takes one line for the person who waits
 Progress = Callable[[int, int], None]  # done, total
 
 
@@ -56,6 +57,19 @@ def download(
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def tenths(report: Report) -> Progress:
+    """Returns a progress that reports each tenth of a download."""
+    reported = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal reported
+        if done * 10 // total > reported:
+            reported = done * 10 // total
+            report(f"  {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+
+    return progress
 
 
 def _sha256(path: pathlib.Path) -> str:

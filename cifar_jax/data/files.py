@@ -6,9 +6,17 @@ import pickletools
 
 from cifar_jax import UserError
 from cifar_jax.data import archives, arrays, folders, pickles
-from cifar_jax.data.arrays import UNNAMED, Tables
+from cifar_jax.data.arrays import UNNAMED
 from cifar_jax.data.layouts import Layout
-from cifar_jax.data.table import Rows, Table, as_ids, as_images, as_labels, from_arrays
+from cifar_jax.data.table import (
+    Rows,
+    Table,
+    Tables,
+    as_ids,
+    as_images,
+    as_labels,
+    from_arrays,
+)
 
 MAX_PICKLE_BYTES = 2 << 30
 LABEL_KEYS = ("labels", "fine_labels")
@@ -130,8 +138,8 @@ def _pickle_table(path: pathlib.Path) -> Table:
         )
     batch = pickles.read_batch(path.read_bytes(), str(path))
     if "data" not in batch:
-        keys = ", ".join(sorted(batch)[:8])[:200]
-        raise UserError(f"{path} holds {keys or 'nothing'}; name its images data")
+        keys = str(sorted(batch))[:200]  # escapes what they hold
+        raise UserError(f"{path} holds the keys {keys}; name its images data")
     images = as_images(batch["data"], str(path))
     labels = next((batch[key] for key in LABEL_KEYS if key in batch), None)
     if labels is not None:

@@ -68,7 +68,8 @@ def table(
 
 
 def _printable(name: str) -> str:
-    """Escapes the bytes in a name of a file that are no Unicode."""
+    """Escapes the bytes in a name of a file that are no Unicode, and new lines."""
+    name = name.replace("\n", "\\n").replace("\r", "\\r")
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -79,7 +80,8 @@ def _list(folder: pathlib.Path):
         return images, None, None
     if images:
         raise UserError(
-            f"{folder} holds images ({images[0]}) beside folders ({folders[0]}); put "
+            f"{folder} holds images ({_printable(images[0])}) beside folders "
+            f"({_printable(folders[0])}); put "
             "all images into sub-folders, one for each class, or none"
         )
     if all(name.isdecimal() for name in folders):
@@ -89,7 +91,8 @@ def _list(folder: pathlib.Path):
         images, deeper = _entries(folder / name)
         if deeper:
             raise UserError(
-                f"{folder / name} holds the folder {deeper[0]}; put the images of a "
+                f"{_printable(str(folder / name))} holds the folder "
+                f"{_printable(deeper[0])}; put the images of a "
                 "class right into its folder"
             )
         names += [f"{name}/{image}" for image in images]

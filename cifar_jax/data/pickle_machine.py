@@ -197,7 +197,7 @@ class Machine:
         if not isinstance(module, str) or not isinstance(name, str):
             raise Refused("it names a function by what is no string")
         if (module, name) not in self._functions:
-            raise Refused(f"it names {module[:40]}.{name[:40]}")
+            raise Refused(f"it names {f'{module}.{name}'[:60]!r}")
         self._stack.append(_Function(self._functions[module, name]))
 
     def _do_reduce(self, argument):

@@ -8,13 +8,12 @@ import dataclasses
 import pathlib
 import re
 
-import tensorflow_datasets as tfds
-
 from cifar_jax import UserError
 from cifar_jax.data import arrays, files, tfds_store, views
 from cifar_jax.data.builders import BUILDERS
+from cifar_jax.data.download import Report
 from cifar_jax.data.table import Examples, Table
-from cifar_jax.data.tfds_store import Report, location, prepare
+from cifar_jax.data.tfds_store import location, prepare
 
 __all__ = [
     *("Examples", "Report", "Source", "Table"),
@@ -175,7 +174,7 @@ def open_table(
         table = tfds_store.open_table(name, selector or split, data_dir)
     else:
         tables = files.tables(path, image_shape=image_shape, resize=resize)
-        table = _select(tables, selector, split, path)
+        table = views.select(tables, selector, split, str(path))
     if image_shape is not None:
         table = views.resized(table, image_shape, resize=resize)
     return views.relabelled(table, label_names) if label_names else table
@@ -203,7 +202,7 @@ def _open_split(name: str, split: str, data_dir: str | None, image_size) -> Tabl
         table = tfds_store.open_table(name, split, data_dir)
     else:
         options = _resizing(image_size) or dict(image_shape=source.image_shape)
-        table = _select(files.tables(path, **options), split, split, path)
+        table = views.select(files.tables(path, **options), split, split, name)
     resize = image_size is not None
     table = views.resized(table, source.image_shape, resize=resize)
     return views.relabelled(table, source.label_names)
@@ -241,34 +240,3 @@ def _resolve(spec: str, data_dir: str | None) -> tuple[pathlib.Path | None, str 
     raise UserError(
         f"source {spec} does not exist; give a path, or a data set such as cifar10:test"
     )
-
-
-def _select(tables, selector: str | None, split: str, path: pathlib.Path) -> Table:
-    """Returns the split of a file or folder that a selector names."""
-    if selector is None:
-        selector = next(iter(tables)) if len(tables) == 1 else split
-    if selector in tables:
-        return tables[selector]()
-    opened = {
-        name: open_part()
-        for name, open_part in tables.items()
-        if name in selector or "all" in selector  # TFDS: the splits one after another
-    }
-    sizes = {
-        name: tfds.core.SplitInfo(name=name, shard_lengths=[len(table)], num_bytes=0)
-        for name, table in opened.items()
-    }
-    try:
-        ranges = tfds.core.ReadInstruction.from_spec(selector).to_absolute(sizes)
-    except (ValueError, NotImplementedError) as error:
-        names = list(tables)
-        raise UserError(
-            f"{path} has no split {selector!r}; use {', '.join(names[:20])}, or a part "
-            f"such as {names[0]}[:50%]"
-        ) from error
-    parts = []
-    for part in ranges:
-        table = opened[part.splitname]
-        stop = len(table) if part.to is None else part.to
-        parts.append((table, min(part.from_ or 0, stop), stop))
-    return views.concatenate(f"{path}:{selector}", parts)

@@ -1,7 +1,7 @@
 """Images that are read in pieces, whatever they are stored in."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -95,6 +95,10 @@ class Table:
             more = f" (and {len(rows.errors) - 1} more)" if len(rows.errors) > 1 else ""
             raise UserError(f"{next(iter(rows.errors.values()))}{more}")
         return Examples(rows.images, rows.labels)
+
+
+# What opens each split of a source.
+Tables = Mapping[str, Callable[[], Table]]
 
 
 def from_arrays(

@@ -15,10 +15,9 @@ from absl import logging
 from cifar_jax import UserError
 from cifar_jax.data import archives, download
 from cifar_jax.data.builders import BUILDERS
+from cifar_jax.data.download import Report
 from cifar_jax.data.layouts import Layout
 from cifar_jax.data.table import Rows, Table
-
-Report = Callable[[str], None]  # takes one line for the person who waits
 
 
 def location(name: str, data_dir: str | None = None) -> pathlib.Path | None:
@@ -229,25 +228,14 @@ def _brought(name: str, folder: pathlib.Path):
     return BUILDERS[name]
 
 
-def _tenths(report: Report) -> download.Progress:
-    """Returns a progress that reports each tenth of a download."""
-    reported = 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal reported
-        if done * 10 // total > reported:
-            reported = done * 10 // total
-            report(f"  {done / 1e6:.0f} of {total / 1e6:.0f} MB")
-
-    return progress
-
-
 def _download(
     name: str, layout: Layout, folder: pathlib.Path, report: Report
 ) -> pathlib.Path:
     report(f"Downloading {layout.url} ({layout.size / 1e6:.0f} MB)")
     try:
-        return download.download(layout, folder / "downloads", progress=_tenths(report))
+        return download.download(
+            layout, folder / "downloads", progress=download.tenths(report)
+        )
     except UserError as error:
         raise UserError(
             f"data set {name} is not in {folder}, and {error}. Three ways out: "

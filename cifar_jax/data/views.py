@@ -3,10 +3,53 @@
 import dataclasses
 
 import numpy as np
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from cifar_jax import UserError
-from cifar_jax.data.table import Rows, Table
+from cifar_jax.data.table import Rows, Table, Tables
+
+
+def select(tables: Tables, selector: str | None, default: str, name: str) -> Table:
+    """Returns the split of a file or folder that a selector names.
+
+    Args:
+      tables: What opens each split.
+      selector: A split, or a split string of TFDS; None: the only one there is, or the
+        default.
+      default: A split.
+      name: Of the file or folder.
+
+    Raises:
+      UserError: names the splits that there are.
+    """
+    if selector is None:
+        selector = next(iter(tables)) if len(tables) == 1 else default
+    if selector in tables:
+        return tables[selector]()
+    opened = {
+        part: open_part()
+        for part, open_part in tables.items()
+        if part in selector or "all" in selector  # TFDS: the splits one after another
+    }
+    sizes = {
+        part: tfds.core.SplitInfo(name=part, shard_lengths=[len(table)], num_bytes=0)
+        for part, table in opened.items()
+    }
+    try:
+        ranges = tfds.core.ReadInstruction.from_spec(selector).to_absolute(sizes)
+    except (ValueError, NotImplementedError) as error:
+        names = list(tables)
+        raise UserError(
+            f"{name} has no split {selector!r}; use {', '.join(names[:20])}, or a part "
+            f"such as {names[0]}[:50%]"
+        ) from error
+    parts = []
+    for part in ranges:
+        table = opened[part.splitname]
+        stop = len(table) if part.to is None else part.to
+        parts.append((table, min(part.from_ or 0, stop), stop))
+    return concatenate(f"{name}:{selector}", parts)
 
 
 def concatenate(name: str, parts: list[tuple[Table, int, int]]) -> Table:
