@@ -21,7 +21,8 @@ def main() -> None:
     from cifar_jax.models import count, resnet
 
     config = _CONFIG.value
-    source = sources.find(config.data.name, config.data.dir)
+    data = config.data
+    source = sources.find(data.name, data.dir, image_size=data.image_size)
     shape, limit = source.image_shape, count.checked_limit(config.budget.limit)
     model = resnet.create(
         num_classes=source.num_classes, image_shape=shape, **config.model.to_dict()

@@ -39,13 +39,17 @@ def get_config() -> ConfigDict:
 
 def _data() -> ConfigDict:
     data = ConfigDict()
-    data.name = "cifar10"  # a data set of TFDS: cifar10, digits, or one already on disk
+    # a data set of TFDS (cifar10, cifar100, digits, or one already on disk), or a path:
+    # a folder of images, .npz, .npy, a pickled batch, an official archive
+    data.name = "cifar10"
     data.dir = _optional(
         str
     )  # where TFDS data sets lie; None: TFDS_DATA_DIR or its own
     data.source = _optional(str)  # local copy of the archive, to prepare the set from
     data.train_split = "train"  # split string of TFDS
     data.test_split = "test"
+    # height and width that all images are resized to; None: they have one size
+    data.image_size = _optional(tuple)
     # images held out of train_split: a share below 1, or a count; 0: none, and the last
     # state is scored
     data.validation = 0.1

@@ -1,41 +1,83 @@
-"""CIFAR-10 in the official binary layout, with 20 images in each file."""
+"""The official archives of CIFAR-10 and CIFAR-100, with few images in each file."""
 
 import dataclasses
+import pickle
 import tarfile
 
 import numpy as np
 
-from cifar_jax.data.archives import CIFAR10
+from cifar_jax.data.layouts import CIFAR10, CIFAR10_PYTHON, CIFAR100, CIFAR100_PYTHON
 
-LAYOUT = dataclasses.replace(CIFAR10, records_per_file=20)
+LAYOUT = dataclasses.replace(CIFAR10, records_per_file={"train": 20, "test": 20})
+
+
+PYTHON_LAYOUT = dataclasses.replace(
+    CIFAR10_PYTHON, records_per_file=LAYOUT.records_per_file
+)
+LAYOUT_100 = dataclasses.replace(CIFAR100, records_per_file={"train": 200, "test": 100})
+PYTHON_LAYOUT_100 = dataclasses.replace(
+    CIFAR100_PYTHON, records_per_file=LAYOUT_100.records_per_file
+)
+
+
+def labelled(split, layout=LAYOUT):
+    """Returns images uint8 [N, 32, 32, 3] and labels int32 [N] of each kind."""
+    random = np.random.default_rng(len(split))
+    num_records = layout.num_records(split)
+    order = random.permutation(num_records)
+    labels = {
+        kind: (order % len(names)).astype(np.int32)
+        for kind, names in layout.labels.items()
+    }
+    images = random.integers(0, 256, (num_records, 32, 32, 3), dtype=np.uint8)
+    return images, labels
 
 
 def examples(split):
     """Returns images uint8 [N, 32, 32, 3] and labels int32 [N]."""
-    random = np.random.default_rng(len(split))
-    labels = random.permutation(20 * len(LAYOUT.files[split])) % 10
-    images = random.integers(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8)
-    return images, labels.astype(np.int32)
+    images, labels = labelled(split)
+    return images, labels["label"]
 
 
-def write_folder(parent):
-    """Writes the unpacked folder, one plane after the other, and returns its path."""
-    folder = parent / LAYOUT.folder
+def write_folder(parent, layout=LAYOUT):
+    """Writes the unpacked folder and returns its path."""
+    folder = parent / layout.folder
     folder.mkdir(parents=True)
-    for split, files in LAYOUT.files.items():
-        images, labels = examples(split)
+    for split, files in layout.files.items():
+        images, labels = labelled(split, layout)
+        size = layout.records_per_file[split]
         for number, name in enumerate(files):
-            with (folder / name).open("wb") as file:
-                for k in range(20 * number, 20 * number + 20):
-                    file.write(bytes([labels[k]]))
-                    for channel in range(3):
-                        file.write(images[k, :, :, channel].tobytes())
+            part = slice(size * number, size * number + size)
+            columns = {kind: labels[kind][part] for kind in labels}
+            write = _write_pickle if layout.keys else _write_binary
+            write(folder / name, images[part], columns, layout)
     return folder
+
+
+def _write_binary(path, images, labels, layout):
+    """Writes one plane after the other."""
+    with path.open("wb") as file:
+        for k, image in enumerate(images):
+            file.write(bytes([labels[kind][k] for kind in layout.labels]))
+            for channel in range(3):
+                file.write(image[:, :, channel].tobytes())
+
+
+def _write_pickle(path, images, labels, layout):
+    rows = [[image[:, :, channel].ravel() for channel in range(3)] for image in images]
+    batch = {
+        b"batch_label": b"a batch",
+        b"data": np.array([np.concatenate(row) for row in rows]),
+        b"filenames": [f"{k}.png".encode() for k in range(len(images))],
+    }
+    for kind, key in layout.keys.items():
+        batch[key.encode()] = labels[kind].tolist()
+    path.write_bytes(pickle.dumps(batch, protocol=2))
 
 
 def pack(folder, archive, mode="w:gz", prefix=""):
     """Packs a folder and returns the path of the archive."""
     with tarfile.open(archive, mode) as tar:
         for path in sorted(folder.iterdir()):
-            tar.add(path, arcname=f"{prefix}{LAYOUT.folder}/{path.name}")
+            tar.add(path, arcname=f"{prefix}{folder.name}/{path.name}")
     return archive

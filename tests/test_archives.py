@@ -3,19 +3,22 @@
 import dataclasses
 import hashlib
 import io
+import os
 import pathlib
+import pickle
 import shutil
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
 import requests
 import small_cifar
 import tensorflow_datasets as tfds
-from small_cifar import LAYOUT
+from small_cifar import LAYOUT, LAYOUT_100, PYTHON_LAYOUT, PYTHON_LAYOUT_100
 
 from cifar_jax import UserError
-from cifar_jax.data import archives
+from cifar_jax.data import archives, download, layouts, sources
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +44,152 @@ def archive(good, tmp_path):
 
 
 def check_read(source):
-    splits = archives.read_binary(source, LAYOUT)
+    splits = archives.read(source, LAYOUT)
     assert splits.keys() == {"train", "test"}
     for split, (images, labels) in splits.items():
+        labels = labels["label"]
         true_images, true_labels = small_cifar.examples(split)
         np.testing.assert_array_equal(images, true_images)
         np.testing.assert_array_equal(labels, true_labels)
         assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
 
 
-def check_refused(source, match):
+def check_refused(source, match, layout=LAYOUT):
     with pytest.raises(UserError, match=match) as refused:
-        archives.read_binary(source, LAYOUT)
+        archives.read(source, layout)
     assert "\n" not in str(refused.value)
 
 
-def test_the_archive_is_the_one_that_tfds_knows():
-    checksums = pathlib.Path(tfds.__file__).parent / "url_checksums" / "cifar10.txt"
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_archive_is_the_one_that_tfds_knows(name):
+    checksums = pathlib.Path(tfds.__file__).parent / "url_checksums" / f"{name}.txt"
     url, size, sha256, _ = checksums.read_text().split("\t")
-    official = archives.CIFAR10
+    official = {"cifar10": layouts.CIFAR10, "cifar100": layouts.CIFAR100}[name]
     assert (official.url, official.size, official.sha256) == (url, int(size), sha256)
+
+
+OTHERS = pytest.mark.parametrize(
+    "layout",
+    [LAYOUT_100, PYTHON_LAYOUT, PYTHON_LAYOUT_100],
+    ids=lambda layout: layout.folder,
+)
+
+
+@OTHERS
+@pytest.mark.parametrize("form", ["folder", "parent", "archive", "tar"])
+def test_the_other_archives(tmp_path, layout, form, monkeypatch):
+    monkeypatch.setattr(
+        archives, "LAYOUTS", (LAYOUT, LAYOUT_100, PYTHON_LAYOUT, PYTHON_LAYOUT_100)
+    )
+    folder = small_cifar.write_folder(tmp_path / "copy", layout)
+    source = {"folder": folder, "parent": folder.parent}.get(form)
+    if source is None:
+        mode = "w:gz" if form == "archive" else "w"
+        source = small_cifar.pack(folder, tmp_path / "copy.data", mode)
+    assert archives.recognise(source) is layout
+    for split, (images, labels) in archives.read(source, layout).items():
+        true_images, true_labels = small_cifar.labelled(split, layout)
+        np.testing.assert_array_equal(images, true_images)
+        assert labels.keys() == true_labels.keys()
+        table = sources.open_table(f"{source}:{split}")
+        assert table.label_names == layout.label_names
+        assert len(table) == len(true_images)
+        rows = table.read(3, 9)
+        np.testing.assert_array_equal(rows.images, true_images[3:9])
+        np.testing.assert_array_equal(rows.labels, true_labels["label"][3:9])
+        for kind, values in labels.items():
+            np.testing.assert_array_equal(values, true_labels[kind])
+            assert values.dtype == np.int32
+
+
+def test_label_names():
+    names = layouts.CIFAR100.labels
+    assert (len(names["label"]), len(names["coarse_label"])) == (100, 20)
+    for labels in (layouts.CIFAR10.label_names, *names.values()):
+        assert sorted(set(labels)) == list(labels)
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [
+        (PYTHON_LAYOUT, "label"),
+        *((LAYOUT_100, kind) for kind in LAYOUT_100.labels),
+        *((PYTHON_LAYOUT_100, kind) for kind in LAYOUT_100.labels),
+    ],
+)
+def test_wrong_labels_are_refused(tmp_path, layout, kind):
+    folder = small_cifar.write_folder(tmp_path, layout)
+    path, column = folder / layout.files["test"][0], list(layout.labels).index(kind)
+    for label, match in ((255, f"record 4 has {kind} 255, but"), (0, "instead of")):
+        if layout.keys:
+            batch = pickle.loads(path.read_bytes())
+            old = batch[layout.keys[kind].encode()]
+            old[4] = label if old[4] != label else label + 1
+            path.write_bytes(pickle.dumps(batch))
+        else:
+            content = bytearray(path.read_bytes())
+            place = 4 * layout.record_bytes + column
+            content[place] = label if content[place] != label else label + 1
+            path.write_bytes(content)
+        check_refused(folder, match, layout)
+
+
+@pytest.mark.parametrize("layout", [PYTHON_LAYOUT, PYTHON_LAYOUT_100])
+def test_batches_of_other_content_are_refused(tmp_path, layout):
+    folder = small_cifar.write_folder(tmp_path, layout)
+    path = folder / layout.files["test"][0]
+    good = pickle.loads(path.read_bytes())
+    count = layout.records_per_file["test"]
+    key = layout.keys["label"].encode()
+    for change, match in (
+        ({b"data": good[b"data"][1:]}, "holds images .* instead of"),
+        ({b"data": good[b"data"][:, :12]}, r"holds images \(.*, 2, 2, 3\) instead of"),
+        (
+            {b"data": good[b"data"].astype("i2")},
+            "the images are int16; give an array of",
+        ),
+        ({b"data": None}, "the images are NoneType; give an array of uint8"),
+        ({key: good[key][1:]}, f"there are {count - 1} labels for {count} images"),
+        ({key: ["cat"] * count}, "the labels are no integers; give class numbers"),
+        ({b"extra": os.system}, "it names '(posix|nt).system'"),
+        ({b"extra": bytes(10_000_000)}, "has .* bytes, far too many; copy it again"),
+    ):
+        path.write_bytes(pickle.dumps({**good, **change}))
+        check_refused(folder, match, layout)
+        archive = small_cifar.pack(folder, tmp_path / "a.tar.gz")
+        check_refused(archive, match, layout)
+    del good[key]
+    path.write_bytes(pickle.dumps(good))
+    check_refused(folder, f"lacks {key.decode()}; copy it again", layout)
+
+
+def test_another_archive_is_named(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x").write_bytes(b"x")
+    path = small_cifar.pack(tmp_path / "other", tmp_path / "other.tar.gz")
+    with pytest.raises(
+        UserError, match="is none of the archives cifar-10-binary.tar.g"
+    ):
+        sources.open_table(str(path))
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match="is damaged, truncated or not a tar archive"):
+        sources.open_table(str(path))
+
+
+def test_an_oversized_member_is_not_read(tmp_path):
+    """It would inflate to a gigabyte."""
+    path = tmp_path / "archive.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        member = tarfile.TarInfo(f"{PYTHON_LAYOUT.folder}/data_batch_1")
+        member.size = 1 << 30
+        with pathlib.Path("/dev/zero").open("rb") as zeros:
+            tar.fileobj.write(member.tobuf())
+            for _ in range(64):
+                tar.fileobj.write(zeros.read(1 << 20))
+    tracemalloc.start()
+    check_refused(path, "data_batch_1 has 1,073,741,824 bytes, far too", PYTHON_LAYOUT)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -258,13 +387,13 @@ def serve(monkeypatch):
 def test_a_download_is_verified_and_kept(tmp_path, serve):
     calls, seen = serve(FakeResponse()), []
     folder = tmp_path / "downloads"
-    path = archives.download(DOWNLOAD, folder, progress=lambda *n: seen.append(n))
+    path = download.download(DOWNLOAD, folder, progress=lambda *n: seen.append(n))
     assert path == folder / "cifar-10-binary.tar.gz"
     assert path.read_bytes() == CONTENT
     assert list(folder.iterdir()) == [path]
     assert calls == [LAYOUT.url]
     assert seen[-1] == (len(CONTENT), len(CONTENT)) and len(seen) > 1
-    assert archives.download(DOWNLOAD, folder) == path
+    assert download.download(DOWNLOAD, folder) == path
     assert len(calls) == 1, "a good copy was downloaded again"
 
 
@@ -273,7 +402,7 @@ def test_a_damaged_download_is_replaced(tmp_path, serve, old):
     serve(FakeResponse())
     path = tmp_path / DOWNLOAD.archive
     path.write_bytes(old)
-    assert archives.download(DOWNLOAD, tmp_path).read_bytes() == CONTENT
+    assert download.download(DOWNLOAD, tmp_path).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -290,5 +419,5 @@ def test_a_damaged_download_is_replaced(tmp_path, serve, old):
 def test_a_failed_download_leaves_nothing(tmp_path, serve, response, match):
     serve(response)
     with pytest.raises(UserError, match=match):
-        archives.download(DOWNLOAD, tmp_path)
+        download.download(DOWNLOAD, tmp_path)
     assert not list(tmp_path.iterdir())

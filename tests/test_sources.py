@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from sklearn import datasets
 
 from cifar_jax import UserError
-from cifar_jax.data import archives, builders, sources
+from cifar_jax.data import builders, download, layouts, sources, tfds_store
 
 
 def quiet(line):
@@ -83,8 +84,29 @@ def test_tfds_reads_what_was_prepared_here(tmp_path, small):
             np.testing.assert_array_equal(theirs[k]["image"], images[k])
             assert theirs[k]["label"] == labels[k]
     names = tfds.builder("cifar10", data_dir=tmp_path).info.features["label"].names
-    assert tuple(names) == archives.CIFAR10.label_names
+    assert tuple(names) == layouts.CIFAR10.label_names
     assert len(lines) == 1, "what is on disk was prepared again"
+
+
+def test_cifar100(tmp_path, monkeypatch):
+    layout = small_cifar.LAYOUT_100
+    monkeypatch.setattr(builders.BUILDERS["cifar100"], "layout", layout)
+    folder = small_cifar.write_folder(tmp_path / "copy", layout)
+    data_dir = str(tmp_path)
+    path = sources.prepare("cifar100", data_dir, source=str(folder), report=quiet)
+    assert path == tmp_path / "cifar100" / "3.0.2"  # the version of TFDS's builder
+    theirs = tfds.builder("cifar100", data_dir=data_dir)
+    assert theirs.info.features["coarse_label"].num_classes == 20
+    source = tfds.data_source("cifar100", split="test", data_dir=data_dir)
+    images, labels = small_cifar.labelled("test", layout)
+    ours = sources.load("cifar100", "test", data_dir)
+    np.testing.assert_array_equal(ours.images, images)
+    np.testing.assert_array_equal(ours.labels, labels["label"])
+    for k in (0, 1, 99):
+        assert source[k]["label"] == labels["label"][k]
+        assert source[k]["coarse_label"] == labels["coarse_label"][k]
+    assert sources.find("cifar100", data_dir).label_names == layout.label_names
+    assert sources.find("cifar100", str(tmp_path / "none")).num_classes == 100
 
 
 def test_a_data_set_is_known_before_it_is_prepared(digits_dir, tmp_path):
@@ -123,10 +145,10 @@ def test_split_strings(digits_dir, split, part):
 @pytest.mark.parametrize(
     ("split", "match"),
     [
-        ("valid", r"split 'valid' of .* cannot be read .*; check the split"),
-        ("train[:110%]", "cannot be read .*; check the split"),
-        ("train[", "cannot be read .*; check the split"),
-        ("train[3:3]", r"split 'train\[3:3\]' of .*; (check the|choose another) split"),
+        ("valid", "digits has no split 'valid'; use train, test, or a part such"),
+        ("train[:110%]", r"has no split 'train\[:110%\]'; use train, test"),
+        ("train[", "has no split .*; use train, test"),
+        ("train[3:3]", r"split 'train\[3:3\]' of digits is empty; choose another"),
     ],
 )
 def test_splits_that_do_not_exist_are_refused(digits_dir, split, match):
@@ -134,10 +156,11 @@ def test_splits_that_do_not_exist_are_refused(digits_dir, split, match):
 
 
 def test_unknown_data_sets_are_refused(tmp_path):
-    match = "data set 'cifar11' is not in .* use cifar10, digits, or set data.dir"
+    match = "data set 'cifar11' is not in .* use cifar10, cifar100, digits, or set"
     for function in (sources.find, sources.prepare):
         check_refused(function, "cifar11", str(tmp_path), match=match)
-    check_refused(sources.find, "a b", str(tmp_path), match="check its name")
+    check_refused(sources.find, "a b", str(tmp_path), match="a b does not exist; give")
+    check_refused(sources.prepare, "a b", str(tmp_path), match="check its name")
 
 
 class Unlabelled(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -159,7 +182,7 @@ class Unlabelled(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def test_data_without_labels_is_refused(tmp_path):
     builder = Unlabelled(data_dir=str(tmp_path), file_format="array_record")
-    with sources._quiet_tfds():
+    with tfds_store.quiet_tfds():
         builder.download_and_prepare()
     match = r"has the features \['number'\]; image and label are needed"
     check_refused(sources.find, "unlabelled", str(tmp_path), match=match)
@@ -192,14 +215,14 @@ def test_without_a_network_there_are_three_ways_out(tmp_path, monkeypatch):
 def test_a_download_is_prepared(tmp_path, monkeypatch, small):
     folder = small_cifar.write_folder(tmp_path / "copy")
     monkeypatch.setattr(
-        archives, "download", lambda layout, folder, *, progress: tmp_path / "copy"
+        download, "download", lambda layout, folder, *, progress: tmp_path / "copy"
     )
     lines = []
     sources.prepare("cifar10", str(tmp_path), report=lines.append)
     shutil.rmtree(folder)
     loaded = sources.load("cifar10", "test", str(tmp_path))
     np.testing.assert_array_equal(loaded.images, small_cifar.examples("test")[0])
-    assert lines[0] == f"Downloading {archives.CIFAR10.url} (170 MB)"
+    assert lines[0] == f"Downloading {layouts.CIFAR10.url} (170 MB)"
 
 
 def test_a_damaged_archive_leaves_no_data_set(tmp_path, small):
@@ -264,6 +287,26 @@ def test_a_format_that_only_tensorflow_reads_is_named(damaged, monkeypatch):
     check_refused(sources.load, "digits", "train", str(damaged.parents[1]), match=match)
 
 
+def test_a_format_without_random_access_is_read_on(monkeypatch):
+    opened = []
+
+    def rows(builder, split):
+        opened.append(split)
+        return iter(range(50))
+
+    monkeypatch.setattr(tfds_store, "_tensorflow_rows", rows)
+    file_format = tfds.core.FileFormat.TFRECORD
+    builder = types.SimpleNamespace(info=types.SimpleNamespace(file_format=file_format))
+    read = tfds_store._reader(builder, "test")
+    assert [read(k, k + 10) for k in (0, 10, 20)] == [
+        list(range(k, k + 10)) for k in (0, 10, 20)
+    ]
+    assert len(opened) == 1, "the file was read again for each piece"
+    assert read(5, 9) == [5, 6, 7, 8]
+    assert read(9, 11) == [9, 10]
+    assert len(opened) == 2
+
+
 def test_nothing_of_tfds_reaches_the_terminal(tmp_path, capfd):
     sources.load("digits", "test", str(tmp_path), report=quiet)
     assert capfd.readouterr() == ("", "")
@@ -271,7 +314,7 @@ def test_nothing_of_tfds_reaches_the_terminal(tmp_path, capfd):
 
 def test_a_download_reports_its_tenths():
     lines = []
-    progress = sources._tenths(lines.append)
+    progress = download.tenths(lines.append)
     for done in range(0, 1_000_001, 10_000):
         progress(done, 1_000_000)
     assert len(lines) == 10

@@ -1,113 +1,73 @@
-"""The official CIFAR archives: downloading, checking and reading them.
+"""The official CIFAR archives, binary and Python: checking and reading them.
 
 Nothing here unpacks to disk or unpickles: members are read by name, and their sizes,
 labels and class counts are checked before anything is used.
 """
 
-import dataclasses
-import hashlib
 import lzma
 import os
 import pathlib
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-import requests
 
 from cifar_jax import UserError
+from cifar_jax.data import pickles
+from cifar_jax.data.layouts import LAYOUTS, Layout
+from cifar_jax.data.table import as_images, as_labels
 
-Progress = Callable[[int, int], None]  # done, total
+Labels = Mapping[str, np.ndarray]  # int32 [N], by kind of label
 
-
-@dataclasses.dataclass(frozen=True)
-class BinaryLayout:
-    """The official binary layout of CIFAR-10 (Krizhevsky, 2009).
-
-    A record is one label byte, then the red, green and blue planes of an image, row by
-    row.
-
-    Attributes:
-      url: Where the archive is published.
-      size: Bytes of the archive.
-      sha256: SHA-256 of the archive.
-      folder: Folder that the archive unpacks to.
-      files: File names of each split, in order.
-      records_per_file: Images in each file.
-      label_names: Classes, by label.
-      side: Height and width of the images in pixels.
-    """
-
-    url: str
-    size: int
-    sha256: str
-    folder: str
-    files: Mapping[str, tuple[str, ...]]
-    records_per_file: int
-    label_names: tuple[str, ...]
-    side: int = 32
-
-    @property
-    def archive(self) -> str:
-        """File name of the archive."""
-        return self.url.rsplit("/", 1)[-1]
-
-    @property
-    def record_bytes(self) -> int:
-        """Bytes of one label and its image."""
-        return 1 + 3 * self.side**2
+_DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 
 
-CIFAR10 = BinaryLayout(
-    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-    size=170_052_171,
-    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-    folder="cifar-10-batches-bin",
-    files={
-        "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-        "test": ("test_batch.bin",),
-    },
-    records_per_file=10_000,
-    label_names=(
-        *("airplane", "automobile", "bird", "cat", "deer"),
-        *("dog", "frog", "horse", "ship", "truck"),
-    ),
-)
-
-
-def read_binary(
-    source: os.PathLike, layout: BinaryLayout
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Reads and checks a copy of the archive.
+def read(
+    source: os.PathLike, layout: Layout, split: str | None = None
+) -> dict[str, tuple[np.ndarray, Labels]]:
+    """Reads and checks a copy of an archive.
 
     Args:
       source: The archive, its unpacked folder, or a folder that holds either.
       layout: What the archive must contain.
+      split: The only one to read; None: all.
 
     Returns:
-      For each split, images uint8 [N, side, side, 3] and labels int32 [N], in the
-      official order.
+      For each split, images uint8 [N, side, side, 3] and labels int32 [N] of each kind,
+      in the official order.
 
     Raises:
       UserError: If a file is missing, damaged, or not what the layout says.
     """
     path = locate(source, layout)
-    names = [name for files in layout.files.values() for name in files]
-    members = (_folder_members if path.is_dir() else _tar_members)(path, names, layout)
+    splits = [split] if split else list(layout.files)
+    names = {name: split for split in splits for name in layout.files[split]}
+    read_members = _folder_members if path.is_dir() else _tar_members
+    members = read_members(path, names, layout)
     missing = [name for name in names if name not in members]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; {_remedy(layout)}")
-    splits = {}
-    for split, files in layout.files.items():
-        parts = [_parse(members[name], f"{path}: {name}", layout) for name in files]
-        images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-        _check_class_counts(labels, f"{path}: split {split}", layout)
-        splits[split] = images, labels
-    return splits
+    parse = _parse_pickle if layout.keys else _parse_binary
+    examples = {}
+    for split in splits:
+        parts = [
+            parse(members.pop(name), f"{path}: {name}", layout, split)
+            for name in layout.files[split]
+        ]
+        images = np.concatenate([images for images, _ in parts])
+        images = np.ascontiguousarray(images)
+        labels = {
+            kind: np.concatenate([labels[kind] for _, labels in parts])
+            for kind in layout.labels
+        }
+        for kind in layout.labels:
+            _check_class_counts(labels[kind], f"{path}: split {split}", kind, layout)
+        examples[split] = images, labels
+    return examples
 
 
-def locate(source: os.PathLike, layout: BinaryLayout) -> pathlib.Path:
+def locate(source: os.PathLike, layout: Layout) -> pathlib.Path:
     """Returns the archive or the unpacked folder that `source` is or holds.
 
     Raises:
@@ -116,32 +76,75 @@ def locate(source: os.PathLike, layout: BinaryLayout) -> pathlib.Path:
     source = pathlib.Path(source).expanduser()
     if not source.exists():
         raise UserError(f"{source} does not exist; give a copy of {layout.archive}")
-    first_file = next(iter(layout.files.values()))[0]
-    if source.is_file() or (source / first_file).exists():
-        return source
-    for path in (source / layout.folder, source / layout.archive):
-        if path.exists():
-            return path
+    if path := _held(source, layout):
+        return path
     raise UserError(
         f"{source} holds neither {layout.archive} nor the folder {layout.folder}; "
         "give the archive, its unpacked folder, or the folder that holds one of them"
     )
 
 
+def is_archive(path: pathlib.Path, head: bytes) -> bool:
+    """Whether a file is a tar archive, by its name and its first 512 bytes."""
+    packed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+    return packed or head[257:262] == b"ustar" or ".tar" in path.suffixes
+
+
+def recognise(source: pathlib.Path) -> Layout | None:
+    """Returns the layout of an archive, its unpacked folder, or what holds either.
+
+    Raises:
+      UserError: If it is a file, and no such archive.
+    """
+    if source.is_dir():
+        return next((layout for layout in LAYOUTS if _held(source, layout)), None)
+    by_folder = {layout.folder: layout for layout in LAYOUTS}
+    for folder in _top_folders(source):
+        if folder in by_folder:
+            return by_folder[folder]
+    known = ", ".join(layout.archive for layout in LAYOUTS)
+    raise UserError(f"{source} is none of the archives {known}; unpack it first")
+
+
+def _held(source: pathlib.Path, layout: Layout) -> pathlib.Path | None:
+    first_files = [files[0] for files in layout.files.values()]
+    if source.is_file() or any((source / name).is_file() for name in first_files):
+        return source
+    folder, archive = source / layout.folder, source / layout.archive
+    if folder.is_dir():
+        return folder
+    return archive if archive.is_file() else None
+
+
+def _top_folders(path: pathlib.Path) -> Iterator[str]:
+    """Yields the top folders of the first members of an archive."""
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for member, _ in zip(archive, range(100), strict=False):
+                yield member.name.removeprefix("./").partition("/")[0]
+    except _DAMAGE as error:
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise UserError(
+            f"{path} is damaged, truncated or not a tar archive ({reason}); copy it "
+            "again"
+        ) from error
+
+
 def _folder_members(
-    path: pathlib.Path, names: list[str], layout: BinaryLayout
+    path: pathlib.Path, names: Mapping[str, str], layout: Layout
 ) -> dict[str, bytes]:
     """The files of an unpacked folder, refused before reading if their size is off."""
     members = {}
-    for name in names:
+    for name, split in names.items():
         if (path / name).is_file():
-            _check_size((path / name).stat().st_size, f"{path}: {name}", layout)
+            size = (path / name).stat().st_size
+            _check_size(size, f"{path}: {name}", layout, split)
             members[name] = (path / name).read_bytes()
     return members
 
 
 def _tar_members(
-    path: pathlib.Path, names: list[str], layout: BinaryLayout
+    path: pathlib.Path, names: Mapping[str, str], layout: Layout
 ) -> dict[str, bytes]:
     """The expected regular files of an archive; all else in it is passed over."""
     expected = {f"{layout.folder}/{name}": name for name in names}
@@ -152,11 +155,13 @@ def _tar_members(
                 name = expected.get(member.name.removeprefix("./"))
                 if name is None or not member.isreg():
                     continue
-                _check_size(member.size, f"{path}: {name}", layout)
+                _check_size(member.size, f"{path}: {name}", layout, names[name])
                 members[name] = archive.extractfile(member).read()
             while archive.fileobj.read(1 << 20):
                 pass  # gzip checks its sum at the end of the file only
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    except UserError:
+        raise
+    except _DAMAGE as error:
         reason = str(error).partition("\n")[0].rstrip(":")  # tarfile may list more
         raise UserError(
             f"{path} is damaged, truncated or not a tar archive ({reason}); "
@@ -165,34 +170,66 @@ def _tar_members(
     return members
 
 
-def _parse(
-    content: bytes, where: str, layout: BinaryLayout
-) -> tuple[np.ndarray, np.ndarray]:
-    _check_size(len(content), where, layout)
+def _parse_binary(
+    content: bytes, where: str, layout: Layout, split: str
+) -> tuple[np.ndarray, Labels]:
+    _check_size(len(content), where, layout, split)
     records = np.frombuffer(content, np.uint8).reshape(-1, layout.record_bytes)
-    labels = records[:, 0].astype(np.int32)
-    num_classes = len(layout.label_names)
+    labels = {
+        kind: _checked(records[:, column].astype(np.int32), where, kind, layout)
+        for column, kind in enumerate(layout.labels)
+    }
+    return as_images(records[:, len(layout.labels) :], where), labels
+
+
+def _parse_pickle(
+    content: bytes, where: str, layout: Layout, split: str
+) -> tuple[np.ndarray, Labels]:
+    batch = pickles.read_batch(content, where)
+    missing = [key for key in ("data", *layout.keys.values()) if key not in batch]
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}; {_remedy(layout)}")
+    count = layout.records_per_file[split]
+    images = as_images(batch["data"], where)
+    if images.shape != (count, *layout.image_shape):
+        expected = (count, *layout.image_shape)
+        raise UserError(
+            f"{where} holds images {images.shape} instead of {expected}; "
+            f"{_remedy(layout)}"
+        )
+    labels = {}
+    for kind, key in layout.keys.items():
+        values = as_labels(batch[key], count, where)
+        labels[kind] = _checked(values, where, kind, layout)
+    return images, labels
+
+
+def _checked(labels: np.ndarray, where: str, kind: str, layout: Layout) -> np.ndarray:
+    num_classes = len(layout.labels[kind])
     if labels.max() >= num_classes:
         index = int(np.argmax(labels >= num_classes))
         raise UserError(
-            f"{where}: record {index} has label {labels[index]}, but the labels are "
+            f"{where}: record {index} has {kind} {labels[index]}, but the labels are "
             f"0 to {num_classes - 1}; {_remedy(layout)}"
         )
-    planes = records[:, 1:].reshape(-1, 3, layout.side, layout.side)
-    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
+    return labels
 
 
-def _check_size(size: int, where: str, layout: BinaryLayout) -> None:
-    expected = layout.records_per_file * layout.record_bytes
-    if size != expected:
+def _check_size(size: int, where: str, layout: Layout, split: str) -> None:
+    expected = layout.records_per_file[split] * layout.record_bytes
+    if layout.keys and size > 2 * expected + (1 << 20):  # with names, in any protocol
+        raise UserError(f"{where} has {size:,} bytes, far too many; {_remedy(layout)}")
+    if not layout.keys and size != expected:
         raise UserError(
             f"{where} has {size:,} bytes instead of {expected:,}; {_remedy(layout)}"
         )
 
 
-def _check_class_counts(labels: np.ndarray, where: str, layout: BinaryLayout) -> None:
+def _check_class_counts(
+    labels: np.ndarray, where: str, kind: str, layout: Layout
+) -> None:
     """The official splits hold every class equally often."""
-    num_classes = len(layout.label_names)
+    num_classes = len(layout.labels[kind])
     counts = np.bincount(labels, minlength=num_classes)
     if (counts != len(labels) / num_classes).any():
         raise UserError(
@@ -201,56 +238,5 @@ def _check_class_counts(labels: np.ndarray, where: str, layout: BinaryLayout) ->
         )
 
 
-def _remedy(layout: BinaryLayout) -> str:
+def _remedy(layout: Layout) -> str:
     return f"copy it again from {layout.url}"
-
-
-def download(
-    layout: BinaryLayout, folder: pathlib.Path, *, progress: Progress | None = None
-) -> pathlib.Path:
-    """Downloads the archive unless a good copy is already there.
-
-    Args:
-      layout: What to download, with its size and SHA-256.
-      folder: Where the archive is put, under its own name.
-      progress: Called with the bytes so far and in all.
-
-    Returns:
-      The path of the archive, its size and SHA-256 verified.
-
-    Raises:
-      UserError: If there is no connection, or what came is not the archive.
-    """
-    path = folder / layout.archive
-    if path.exists() and _sha256(path) == layout.sha256:
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    try:
-        with requests.get(layout.url, stream=True, timeout=10) as response:
-            response.raise_for_status()
-            with partial.open("wb") as file:
-                for chunk in response.iter_content(1 << 20):
-                    file.write(chunk)
-                    if progress:
-                        progress(file.tell(), layout.size)
-        digest = _sha256(partial)
-        if digest != layout.sha256:
-            raise UserError(
-                f"{layout.url} sent {partial.stat().st_size:,} bytes with SHA-256 "
-                f"{digest} instead of {layout.size:,} bytes with {layout.sha256}; "
-                "try again, or give a copy of the archive"
-            )
-        partial.replace(path)
-    except requests.RequestException as error:
-        raise UserError(
-            f"{layout.url} cannot be downloaded ({type(error).__name__})"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,51 +1,38 @@
-"""Labelled images from TFDS data sets, which are prepared on demand."""
+"""The front door of all data: TFDS data sets, archives, arrays, pickles, folders.
 
-import contextlib
+A source is named by a string: `NAME`, `NAME:SPLIT`, `PATH` or `PATH:SPLIT`. A data set
+of TFDS that is on disk, or that this package prepares, goes before a path of its name.
+"""
+
 import dataclasses
-import io
-import os
 import pathlib
-from collections.abc import Callable
-
-import numpy as np
-import tensorflow_datasets as tfds
-from absl import logging
+import re
 
 from cifar_jax import UserError
-from cifar_jax.data import archives
+from cifar_jax.data import arrays, files, tfds_store, views
 from cifar_jax.data.builders import BUILDERS
+from cifar_jax.data.download import Report
+from cifar_jax.data.table import Examples, Table
+from cifar_jax.data.tfds_store import location, prepare
 
-Report = Callable[[str], None]  # takes one line for the person who waits
+__all__ = [
+    *("Examples", "Report", "Source", "Table"),
+    *("check_split", "corruptions", "find", "load", "location", "open_table"),
+    *("prepare",),
+]
 
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """Labelled images in memory.
-
-    Attributes:
-      images: uint8 [N, H, W, C].
-      labels: int32 [N].
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index) -> "Examples":
-        return Examples(self.images[index], self.labels[index])
+_TFDS_NAME = re.compile(r"([A-Za-z]\w*(?:/[\w-]+)?(?::\d+\.\d+\.\d+)?)(?::(.+))?")
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set that is on disk or that this package can prepare.
+    """Labelled images that are on disk or that this package can prepare.
 
     Attributes:
-      name: Name of the TFDS data set.
+      name: Name of the TFDS data set, or a path.
       image_shape: Height, width and channels.
       label_names: Classes, by label.
-      data_dir: Folder of TFDS data sets.
+      data_dir: Folder of TFDS data sets, or the folder that the path is in.
     """
 
     name: str
@@ -59,85 +46,40 @@ class Source:
         return len(self.label_names)
 
 
-def find(name: str, data_dir: str | None = None) -> Source:
-    """Returns what is known of a data set before it is read or prepared.
+def find(
+    name: str,
+    data_dir: str | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+) -> Source:
+    """Returns what is known of a data set before it is prepared or wholly read.
 
     Args:
-      name: Of the TFDS data set, such as `cifar10`.
+      name: A TFDS data set, such as `cifar10`, or a path.
       data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+      image_size: Height and width that the images are resized to (bicubic); None: they
+        all have one size.
 
     Raises:
       UserError: If it is not on disk and cannot be prepared, or holds no labelled
         images.
     """
-    folder = _data_dir(data_dir)
-    builder = _on_disk(name, folder)
-    if builder is None:
-        brought = _brought(name, folder)
-        return Source(name, brought.image_shape, brought.label_names, folder)
-    features = builder.info.features
-    if not {"image", "label"} <= set(features or ()):
+    path, _ = _resolve(name, data_dir)
+    if path is None:
+        shape, label_names = tfds_store.describe(name, data_dir)
+        folder = tfds_store.data_folder(data_dir)
+    else:
+        tables = files.tables(path, **_resizing(image_size))
+        table = tables["train" if "train" in tables else next(iter(tables))]()
+        shape, label_names, folder = table.image_shape, table.label_names, path.parent
+    if label_names is None:
         raise UserError(
-            f"data set {name} in {folder} has the features {sorted(features or ())}; "
-            "image and label are needed"
+            f"{name} has no labels; image and label are needed in a data set, and in a "
+            "folder one sub-folder for each class"
         )
-    label, shape = features["label"], features["image"].shape
-    if not isinstance(label, tfds.features.ClassLabel) or None in (shape or (None,)):
-        raise UserError(
-            f"data set {name} in {folder} has images of shape {shape} and labels "
-            f"{label}; images of one size and a ClassLabel are needed"
-        )
-    return Source(name, tuple(shape), tuple(label.names), folder)
-
-
-def location(name: str, data_dir: str | None = None) -> pathlib.Path | None:
-    """Returns the folder of a data set that is on disk, else None."""
-    builder = _on_disk(name, _data_dir(data_dir))
-    return builder and pathlib.Path(builder.data_path)
-
-
-def prepare(
-    name: str,
-    data_dir: str | None = None,
-    *,
-    source: str | None = None,
-    report: Report = print,
-) -> pathlib.Path:
-    """Puts a data set on disk, unless it is there.
-
-    Args:
-      name: Of a data set that this package can prepare: a key of `BUILDERS`.
-      data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
-      source: Local copy of the official archive; None: it is downloaded.
-      report: Called with a line before each slow part.
-
-    Returns:
-      The folder of the data set.
-
-    Raises:
-      UserError: If the data set is unknown, its archive is damaged, or it can neither
-        be found nor downloaded.
-    """
-    folder = _data_dir(data_dir)
-    if path := location(name, data_dir):
-        return path
-    brought = _brought(name, folder)
-    try:
-        if brought.layout is not None:
-            source = source or _download(name, brought.layout, folder, report)
-            archives.locate(source, brought.layout)  # fails before anything is written
-        report(f"Preparing {name} in {folder}")
-        with _quiet_tfds():
-            builder = brought(source=source, data_dir=str(folder))
-            builder.download_and_prepare()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error})") from error
-    if _on_disk(name, folder) is None:  # TFDS has found its folder, but not all of it
-        raise UserError(
-            f"{builder.data_path} is incomplete; delete that folder and prepare the "
-            "data set again"
-        )
-    return pathlib.Path(builder.data_path)
+    if image_size is not None:
+        shape = (*_checked(image_size), shape[2])
+    return Source(name, shape, label_names, folder)
 
 
 def load(
@@ -145,15 +87,18 @@ def load(
     split: str,
     data_dir: str | None = None,
     *,
+    image_size: tuple[int, int] | None = None,
     source: str | None = None,
     report: Report = print,
 ) -> Examples:
-    """Reads a split into memory, preparing the data set first if need be.
+    """Reads a split into memory, preparing a data set of TFDS first if need be.
 
     Args:
-      name: Of the TFDS data set.
+      name: A TFDS data set, or a path.
       split: Split string of TFDS, such as `train[:80%]`.
       data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+      image_size: Height and width that the images are resized to (bicubic); None: they
+        all have one size.
       source: Local copy of the archive, used only to prepare the data set.
       report: Called with a line before each slow part.
 
@@ -163,132 +108,135 @@ def load(
     Raises:
       UserError: If it cannot be prepared, or its files are damaged or unreadable.
     """
-    path = prepare(name, data_dir, source=source, report=report)
-    try:
-        with _quiet_tfds():
-            rows = _read_rows(_on_disk(name, _data_dir(data_dir)), split)
-    except (ValueError, RuntimeError, OSError, IndexError) as error:
-        raise UserError(
-            f"split {split!r} of {path} cannot be read ({_first_line(error)}); check "
-            "the split, or delete that folder and prepare the data set again"
-        ) from error
-    if not rows:
-        raise UserError(f"split {split!r} of {path} is empty; choose another split")
-    images = np.stack([row["image"] for row in rows])
-    return Examples(images, np.array([row["label"] for row in rows], np.int32))
+    if _resolve(name, data_dir)[0] is None:
+        prepare(name, data_dir, source=source, report=report)
+    return _open_split(name, split, data_dir, image_size).examples()
 
 
-def check_split(name: str, split: str, data_dir: str | None = None) -> None:
-    """Refuses a split that a prepared data set lacks; reads no images.
+def check_split(
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
+) -> None:
+    """Refuses a split that cannot be read later; reads as little as that needs.
 
     Args:
-      name: Of the TFDS data set.
+      name: A TFDS data set that is on disk, or a path.
       split: Split string of TFDS.
       data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+      image_size: Height and width that the images are resized to (bicubic); None: they
+        all have one size.
 
     Raises:
       UserError: names the splits that there are.
     """
-    splits = _on_disk(name, _data_dir(data_dir)).info.splits
-    try:
-        num_examples = splits[split].num_examples
-    except (KeyError, ValueError) as error:
+    if _resolve(name, data_dir)[0] is None:
+        tfds_store.check_split(name, split, data_dir)
+    else:
+        _open_split(name, split, data_dir, image_size).read(0, 1)
+
+
+def open_table(
+    spec: str,
+    data_dir: str | None = None,
+    *,
+    split: str = "test",
+    label_names: tuple[str, ...] | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    resize: bool = False,
+) -> Table:
+    """Opens any source for evaluation or prediction; its images are read in pieces.
+
+    Args:
+      spec: `NAME`, `NAME:SPLIT`, `PATH` or `PATH:SPLIT`. A split string is one of TFDS,
+        such as `test[:50%]`; CIFAR-10-C has the splits `fog` and `fog/3` for each of
+        its corruptions; what has no splits needs none, or has the split `images`.
+      data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+      split: Read where the spec names none and the source has several.
+      label_names: Classes of the network, which the labels are matched to by their
+        names; None: the labels stay as they are.
+      image_shape: Height, width and channels of the network; None: those of the source.
+      resize: Whether images of another size are resized to it (bicubic). Else they are
+        errors.
+
+    Returns:
+      The table. It has labels if the source has.
+
+    Raises:
+      UserError: If there is no such source, or it cannot be used as asked.
+    """
+    path, selector = _resolve(spec, data_dir)
+    if path is None:
+        name, selector = _TFDS_NAME.fullmatch(spec).groups()
+        prepare(name, data_dir)
+        table = tfds_store.open_table(name, selector or split, data_dir)
+    else:
+        tables = files.tables(path, image_shape=image_shape, resize=resize)
+        table = views.select(tables, selector, split, str(path))
+    if image_shape is not None:
+        table = views.resized(table, image_shape, resize=resize)
+    return views.relabelled(table, label_names) if label_names else table
+
+
+def corruptions(spec: str) -> dict[str, tuple[str, ...]]:
+    """Returns the sources that a folder laid out as CIFAR-10-C holds.
+
+    Returns:
+      For each corruption, a spec of `open_table` for each severity, 1 to 5; empty if
+      the source is laid out in another way.
+    """
+    folder = pathlib.Path(spec).expanduser()
+    names = arrays.corruptions(folder) if folder.is_dir() else ()
+    return {
+        name: tuple(f"{spec}:{name}/{severity}" for severity in arrays.SEVERITIES)
+        for name in names
+    }
+
+
+def _open_split(name: str, split: str, data_dir: str | None, image_size) -> Table:
+    source = find(name, data_dir, image_size=image_size)
+    path, _ = _resolve(name, data_dir)
+    if path is None:
+        table = tfds_store.open_table(name, split, data_dir)
+    else:
+        options = _resizing(image_size) or dict(image_shape=source.image_shape)
+        table = views.select(files.tables(path, **options), split, split, name)
+    resize = image_size is not None
+    table = views.resized(table, source.image_shape, resize=resize)
+    return views.relabelled(table, source.label_names)
+
+
+def _resizing(image_size) -> dict:
+    """Options for images that lie in files of their own."""
+    if image_size is None:
+        return {}
+    return dict(image_shape=(*_checked(image_size), 3), resize=True)
+
+
+def _checked(image_size) -> tuple[int, int]:
+    size = tuple(image_size)
+    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
         raise UserError(
-            f"data set {name} has no split {split!r}; use {', '.join(splits)}, or a "
-            "part such as test[:50%]"
-        ) from error
-    if not num_examples:
-        raise UserError(f"split {split!r} of {name} is empty; choose another split")
-
-
-def _read_rows(builder, split: str) -> list[dict]:
-    if (
-        builder.info.file_format
-        in tfds.core.file_adapters.FileFormat.with_random_access()
-    ):
-        data = builder.as_data_source(split)
-        return data.__getitems__(range(len(data)))
-    try:
-        return list(tfds.as_numpy(builder.as_dataset(split)))
-    except ImportError as error:
-        raise UserError(
-            f"{builder.data_path} is in the format {builder.info.file_format.value}, "
-            "which only TensorFlow reads; pip install 'cifar-jax[tf]', or prepare the "
-            "data set in another --config.data.dir"
-        ) from error
-
-
-def _data_dir(data_dir: str | None) -> pathlib.Path:
-    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(data_dir or default).expanduser()
-
-
-def _on_disk(name: str, folder: pathlib.Path):
-    """Returns TFDS's builder of a prepared data set, or None."""
-    try:
-        return tfds.core.read_only_builder.builder_from_files(
-            name, data_dir=str(folder)
+            f"data.image_size is {size}; use a height and a width such as (32, 32)"
         )
-    except tfds.core.registered.DatasetNotFoundError:
-        return None
-    except Exception as error:  # TFDS and protobuf raise many kinds
-        raise UserError(
-            f"data set {name!r} in {folder} cannot be read ({_first_line(error)}); "
-            f"check its name, or delete {folder / name} and prepare it again"
-        ) from error
+    return size
 
 
-def _brought(name: str, folder: pathlib.Path):
-    if name not in BUILDERS:
-        raise UserError(
-            f"data set {name!r} is not in {folder} and cannot be prepared here; use "
-            f"{', '.join(BUILDERS)}, or set data.dir to where it lies"
-        )
-    return BUILDERS[name]
-
-
-def _tenths(report: Report) -> archives.Progress:
-    """Returns a progress that reports each tenth of a download."""
-    reported = 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal reported
-        if done * 10 // total > reported:
-            reported = done * 10 // total
-            report(f"  {done / 1e6:.0f} of {total / 1e6:.0f} MB")
-
-    return progress
-
-
-def _download(
-    name: str, layout: archives.BinaryLayout, folder: pathlib.Path, report: Report
-) -> pathlib.Path:
-    report(f"Downloading {layout.url} ({layout.size / 1e6:.0f} MB)")
-    try:
-        return archives.download(layout, folder / "downloads", progress=_tenths(report))
-    except UserError as error:
-        raise UserError(
-            f"data set {name} is not in {folder}, and {error}. Three ways out: "
-            f"(1) connect and run the command again; (2) copy {layout.archive} here "
-            f"and run `python -m cifar_jax.prepare --dataset {name} --source PATH`; "
-            f"(3) copy the folder {name}/ of a machine that has it into {folder}, or "
-            "set --config.data.dir or TFDS_DATA_DIR to where it lies"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet_tfds():
-    """Keeps TFDS's bars, notices and advice on OpenCV from the terminal."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
+def _resolve(spec: str, data_dir: str | None) -> tuple[pathlib.Path | None, str | None]:
+    """Returns the path and the split that a spec names; no path: a TFDS data set."""
+    match = _TFDS_NAME.fullmatch(spec)
+    if match and (match[1] in BUILDERS or location(match[1], data_dir)):
+        return None, match[2]
+    end = len(spec)
+    while end > 0:
+        path = pathlib.Path(spec[:end]).expanduser()
+        if path.exists():
+            return path, spec[end + 1 :] or None
+        end = spec.rfind(":", 0, end)
+    if match and not pathlib.PurePath(spec).suffix:
+        return None, match[2]
+    raise UserError(
+        f"source {spec} does not exist; give a path, or a data set such as cifar10:test"
+    )

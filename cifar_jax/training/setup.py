@@ -89,12 +89,13 @@ def make(
       UserError: names the key, its value, the limit and the remedy.
     """
     mesh = sharding.make_mesh(devices)
-    source = sources.find(config.data.name, config.data.dir)
+    data, image_size = config.data, config.data.image_size
+    source = sources.find(data.name, data.dir, image_size=image_size)
     model, num_parameters, macs = _make_model(config, source, report)
     pipeline = augment.make_pipeline(config.augment, image_shape=source.image_shape)
     _check_train(config, mesh)
     train, val = _load(config, report)
-    sources.check_split(config.data.name, config.data.test_split, config.data.dir)
+    sources.check_split(data.name, data.test_split, data.dir, image_size=image_size)
     mean, std = _normalization(config, train)
     steps_per_epoch = _steps_per_epoch(len(train), config.train.batch_size)
     options = StepOptions(
@@ -139,7 +140,10 @@ def make(
 
 def load_test(config: ConfigDict) -> sources.Examples:
     """Reads the test images: once, when training has ended."""
-    return sources.load(config.data.name, config.data.test_split, config.data.dir)
+    data = config.data
+    return sources.load(
+        data.name, data.test_split, data.dir, image_size=data.image_size
+    )
 
 
 def _make_model(config: ConfigDict, source: sources.Source, report: sources.Report):
@@ -228,7 +232,12 @@ def _check_selection(config: ConfigDict) -> None:
 def _load(config: ConfigDict, report: sources.Report):
     data = config.data
     examples = sources.load(
-        data.name, data.train_split, data.dir, source=data.source, report=report
+        data.name,
+        data.train_split,
+        data.dir,
+        image_size=data.image_size,
+        source=data.source,
+        report=report,
     )
     if config.evaluate.select_on == "test":
         return examples, load_test(config)

@@ -12,16 +12,16 @@ from PIL import Image
 class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A TFDS builder of labelled images that needs no TensorFlow.
 
-    It writes ArrayRecord with the features `id`, `image` and `label`, in the order of
-    the source: position k of a split is image k of the source.
+    It writes ArrayRecord with the features `id`, `image`, `label` and maybe others, in
+    the order of the source: position k of a split is image k of the source.
 
     Attributes:
       image_shape: Height, width and channels of the images.
-      label_names: Classes, by label.
+      labels: Names of the classes, by feature; `label` is one of the features.
     """
 
     image_shape: tuple[int, int, int]
-    label_names: tuple[str, ...]
+    labels: Mapping[str, tuple[str, ...]]
 
     def __init__(self, *, source: pathlib.Path | None = None, **kwargs):
         self._source = source
@@ -29,8 +29,11 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def read(
         self, source: pathlib.Path | None
-    ) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
-        """Returns images uint8 [N, H, W, C] and labels int32 [N] of each split."""
+    ) -> Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+        """Returns images uint8 [N, H, W, C] and labels int32 [N] of each split.
+
+        The labels come by feature.
+        """
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -38,7 +41,10 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             {
                 "id": tfds.features.Text(),
                 "image": tfds.features.Image(shape=self.image_shape),
-                "label": tfds.features.ClassLabel(names=list(self.label_names)),
+                **{
+                    feature: tfds.features.ClassLabel(names=list(names))
+                    for feature, names in self.labels.items()
+                },
             }
         )
         return tfds.core.DatasetInfo(
@@ -57,9 +63,9 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _generate_examples(
-        self, split: str, images: np.ndarray, labels: np.ndarray
+        self, split: str, images: np.ndarray, labels: Mapping[str, np.ndarray]
     ) -> Iterator[tuple[int, dict]]:
-        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        for index, image in enumerate(images):
             # A file object, because TFDS would encode an array with TensorFlow.
             encoded = io.BytesIO()
             Image.fromarray(image).save(encoded, "png", compress_level=1)
@@ -69,6 +75,6 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 {
                     "id": f"{split}_{index:05d}",
                     "image": encoded,
-                    "label": int(label),
+                    **{feature: int(labels[feature][index]) for feature in labels},
                 },
             )

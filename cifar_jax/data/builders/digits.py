@@ -18,7 +18,7 @@ class Digits(LabelledImages, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     layout = None
     image_shape = (32, 32, 3)
-    label_names = tuple("0123456789")
+    labels = {"label": tuple("0123456789")}
 
     def read(self, source):
         """Enlarges the 8x8 digits to 32x32 (bicubic) and splits them 80:20."""
@@ -33,8 +33,8 @@ class Digits(LabelledImages, skip_registration=True):
         )
         labels = digits.target.astype(np.int32)
         return {
-            "train": (images[train], labels[train]),
-            "test": (images[test], labels[test]),
+            "train": (images[train], {"label": labels[train]}),
+            "test": (images[test], {"label": labels[test]}),
         }
 
 

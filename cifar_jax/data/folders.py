@@ -1,0 +1,194 @@
+"""Folders of images, decoded by PIL in pieces: a bad image is an error of its own."""
+
+import functools
+import os
+import pathlib
+import stat
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cifar_jax import UserError
+from cifar_jax.data.table import Rows, Table
+
+# Larger images are not decoded: a small file can claim to be a huge one.
+MAX_PIXELS = 50_000_000
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm".split()
+)
+
+
+class _BadImage(Exception):
+    """An image that cannot be used, and why."""
+
+
+def is_image(path: pathlib.Path) -> bool:
+    """Whether a file is called like an image."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def table(
+    path: pathlib.Path,
+    *,
+    image_shape: tuple[int, int, int] | None = None,
+    resize: bool = False,
+) -> Table:
+    """Returns the images of a folder, or of one file, in the order of their names.
+
+    Sub-folders are classes; a folder without them has no labels. Hidden files and files
+    that are not called like images are passed over.
+
+    Args:
+      path: The folder or file.
+      image_shape: Height, width and 3 channels; None: those of the first image.
+      resize: Whether images of another size are resized to it (bicubic). Else each of
+        them is an error.
+
+    Raises:
+      UserError: If there are no images, or if images lie beside the sub-folders or
+        deeper than in them.
+    """
+    if path.is_file():
+        root, names, labels, label_names = path.parent, [path.name], None, None
+    else:
+        root, (names, labels, label_names) = path, _list(path)
+    if image_shape is None:
+        image_shape = (*_first_size(root, names), 3)
+    elif image_shape[2] != 3:
+        raise UserError(
+            f"{path} is read as RGB, but {image_shape[2]} channels are wanted; save "
+            "the images as an array, in .npy"
+        )
+    fetch = functools.partial(_fetch, root, names, labels, image_shape[:2], resize)
+    ids = [_printable(name) for name in names]
+    return Table(str(path), image_shape, len(names), fetch, label_names, ids)
+
+
+def _printable(name: str) -> str:
+    """Escapes the bytes in a name of a file that are no Unicode, and new lines."""
+    name = name.replace("\n", "\\n").replace("\r", "\\r")
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _list(folder: pathlib.Path):
+    """Returns the names of the images, their labels and the classes, or None twice."""
+    images, folders = _entries(folder)
+    if images and not folders:
+        return images, None, None
+    if images:
+        raise UserError(
+            f"{folder} holds images ({_printable(images[0])}) beside folders "
+            f"({_printable(folders[0])}); put "
+            "all images into sub-folders, one for each class, or none"
+        )
+    if all(name.isdecimal() for name in folders):
+        folders.sort(key=int)
+    names, labels = [], []
+    for label, name in enumerate(folders):
+        images, deeper = _entries(folder / name)
+        if deeper:
+            raise UserError(
+                f"{_printable(str(folder / name))} holds the folder "
+                f"{_printable(deeper[0])}; put the images of a "
+                "class right into its folder"
+            )
+        names += [f"{name}/{image}" for image in images]
+        labels += [label] * len(images)
+    if not names:
+        raise UserError(
+            f"{folder} holds no images; give a folder of "
+            f"{', '.join(sorted(SUFFIXES))} files, or of sub-folders with them"
+        )
+    return names, np.array(labels, np.int32), tuple(map(_printable, folders))
+
+
+def _entries(folder: pathlib.Path) -> tuple[list[str], list[str]]:
+    """Returns the names of the images and of the folders in a folder, sorted."""
+    images, folders = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith((".", "__MACOSX")):
+                    continue
+                if _is_folder(entry):
+                    folders.append(entry.name)
+                elif is_image(pathlib.PurePath(entry.name)):
+                    images.append(entry.name)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be listed ({error.strerror}); check the path and its "
+            "permissions"
+        ) from error
+    return sorted(images), sorted(folders)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
+def _first_size(root: pathlib.Path, names: list[str]) -> tuple[int, int]:
+    for name in names:
+        try:
+            return _decode(root / name).shape[:2]
+        except _BadImage:
+            continue
+    raise UserError(f"none of the {len(names):,} images in {root} can be read")
+
+
+def _fetch(root, names, labels, size, resize, start: int, stop: int) -> Rows:
+    images, errors = np.zeros((stop - start, *size, 3), np.uint8), {}
+    for k, name in enumerate(names[start:stop]):
+        try:
+            images[k] = _decode(root / name, size, resize)
+        except _BadImage as error:
+            errors[k] = f"{_printable(str(root / name))} {error}"
+    return Rows(images, None if labels is None else labels[start:stop], errors)
+
+
+def _decode(
+    path: pathlib.Path, size: tuple[int, int] | None = None, resize: bool = False
+) -> np.ndarray:
+    """Returns an image as uint8 [H, W, 3], upright."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            raise _BadImage("is no regular file; give an image")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                return np.asarray(_upright_rgb(image, size, resize))
+    except _BadImage:
+        raise
+    except Exception as error:  # PIL's decoders raise many kinds
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
+        reason = reason.replace(f" {str(path)!r}", "")[:150]
+        raise _BadImage(f"cannot be read ({reason}); replace or remove it") from error
+
+
+def _upright_rgb(
+    image: Image.Image, size: tuple[int, int] | None, resize: bool
+) -> Image.Image:
+    if image.width * image.height > MAX_PIXELS:
+        raise _BadImage(
+            f"has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read"
+        )
+    if image.mode.startswith(("I", "F")):
+        raise _BadImage(f"has more than 8 bits a pixel ({image.mode}); save it with 8")
+    image = ImageOps.exif_transpose(image)
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    image = image.convert("RGB")
+    if size is not None and (image.height, image.width) != tuple(size):
+        if not resize:
+            raise _BadImage(
+                f"has {image.height}x{image.width} pixels (height x width) instead of "
+                f"{size[0]}x{size[1]}; resize it, or ask for resizing"
+            )
+        image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return image

@@ -1,0 +1,136 @@
+"""What the official CIFAR archives hold: facts only, read by `archives`."""
+
+import dataclasses
+from collections.abc import Mapping
+
+_HOME = "https://www.cs.toronto.edu/~kriz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """An official archive of CIFAR-10 or CIFAR-100 (Krizhevsky, 2009).
+
+    In the binary archives a record is one byte for each label, then the red, green and
+    blue planes of an image, row by row. In the Python archives a file is a pickled
+    dictionary whose `data` holds such planes.
+
+    Attributes:
+      url: Where the archive is published.
+      folder: Folder that the archive unpacks to.
+      files: File names of each split, in order.
+      records_per_file: Images in each file of a split.
+      labels: Names of the classes, by kind of label, in the order of a record; the kind
+        `label` is what networks are trained on.
+      keys: Key of each kind of label in the pickled dictionaries; empty: binary.
+      size: Bytes of the archive, if it is downloaded here.
+      sha256: SHA-256 of the archive, if it is downloaded here.
+      side: Height and width of the images in pixels.
+    """
+
+    url: str
+    folder: str
+    files: Mapping[str, tuple[str, ...]]
+    records_per_file: Mapping[str, int]
+    labels: Mapping[str, tuple[str, ...]]
+    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    size: int | None = None
+    sha256: str | None = None
+    side: int = 32
+
+    @property
+    def archive(self) -> str:
+        """File name of the archive."""
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Classes, by label."""
+        return self.labels["label"]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.side, self.side, 3
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of the labels and their image."""
+        return len(self.labels) + 3 * self.side**2
+
+    def num_records(self, split: str) -> int:
+        """Returns the number of images in a split."""
+        return self.records_per_file[split] * len(self.files[split])
+
+
+CIFAR10 = Layout(
+    url=f"{_HOME}/cifar-10-binary.tar.gz",
+    size=170_052_171,
+    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    folder="cifar-10-batches-bin",
+    files={
+        "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+        "test": ("test_batch.bin",),
+    },
+    records_per_file={"train": 10_000, "test": 10_000},
+    labels={
+        "label": tuple(
+            "airplane automobile bird cat deer dog frog horse ship truck".split()
+        )
+    },
+)
+
+CIFAR10_PYTHON = dataclasses.replace(
+    CIFAR10,
+    url=f"{_HOME}/cifar-10-python.tar.gz",
+    size=None,
+    sha256=None,
+    folder="cifar-10-batches-py",
+    files={
+        "train": tuple(f"data_batch_{i}" for i in range(1, 6)),
+        "test": ("test_batch",),
+    },
+    keys={"label": "labels"},
+)
+
+CIFAR100 = Layout(
+    url=f"{_HOME}/cifar-100-binary.tar.gz",
+    size=168_513_733,
+    sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    folder="cifar-100-binary",
+    files={"train": ("train.bin",), "test": ("test.bin",)},
+    records_per_file={"train": 50_000, "test": 10_000},
+    labels={
+        "coarse_label": tuple(
+            "aquatic_mammals fish flowers food_containers fruit_and_vegetables "
+            "household_electrical_devices household_furniture insects large_carnivores "
+            "large_man-made_outdoor_things large_natural_outdoor_scenes "
+            "large_omnivores_and_herbivores medium_mammals non-insect_invertebrates "
+            "people reptiles small_mammals trees vehicles_1 vehicles_2".split()
+        ),
+        "label": tuple(
+            "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl "
+            "boy bridge bus butterfly camel can castle caterpillar cattle chair "
+            "chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur "
+            "dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard "
+            "lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle "
+            "mountain mouse mushroom oak_tree orange orchid otter palm_tree pear "
+            "pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon "
+            "ray road rocket rose sea seal shark shrew skunk skyscraper snail snake "
+            "spider squirrel streetcar sunflower sweet_pepper table tank telephone "
+            "television tiger tractor train trout tulip turtle wardrobe whale "
+            "willow_tree wolf woman worm".split()
+        ),
+    },
+)
+
+CIFAR100_PYTHON = dataclasses.replace(
+    CIFAR100,
+    url=f"{_HOME}/cifar-100-python.tar.gz",
+    size=None,
+    sha256=None,
+    folder="cifar-100-python",
+    files={"train": ("train",), "test": ("test",)},
+    keys={"coarse_label": "coarse_labels", "label": "fine_labels"},
+)
+
+LAYOUTS = (CIFAR10, CIFAR100, CIFAR10_PYTHON, CIFAR100_PYTHON)

@@ -1,0 +1,132 @@
+"""Every parser of foreign files, on hundreds of damaged ones; on 10,000 when slow."""
+
+import dataclasses
+import io
+import os
+import pickle
+import tarfile
+
+import fuzzing
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_jax.data import archives, layouts
+
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.integers(0, 256, (4, 4, 4, 3), np.uint8)
+LABELS = np.array([0, 1, 1, 0])
+ROWS = np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2)).reshape(4, -1)
+RECORDS = b"".join(
+    bytes([label]) + row.tobytes() for label, row in zip(LABELS, ROWS, strict=True)
+)
+LAYOUT = dataclasses.replace(
+    layouts.CIFAR10,
+    files={"test": ("test_batch.bin",)},
+    records_per_file={"test": 4},
+    labels={"label": ("cat", "dog")},
+    side=4,
+)
+PYTHON_LAYOUT = dataclasses.replace(
+    LAYOUT,
+    url=layouts.CIFAR10_PYTHON.url,
+    folder="cifar-10-batches-py",
+    files={"test": ("test_batch",)},
+    keys={"label": "labels"},
+)
+
+
+class Obeyed:
+    """A pickle that makes a file when it is obeyed."""
+
+    def __init__(self, canary):
+        self._canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch {self._canary}",)
+
+
+def saved(save, *args, **options):
+    file = io.BytesIO()
+    save(file, *args, **options)
+    return file.getvalue()
+
+
+def batches(canary):
+    batch = {b"data": ROWS, b"labels": LABELS.tolist(), b"ids": LABELS}
+    for protocol in range(6):
+        yield pickle.dumps(batch, protocol)
+        yield pickle.dumps({**batch, "more": Obeyed(canary)}, protocol)
+    yield pickle.dumps({"data": IMAGES, "labels": list(LABELS)})
+
+
+def archive(mode, layout, content):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as tar:
+        for name in (f"{layout.folder}/{layout.files['test'][0]}", "../other"):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def tar_files(canary):
+    for mode in ("w", "w:gz", "w:bz2", "w:xz"):
+        yield archive(mode, LAYOUT, RECORDS)
+        yield archive(mode, PYTHON_LAYOUT, next(batches(canary)))
+
+
+def npy_files(canary):
+    yield saved(np.save, IMAGES)
+    yield saved(np.save, np.asfortranarray(IMAGES))
+    yield saved(np.save, ROWS)
+    yield saved(np.save, np.array([Obeyed(canary)], object), allow_pickle=True)
+
+
+def npz_files(canary):
+    for save in (np.savez, np.savez_compressed):
+        yield saved(save, images=IMAGES, labels=LABELS, ids=LABELS.astype(str))
+        yield saved(save, x_test=ROWS, y_test=LABELS[:, None])
+        yield saved(save, images=np.array([Obeyed(canary)], object))
+
+
+def image_files(canary):
+    del canary
+    picture = Image.fromarray(IMAGES[0])
+    for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"):
+        yield saved(picture.save, kind)
+    yield saved(picture.convert("P").save, "PNG", transparency=0)
+    yield saved(picture.convert("RGBA").save, "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    yield saved(picture.save, "JPEG", exif=exif)
+
+
+# For each parser: what is opened, the file in it that is damaged, and what is in it.
+PARSERS = {
+    "records": (LAYOUT.folder, f"{LAYOUT.folder}/test_batch.bin", lambda _: [RECORDS]),
+    "tar": ("archive.tar.gz", "archive.tar.gz", tar_files),
+    "pickle": ("batch.pkl", "batch.pkl", batches),
+    "npy": ("images.npy", "images.npy", npy_files),
+    "npz": ("images.npz", "images.npz", npz_files),
+    "image": ("photos", "photos/photo.png", image_files),
+}
+
+
+@pytest.mark.parametrize(
+    "count", [300, pytest.param(10_000, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+@pytest.mark.parametrize("parser", PARSERS)
+def test_damaged_files_are_read_or_refused(parser, count, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "LAYOUTS", (LAYOUT, PYTHON_LAYOUT))
+    opened, written, files = PARSERS[parser]
+    canary = tmp_path / "canary"
+    (tmp_path / written).parent.mkdir(exist_ok=True)
+    outcomes = fuzzing.check(
+        tmp_path / opened,
+        written=tmp_path / written,
+        files=list(files(canary)),
+        count=count,
+        canary=canary,
+    )
+    assert min(outcomes.values()) > 0.01 * count, outcomes
