@@ -18,12 +18,14 @@ _WORKDIR = flags.DEFINE_string(
 
 def main() -> int:
     """Trains, or goes on training, and prints where everything is."""
+    from cifar_jax.training import host_memory
+
+    host_memory.keep_freed()  # before anything starts threads
     # slow to import: not for --help
     import jax
 
-    from cifar_jax.training import host_memory, interrupt, loop, sharding
+    from cifar_jax.training import interrupt, loop, sharding
 
-    host_memory.keep_freed()
     config_path = pathlib.Path(flags.FLAGS["config"].config_filename)
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs", config_path.stem))
     sharding.divide_cpu(_CONFIG.value.train.cpu_devices)

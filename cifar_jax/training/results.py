@@ -54,7 +54,7 @@ def make(
         "seed": config["seed"],
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "images_per_second": round(images / seconds["train"], 1),
-        **_environment(setup.mesh),
+        **environment(setup.mesh),
     }
 
 
@@ -83,7 +83,8 @@ def summary(result: dict[str, Any], path: pathlib.Path) -> str:
     return "\n".join(lines)
 
 
-def _environment(mesh: Mesh) -> dict[str, Any]:
+def environment(mesh: Mesh) -> dict[str, Any]:
+    """Returns the devices and the versions, as result.json has them."""
     return {
         "device": _device_name(mesh.devices.flat[0]),
         "num_devices": mesh.size,
