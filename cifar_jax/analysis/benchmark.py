@@ -146,10 +146,11 @@ def _check_fairness(workers, facts, task: Task) -> dict[str, Any]:
         name: float(np.linalg.norm(each - logits["ours"]) / scale)
         for name, each in logits.items()
     }
-    if not max(distances.values()) <= LOGITS_TOLERANCE[dtype]:
+    furthest = np.max(list(distances.values()))  # NaN, if there is one
+    if not furthest <= LOGITS_TOLERANCE[dtype]:
         raise UserError(
-            f"logits of shared weights lie up to {max(distances.values()):.2g} apart, "
-            f"as a share; the limit is {LOGITS_TOLERANCE[dtype]}: the networks differ"
+            f"logits of shared weights lie up to {furthest:.2g} apart, as a share; the "
+            f"limit is {LOGITS_TOLERANCE[dtype]}: the networks differ"
         )
     return {
         "num_parameters": facts["ours"]["num_parameters"],
