@@ -9,6 +9,7 @@ import pytest
 
 from cifar_jax import UserError, config
 from cifar_jax.analysis import benchmark, contenders, task
+from cifar_jax.analysis.workers import Seconds
 from cifar_jax.models.resnet import create
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -36,6 +37,7 @@ def test_tiny_run(tmp_path, digits_dir):
             assert result["flops"] == pytest.approx(flops)
             assert 0 < result["share_of_peak"] == flops / record["peak_flops"] < 1
             assert 0 < result["host_share"] < 1.1
+            assert result["cpu_seconds_per_image"] > 0
             assert 0 < each["first_call_seconds"][kind]
     assert record["checks"]["num_parameters"] < 10_000
     assert list(record["checks"]["distance_of_logits"]) == names
@@ -82,11 +84,15 @@ def test_an_unfair_comparison_is_refused(change, message):
 
 def test_ratios_are_taken_within_a_round():
     # The machine was ten times as slow in the second round.
-    turns = {"ours": [(200.0, 0.1), (20.0, 0.1), (210.0, 0.3)]}
-    turns["torch"] = [(100.0, 0.0), (10.0, 0.0), (105.0, 0.0)]
+    turns = {
+        "ours": [(200, Seconds(wall, 0.1, 2.0)) for wall in (1.0, 10.0, 0.5)],
+        "torch": [(100, Seconds(wall, 0.1, 2.0)) for wall in (1.0, 10.0, 0.5)],
+    }
     result = benchmark._summary({"train": turns}, "torch", "train", 1000, 1e6)
     assert result["ours_is_faster"] == {"median": 2.0, "min": 2.0, "max": 2.0}
-    assert result["images_per_second"] == {"median": 100.0, "min": 10.0, "max": 105.0}
+    assert result["images_per_second"] == {"median": 100.0, "min": 10.0, "max": 200.0}
+    assert result["cpu_seconds_per_image"] == 0.02
+    assert result["host_share"] == 0.1
     assert result["flops"] == 300_000
     assert result["share_of_peak"] == pytest.approx(0.3)
 

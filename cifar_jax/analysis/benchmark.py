@@ -85,32 +85,32 @@ def compare(
 
 def _first_calls(worker: Worker) -> dict[str, float]:
     """Warms up; returns the seconds of the first calls, which compile."""
-    first = {kind: worker.timed(kind, 1)[1] for kind in _KINDS}
+    first = {kind: worker.timed(kind, 1)[1].wall for kind in _KINDS}
     for kind in _KINDS:
         worker.call(kind, WARM_UP_STEPS)
     return {"first_call_seconds": first}
 
 
 def _take_turns(workers, batch_size: int, rounds: int, seconds: float) -> dict:
-    """Returns images a second and the host's share, by kind, contender and round."""
+    """Returns the images and the seconds, by kind, contender and round."""
     turns = {kind: {worker.name: [] for worker in workers} for kind in _KINDS}
     for kind, by_name in turns.items():
         lengths = {}
         for worker in workers:
-            once = worker.timed(kind, WARM_UP_STEPS)[1] / WARM_UP_STEPS
+            once = worker.timed(kind, WARM_UP_STEPS)[1].wall / WARM_UP_STEPS
             lengths[worker.name] = max(1, round(seconds / once))
         for number in range(rounds):
             # Every other round backwards: no contender always follows the same one.
             for worker in workers[:: -1 if number % 2 else 1]:
                 length = lengths[worker.name]
-                _, wall, busy = worker.timed(kind, length)
-                by_name[worker.name].append((length * batch_size / wall, busy / wall))
+                _, spent = worker.timed(kind, length)
+                by_name[worker.name].append((length * batch_size, spent))
     return turns
 
 
 def _summary(turns, name, kind, flops_per_image, peak) -> dict[str, Any]:
-    rates, host = zip(*turns[kind][name], strict=True)
-    ours = [rate for rate, _ in turns[kind]["ours"]]
+    images, spent = zip(*turns[kind][name], strict=True)
+    rates, ours = _rates(turns[kind][name]), _rates(turns[kind]["ours"])
     rate = statistics.median(rates)
     flops = rate * flops_per_image * _KINDS[kind]
     ratios = [a / b for a, b in zip(ours, rates, strict=True)]
@@ -118,13 +118,22 @@ def _summary(turns, name, kind, flops_per_image, peak) -> dict[str, Any]:
         "images_per_second": {"median": rate, "min": min(rates), "max": max(rates)},
         "flops": flops,
         "share_of_peak": flops / peak,
-        "host_share": statistics.median(host),
+        "host_share": statistics.median(each.thread / each.wall for each in spent),
+        # of all cores; other work on the machine changes it less than the rate
+        "cpu_seconds_per_image": statistics.median(
+            each.process / count for count, each in zip(images, spent, strict=True)
+        ),
         "ours_is_faster": {
             "median": statistics.median(ratios),
             "min": min(ratios),
             "max": max(ratios),
         },
     }
+
+
+def _rates(turns) -> list[float]:
+    """Returns images a second."""
+    return [images / seconds.wall for images, seconds in turns]
 
 
 def _check_fairness(workers, facts, task: Task) -> dict[str, Any]:
@@ -179,7 +188,8 @@ def table(record: dict[str, Any]) -> str:
     """Returns a record as text: a line for each kind and contender."""
     lines = [
         f"{'':22}{'images/s':>10} {'(range)':>17}{'TFLOP/s':>9}{'of peak':>8}"
-        f"{'ours is':>9} {'(range)':>13}{'host':>7}{'first call':>11}{'memory':>9}"
+        f"{'ours is':>9} {'(range)':>13}{'host':>7}{'CPU/image':>11}{'first call':>11}"
+        f"{'memory':>9}"
     ]
     for kind in _KINDS:
         for name, each in record["contenders"].items():
@@ -208,6 +218,7 @@ def _line(kind: str, name: str, each: dict[str, Any]) -> str:
         f"{kind} {name:{21 - len(kind)}}{rate['median']:10,.0f} {span:>17}"
         f"{result['flops'] / 1e12:9.3g}{result['share_of_peak']:8.1%}"
         f"{ratio['median']:8.2f}x {ratios:>13}{result['host_share']:7.1%}"
+        f"{result['cpu_seconds_per_image'] * 1000:8.3g} ms"
         f"{each['first_call_seconds'][kind]:9.1f} s"
         f"{each['peak_memory_bytes'] / 2**20:6,.0f} MB"
     )

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import time
 import traceback
-from typing import Any
+from typing import Any, NamedTuple
 
 from cifar_jax import UserError
 
@@ -24,6 +24,20 @@ _ENVIRONMENT = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several processes share a GPU
     "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",  # the time of compiling counts
 }
+
+
+class Seconds(NamedTuple):
+    """The time that a call took.
+
+    Attributes:
+      wall: From its start to its end.
+      thread: Of a CPU, in the calling thread: Python and dispatch, without waiting.
+      process: Of all CPUs, in all threads.
+    """
+
+    wall: float
+    thread: float
+    process: float
 
 
 class Worker:
@@ -52,11 +66,8 @@ class Worker:
         """Returns what a method of the contender returns."""
         return self.timed(method, *args)[0]
 
-    def timed(self, method: str, *args: Any) -> tuple[Any, float, float]:
-        """Calls a method; returns also its seconds, and the CPU's for its thread.
-
-        The thread's are those of Python and of dispatch: while it waits, it has none.
-        """
+    def timed(self, method: str, *args: Any) -> tuple[Any, Seconds]:
+        """Returns what a method of the contender returns, and the time it took."""
         self._connection.send((method, args))
         return self._receive()
 
@@ -84,12 +95,16 @@ def _serve(connection, name: str, argument: Any) -> None:
         connection.send((None, None))
         while True:
             method, args = connection.recv()
-            start, busy = time.perf_counter(), time.thread_time()
+            before = _clocks()
             answer = getattr(contender, method)(*args)
-            seconds = time.perf_counter() - start, time.thread_time() - busy
-            connection.send((None, (answer, *seconds)))
+            seconds = Seconds(*(b - a for a, b in zip(before, _clocks(), strict=True)))
+            connection.send((None, (answer, seconds)))
     except EOFError:  # the other side has closed
         pass
     except Exception as fault:
         traceback.print_exc()
         connection.send((f"{type(fault).__name__}: {fault}".splitlines()[0], None))
+
+
+def _clocks() -> Seconds:
+    return Seconds(time.perf_counter(), time.thread_time(), time.process_time())
