@@ -18,6 +18,9 @@ _WORKDIR = flags.DEFINE_string(
 
 def main() -> int:
     """Trains, or goes on training, and prints where everything is."""
+    from cifar_jax.training import host_memory
+
+    host_memory.keep_freed()  # before anything starts threads
     # slow to import: not for --help
     import jax
 

@@ -16,7 +16,7 @@ from cifar_jax.models.presets import PRESETS
 from cifar_jax.models.resnet import create
 
 torch = pytest.importorskip("torch")
-from torch_reference import TorchResNet, to_torch  # noqa: E402
+from cifar_jax.models.torch_resnet import TorchResNet, to_torch  # noqa: E402
 
 TOLERANCE = 1e-9
 

@@ -69,7 +69,7 @@ def make(
         "seed": config["seed"],
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "images_per_second": round(images / seconds["train"], 1),
-        **_environment(setup.mesh),
+        **environment(setup.mesh),
     }
 
 
@@ -104,7 +104,8 @@ def _how_chosen(result: dict[str, Any]) -> str:
     return "scored once"
 
 
-def _environment(mesh: Mesh) -> dict[str, Any]:
+def environment(mesh: Mesh) -> dict[str, Any]:
+    """Returns the devices and the versions, as result.json has them."""
     return {
         "device": _device_name(mesh.devices.flat[0]),
         "num_devices": mesh.size,

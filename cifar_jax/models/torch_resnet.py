@@ -1,13 +1,17 @@
-"""The same family of networks in plain PyTorch, to compare with; a helper of tests.
+"""The same family of networks in plain PyTorch, to compare with. Needs the extra torch.
 
 Written from the papers and from PyTorch's own layers, so that a convention which Flax
-reads differently shows up as a difference.
+reads differently shows up as a difference. Nothing here needs JAX.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from cifar_jax.models.design import Design
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -23,6 +27,8 @@ def _conv(before, after, kernel, stride=1):
 
 
 class Excite(nn.Module):
+    """Squeeze-and-excitation."""
+
     def __init__(self, width, design):
         super().__init__()
         hidden = width // design.se_ratio
@@ -31,20 +37,26 @@ class Excite(nn.Module):
         self.expand = nn.Conv2d(hidden, width, 1, bias=design.se_bias)
 
     def forward(self, x):
+        """Returns x [B, C, H, W], gated."""
         gate = F.adaptive_avg_pool2d(x, 1)
         return x * torch.sigmoid(self.expand(self.act(self.reduce(gate))))
 
 
 class Pad(nn.Module):
+    """The shortcut that subsamples and adds zero channels."""
+
     def __init__(self, extra, stride):
         super().__init__()
         self.pads, self.stride = (0, 0, 0, 0, extra // 2, extra - extra // 2), stride
 
     def forward(self, x):
+        """Returns [B, C + extra, H / stride, W / stride]."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], self.pads)
 
 
 class Block(nn.Module):
+    """A residual block of either kind."""
+
     def __init__(self, design, stage, before, stride, norm):
         super().__init__()
         after, kernel = design.widths[stage], design.kernel_sizes[stage]
@@ -67,6 +79,7 @@ class Block(nn.Module):
             self.shortcut = nn.Identity()
 
     def forward(self, x):
+        """Returns [B, width, H / stride, W / stride]."""
         if self.preact:
             y = self.act(self.bn1(x))
             x = self.shortcut(y) if self.changes else x
@@ -78,9 +91,16 @@ class Block(nn.Module):
 
 
 class TorchResNet(nn.Module):
-    """Images NCHW in, logits out; takes a resolved `Design`; no dropout."""
+    """Images NCHW in, logits out; without dropout.
 
-    def __init__(self, design, channels, num_classes, head_inputs):
+    Args:
+        design: resolved.
+        channels: of the images.
+        num_classes: length of the logits.
+        head_inputs: features that the classifier takes.
+    """
+
+    def __init__(self, design: Design, channels: int, num_classes: int, head_inputs):
         super().__init__()
         self.design = design
 
@@ -112,7 +132,8 @@ class TorchResNet(nn.Module):
             self.final_bn = norm(before)
         self.head = nn.Linear(head_inputs, num_classes)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns logits [B, num_classes] of float images [B, C, H, W]."""
         x = self.stem_conv(x)
         x = x if self.preact else self.act(self.stem_bn(x))
         if self.design.stem_pool:
@@ -137,7 +158,11 @@ def _name(path):
     return ".".join([*path[:-1], _LEAVES[path[-1]]])
 
 
-def to_torch(flat, state, head_map):
+def to_torch(
+    flat: Mapping[tuple[str, ...], np.ndarray],
+    state: Mapping[str, torch.Tensor],
+    head_map: tuple[int, int, int],
+) -> dict[str, torch.Tensor]:
     """Returns Flax leaves {path: array} as PyTorch's {name: tensor}.
 
     Args:

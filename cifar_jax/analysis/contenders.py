@@ -1,0 +1,269 @@
+"""Ways in JAX to train and run one network, each in a process of its own.
+
+A contender has `train(num_steps)` and `infer(num_batches)`, which return when the
+device is done, and tells what makes the comparison fair: see `Contender`.
+"""
+
+import dataclasses
+import functools
+import resource
+import time
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from cifar_jax.analysis.task import CROP_PADDING, Task
+from cifar_jax.models.design import pooled_size
+from cifar_jax.training import host_memory, results, setup, sharding
+from cifar_jax.training.engine import Engine, means
+from cifar_jax.training.interrupt import StopRequest
+from cifar_jax.training.state import create_state
+from cifar_jax.training.steps import normalize
+
+
+class Contender(Protocol):
+    """What `cifar_jax.analysis.workers` runs."""
+
+    def facts(self) -> dict[str, Any]:
+        """Returns `num_parameters`, `batch_size`, `dtype`, `device`, `versions`."""
+
+    def train(self, num_steps: int) -> None:
+        """Trains on the next batches and waits for them."""
+
+    def infer(self, num_batches: int) -> None:
+        """Labels batches of images and waits for them."""
+
+    def logits(self, variables: dict, images: np.ndarray) -> np.ndarray:
+        """Returns logits [B, K] in eval mode.
+
+        Args:
+          variables: Arrays by path, of weights and batch statistics together.
+          images: float32 [B, H, W, C], normalised.
+        """
+
+    def peak_flops(self) -> float:
+        """Returns the FLOP/s of a large matrix product in the compute dtype."""
+
+    def peak_memory(self) -> int:
+        """Returns the most bytes held so far: on the device, or by the process."""
+
+
+class _Jax:
+    """What the two contenders in JAX share."""
+
+    def __init__(self, config: ConfigDict, devices=None):
+        jax.config.update("jax_enable_compilation_cache", False)  # compile time counts
+        self._setup = setup.make(config, devices, lambda line: None)
+        self._optimizer = config.optim.to_dict()
+
+    @property
+    def _batch_size(self) -> int:
+        return self._setup.options.batch_size
+
+    def facts(self) -> dict[str, Any]:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
+        return {
+            "num_parameters": count,
+            "batch_size": self._batch_size,
+            "dtype": jnp.dtype(self._setup.model.dtype).name,
+            **results.environment(self._setup.mesh),
+        }
+
+    def task(self) -> Task:
+        """Returns what a contender without JAX needs to know."""
+        model, options = self._setup.model, self._setup.options
+        height, width = pooled_size(model.design, self._setup.source.image_shape)
+        return Task(
+            design=model.design,
+            image_shape=tuple(self._setup.source.image_shape),
+            num_classes=options.num_classes,
+            num_images=len(self._setup.train),
+            batch_size=options.batch_size,
+            head_map=(model.design.widths[-1], height, width),
+            mean=tuple(map(float, options.mean)),
+            std=tuple(map(float, options.std)),
+            label_smoothing=options.label_smoothing,
+            optimizer=self._optimizer,
+            flops_per_image=self._setup.flops_per_image,
+            shapes={
+                path: tuple(leaf.shape) for path, leaf in self._flat_variables().items()
+            },
+        )
+
+    def _flat_variables(self) -> dict:
+        params, statistics = self._state.params, self._state.batch_stats
+        flat = traverse_util.flatten_dict(params)
+        return flat | traverse_util.flatten_dict(statistics)
+
+    def logits(self, variables: dict, images: np.ndarray) -> np.ndarray:
+        tree = {
+            "params": {k: v for k, v in variables.items() if k[-1] not in _STATISTICS},
+            "batch_stats": {k: v for k, v in variables.items() if k[-1] in _STATISTICS},
+        }
+        tree = {k: traverse_util.unflatten_dict(v) for k, v in tree.items()}
+        apply = jax.jit(functools.partial(self._setup.model.apply, train=False))
+        return np.asarray(apply(tree, images))
+
+    def peak_flops(self) -> float:
+        size = 1536 if jax.default_backend() == "cpu" else 8192
+        matrix = jnp.ones((size, size), self._setup.model.dtype)
+        product = jax.jit(jnp.matmul)
+
+        def seconds():
+            start = time.perf_counter()
+            jax.block_until_ready([product(matrix, matrix) for _ in range(5)])
+            return time.perf_counter() - start
+
+        seconds()
+        return 5 * 2 * size**3 / min(seconds() for _ in range(10))
+
+    def peak_memory(self) -> int:
+        devices = {device for device in self._setup.mesh.devices.flat}
+        stats = [device.memory_stats() or {} for device in devices]
+        on_devices = sum(each.get("peak_bytes_in_use", 0) for each in stats)
+        return on_devices or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+_STATISTICS = ("mean", "var")
+
+
+class Ours(_Jax):
+    """This project: what `cifar_jax.main` runs between two epochs' ends."""
+
+    def __init__(self, config: ConfigDict):
+        host_memory.keep_freed()
+        sharding.divide_cpu(config.train.cpu_devices)
+        super().__init__(config)
+        self._engine = Engine(self._setup, config.seed)
+        self._state = self._engine.first_state()
+        self._metrics = self._engine.empty_metrics()
+        self._step = 0
+
+    def train(self, num_steps: int) -> None:
+        """Trains as the loop does."""
+        if self._step == 0:
+            self._engine.compile(self._state)
+        steps_per_epoch = self._setup.options.steps_per_epoch
+        end = self._step + num_steps
+        while self._step < end:
+            epoch, position = divmod(self._step, steps_per_epoch)
+            if position == 0:
+                self._order = self._engine.order(epoch)
+                self._metrics = self._engine.empty_metrics()
+            count = min(self._setup.steps_per_dispatch, end - self._step)
+            count, before = min(count, steps_per_epoch - position), self._metrics
+            self._state, self._metrics = self._engine.train(
+                self._state, before, self._order, count
+            )
+            if position:
+                means(before)  # the loop watches the call before this one
+            self._step += count
+        jax.block_until_ready(self._metrics)
+
+    def infer(self, num_batches: int) -> None:
+        """Evaluates on batches from the host, as on the test set."""
+        images, train = num_batches * self._batch_size, self._setup.train
+        index = np.arange(images) % len(train)
+        examples = dataclasses.replace(
+            train, images=train.images[index], labels=train.labels[index]
+        )
+        self._engine.evaluate(
+            examples,
+            self._state.variables,
+            batch_size=self._batch_size,
+            stop=StopRequest(),
+        )
+
+
+class PlainFlax(_Jax):
+    """What is commonly written: NumPy makes the batches, and each step is a dispatch.
+
+    On one device, with the same network, loss and optimiser as ours.
+    """
+
+    def __init__(self, config: ConfigDict):
+        super().__init__(config, jax.devices()[:1])
+        self._random = np.random.default_rng(config.seed)
+        self._state = create_state(
+            jax.random.key(config.seed),
+            self._setup.model,
+            self._setup.optimizer,
+            image_shape=self._setup.source.image_shape,
+            average=False,
+            sharding=sharding.replicated(self._setup.mesh),
+            stem_kernel=self._setup.stem_kernel,
+        )
+        self._train_step = jax.jit(self._make_step(), donate_argnums=0)
+        self._predict = jax.jit(self._make_predict())
+
+    def _make_step(self):
+        options = self._setup.options
+
+        def train_step(state, images, labels):
+            images = normalize(images, options.mean, options.std)
+            targets = jax.nn.one_hot(labels, options.num_classes)
+            targets = optax.smooth_labels(targets, options.label_smoothing)
+
+            def loss_fn(params):
+                logits, updates = state.apply_fn(
+                    {"params": params, "batch_stats": state.batch_stats},
+                    images,
+                    train=True,
+                    mutable=["batch_stats"],
+                )
+                loss = optax.softmax_cross_entropy(logits, targets).mean()
+                return loss, updates["batch_stats"]
+
+            gradient = jax.value_and_grad(loss_fn, has_aux=True)
+            (loss, batch_stats), grads = gradient(state.params)
+            return state.apply_gradients(grads=grads, batch_stats=batch_stats), loss
+
+        return train_step
+
+    def _make_predict(self):
+        model, options = self._setup.model, self._setup.options
+
+        def predict(variables, images):
+            images = normalize(images, options.mean, options.std)
+            return model.apply(variables, images, train=False).argmax(-1)
+
+        return predict
+
+    def _sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns a batch, cropped and flipped by NumPy."""
+        images, labels = self._setup.train.images, self._setup.train.labels
+        index = self._random.integers(0, len(images), self._batch_size)
+        return crop_and_flip(self._random, images[index]), labels[index]
+
+    def train(self, num_steps: int) -> None:
+        """Trains on random batches and waits for them."""
+        for _ in range(num_steps):
+            batch = jax.device_put(self._sample())
+            self._state, loss = self._train_step(self._state, *batch)
+        jax.block_until_ready(loss)
+
+    def infer(self, num_batches: int) -> None:
+        """Labels batches from the host and waits for them."""
+        images, size = self._setup.train.images, self._batch_size
+        for number in range(num_batches):
+            index = np.arange(number * size, (number + 1) * size) % len(images)
+            found = self._predict(self._state.variables, jax.device_put(images[index]))
+        jax.block_until_ready(found)
+
+
+def crop_and_flip(random: np.random.Generator, images: np.ndarray) -> np.ndarray:
+    """Returns uint8 [B, H, W, C], padded with zeros, cropped at random and mirrored."""
+    batch, height, width, _ = images.shape
+    pad = (CROP_PADDING, CROP_PADDING)
+    padded = np.pad(images, ((0, 0), pad, pad, (0, 0)))
+    top, left = random.integers(0, 2 * CROP_PADDING + 1, (2, batch, 1))
+    rows, columns = top + np.arange(height), left + np.arange(width)
+    mirrored = random.random((batch, 1)) < 0.5
+    columns = np.where(mirrored, columns[:, ::-1], columns)
+    number = np.arange(batch)[:, None, None]
+    return padded[number, rows[:, :, None], columns[:, None, :]]
