@@ -64,5 +64,5 @@ def comparable(config: ConfigDict) -> ConfigDict:
         config.optim.name = "sgd"
     config.optim.learning_rate = 1e-3
     config.schedule.name = "constant"
-    config.schedule.warmup_fraction = 0.0
+    config.schedule.warmup = "0%"
     return config
