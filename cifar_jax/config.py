@@ -46,6 +46,9 @@ def _data() -> ConfigDict:
     # images held out of train_split: a share below 1, or a count; 0: none, and the last
     # state is scored
     data.validation = 0.1
+    # where the images lie: device, host (batches are sent ahead, for data that does not
+    # fit), or auto: device if they take no more than a quarter of its memory
+    data.placement = "auto"
     data.mean = _optional(tuple)  # per channel in [0, 1]; None: of the training images
     data.std = _optional(tuple)
     return data

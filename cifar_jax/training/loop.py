@@ -15,7 +15,7 @@ from cifar_jax import UserError
 from cifar_jax.data.sources import Examples
 from cifar_jax.training import results, setup
 from cifar_jax.training.checkpoint import Checkpoints, NotFiniteError
-from cifar_jax.training.engine import Engine, Interrupted, means
+from cifar_jax.training.engine import Engine, Feed, Interrupted, means
 from cifar_jax.training.interrupt import Stopped, StopRequest, listen
 from cifar_jax.training.progress import Progress
 from cifar_jax.training.state import Metrics
@@ -144,23 +144,28 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> None:
         end = (epoch + 1) * self._setup.options.steps_per_epoch
-        order = self._engine.order(epoch)
-        while self._step < end:
-            self._stop_if_asked()
-            num_steps = min(self._setup.steps_per_dispatch, end - self._step)
-            start, before, step = time.perf_counter(), self._metrics, self._step
-            self._state, self._metrics = self._engine.train(
-                self._state, self._metrics, order, num_steps
-            )
-            self._step += num_steps
-            if step % self._setup.options.steps_per_epoch:
-                # The call before this one: the device never waits to be watched.
-                self._watch(epoch, step, before)
-            if self._step == end:
-                jax.block_until_ready(self._metrics)
-            self._count(num_steps, time.perf_counter() - start)
-            if self._is_due() and self._step < end:
-                self._save()
+        position = self._step % self._setup.options.steps_per_epoch
+        with self._engine.epoch(epoch, position) as feed:
+            while self._step < end:
+                self._stop_if_asked()
+                self._train_some(epoch, feed, end)
+                if self._is_due() and self._step < end:
+                    self._save()
+
+    def _train_some(self, epoch: int, feed: Feed, end: int) -> None:
+        """Trains for one call of the devices."""
+        num_steps = min(self._setup.steps_per_dispatch, end - self._step)
+        start, before, step = time.perf_counter(), self._metrics, self._step
+        self._state, self._metrics = self._engine.train(
+            self._state, self._metrics, feed, num_steps
+        )
+        self._step += num_steps
+        if step % self._setup.options.steps_per_epoch:
+            # The call before this one: the device never waits to be watched.
+            self._watch(epoch, step, before)
+        if self._step == end:
+            jax.block_until_ready(self._metrics)
+        self._count(num_steps, time.perf_counter() - start)
 
     def _count(self, num_steps: int, seconds: float) -> None:
         self._facts["seconds"]["train"] += seconds

@@ -17,6 +17,7 @@ from cifar_jax import UserError
 # other values of these.
 FREE_KEYS = (
     "data.dir",
+    "data.placement",
     "data.source",
     "checkpoint.",
     "evaluate.batch_size",
