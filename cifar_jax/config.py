@@ -119,6 +119,8 @@ def _train() -> ConfigDict:
     train.ema_decay = 0.0  # of weights and batch statistics, per step; 0: no average
     train.cpu_devices = 0  # devices that a CPU is divided into; 0: as JAX has it
     train.steps_per_dispatch = 0  # steps in one call of the device; 0: chosen by device
+    # without a step for so long, a run of several processes ends: one hangs; 0: never
+    train.watchdog_seconds = 1800.0
     return train
 
 

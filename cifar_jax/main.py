@@ -14,6 +14,24 @@ _CONFIG = _cli.define_config()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "run directory [runs/ and the config's name]"
 )
+_RESUME = flags.DEFINE_enum(
+    "resume",
+    "auto",
+    ["auto", "never", "must"],
+    "a run in --workdir: go on with it if there is one, refuse it, or insist on it",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0, if there are several; TPU VMs and srun need no such flags",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one this is, from 0")
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_seconds",
+    100,
+    "a process that is silent for so long is taken for dead, and the others end",
+)
 
 
 def main() -> int:
@@ -21,15 +39,21 @@ def main() -> int:
     # slow to import: not for --help
     import jax
 
-    from cifar_jax.training import interrupt, loop, sharding
+    from cifar_jax.training import distributed, interrupt, loop, sharding
 
     config_path = pathlib.Path(flags.FLAGS["config"].config_filename)
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs", config_path.stem))
     sharding.divide_cpu(_CONFIG.value.train.cpu_devices)
+    distributed.initialize(
+        _COORDINATOR.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_ID.value,
+        heartbeat_seconds=_HEARTBEAT.value,
+    )
     try:
-        loop.train_and_evaluate(_CONFIG.value, workdir)
+        loop.train_and_evaluate(_CONFIG.value, workdir, resume=_RESUME.value)
     except interrupt.Stopped as stopped:
-        print(stopped)
+        distributed.say(stopped)
         return stopped.exit_code
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

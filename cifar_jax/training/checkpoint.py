@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
 from cifar_jax import UserError
+from cifar_jax.training import distributed
 
 
 class NotFiniteError(UserError):
@@ -119,7 +120,9 @@ class Checkpoints:
                 continue
             for bad, reason in damaged.items():
                 self._report(f"checkpoint {bad} is damaged ({reason}); using {step}")
-                self._set_aside(bad)
+                with distributed.together():
+                    if distributed.is_primary():
+                        self._set_aside(bad)
             self._manager.reload()
             return restored
         if damaged:

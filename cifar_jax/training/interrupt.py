@@ -5,6 +5,9 @@ import os
 import signal
 from collections.abc import Iterator
 
+import jax
+from jax.experimental import multihost_utils
+
 
 class Stopped(Exception):
     """Training has stopped because of a signal, its state saved.
@@ -23,10 +26,17 @@ class StopRequest:
 
     The first signal is only noted. A second one ends the process at once, for somebody
     who will not wait; what was saved before stays good.
+
+    Attributes:
+      signal: The one that was noted, or None.
+      polls: How often it was asked.
     """
+
+    handled = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self):
         self.signal: signal.Signals | None = None
+        self.polls = 0
 
     def note(self, number: int, frame) -> None:
         """Handles a signal."""
@@ -38,6 +48,7 @@ class StopRequest:
         os.write(2, b"\nstopping when all is saved; again to stop at once\n")
 
     def __bool__(self) -> bool:
+        self.polls += 1
         return self.signal is not None
 
     @property
@@ -46,12 +57,43 @@ class StopRequest:
         return 128 + self.signal
 
 
+class CommonStopRequest(StopRequest):
+    """The stop request of several processes: it comes true in all at the same poll.
+
+    SIGTERM is JAX's, which tells the other processes; a handler of our own would take
+    it away. SIGINT is passed on as SIGTERM. All must poll equally often.
+    """
+
+    handled = (signal.SIGINT,)
+
+    def __init__(self):
+        super().__init__()
+        self._interrupted = False
+
+    def note(self, number: int, frame) -> None:
+        """Handles SIGINT."""
+        del frame
+        if self._interrupted:
+            os._exit(128 + number)
+        self._interrupted = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.write(2, b"\nstopping when all is saved; again to stop at once\n")
+
+    def __bool__(self) -> bool:
+        self.polls += 1
+        if self.signal is None and multihost_utils.reached_preemption_sync_point(
+            self.polls
+        ):
+            self.signal = signal.SIGINT if self._interrupted else signal.SIGTERM
+        return self.signal is not None
+
+
 @contextlib.contextmanager
 def listen() -> Iterator[StopRequest]:
     """Yields a request that SIGINT and SIGTERM set, until the block ends."""
-    request = StopRequest()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    old = {number: signal.signal(number, request.note) for number in numbers}
+    distributed = jax.distributed.is_initialized()
+    request = CommonStopRequest() if distributed else StopRequest()
+    old = {number: signal.signal(number, request.note) for number in request.handled}
     try:
         yield request
     finally:

@@ -13,13 +13,15 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.data.sources import Examples
-from cifar_jax.training import results, setup
+from cifar_jax.training import distributed, results, setup, tracking
 from cifar_jax.training.checkpoint import Checkpoints, NotFiniteError
+from cifar_jax.training.due import SaveTimer
 from cifar_jax.training.engine import Engine, Feed, Interrupted, means
 from cifar_jax.training.interrupt import Stopped, StopRequest, listen
 from cifar_jax.training.progress import Progress
 from cifar_jax.training.state import Metrics
 from cifar_jax.training.tracking import RunDirectory, plain
+from cifar_jax.training.watchdog import watch
 
 
 def train_and_evaluate(
@@ -27,13 +29,16 @@ def train_and_evaluate(
     workdir: os.PathLike,
     *,
     devices: Sequence[jax.Device] | None = None,
+    resume: str = "auto",
 ) -> dict[str, Any]:
     """Trains a network, or goes on training it, and scores it on the test set once.
 
     Args:
       config: As `cifar_jax.config` has it.
       workdir: Run directory; what an earlier call left there is gone on with.
-      devices: To run on; None: all.
+      devices: To run on; None: all, of all processes.
+      resume: "auto"; "never" refuses a directory that holds a run, "must" one that
+        does not.
 
     Returns:
       What result.json holds.
@@ -43,21 +48,21 @@ def train_and_evaluate(
         diverges.
       Stopped: After SIGINT or SIGTERM, when all is saved.
     """
-    start, run = time.perf_counter(), RunDirectory(workdir)
-    with run.lock():
-        run.check(config)
+    start = time.perf_counter()
+    with tracking.enter(workdir, config, resume) as run:
         result = run.result()
         if result is not None:
-            print(f"{run.path} is done; nothing is left to do")
+            distributed.say(f"{run.path} is done; nothing is left to do")
         else:
-            with listen() as stop:
-                prepared = setup.make(config, devices, print)
+            with listen() as stop, watch(stop, config.train.watchdog_seconds):
+                with distributed.together():
+                    prepared = setup.make(config, devices, distributed.say)
                 if stop:
                     message = f"stopped by {stop.signal.name} before the first step"
                     raise Stopped(message, stop.exit_code)
                 run.claim(config)
                 result = Trainer(config, prepared, run, stop, start).run()
-        print(results.summary(result, run.path))
+        distributed.say(results.summary(result, run.path))
         return result
 
 
@@ -81,7 +86,7 @@ class Trainer:
         self._run = run
         self._stop = stop
         self._start = start  # of this session; the clocks of others are in the facts
-        self._last_save = time.perf_counter()
+        self._timer = SaveTimer(config.checkpoint.every_seconds, prepared.mesh)
         self._engine = Engine(prepared, config.seed)
         self._state = self._engine.first_state()
         self._metrics = self._engine.empty_metrics()
@@ -95,13 +100,17 @@ class Trainer:
         self._rates = np.asarray(
             jax.jit(jax.vmap(prepared.schedule))(np.arange(prepared.total_steps))
         )
-        self._latest = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
+        with distributed.together():
+            run.check_space(self._num_checkpoint_bytes())
+        keep, report = config.checkpoint.keep, distributed.say
+        self._latest = Checkpoints(run.checkpoints, keep=keep, report=report)
         # Each latest state finds the best one that it names, and one is on its way.
-        self._best = Checkpoints(run.best, keep=config.checkpoint.keep + 1)
+        self._best = Checkpoints(run.best, keep=keep + 1, report=report)
         self._progress = Progress(
             num_epochs=prepared.num_epochs,
             total_steps=prepared.total_steps,
             batch_size=prepared.options.batch_size,
+            quiet=not distributed.is_primary(),
         )
 
     def run(self) -> dict[str, Any]:
@@ -139,6 +148,15 @@ class Trainer:
         self._best.delete_after(self._step)
         self._run.rewind(self._facts["epoch"], self._step)
 
+    def _num_checkpoint_bytes(self) -> int:
+        """Returns what all checkpoints take, one of each kind being replaced."""
+        latest, best = (
+            sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+            for tree in (self._tree(), self._state.best_variables)
+        )
+        keep = self._config.checkpoint.keep
+        return (keep + 1) * latest + (keep + 2) * best
+
     def _tree(self) -> dict[str, Any]:
         return {"state": self._state, "metrics": self._metrics}
 
@@ -149,7 +167,7 @@ class Trainer:
             while self._step < end:
                 self._stop_if_asked()
                 self._train_some(epoch, feed, end)
-                if self._is_due() and self._step < end:
+                if self._timer.is_due() and self._step < end:
                     self._save()
 
     def _train_some(self, epoch: int, feed: Feed, end: int) -> None:
@@ -245,17 +263,14 @@ class Trainer:
                 self._stop_if_asked()
                 raise
 
-    def _is_due(self) -> bool:
-        since = time.perf_counter() - self._last_save
-        return since >= self._config.checkpoint.every_seconds
-
     def _save(self) -> None:
         position = self._step, self._facts["epoch"]
         if position != self._saved:
             self._best.wait()  # the best state is on disk before one that names it
             facts = {**self._facts, "seconds": self._seconds()}
             self._save_to(self._latest, self._tree(), facts)
-        self._saved, self._last_save = position, time.perf_counter()
+        self._saved = position
+        self._timer.restart()
 
     def _save_to(self, checkpoints: Checkpoints, tree: Any, facts: dict) -> None:
         try:

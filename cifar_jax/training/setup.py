@@ -160,6 +160,7 @@ def _check_train(config: ConfigDict, mesh: Mesh) -> None:
         ("train.ema_decay", 0, 1),
         ("train.cpu_devices", 0, None),
         ("train.steps_per_dispatch", 0, None),
+        ("train.watchdog_seconds", 0, None),
         ("evaluate.batch_size", 1, None),
         ("evaluate.every_epochs", 1, None),
         ("checkpoint.every_epochs", 1, None),
