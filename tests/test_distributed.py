@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -11,10 +12,10 @@ import time
 
 import jax
 import pytest
+from test_end_to_end import COMMAND, ROOT, TINY
 
 from cifar_jax import UserError
 from cifar_jax.training import distributed, loop
-from tests.test_end_to_end import COMMAND, ROOT, TINY, tiny_config
 
 HEARTBEAT = 10
 
@@ -55,13 +56,14 @@ class Pair:
             *(f"--config.{key}={value}" for key, value in values.items()),
         ]
         flags_of_xla = "--xla_force_host_platform_device_count=2"
-        return subprocess.Popen(
-            [COMMAND[0], "-u", *COMMAND[1:], *flags],
-            cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": flags_of_xla},
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-        )
+        with log.open("w") as file:
+            return subprocess.Popen(
+                [COMMAND[0], "-u", *COMMAND[1:], *flags],
+                cwd=ROOT,
+                env={**os.environ, "XLA_FLAGS": flags_of_xla},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
 
     def log(self, number):
         """What a process has printed, without the lines of Gloo."""
@@ -109,8 +111,8 @@ def check_rows(workdir, expected, tolerance=1e-5):
 
 
 def train_alone(workdir, digits_dir, num_devices=4, **config):
-    alone = tiny_config(digits_dir)
-    for key, value in config.items():
+    alone = runpy.run_path(ROOT / "configs/quickstart.py")["get_config"]()
+    for key, value in {**TINY, "data.dir": digits_dir, **config}.items():
         section, name = key.split(".")
         alone[section][name] = value
     return loop.train_and_evaluate(alone, workdir, devices=jax.devices()[:num_devices])
