@@ -20,6 +20,12 @@ _RESUME = flags.DEFINE_enum(
     ["auto", "never", "must"],
     "a run in --workdir: go on with it if there is one, refuse it, or insist on it",
 )
+_PROFILE = flags.DEFINE_bool(
+    "profile", False, "write a trace of a few steps into profile/ of the run directory"
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "do it all in a few steps on made-up images, and leave nothing"
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
@@ -39,19 +45,32 @@ def main() -> int:
     # slow to import: not for --help
     import jax
 
-    from cifar_jax.training import distributed, interrupt, loop, sharding
+    from cifar_jax.training import (
+        compilation,
+        distributed,
+        interrupt,
+        loop,
+        rehearsal,
+        sharding,
+    )
 
     config_path = pathlib.Path(flags.FLAGS["config"].config_filename)
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs", config_path.stem))
     sharding.divide_cpu(_CONFIG.value.train.cpu_devices)
-    distributed.initialize(
-        _COORDINATOR.value,
-        _NUM_PROCESSES.value,
-        _PROCESS_ID.value,
-        heartbeat_seconds=_HEARTBEAT.value,
-    )
+    compilation.keep_programs()
     try:
-        loop.train_and_evaluate(_CONFIG.value, workdir, resume=_RESUME.value)
+        if _DRY_RUN.value:  # of each process for itself
+            rehearsal.rehearse(_CONFIG.value)
+            return 0
+        distributed.initialize(
+            _COORDINATOR.value,
+            _NUM_PROCESSES.value,
+            _PROCESS_ID.value,
+            heartbeat_seconds=_HEARTBEAT.value,
+        )
+        loop.train_and_evaluate(
+            _CONFIG.value, workdir, resume=_RESUME.value, profile=_PROFILE.value
+        )
     except interrupt.Stopped as stopped:
         distributed.say(stopped)
         return stopped.exit_code

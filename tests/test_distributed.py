@@ -94,7 +94,8 @@ class Pair:
 
     def first_checkpoint(self):
         folder = self.workdir / "checkpoints"
-        return any(folder.glob("[0-9]*/_CHECKPOINT_METADATA"))
+        found = folder.glob("*/_CHECKPOINT_METADATA")
+        return any(path.parent.name.isdigit() for path in found)
 
 
 def rows(workdir):

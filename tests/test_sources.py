@@ -159,7 +159,7 @@ class Unlabelled(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def test_data_without_labels_is_refused(tmp_path):
     builder = Unlabelled(data_dir=str(tmp_path), file_format="array_record")
-    with sources._quiet_tfds():
+    with sources.quiet_tfds():
         builder.download_and_prepare()
     match = r"has the features \['number'\]; image and label are needed"
     check_refused(sources.find, "unlabelled", str(tmp_path), match=match)

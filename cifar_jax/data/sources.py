@@ -127,7 +127,7 @@ def prepare(
             source = source or _download(name, brought.layout, folder, report)
             archives.locate(source, brought.layout)  # fails before anything is written
         report(f"Preparing {name} in {folder}")
-        with _quiet_tfds():
+        with quiet_tfds():
             builder = brought(source=source, data_dir=str(folder))
             builder.download_and_prepare()
     except OSError as error:
@@ -165,7 +165,7 @@ def load(
     """
     path = prepare(name, data_dir, source=source, report=report)
     try:
-        with _quiet_tfds():
+        with quiet_tfds():
             rows = _read_rows(_on_disk(name, _data_dir(data_dir)), split)
     except (ValueError, RuntimeError, OSError, IndexError) as error:
         raise UserError(
@@ -282,7 +282,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet_tfds():
+def quiet_tfds():
     """Keeps TFDS's bars, notices and advice on OpenCV from the terminal."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)

@@ -17,6 +17,7 @@ from cifar_jax.data.prefetch import prefetch
 from cifar_jax.data.sources import Examples
 from cifar_jax.training import sharding, steps
 from cifar_jax.training.interrupt import StopRequest
+from cifar_jax.training.profiling import Profiler
 from cifar_jax.training.setup import Setup
 from cifar_jax.training.state import Metrics, TrainState, create_state
 
@@ -36,10 +37,12 @@ class Engine:
     Args:
       setup: What the run needs.
       seed: For the weights, the order of the images, augmentation and dropout.
+      profiler: Told of each training call, or None.
     """
 
-    def __init__(self, setup: Setup, seed: int):
+    def __init__(self, setup: Setup, seed: int, profiler: Profiler | None = None):
         self._setup = setup
+        self._profiler = profiler
         self.replicated = sharding.replicated(setup.mesh)
         self._init_key, self._train_key, self._order_key = jax.jit(
             lambda: tuple(jax.random.split(jax.random.key(seed), 3)),
@@ -114,6 +117,8 @@ class Engine:
         self, state: TrainState, metrics: Metrics, feed: Feed, num_steps: int
     ) -> tuple[TrainState, Metrics]:
         """Trains on the next batches, without waiting for them; takes the state."""
+        if self._profiler:
+            self._profiler.before_call(metrics)
         return self._call(state, metrics, *feed(num_steps))
 
     def evaluate(

@@ -18,6 +18,7 @@ from cifar_jax.training.checkpoint import Checkpoints, NotFiniteError
 from cifar_jax.training.due import SaveTimer
 from cifar_jax.training.engine import Engine, Feed, Interrupted, means
 from cifar_jax.training.interrupt import Stopped, StopRequest, listen
+from cifar_jax.training.profiling import Profiler
 from cifar_jax.training.progress import Progress
 from cifar_jax.training.state import Metrics
 from cifar_jax.training.tracking import RunDirectory, plain
@@ -30,6 +31,7 @@ def train_and_evaluate(
     *,
     devices: Sequence[jax.Device] | None = None,
     resume: str = "auto",
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Trains a network, or goes on training it, and scores it on the test set once.
 
@@ -39,6 +41,7 @@ def train_and_evaluate(
       devices: To run on; None: all, of all processes.
       resume: "auto"; "never" refuses a directory that holds a run, "must" one that
         does not.
+      profile: Write a trace of a few steps into profile/ of the run directory.
 
     Returns:
       What result.json holds.
@@ -61,7 +64,13 @@ def train_and_evaluate(
                     message = f"stopped by {stop.signal.name} before the first step"
                     raise Stopped(message, stop.exit_code)
                 run.claim(config)
-                result = Trainer(config, prepared, run, stop, start).run()
+                profiler = (
+                    Profiler(run.profile, prepared.steps_per_dispatch)
+                    if profile and distributed.is_primary()
+                    else None
+                )
+                engine = Engine(prepared, config.seed, profiler)
+                result = Trainer(config, prepared, engine, run, stop, start).run()
         distributed.say(results.summary(result, run.path))
         return result
 
@@ -77,6 +86,7 @@ class Trainer:
         self,
         config: ConfigDict,
         prepared: setup.Setup,
+        engine: Engine,
         run: RunDirectory,
         stop: StopRequest,
         start: float,
@@ -87,9 +97,9 @@ class Trainer:
         self._stop = stop
         self._start = start  # of this session; the clocks of others are in the facts
         self._timer = SaveTimer(config.checkpoint.every_seconds, prepared.mesh)
-        self._engine = Engine(prepared, config.seed)
-        self._state = self._engine.first_state()
-        self._metrics = self._engine.empty_metrics()
+        self._engine = engine
+        self._state = engine.first_state()
+        self._metrics = engine.empty_metrics()
         self._step = 0  # the state's, without asking the device
         self._saved = None  # position of the newest checkpoint
         self._facts = {

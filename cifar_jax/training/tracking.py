@@ -41,6 +41,7 @@ class RunDirectory:
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
+        self.profile = self.path / "profile"
         self._lock = self.path / ".lock"
         self._config = self.path / "config.json"
         self._metrics = self.path / "metrics.jsonl"
