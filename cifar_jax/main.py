@@ -6,7 +6,7 @@ overridden: --config.optim.learning_rate=0.05.
 
 import pathlib
 
-from absl import flags
+from absl import flags, logging
 
 from cifar_jax import UserError, _cli
 
@@ -54,6 +54,7 @@ def main() -> int:
         sharding,
     )
 
+    logging.set_verbosity(logging.FATAL)  # Orbax logs what it then raises
     config_path = pathlib.Path(flags.FLAGS["config"].config_filename)
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs", config_path.stem))
     sharding.divide_cpu(_CONFIG.value.train.cpu_devices)
@@ -75,6 +76,7 @@ def main() -> int:
         distributed.say(stopped)
         return stopped.exit_code
     except jax.errors.JaxRuntimeError as error:
+        distributed.end_if_alone(error)
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(

@@ -108,7 +108,7 @@ def check_rows(workdir, expected, tolerance=1e-5):
         for key in ("step", "epoch", "split"):
             assert one[key] == other[key]
         assert one["loss"] == pytest.approx(other["loss"], abs=tolerance), one
-        assert one["accuracy"] == pytest.approx(other["accuracy"], abs=1e-6), one
+        assert one["accuracy"] == pytest.approx(other["accuracy"], abs=5e-3), one
 
 
 def train_alone(workdir, digits_dir, num_devices=4, **config):
@@ -205,15 +205,15 @@ def test_the_mistake_of_one_ends_both(digits_dir, tmp_path, config, message):
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_noticed(digits_dir, tmp_path):
-    config = {"train.epochs": 1000, "train.watchdog_seconds": 5, "heartbeat": 1000}
+    config = {"train.epochs": 1000, "train.watchdog_seconds": 40, "heartbeat": 1000}
     pair = Pair(tmp_path, digits_dir, **config)
     pair.wait_for(pair.first_checkpoint)
     pair.processes[1].send_signal(signal.SIGSTOP)
     try:
-        assert pair.processes[0].wait(60) == 1
+        assert pair.processes[0].wait(90) == 1
     finally:
         pair.end()
-    assert "error: no step has ended for 5 seconds" in pair.log(0)
+    assert "error: no step has ended for 40 seconds" in pair.log(0)
 
 
 def test_a_part_of_the_flags_is_refused():

@@ -4,6 +4,7 @@ Orbax checks no data of its own (a flipped bit restores other weights without a 
 so each checkpoint carries a digest of its arrays and facts.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -147,8 +148,11 @@ class Checkpoints:
         """
         try:
             self.wait()
-        finally:
-            self._manager.close()
+        except UserError:
+            with contextlib.suppress(Exception):  # it raises the same once more
+                self._manager.close()
+            raise
+        self._manager.close()
 
     def _read(self, step: int, template: Any, sharding: Sharding):
         abstract = jax.tree.map(

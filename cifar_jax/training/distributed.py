@@ -9,6 +9,7 @@ import importlib.util
 import itertools
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -96,6 +97,23 @@ def together() -> Iterator[None]:
     for process, message in enumerate(_exchange("")):
         if message:
             raise UserError(f"process {process}: {message}")
+
+
+def end_if_alone(error: Exception) -> None:
+    """Ends this process with one line and code 1, if there should be others.
+
+    An error of the devices means then that another process has died. JAX would wait for
+    it at the exit, and abort.
+    """
+    if jax.process_count() > 1:
+        reason = str(error).strip().splitlines()[0]
+        print(
+            f"error: another process has ended ({reason}); see its output, and start "
+            "all again",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
 
 def share(text: str) -> str:

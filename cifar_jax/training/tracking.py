@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 
 from cifar_jax import UserError
 from cifar_jax.training import distributed
+from cifar_jax.training.scalars import Scalars
 
 # Keys that change where or how fast a run computes, not what: a run may go on with
 # other values of these.
@@ -164,7 +164,8 @@ class RunDirectory:
 
     def claim(self, config: ConfigDict) -> None:
         """Writes the resolved config."""
-        _write_json(self._config, plain(config))
+        with self._writing():
+            _write_json(self._config, plain(config))
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the rows of metrics.jsonl; a line that was cut off is dropped."""
@@ -178,12 +179,11 @@ class RunDirectory:
     def rewind(self, num_epochs: int, step: int) -> None:
         """Drops the rows of all but the first epochs: those will be run again."""
         rows = [row for row in self.rows() if row["epoch"] <= num_epochs]
-        temporary = self._metrics.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        temporary.replace(self._metrics)
-        self._tensorboard = SummaryWriter(
-            str(self.path / "tb"), purge_step=step + 1, flush_secs=10
-        )
+        with self._writing():
+            temporary = self._metrics.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            temporary.replace(self._metrics)
+            self._tensorboard = Scalars(self.path / "tb", purge_step=step + 1)
 
     def add_row(self, row: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl, and its numbers to TensorBoard.
@@ -191,16 +191,28 @@ class RunDirectory:
         Args:
           row: `step`, `epoch`, `split`, and numbers.
         """
-        with self._metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if name not in ("step", "epoch", "split"):
-                tag = f"{row['split']}/{name}"
-                self._tensorboard.add_scalar(tag, value, row["step"])
+        split, position = row["split"], ("step", "epoch", "split")
+        numbers = {k: v for k, v in row.items() if k not in position}
+        with self._writing():
+            with self._metrics.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            tagged = {f"{split}/{name}": value for name, value in numbers.items()}
+            self._tensorboard.add(row["step"], tagged)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json, which marks the run as ended."""
-        _write_json(self._result, result)
+        with self._writing():
+            _write_json(self._result, result)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror}); free some space "
+                "there, then run the command again"
+            ) from error
 
 
 class WatchedRunDirectory(RunDirectory):
