@@ -145,7 +145,7 @@ def test_fifty_steps_are_the_same_on_any_devices(digits_dir, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "codes"), [(signal.SIGTERM, [143, 143]), (signal.SIGINT, [143, 130])]
+    ("number", "codes"), [(signal.SIGTERM, [143, 143]), (signal.SIGINT, [130, 130])]
 )
 def test_a_signal_to_one_stops_both_at_the_same_step(
     digits_dir, tmp_path, number, codes
@@ -155,7 +155,7 @@ def test_a_signal_to_one_stops_both_at_the_same_step(
     pair.wait_for(pair.first_checkpoint)
     pair.processes[1].send_signal(number)
     assert pair.wait() == codes, pair.log(0) + pair.log(1)
-    (step,) = re.findall(r"stopped by SIGTERM at step (\S+), all saved", pair.log(0))
+    (step,) = re.findall(r"stopped by SIG.* at step (\S+), all saved", pair.log(0))
     kept = pair.workdir / "checkpoints" / step.replace(",", "")
     assert (kept / "_CHECKPOINT_METADATA").exists()
 

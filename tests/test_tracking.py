@@ -173,7 +173,7 @@ def test_a_write_that_fails_leaves_the_old_file(run, monkeypatch):
         raise OSError("no space")
 
     monkeypatch.setattr("pathlib.Path.replace", fail)
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="run cannot be written .no space.; free some"):
         run.write_result({"new": 2})
     assert run.result() == {"old": 1}
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from jax._src import distributed  # the one place that has its key-value store
-from jax.sharding import Mesh
 
 from cifar_jax import UserError
 from cifar_jax.training import sharding
@@ -57,6 +56,8 @@ def initialize(
         )
     if None in given and not (_on_tpu_vm() or _under_srun()):
         return
+    # Its handler of SIGTERM would take the place of ours.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             *given,
@@ -121,18 +122,19 @@ def share(text: str) -> str:
     return _exchange(text)[0]
 
 
-def any_process(flag: bool, mesh: Mesh) -> jax.Array:
-    """Returns bool [] on the devices: whether the flag is set anywhere.
+def largest(number: int) -> jax.Array:
+    """Returns int32 [] on the devices: the largest number of all processes.
 
     It does not wait for the devices, which answer after what they have been given.
     """
-    flags = np.full(mesh.size, flag)
-    return _any(sharding.put(flags, sharding.split(mesh)))
+    mesh = sharding.make_mesh()
+    numbers = np.full(mesh.size, number, np.int32)
+    return _largest(sharding.put(numbers, sharding.split(mesh)))
 
 
 @jax.jit
-def _any(flags: jax.Array) -> jax.Array:
-    return flags.any()
+def _largest(numbers: jax.Array) -> jax.Array:
+    return numbers.max()
 
 
 def _exchange(text: str) -> list[str]:

@@ -3,7 +3,6 @@
 import time
 
 import jax
-from jax.sharding import Mesh
 
 from cifar_jax.training import distributed
 
@@ -16,12 +15,10 @@ class SaveTimer:
 
     Args:
       seconds: From one save to the next.
-      mesh: All devices.
     """
 
-    def __init__(self, seconds: float, mesh: Mesh):
+    def __init__(self, seconds: float):
         self._seconds = seconds
-        self._mesh = mesh
         self.restart()
 
     def restart(self) -> None:
@@ -33,5 +30,5 @@ class SaveTimer:
         due = time.perf_counter() - self._start >= self._seconds
         if jax.process_count() == 1:
             return due
-        answer, self._answer = self._answer, distributed.any_process(due, self._mesh)
+        answer, self._answer = self._answer, distributed.largest(due)
         return answer is not None and bool(answer)

@@ -6,7 +6,8 @@ import signal
 from collections.abc import Iterator
 
 import jax
-from jax.experimental import multihost_utils
+
+from cifar_jax.training import distributed
 
 
 class Stopped(Exception):
@@ -28,28 +29,32 @@ class StopRequest:
     who will not wait; what was saved before stays good.
 
     Attributes:
-      signal: The one that was noted, or None.
+      signal: The one that the last poll has found, or None.
       polls: How often it was asked.
     """
-
-    handled = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self):
         self.signal: signal.Signals | None = None
         self.polls = 0
+        self._noted = 0
 
     def note(self, number: int, frame) -> None:
         """Handles a signal."""
         del frame
-        if self.signal is not None:
+        if self._noted:
             os._exit(128 + number)
-        self.signal = signal.Signals(number)
+        self._noted = number
         # Not print: a handler may interrupt one.
         os.write(2, b"\nstopping when all is saved; again to stop at once\n")
 
     def __bool__(self) -> bool:
         self.polls += 1
+        if self.signal is None and (number := self._find()):
+            self.signal = signal.Signals(number)
         return self.signal is not None
+
+    def _find(self) -> int:
+        return self._noted
 
     @property
     def exit_code(self) -> int:
@@ -60,40 +65,26 @@ class StopRequest:
 class CommonStopRequest(StopRequest):
     """The stop request of several processes: it comes true in all at the same poll.
 
-    SIGTERM is JAX's, which tells the other processes; a handler of our own would take
-    it away. SIGINT is passed on as SIGTERM. All must poll equally often.
+    A signal to any of them is enough. All must poll equally often. The devices are
+    asked, and their answer is taken at the next poll, so that nobody waits. JAX's own
+    sync point is not used: Orbax asks it too, and counts in other steps.
     """
-
-    handled = (signal.SIGINT,)
 
     def __init__(self):
         super().__init__()
-        self._interrupted = False
+        self._answer = None
 
-    def note(self, number: int, frame) -> None:
-        """Handles SIGINT."""
-        del frame
-        if self._interrupted:
-            os._exit(128 + number)
-        self._interrupted = True
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.write(2, b"\nstopping when all is saved; again to stop at once\n")
-
-    def __bool__(self) -> bool:
-        self.polls += 1
-        if self.signal is None and multihost_utils.reached_preemption_sync_point(
-            self.polls
-        ):
-            self.signal = signal.SIGINT if self._interrupted else signal.SIGTERM
-        return self.signal is not None
+    def _find(self) -> int:
+        answer, self._answer = self._answer, distributed.largest(self._noted)
+        return 0 if answer is None else int(answer)
 
 
 @contextlib.contextmanager
 def listen() -> Iterator[StopRequest]:
     """Yields a request that SIGINT and SIGTERM set, until the block ends."""
-    distributed = jax.distributed.is_initialized()
-    request = CommonStopRequest() if distributed else StopRequest()
-    old = {number: signal.signal(number, request.note) for number in request.handled}
+    request = CommonStopRequest() if jax.process_count() > 1 else StopRequest()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    old = {number: signal.signal(number, request.note) for number in numbers}
     try:
         yield request
     finally:

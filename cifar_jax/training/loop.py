@@ -96,7 +96,7 @@ class Trainer:
         self._run = run
         self._stop = stop
         self._start = start  # of this session; the clocks of others are in the facts
-        self._timer = SaveTimer(config.checkpoint.every_seconds, prepared.mesh)
+        self._timer = SaveTimer(config.checkpoint.every_seconds)
         self._engine = engine
         self._state = engine.first_state()
         self._metrics = engine.empty_metrics()

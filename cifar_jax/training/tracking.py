@@ -183,6 +183,8 @@ class RunDirectory:
             temporary = self._metrics.with_suffix(".tmp")
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
             temporary.replace(self._metrics)
+            if self._tensorboard:
+                self._tensorboard.close()
             self._tensorboard = Scalars(self.path / "tb", purge_step=step + 1)
 
     def add_row(self, row: Mapping[str, Any]) -> None:
@@ -210,8 +212,8 @@ class RunDirectory:
             yield
         except OSError as error:
             raise UserError(
-                f"{self.path} cannot be written ({error.strerror}); free some space "
-                "there, then run the command again"
+                f"{self.path} cannot be written ({error.strerror or error}); free some "
+                "space there, then run the command again"
             ) from error
 
 
