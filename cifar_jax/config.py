@@ -55,6 +55,9 @@ def _data() -> ConfigDict:
     data.validation = 0.1
     data.stratified = True  # hold out each class in its proportion
     data.split_seed = 0  # for which images: runs of any `seed` share one validation set
+    # where the images lie: device, host (batches are sent ahead, for data that does not
+    # fit), or auto: device if they take no more than a quarter of its memory
+    data.placement = "auto"
     data.mean = _optional(tuple)  # per channel in [0, 1]; None: of the training images
     data.std = _optional(tuple)
     return data
@@ -153,6 +156,8 @@ def _train() -> ConfigDict:
     train.max_seconds = 0.0
     train.cpu_devices = 0  # devices that a CPU is divided into; 0: as JAX has it
     train.steps_per_dispatch = 0  # steps in one call of the device; 0: chosen by device
+    # without a step for so long, a run of several processes ends: one hangs; 0: never
+    train.watchdog_seconds = 1800.0
     return train
 
 

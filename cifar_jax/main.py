@@ -6,13 +6,37 @@ overridden: --config.optim.learning_rate=0.05.
 
 import pathlib
 
-from absl import flags
+from absl import flags, logging
 
 from cifar_jax import UserError, _cli
 
 _CONFIG = _cli.define_config()
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "run directory [runs/ and the config's name]"
+)
+_RESUME = flags.DEFINE_enum(
+    "resume",
+    "auto",
+    ["auto", "never", "must"],
+    "a run in --workdir: go on with it if there is one, refuse it, or insist on it",
+)
+_PROFILE = flags.DEFINE_bool(
+    "profile", False, "write a trace of a few steps into profile/ of the run directory"
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "do it all in a few steps on made-up images, and leave nothing"
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0, if there are several; TPU VMs and srun need no such flags",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "which one this is, from 0")
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_seconds",
+    100,
+    "a process that is silent for so long is taken for dead, and the others end",
 )
 
 
@@ -24,17 +48,38 @@ def main() -> int:
     # slow to import: not for --help
     import jax
 
-    from cifar_jax.training import interrupt, loop, sharding
+    from cifar_jax.training import (
+        compilation,
+        distributed,
+        interrupt,
+        loop,
+        rehearsal,
+        sharding,
+    )
 
+    logging.set_verbosity(logging.FATAL)  # Orbax logs what it then raises
     config_path = pathlib.Path(flags.FLAGS["config"].config_filename)
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs", config_path.stem))
     sharding.divide_cpu(_CONFIG.value.train.cpu_devices)
+    compilation.keep_programs()
     try:
-        loop.train_and_evaluate(_CONFIG.value, workdir)
+        if _DRY_RUN.value:  # of each process for itself
+            rehearsal.rehearse(_CONFIG.value)
+            return 0
+        distributed.initialize(
+            _COORDINATOR.value,
+            _NUM_PROCESSES.value,
+            _PROCESS_ID.value,
+            heartbeat_seconds=_HEARTBEAT.value,
+        )
+        loop.train_and_evaluate(
+            _CONFIG.value, workdir, resume=_RESUME.value, profile=_PROFILE.value
+        )
     except interrupt.Stopped as stopped:
-        print(stopped)
+        distributed.say(stopped)
         return stopped.exit_code
     except jax.errors.JaxRuntimeError as error:
+        distributed.end_if_alone(error)
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(

@@ -150,6 +150,41 @@ def test_a_directory_without_work_may_be_taken(run):
         run.check(config)
 
 
+def test_a_run_may_be_refused_or_insisted_on(run):
+    new, config = RunDirectory(run.path / "new"), make_config()
+    new.check(config, "never")
+    run.check(config, "must")
+    with pytest.raises(UserError, match="holds a run .--resume=never.; choose another"):
+        run.check(config, "never")
+    with pytest.raises(UserError, match="nothing to resume in .*/new .--resume=must"):
+        new.check(config, "must")
+
+
+def test_a_disk_without_room_is_refused(run):
+    run.check_space(1000)
+    with pytest.raises(UserError, match="MB of free space, and the checkpoints need"):
+        run.check_space(10**18)
+
+
+def test_what_other_processes_do_writes_nothing(tmp_path):
+    run = tracking.WatchedRunDirectory(tmp_path / "run")
+    with run.lock():
+        run.claim(make_config(), {})
+        run.rewind(0, 0)
+        run.add_row(row(1))
+        run.write_result({"test": 1})
+        run.check_space(10**18)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_is_not_shared_is_refused(run, monkeypatch):
+    monkeypatch.setattr(tracking, "SHARED_SECONDS", 0.2)
+    with run.lock():
+        run.check_shared(run.token)
+        with pytest.raises(UserError, match="is not the one of process 0"):
+            run.check_shared("another")
+
+
 def test_a_damaged_config_is_refused(run):
     content = (run.path / "config.json").read_text()
     (run.path / "config.json").write_text(content[: len(content) // 2])
@@ -173,7 +208,7 @@ def test_a_write_that_fails_leaves_the_old_file(run, monkeypatch):
         raise OSError("no space")
 
     monkeypatch.setattr("pathlib.Path.replace", fail)
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="run cannot be written .no space.; free some"):
         run.write_result({"new": 2})
     assert run.result() == {"old": 1}
 

@@ -4,6 +4,7 @@ Orbax checks no data of its own (a flipped bit restores other weights without a 
 so each checkpoint carries a digest of its arrays and facts.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
 from cifar_jax import UserError
+from cifar_jax.training import distributed
 
 
 class NotFiniteError(UserError):
@@ -127,7 +129,9 @@ class Checkpoints:
             for bad, reason in damaged.items():
                 self._report(f"checkpoint {bad} is damaged ({reason}); using {step}")
                 if not self._read_only:
-                    self._set_aside(bad)
+                    with distributed.together():
+                        if distributed.is_primary():
+                            self._set_aside(bad)
             self._manager.reload()
             return restored
         if damaged:
@@ -152,8 +156,11 @@ class Checkpoints:
         """
         try:
             self.wait()
-        finally:
-            self._manager.close()
+        except UserError:
+            with contextlib.suppress(Exception):  # it raises the same once more
+                self._manager.close()
+            raise
+        self._manager.close()
 
     def _read(self, step: int, template: Any, sharding: Sharding):
         abstract = jax.tree.map(

@@ -1,17 +1,30 @@
-"""What runs on the devices: the arrays there, and the compiled calls on them."""
+"""What runs on the devices: the arrays there, and the compiled calls on them.
 
+With `data.placement` "device" all images lie there; with "host" a thread gathers the
+batches ahead of the devices, in the same order, so that the losses are the same.
+"""
+
+import contextlib
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from cifar_jax.data import batches
+from cifar_jax.data.prefetch import prefetch
 from cifar_jax.data.sources import Examples
 from cifar_jax.training import sharding, steps
 from cifar_jax.training.interrupt import StopRequest
+from cifar_jax.training.profiling import Profiler
 from cifar_jax.training.setup import Setup
 from cifar_jax.training.state import Metrics, TrainState, create_state
+
+# Batches that are made while the devices work on one: enough to hide a slow gather.
+BATCHES_AHEAD = 2
+
+Feed = Callable[[int], tuple]  # number of steps -> what the call takes beside its state
 
 
 class Interrupted(Exception):
@@ -24,14 +37,26 @@ class Engine:
     Args:
       setup: What the run needs.
       seed: For the weights, the order of the images, augmentation and dropout.
+      profiler: Told of each training call, or None.
     """
 
-    def __init__(self, setup: Setup, seed: int):
+    def __init__(self, setup: Setup, seed: int, profiler: Profiler | None = None):
         self._setup = setup
+        self._profiler = profiler
         self.replicated = sharding.replicated(setup.mesh)
-        keys = jax.random.split(jax.random.key(seed), 3)
-        self._init_key, *others = keys
-        self._train_key, self._order_key = jax.device_put(others, self.replicated)
+        self._init_key, self._train_key, self._order_key = jax.jit(
+            lambda: tuple(jax.random.split(jax.random.key(seed), 3)),
+            out_shardings=self.replicated,
+        )()
+        self._order = jax.jit(
+            functools.partial(batches.epoch_order, num_examples=len(setup.train)),
+            out_shardings=self.replicated,
+        )
+        self._take = jax.jit(
+            lambda arrays, index: jax.tree.map(lambda array: array[index], arrays),
+            out_shardings=setup.options.split,
+        )
+        self._held = {}  # examples by their id, and their arrays on the devices
         self._evaluate_step = jax.jit(
             functools.partial(
                 steps.evaluate_step,
@@ -55,34 +80,46 @@ class Engine:
 
     def empty_metrics(self) -> Metrics:
         """Returns metrics of no examples."""
-        return jax.device_put(Metrics.empty(), self.replicated)
+        return jax.jit(Metrics.empty, out_shardings=self.replicated)()
 
     def compile(self, state: TrainState) -> None:
-        """Puts the training images on the devices and compiles the training call."""
-        train, options = self._setup.train, self._setup.options
-        self._order = jax.jit(
-            functools.partial(batches.epoch_order, num_examples=len(train)),
-            out_shardings=self.replicated,
-        )
-        self._data = jax.device_put((train.images, train.labels), self.replicated)
+        """Compiles the training call, for what `epoch` feeds it with."""
+        options = self._setup.options
+        if self._setup.placement == "device":
+            call = steps.make_train_call(options, self._setup.steps_per_dispatch)
+        else:
+            call = functools.partial(steps.train_on_batch, options=options)
         call = jax.jit(
-            steps.make_train_call(options, self._setup.steps_per_dispatch),
-            out_shardings=(self.replicated, self.replicated),
-            donate_argnums=0,
+            call, out_shardings=(self.replicated, self.replicated), donate_argnums=0
         )
-        data = (*self._data, self.order(0), self._train_key, np.int32(1))
-        self._call = call.lower(state, self.empty_metrics(), *data).compile()
+        with self.epoch(0, 0) as feed:
+            arguments = (state, self.empty_metrics(), *feed(1))
+        self._call = call.lower(*arguments).compile()
 
-    def order(self, epoch: int) -> jax.Array:
-        """Returns the order of the training images in an epoch."""
-        return self._order(self._order_key, epoch)
+    @contextlib.contextmanager
+    def epoch(self, epoch: int, position: int) -> Iterator[Feed]:
+        """Yields what feeds `train`, in an order that depends on seed and epoch alone.
+
+        Args:
+          epoch: Number of the epoch, from 0.
+          position: Steps of the epoch that are done.
+        """
+        order = self._order(self._order_key, epoch)
+        if self._setup.placement == "device":
+            data = (*self._on_devices(self._setup.train), order, self._train_key)
+            yield lambda num_steps: (*data, np.int32(num_steps))
+            return
+        rows = self._host_batches(np.asarray(order), position)
+        with contextlib.closing(prefetch(rows, BATCHES_AHEAD)) as ahead:
+            yield lambda num_steps: (*next(ahead), self._train_key)
 
     def train(
-        self, state: TrainState, metrics: Metrics, order: jax.Array, num_steps: int
+        self, state: TrainState, metrics: Metrics, feed: Feed, num_steps: int
     ) -> tuple[TrainState, Metrics]:
         """Trains on the next batches, without waiting for them; takes the state."""
-        data = (*self._data, order, self._train_key, np.int32(num_steps))
-        return self._call(state, metrics, *data)
+        if self._profiler:
+            self._profiler.before_call(metrics)
+        return self._call(state, metrics, *feed(num_steps))
 
     def evaluate(
         self,
@@ -105,13 +142,38 @@ class Engine:
         """
         metrics, num_devices = self.empty_metrics(), self._setup.mesh.size
         batch_size = -(-min(batch_size, len(examples)) // num_devices) * num_devices
+        split = self._setup.options.split
         for index, mask in batches.every_example(len(examples), batch_size):
             if stop:
                 raise Interrupted
-            batch = (examples.images[index], examples.labels[index], mask)
-            batch = jax.device_put(batch, self._setup.options.split)
-            metrics = self._evaluate_step(metrics, variables, *batch)
+            batch = self._rows(examples, index)
+            mask = sharding.put(mask, split)
+            metrics = self._evaluate_step(metrics, variables, *batch, mask)
         return means(metrics)
+
+    def _host_batches(self, order: np.ndarray, position: int) -> Iterator[tuple]:
+        train, options = self._setup.train, self._setup.options
+        for step in range(position, options.steps_per_epoch):
+            index = order[step * options.batch_size :][: options.batch_size]
+            data = (train.images, train.labels)
+            yield (
+                *sharding.put_rows(data, index, options.split),
+                sharding.put(index, options.split),
+            )
+
+    def _rows(self, examples: Examples, index: np.ndarray) -> tuple:
+        """Returns some images and labels, split over the devices."""
+        split = self._setup.options.split
+        if self._setup.placement == "device":
+            index = sharding.put(index, split)
+            return self._take(self._on_devices(examples), index)
+        return sharding.put_rows((examples.images, examples.labels), index, split)
+
+    def _on_devices(self, examples: Examples) -> tuple[jax.Array, jax.Array]:
+        if id(examples) not in self._held:
+            arrays = sharding.put((examples.images, examples.labels), self.replicated)
+            self._held[id(examples)] = examples, arrays
+        return self._held[id(examples)][1]
 
 
 def means(metrics: Metrics) -> dict[str, float]:

@@ -5,6 +5,10 @@ import os
 import signal
 from collections.abc import Iterator
 
+import jax
+
+from cifar_jax.training import distributed
+
 
 class Stopped(Exception):
     """Training has stopped because of a signal, its state saved.
@@ -23,22 +27,34 @@ class StopRequest:
 
     The first signal is only noted. A second one ends the process at once, for somebody
     who will not wait; what was saved before stays good.
+
+    Attributes:
+      signal: The one that the last poll has found, or None.
+      polls: How often it was asked.
     """
 
     def __init__(self):
         self.signal: signal.Signals | None = None
+        self.polls = 0
+        self._noted = 0
 
     def note(self, number: int, frame) -> None:
         """Handles a signal."""
         del frame
-        if self.signal is not None:
+        if self._noted:
             os._exit(128 + number)
-        self.signal = signal.Signals(number)
+        self._noted = number
         # Not print: a handler may interrupt one.
         os.write(2, b"\nstopping when all is saved; again to stop at once\n")
 
     def __bool__(self) -> bool:
+        self.polls += 1
+        if self.signal is None and (number := self._find()):
+            self.signal = signal.Signals(number)
         return self.signal is not None
+
+    def _find(self) -> int:
+        return self._noted
 
     @property
     def exit_code(self) -> int:
@@ -46,10 +62,27 @@ class StopRequest:
         return 128 + self.signal
 
 
+class CommonStopRequest(StopRequest):
+    """The stop request of several processes: it comes true in all at the same poll.
+
+    A signal to any of them is enough. All must poll equally often. The devices are
+    asked, and their answer is taken at the next poll, so that nobody waits. JAX's own
+    sync point is not used: Orbax asks it too, and counts in other steps.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._answer = None
+
+    def _find(self) -> int:
+        answer, self._answer = self._answer, distributed.largest(self._noted)
+        return 0 if answer is None else int(answer)
+
+
 @contextlib.contextmanager
 def listen() -> Iterator[StopRequest]:
     """Yields a request that SIGINT and SIGTERM set, until the block ends."""
-    request = StopRequest()
+    request = CommonStopRequest() if jax.process_count() > 1 else StopRequest()
     numbers = (signal.SIGINT, signal.SIGTERM)
     old = {number: signal.signal(number, request.note) for number in numbers}
     try:

@@ -13,13 +13,16 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.data.sources import Examples
-from cifar_jax.training import results, setup
+from cifar_jax.training import distributed, results, setup, tracking
 from cifar_jax.training.checkpoint import Checkpoints, NotFiniteError
-from cifar_jax.training.engine import Engine, Interrupted, means
+from cifar_jax.training.due import Timer
+from cifar_jax.training.engine import Engine, Feed, Interrupted, means
 from cifar_jax.training.interrupt import Stopped, StopRequest, listen
+from cifar_jax.training.profiling import Profiler
 from cifar_jax.training.progress import Progress
 from cifar_jax.training.state import Metrics
 from cifar_jax.training.tracking import RunDirectory, plain
+from cifar_jax.training.watchdog import watch
 
 
 def train_and_evaluate(
@@ -27,13 +30,18 @@ def train_and_evaluate(
     workdir: os.PathLike,
     *,
     devices: Sequence[jax.Device] | None = None,
+    resume: str = "auto",
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Trains a network, or goes on training it, and scores it on the test set once.
 
     Args:
       config: As `cifar_jax.config` has it.
       workdir: Run directory; what an earlier call left there is gone on with.
-      devices: To run on; None: all.
+      devices: To run on; None: all, of all processes.
+      resume: "auto"; "never" refuses a directory that holds a run, "must" one that
+        does not.
+      profile: Write a trace of a few steps into profile/ of the run directory.
 
     Returns:
       What result.json holds.
@@ -43,21 +51,27 @@ def train_and_evaluate(
         diverges.
       Stopped: After SIGINT or SIGTERM, or train.max_seconds, when all is saved.
     """
-    start, run = time.perf_counter(), RunDirectory(workdir)
-    with run.lock():
-        run.check(config)
+    start = time.perf_counter()
+    with tracking.enter(workdir, config, resume) as run:
         result = run.result()
         if result is not None:
-            print(f"{run.path} is done; nothing is left to do")
+            distributed.say(f"{run.path} is done; nothing is left to do")
         else:
-            with listen() as stop:
-                prepared = setup.make(config, devices, print)
+            with listen() as stop, watch(stop, config.train.watchdog_seconds):
+                with distributed.together():
+                    prepared = setup.make(config, devices, distributed.say)
                 if stop:
                     message = f"stopped by {stop.signal.name} before the first step"
                     raise Stopped(message, stop.exit_code)
                 run.claim(config, results.dataset(prepared))
-                result = Trainer(config, prepared, run, stop, start).run()
-        print(results.summary(result, run.path))
+                profiler = (
+                    Profiler(run.profile, prepared.steps_per_dispatch)
+                    if profile and distributed.is_primary()
+                    else None
+                )
+                engine = Engine(prepared, config.seed, profiler)
+                result = Trainer(config, prepared, engine, run, stop, start).run()
+        distributed.say(results.summary(result, run.path))
         return result
 
 
@@ -72,6 +86,7 @@ class Trainer:
         self,
         config: ConfigDict,
         prepared: setup.Setup,
+        engine: Engine,
         run: RunDirectory,
         stop: StopRequest,
         start: float,
@@ -81,10 +96,11 @@ class Trainer:
         self._run = run
         self._stop = stop
         self._start = start  # of this session; the clocks of others are in the facts
-        self._last_save = time.perf_counter()
-        self._engine = Engine(prepared, config.seed)
-        self._state = self._engine.first_state()
-        self._metrics = self._engine.empty_metrics()
+        self._timer = Timer(config.checkpoint.every_seconds)
+        self._limit = Timer(config.train.max_seconds, start)
+        self._engine = engine
+        self._state = engine.first_state()
+        self._metrics = engine.empty_metrics()
         self._step = 0  # the state's, without asking the device
         self._saved = None  # position of the newest checkpoint
         self._facts = {
@@ -95,13 +111,17 @@ class Trainer:
         self._rates = np.asarray(
             jax.jit(jax.vmap(prepared.schedule))(np.arange(prepared.total_steps))
         )
-        self._latest = Checkpoints(run.checkpoints, keep=config.checkpoint.keep)
+        with distributed.together():
+            run.check_space(self._num_checkpoint_bytes())
+        keep, report = config.checkpoint.keep, distributed.say
+        self._latest = Checkpoints(run.checkpoints, keep=keep, report=report)
         # Each latest state finds the best one that it names, and one is on its way.
-        self._best = Checkpoints(run.best, keep=config.checkpoint.keep + 1)
+        self._best = Checkpoints(run.best, keep=keep + 1, report=report)
         self._progress = Progress(
             num_epochs=prepared.num_epochs,
             total_steps=prepared.total_steps,
             batch_size=prepared.options.batch_size,
+            quiet=not distributed.is_primary(),
         )
 
     def run(self) -> dict[str, Any]:
@@ -147,31 +167,44 @@ class Trainer:
         self._best.delete_after(self._step)
         self._run.rewind(self._facts["epoch"], self._step)
 
+    def _num_checkpoint_bytes(self) -> int:
+        """Returns what all checkpoints take, one of each kind being replaced."""
+        latest, best = (
+            sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+            for tree in (self._tree(), self._state.best_variables)
+        )
+        keep = self._config.checkpoint.keep
+        return (keep + 1) * latest + (keep + 2) * best
+
     def _tree(self) -> dict[str, Any]:
         return {"state": self._state, "metrics": self._metrics}
 
     def _train_epoch(self, epoch: int) -> None:
         end = (epoch + 1) * self._setup.options.steps_per_epoch
-        order = self._engine.order(epoch)
-        if self._config.train.reload_best and self._facts["best"]:
-            if self._step == epoch * self._setup.options.steps_per_epoch:
-                self._state = self._state.replace(**self._best_variables())
-        while self._step < end:
-            self._stop_if_asked()
-            num_steps = min(self._setup.steps_per_dispatch, end - self._step)
-            start, before, step = time.perf_counter(), self._metrics, self._step
-            self._state, self._metrics = self._engine.train(
-                self._state, self._metrics, order, num_steps
-            )
-            self._step += num_steps
-            if step % self._setup.options.steps_per_epoch:
-                # The call before this one: the device never waits to be watched.
-                self._watch(epoch, step, before)
-            if self._step == end:
-                jax.block_until_ready(self._metrics)
-            self._count(num_steps, time.perf_counter() - start)
-            if self._is_due() and self._step < end:
-                self._save()
+        position = self._step % self._setup.options.steps_per_epoch
+        if position == 0 and self._config.train.reload_best and self._facts["best"]:
+            self._state = self._state.replace(**self._best_variables())
+        with self._engine.epoch(epoch, position) as feed:
+            while self._step < end:
+                self._stop_if_asked()
+                self._train_some(epoch, feed, end)
+                if self._timer.is_due() and self._step < end:
+                    self._save()
+
+    def _train_some(self, epoch: int, feed: Feed, end: int) -> None:
+        """Trains for one call of the devices."""
+        num_steps = min(self._setup.steps_per_dispatch, end - self._step)
+        start, before, step = time.perf_counter(), self._metrics, self._step
+        self._state, self._metrics = self._engine.train(
+            self._state, self._metrics, feed, num_steps
+        )
+        self._step += num_steps
+        if step % self._setup.options.steps_per_epoch:
+            # The call before this one: the device never waits to be watched.
+            self._watch(epoch, step, before)
+        if self._step == end:
+            jax.block_until_ready(self._metrics)
+        self._count(num_steps, time.perf_counter() - start)
 
     def _count(self, num_steps: int, seconds: float) -> None:
         self._facts["seconds"]["train"] += seconds
@@ -249,17 +282,14 @@ class Trainer:
                 self._stop_if_asked()
                 raise
 
-    def _is_due(self) -> bool:
-        since = time.perf_counter() - self._last_save
-        return since >= self._config.checkpoint.every_seconds
-
     def _save(self) -> None:
         position = self._step, self._facts["epoch"]
         if position != self._saved:
             self._best.wait()  # the best state is on disk before one that names it
             facts = {**self._facts, "seconds": self._seconds()}
             self._save_to(self._latest, self._tree(), facts)
-        self._saved, self._last_save = position, time.perf_counter()
+        self._saved = position
+        self._timer.restart()
 
     def _save_to(self, checkpoints: Checkpoints, tree: Any, facts: dict) -> None:
         try:
@@ -271,7 +301,7 @@ class Trainer:
         limit = self._config.train.max_seconds
         if self._stop:
             self._save_and_stop(self._stop.signal.name, self._stop.exit_code)
-        if limit and time.perf_counter() - self._start >= limit:
+        if limit and self._limit.is_due():
             self._save_and_stop(f"train.max_seconds={limit:g}", 0)
 
     def _save_and_stop(self, reason: str, exit_code: int) -> None:

@@ -21,13 +21,16 @@ class Progress:
       total_steps: Steps of the run.
       batch_size: Images in a step.
       console: Where to print; None: standard output.
+      quiet: Print nothing there.
     """
 
     # A log that nobody watches needs a sign of life, not a film.
     SECONDS_BETWEEN_LINES = 30.0
 
-    def __init__(self, *, num_epochs, total_steps, batch_size, console=None):
-        self._console = console or rich.console.Console(highlight=False)
+    def __init__(
+        self, *, num_epochs, total_steps, batch_size, console=None, quiet=False
+    ):
+        self._console = console or rich.console.Console(highlight=False, quiet=quiet)
         self._num_epochs = num_epochs
         self._total_steps = total_steps
         self._batch_size = batch_size

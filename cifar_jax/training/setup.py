@@ -4,6 +4,7 @@ Durations are turned from epochs into steps here, once.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ RANKS = {
 
 # Five million patches of 3x3 pixels: more change no digit that matters.
 NUM_WHITENING_IMAGES = 5000
+# Of a device's memory that the training images may take; activations need the rest.
+DEVICE_SHARE = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Setup:
       options: Of the compiled steps.
       mesh: All devices.
       num_epochs: Epochs of the run.
+      placement: Where the images lie, "device" or "host".
       steps_per_dispatch: Steps in one call of the devices.
     """
 
@@ -65,6 +69,7 @@ class Setup:
     options: StepOptions
     mesh: Mesh
     num_epochs: int
+    placement: str
     steps_per_dispatch: int
 
     @property
@@ -113,6 +118,7 @@ def make(
         sam_rho=config.optim.sam_rho,
         sam_adaptive=config.optim.sam_adaptive,
     )
+    placement = _placement(config, mesh, train)
     whitens = model.design.stem == "whitening"
     schedule, optimizer = make_optimizer(
         config,
@@ -134,7 +140,8 @@ def make(
         options=options,
         mesh=mesh,
         num_epochs=config.train.epochs,
-        steps_per_dispatch=_steps_per_dispatch(config, mesh),
+        placement=placement,
+        steps_per_dispatch=_steps_per_dispatch(config, mesh, placement),
     )
 
 
@@ -185,6 +192,7 @@ def _check_train(config: ConfigDict, mesh: Mesh) -> None:
         ("train.max_seconds", 0, None),
         ("train.cpu_devices", 0, None),
         ("train.steps_per_dispatch", 0, None),
+        ("train.watchdog_seconds", 0, None),
         ("evaluate.batch_size", 1, None),
         ("evaluate.every_epochs", 1, None),
         ("checkpoint.every_epochs", 1, None),
@@ -313,7 +321,21 @@ def _whitening(design, train: sources.Examples, options: StepOptions) -> np.ndar
     )
 
 
-def _steps_per_dispatch(config: ConfigDict, mesh: Mesh) -> int:
+def _placement(config: ConfigDict, mesh: Mesh, train: sources.Examples) -> str:
+    placement = config.data.placement
+    if placement not in ("auto", "device", "host"):
+        raise UserError(
+            f"data.placement is {placement!r}; use 'auto', 'device' or 'host'"
+        )
+    if placement != "auto":
+        return placement
+    memory = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    return "device" if train.images.nbytes <= DEVICE_SHARE * memory else "host"
+
+
+def _steps_per_dispatch(config: ConfigDict, mesh: Mesh, placement: str) -> int:
+    if placement == "host":  # a batch comes at a time
+        return 1
     # XLA runs convolutions inside a loop on one thread of the CPU, and slowly: 58 times
     # slower than a call for each step (2 cores, jaxlib 0.10.2).
     automatic = 1 if mesh.devices.flat[0].platform == "cpu" else 50

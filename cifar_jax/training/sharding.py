@@ -6,10 +6,11 @@ statistics of the global batch.
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from cifar_jax import UserError
 
@@ -51,6 +52,42 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def split(mesh: Mesh) -> NamedSharding:
     """Every device holds its part of the first axis."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def put(tree: Any, sharding: Sharding) -> Any:
+    """Returns host arrays as arrays on the devices, of all processes together.
+
+    `jax.device_put` would first compare the values of all processes.
+
+    Args:
+      tree: NumPy arrays, the same in every process, which reads of them what its
+        devices are to hold.
+      sharding: Where they are to lie.
+    """
+    return jax.tree.map(
+        lambda array: jax.make_array_from_callback(
+            array.shape, sharding, array.__getitem__
+        ),
+        tree,
+    )
+
+
+def put_rows(arrays: Any, index: np.ndarray, sharding: Sharding) -> Any:
+    """Returns rows of host arrays on the devices; each process gathers only its own.
+
+    Args:
+      arrays: NumPy arrays [N, ...].
+      index: int [B], which rows.
+      sharding: Of the first axis.
+    """
+    return jax.tree.map(
+        lambda array: jax.make_array_from_callback(
+            (len(index), *array.shape[1:]),
+            sharding,
+            lambda part: array[index[part[0]]],
+        ),
+        arrays,
+    )
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:

@@ -1,7 +1,7 @@
 """The compiled part of training: one step, several steps, and one batch of evaluation.
 
-Images lie on the devices as uint8. A step gathers its batch by the epoch's order,
-augments, normalises, and updates the state, all in one call.
+Where the images lie on the devices, as uint8, a step gathers its batch by the epoch's
+order, augments, normalises, and updates the state, all in one call.
 """
 
 import dataclasses
@@ -78,9 +78,7 @@ def train_step(
     key: jax.Array,
     options: StepOptions,
 ) -> tuple[TrainState, Metrics]:
-    """Trains on the next batch of the epoch.
-
-    Randomness is a pure function of the key and the step, so a resumed run repeats it.
+    """Trains on the next batch of the epoch, out of images on the devices.
 
     Args:
       state: Its step tells the position in the epoch.
@@ -94,16 +92,46 @@ def train_step(
     Returns:
       The new state, and the metrics with this batch.
     """
-    augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-    epoch, position = jnp.divmod(state.step, options.steps_per_epoch)
+    position = state.step % options.steps_per_epoch
     index = jax.lax.dynamic_slice_in_dim(
         order, position * options.batch_size, options.batch_size
     )
     index = jax.lax.with_sharding_constraint(index, options.split)
-    targets = jax.nn.one_hot(labels[index], options.num_classes)
+    batch = images[index], labels[index], index
+    return train_on_batch(state, metrics, *batch, key, options)
+
+
+def train_on_batch(
+    state: TrainState,
+    metrics: Metrics,
+    images: jax.Array,
+    labels: jax.Array,
+    index: jax.Array,
+    key: jax.Array,
+    options: StepOptions,
+) -> tuple[TrainState, Metrics]:
+    """Trains on a batch that is given.
+
+    Randomness is a pure function of the key and the step, so a resumed run repeats it.
+
+    Args:
+      state: Its step tells the epoch.
+      metrics: Of the epoch so far.
+      images: uint8 [B, H, W, C].
+      labels: int32 [B].
+      index: int32 [B], each image's place in the data set.
+      key: Of the run.
+      options: See there.
+
+    Returns:
+      The new state, and the metrics with this batch.
+    """
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+    epoch = state.step // options.steps_per_epoch
+    targets = jax.nn.one_hot(labels, options.num_classes)
     batch, targets = options.augment(
         augment_key,
-        images[index],
+        images,
         targets,
         epoch=epoch,
         index=index,

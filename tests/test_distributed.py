@@ -1,0 +1,232 @@
+"""Several processes on this machine that make one run, and what befalls them."""
+
+import json
+import os
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+from test_end_to_end import COMMAND, ROOT, TINY
+
+from cifar_jax import UserError
+from cifar_jax.training import distributed, loop
+
+HEARTBEAT = 10
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Pair:
+    """Two processes of two devices each, in one run."""
+
+    def __init__(self, folder, digits_dir, **config):
+        self.workdir, self.logs = folder / "run", []
+        config = {"data.dir": digits_dir, **TINY, **config}
+        self.port, self.processes = free_port(), []
+        for number in (0, 1):
+            log = folder / f"{time.monotonic_ns()}-{number}.log"
+            values = {k: self.of(v, number) for k, v in config.items()}
+            self.logs.append(log)
+            self.processes.append(self.start(number, log, values))
+
+    @staticmethod
+    def of(value, number):
+        """A list has a value for each process."""
+        value = value[number] if isinstance(value, list) else value
+        return str(value).strip("()")
+
+    def start(self, number, log, values):
+        workdir = values.pop("workdir", self.workdir)
+        flags = [
+            f"--coordinator=127.0.0.1:{self.port}",
+            "--num_processes=2",
+            f"--process_id={number}",
+            f"--heartbeat_seconds={values.pop('heartbeat', HEARTBEAT)}",
+            f"--workdir={workdir}",
+            *(f"--config.{key}={value}" for key, value in values.items()),
+        ]
+        flags_of_xla = "--xla_force_host_platform_device_count=2"
+        with log.open("w") as file:
+            return subprocess.Popen(
+                [COMMAND[0], "-u", *COMMAND[1:], *flags],
+                cwd=ROOT,
+                env={**os.environ, "XLA_FLAGS": flags_of_xla},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    def log(self, number):
+        """What a process has printed, without the lines of Gloo."""
+        lines = self.logs[number].read_text().splitlines()
+        return "\n".join(line for line in lines if not line.startswith("[Gloo]"))
+
+    def wait(self, seconds=200):
+        """Returns the exit codes."""
+        deadline = time.monotonic() + seconds
+        try:
+            return [p.wait(deadline - time.monotonic()) for p in self.processes]
+        finally:
+            self.end()
+
+    def wait_for(self, condition, seconds=200):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            codes = [process.poll() for process in self.processes]
+            if codes != [None, None] or time.monotonic() > deadline:
+                self.end()
+                raise AssertionError((codes, self.log(0), self.log(1)))
+            time.sleep(0.02)
+
+    def end(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def first_checkpoint(self):
+        folder = self.workdir / "checkpoints"
+        found = folder.glob("*/_CHECKPOINT_METADATA")
+        return any(path.parent.name.isdigit() for path in found)
+
+
+def rows(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def check_rows(workdir, expected, tolerance=1e-5, num_rows=None):
+    """Compares losses up to rounding, which grows from step to step."""
+    pairs = list(zip(rows(workdir), rows(expected), strict=True))
+    for one, other in pairs:
+        for key in ("step", "epoch", "split"):
+            assert one[key] == other[key]
+    for one, other in pairs[:num_rows]:
+        assert one["loss"] == pytest.approx(other["loss"], abs=tolerance), one
+        assert one["accuracy"] == pytest.approx(other["accuracy"], abs=5e-3), one
+
+
+def train_alone(workdir, digits_dir, num_devices=4, **config):
+    alone = runpy.run_path(ROOT / "configs/quickstart.py")["get_config"]()
+    for key, value in {**TINY, "data.dir": digits_dir, **config}.items():
+        section, name = key.split(".")
+        alone[section][name] = value
+    return loop.train_and_evaluate(alone, workdir, devices=jax.devices()[:num_devices])
+
+
+def test_two_processes_give_the_numbers_of_one(digits_dir, tmp_path):
+    pair = Pair(tmp_path, digits_dir, **{"train.epochs": 1})
+    alone = train_alone(tmp_path / "alone", digits_dir, **{"train.epochs": 1})
+    assert pair.wait() == [0, 0], pair.log(0) + pair.log(1)
+    check_rows(pair.workdir, tmp_path / "alone")
+    result = json.loads((pair.workdir / "result.json").read_text())
+    assert (result["num_processes"], result["num_devices"]) == (2, 4)
+    for part in ("val", "test"):
+        assert result[part] == pytest.approx(alone[part], abs=1e-5)
+    assert "test accuracy" in pair.log(0)
+    assert pair.log(1) == "", "process 0 speaks for all"
+    assert len(list((pair.workdir / "tb").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_fifty_steps_are_the_same_on_any_devices(digits_dir, tmp_path):
+    config = {"train.epochs": 5}
+    pair = Pair(tmp_path, digits_dir, **config)
+    assert pair.wait() == [0, 0], pair.log(0) + pair.log(1)
+    for num_devices in (1, 8):
+        train_alone(tmp_path / str(num_devices), digits_dir, num_devices, **config)
+        check_rows(pair.workdir, tmp_path / str(num_devices))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "codes"), [(signal.SIGTERM, [143, 143]), (signal.SIGINT, [130, 130])]
+)
+def test_a_signal_to_one_stops_both_at_the_same_step(
+    digits_dir, tmp_path, number, codes
+):
+    config = {"train.epochs": 60, "evaluate.every_epochs": 60}
+    pair = Pair(tmp_path, digits_dir, **config)
+    pair.wait_for(pair.first_checkpoint)
+    pair.processes[1].send_signal(number)
+    assert pair.wait() == codes, pair.log(0) + pair.log(1)
+    (step,) = re.findall(r"stopped by SIG.* at step (\S+), all saved", pair.log(0))
+    kept = pair.workdir / "checkpoints" / step.replace(",", "")
+    assert (kept / "_CHECKPOINT_METADATA").exists()
+
+    train_alone(pair.workdir, digits_dir, **config)
+    train_alone(tmp_path / "alone", digits_dir, **config)
+    check_rows(pair.workdir, tmp_path / "alone", tolerance=1e-3, num_rows=10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_death_ends_the_other_and_a_restart_resumes(digits_dir, tmp_path, victim):
+    config = {"train.epochs": 12, "checkpoint.every_seconds": 0.5}
+    pair = Pair(tmp_path, digits_dir, **config)
+    pair.wait_for(pair.first_checkpoint)
+    pair.processes[victim].kill()
+    start = time.monotonic()
+    codes = pair.wait(seconds=HEARTBEAT + 10)
+    print(f"the survivor ended after {time.monotonic() - start:.1f} s: {codes}")
+    assert codes[1 - victim] not in (0, None)
+
+    pair = Pair(tmp_path, digits_dir, **config, **{"data.placement": "host"})
+    assert pair.wait() == [0, 0], pair.log(0) + pair.log(1)
+    assert "resuming at step" in pair.log(0)
+    train_alone(tmp_path / "alone", digits_dir, **config)
+    check_rows(pair.workdir, tmp_path / "alone", tolerance=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"data.name": "nothing", "data.dir": ["", "/nowhere"]}, "is not in"),
+        ({"workdir": True}, "process 1: work directory .* is not the one of process 0"),
+    ],
+)
+def test_the_mistake_of_one_ends_both(digits_dir, tmp_path, config, message):
+    if "workdir" in config:
+        config = {"workdir": [tmp_path / "run", tmp_path / "other"]}
+    else:
+        config = {"data.name": ["digits", "nothing"]}
+    start = time.monotonic()
+    pair = Pair(tmp_path, digits_dir, **config)
+    assert pair.wait() == [1, 1], pair.log(0) + pair.log(1)
+    print(f"both ended after {time.monotonic() - start:.1f} s")
+    assert re.fullmatch(rf"error: .*{message}.*", pair.log(0).splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_noticed(digits_dir, tmp_path):
+    config = {"train.epochs": 1000, "train.watchdog_seconds": 40, "heartbeat": 1000}
+    pair = Pair(tmp_path, digits_dir, **config)
+    pair.wait_for(pair.first_checkpoint)
+    pair.processes[1].send_signal(signal.SIGSTOP)
+    try:
+        assert pair.processes[0].wait(90) == 1
+    finally:
+        pair.end()
+    assert "error: no step has ended for 40 seconds" in pair.log(0)
+
+
+def test_a_part_of_the_flags_is_refused():
+    with pytest.raises(UserError, match="--coordinator, --num_processes and"):
+        distributed.initialize("127.0.0.1:1", None, 0)
+
+
+def test_one_process_agrees_with_itself():
+    assert distributed.share("a") == "a"
+    with pytest.raises(UserError, match="^mine$"), distributed.together():
+        raise UserError("mine")
+    assert distributed.is_primary()
+    assert sys.modules["jax"].process_count() == 1

@@ -1,0 +1,160 @@
+"""Full disks, and processes that are killed at any moment."""
+
+import contextlib
+import gc
+import json
+import random
+import subprocess
+import time
+
+import orbax.checkpoint as ocp
+import pytest
+from test_end_to_end import rows, start, tiny_config, train
+
+from cifar_jax import UserError
+from cifar_jax.training import tracking
+from cifar_jax.training.checkpoint import Checkpoints, digest
+
+# Orbax leaves threads and futures behind when the disk is full.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning",
+)
+
+
+@pytest.fixture(autouse=True)
+def collect():
+    """Keeps the warnings that are ignored here from the tests of other modules."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of eight megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root can mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(folder):
+    """Leaves no byte free."""
+    with contextlib.suppress(OSError), (folder / "filler").open("ab", 0) as file:
+        for size in (1 << 16, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
+
+
+def full_after(monkeypatch, owner, name, calls, folder):
+    """Fills the disk before a method is called for the nth time."""
+    method, count = getattr(owner, name), iter(range(1000))
+
+    def fill_and_call(*args, **kwargs):
+        if next(count) == calls:
+            fill(folder)
+        return method(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, fill_and_call)
+
+
+@pytest.fixture(scope="module")
+def whole(digits_dir, tmp_path_factory):
+    """The rows of a run that nothing has disturbed."""
+    workdir = tmp_path_factory.mktemp("run")
+    train(tiny_config(digits_dir), workdir)
+    return rows(workdir)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "calls"),
+    [
+        (Checkpoints, "save", 0),
+        (Checkpoints, "save", 2),
+        (tracking.RunDirectory, "add_row", 3),
+        (tracking.RunDirectory, "write_result", 0),
+    ],
+)
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
+    digits_dir, disk, whole, monkeypatch, owner, name, calls
+):
+    config, workdir = tiny_config(digits_dir), disk / "run"
+    with monkeypatch.context() as patch:
+        full_after(patch, owner, name, calls, disk)
+        with pytest.raises(UserError, match="No space left|space") as refused:
+            train(config, workdir)
+    assert "\n" not in str(refused.value)
+    assert not (workdir / "result.json").exists()
+    (disk / "filler").unlink()
+    train(config, workdir)
+    assert rows(workdir) == whole
+
+
+def test_a_disk_that_is_too_small_is_refused_at_once(digits_dir, disk):
+    fill(disk)
+    with (disk / "filler").open("ab") as file:
+        file.truncate(file.tell() - (1 << 17))
+    with pytest.raises(UserError, match="MB of free space, and the checkpoints need"):
+        train(tiny_config(digits_dir), disk / "run")
+
+
+def test_a_disk_that_cannot_be_written_is_named(digits_dir, disk):
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(UserError, match="cannot be written .Read-only file system"):
+        train(tiny_config(digits_dir), disk / "run")
+
+
+def final_state(workdir):
+    """Returns the digest of the newest checkpoint's arrays."""
+    folders = (workdir / "checkpoints").glob("[0-9]*")
+    newest = max(folders, key=lambda folder: int(folder.name))
+    with contextlib.closing(ocp.PyTreeCheckpointer()) as checkpointer:
+        tree = checkpointer.restore(newest / "tree")
+    return newest.name, digest(tree, {})
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing(digits_dir, tmp_path):
+    """SIGKILL at random moments: in compiling, training, saving and validating."""
+    generator = random.Random(0)
+    flags = ["--config.train.epochs=30", "--config.checkpoint.every_seconds=0"]
+    begun = time.monotonic()
+    process = start(tmp_path / "whole", digits_dir, *flags)
+    while not list((tmp_path / "whole").glob("checkpoints/*/tree")):
+        assert process.poll() is None and time.monotonic() < begun + 200
+        time.sleep(0.02)
+    startup = time.monotonic() - begun
+    process.communicate()
+    assert process.returncode == 0
+
+    kills, steps = 0, []
+    while kills < 20:
+        process = start(tmp_path / "run", digits_dir, *flags)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=startup * generator.uniform(0.2, 1.4))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.communicate()
+        kills += 1
+        names = [p.name for p in (tmp_path / "run" / "checkpoints").glob("*")]
+        steps.append(max((int(name) for name in names if name.isdigit()), default=0))
+    print(f"killed {kills} times, at the steps {steps}")
+    assert kills >= 5
+    process = start(tmp_path / "run", digits_dir, *flags)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert final_state(tmp_path / "run") == final_state(tmp_path / "whole")
+    results = [
+        json.loads((tmp_path / name / "result.json").read_text())
+        for name in ("run", "whole")
+    ]
+    for key in ("val", "test", "best_epoch", "steps"):
+        assert results[0][key] == results[1][key]

@@ -1,0 +1,45 @@
+"""A run that no longer gets on ends; one that does, or was suspended, does not."""
+
+import os
+import time
+
+import jax
+import pytest
+
+from cifar_jax.training import watchdog
+from cifar_jax.training.interrupt import StopRequest
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    """Exit codes that would have ended the process."""
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(watchdog, "TICK", 0.02)
+    return codes
+
+
+def test_a_run_that_hangs_ends_with_one_line(ends, capsys):
+    with watchdog.watch(StopRequest(), 0.1):
+        time.sleep(1)
+    assert set(ends) == {1}
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("error: no step has ended for 0.1 seconds")
+
+
+def test_a_run_that_gets_on_does_not(ends):
+    stop = StopRequest()
+    with watchdog.watch(stop, 2.0):
+        for _ in range(30):
+            assert not stop
+            time.sleep(0.02)
+    assert ends == []
+
+
+@pytest.mark.parametrize(("seconds", "processes"), [(0, 2), (0.05, 1)])
+def test_it_can_be_off(ends, monkeypatch, seconds, processes):
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    with watchdog.watch(StopRequest(), seconds):
+        time.sleep(0.3)
+    assert ends == []
