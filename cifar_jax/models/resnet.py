@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cifar_jax.models import blocks
+from cifar_jax.models import blocks, convolution
 from cifar_jax.models.design import Design, check, resolve
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_CONVOLUTIONS = {"cpu": convolution.convolve}  # elsewhere Flax's
 
 
 class ResNet(nn.Module):
@@ -79,7 +80,11 @@ class ResNet(nn.Module):
             dense=functools.partial(nn.Dense, use_bias=design.se_bias, **types),
         )
         return dict(
-            conv=functools.partial(blocks.conv, **types),
+            conv=functools.partial(
+                blocks.conv,
+                conv_general_dilated=_CONVOLUTIONS.get(jax.default_backend()),
+                **types,
+            ),
             norm=functools.partial(
                 nn.BatchNorm,
                 use_running_average=not train,
