@@ -67,10 +67,23 @@ def test_no_image_goes_to_another_device(monkeypatch):
 
 
 def test_only_a_cpu_has_it(monkeypatch):
-    def convolutions():
-        model = create(num_classes=10, image_shape=(8, 8, 3), dtype="float32")
-        return model._layers(train=True)["conv"].keywords["conv_general_dilated"]
+    def make():
+        return create(num_classes=10, image_shape=(8, 8, 3), dtype="float32")
 
-    assert convolutions() is convolution.convolve
+    assert make().convolve is convolution.convolve
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert convolutions() is None
+    assert make().convolve is None
+
+
+def test_the_network_uses_it():
+    calls = []
+
+    def convolve(*args, **options):
+        calls.append(args)
+        return convolution.convolve(*args, **options)
+
+    model = create(num_classes=10, image_shape=(8, 8, 3), stage_sizes=(1,), widths=(4,))
+    images = jnp.zeros((1, 8, 8, 3))
+    key = jax.random.key(0)
+    jax.eval_shape(lambda: model.clone(convolve=convolve).init(key, images, train=True))
+    assert len(calls) == 3  # the stem and the block's two
