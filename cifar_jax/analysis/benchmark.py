@@ -206,6 +206,12 @@ def table(record: dict[str, Any]) -> str:
         f"{record['contenders']['ours']['device']}; load before "
         f"{record['load']['before']:.1f}, after {record['load']['after']:.1f}"
     )
+    if record["load"]["before"] > 0.5:
+        lines.append(
+            "the machine was busy before: on a CPU the threads that OpenMP has wait "
+            "for each other lose far more by that than XLA's do (try "
+            "OMP_WAIT_POLICY=passive); compare the CPU's time for an image"
+        )
     return "\n".join(lines)
 
 

@@ -188,6 +188,8 @@ class PlainFlax(_Jax):
 
     def __init__(self, config: ConfigDict):
         super().__init__(config, jax.devices()[:1])
+        model = self._setup.model.clone(convolve=None)  # Flax's own
+        self._setup = dataclasses.replace(self._setup, model=model)
         self._random = np.random.default_rng(config.seed)
         self._state = create_state(
             jax.random.key(config.seed),

@@ -101,6 +101,8 @@ def _serve(connection, name: str, argument: Any) -> None:
             connection.send((None, (answer, seconds)))
     except EOFError:  # the other side has closed
         pass
+    except UserError as fault:
+        connection.send((str(fault), None))
     except Exception as fault:
         traceback.print_exc()
         connection.send((f"{type(fault).__name__}: {fault}".splitlines()[0], None))

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cifar_jax.models import blocks
+from cifar_jax.models import blocks, convolution
 from cifar_jax.models.design import Design, check, resolve
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_CONVOLUTIONS = {"cpu": convolution.convolve}
 
 
 class ResNet(nn.Module):
@@ -31,12 +32,14 @@ class ResNet(nn.Module):
         num_classes: length of the logits.
         dtype: of the computation.
         param_dtype: of parameters, statistics and logits.
+        convolve: computes the convolutions; None: `lax.conv_general_dilated`.
     """
 
     design: Design
     num_classes: int
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    convolve: Any = None
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -90,7 +93,12 @@ class ResNet(nn.Module):
             ),
         )
         return dict(
-            conv=functools.partial(blocks.conv, init=design.init, **types),
+            conv=functools.partial(
+                blocks.conv,
+                init=design.init,
+                conv_general_dilated=self.convolve,
+                **types,
+            ),
             norm=functools.partial(
                 nn.BatchNorm,
                 use_running_average=not train,
@@ -159,4 +167,9 @@ def create(*, num_classes: int, image_shape: tuple[int, int, int], **options) ->
     accelerated = jax.default_backend() in ("gpu", "tpu")
     auto = "bfloat16" if accelerated else "float32"
     dtype = _DTYPES[auto if design.dtype == "auto" else design.dtype]
-    return ResNet(design=design, num_classes=num_classes, dtype=dtype)
+    return ResNet(
+        design=design,
+        num_classes=num_classes,
+        dtype=dtype,
+        convolve=_CONVOLUTIONS.get(jax.default_backend()),
+    )

@@ -1,0 +1,89 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from cifar_jax.models import convolution
+from cifar_jax.models.resnet import create
+from cifar_jax.training import sharding
+
+
+def layer(convolve, kernel_size, stride):
+    pad = ((kernel_size - 1) // 2,) * 2
+    return lambda x, kernel: convolve(
+        x,
+        kernel,
+        (stride, stride),
+        (pad, pad),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel_size", [1, 3, 5, 7])
+def test_gradients_are_those_of_lax(kernel_size, stride, monkeypatch):
+    monkeypatch.setattr(convolution, "CHUNK", 2)
+    random = np.random.default_rng(0)
+    batch = 6 * jax.device_count()
+    x = jnp.float32(random.normal(size=(batch, 9, 8, 3)))
+    kernel = jnp.float32(random.normal(size=(kernel_size, kernel_size, 3, 5)))
+    assert len(convolution.chunks(x)) == 3
+    theirs, to_theirs = jax.vjp(
+        layer(lax.conv_general_dilated, kernel_size, stride), x, kernel
+    )
+    ours, to_ours = jax.vjp(layer(convolution.convolve, kernel_size, stride), x, kernel)
+    np.testing.assert_array_equal(ours, theirs)
+    gradient = jnp.float32(random.normal(size=ours.shape))
+    for a, b in zip(to_ours(gradient), to_theirs(gradient), strict=True):
+        assert jnp.linalg.norm(a - b) <= 1e-6 * jnp.linalg.norm(b)
+
+
+@pytest.mark.parametrize(
+    ("per_device", "count"), [(1, 1), (31, 1), (63, 1), (64, 2), (96, 3), (100, 1)]
+)
+def test_chunks_hold_every_image_once(per_device, count):
+    batch = jnp.arange(per_device * jax.device_count())
+    parts = convolution.chunks(batch)
+    assert len(parts) == count
+    assert sorted(np.concatenate(parts)) == list(batch)
+
+
+def test_no_image_goes_to_another_device(monkeypatch):
+    monkeypatch.setattr(convolution, "CHUNK", 2)
+    mesh = sharding.make_mesh()
+    split, whole = sharding.split(mesh), sharding.replicated(mesh)
+    conv = layer(convolution.convolve, 3, 1)
+    gradient = jax.jit(
+        jax.grad(lambda kernel, x: (conv(x, kernel) ** 2).sum()),
+        in_shardings=(whole, split),
+        out_shardings=whole,
+    )
+    x = jnp.ones((4 * mesh.size, 8, 8, 3))
+    text = gradient.lower(jnp.ones((3, 3, 3, 5)), x).compile().as_text()
+    assert "all-reduce" in text  # of the kernel's gradient
+    for collective in ("all-gather", "all-to-all", "collective-permute"):
+        assert collective not in text
+
+
+def test_only_a_cpu_has_it(monkeypatch):
+    def make():
+        return create(num_classes=10, image_shape=(8, 8, 3), dtype="float32")
+
+    assert make().convolve is convolution.convolve
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert make().convolve is None
+
+
+def test_the_network_uses_it():
+    calls = []
+
+    def convolve(*args, **options):
+        calls.append(args)
+        return convolution.convolve(*args, **options)
+
+    model = create(num_classes=10, image_shape=(8, 8, 3), stage_sizes=(1,), widths=(4,))
+    images = jnp.zeros((1, 8, 8, 3))
+    key = jax.random.key(0)
+    jax.eval_shape(lambda: model.clone(convolve=convolve).init(key, images, train=True))
+    assert len(calls) == 3  # the stem and the block's two
