@@ -138,7 +138,9 @@ def test_two_processes_give_the_numbers_of_one(digits_dir, tmp_path):
 
 @pytest.mark.slow
 def test_fifty_steps_are_the_same_on_any_devices(digits_dir, tmp_path):
-    config = {"train.epochs": 5}
+    # AdamW's first steps make much of the rounding of small gradients.
+    sgd = {"optim.name": "sgd", "optim.learning_rate": 0.05}
+    config = {"train.epochs": 5, **sgd}
     pair = Pair(tmp_path, digits_dir, **config)
     assert pair.wait() == [0, 0], pair.log(0) + pair.log(1)
     for num_devices in (1, 8):
