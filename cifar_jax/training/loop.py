@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.data.sources import Examples
-from cifar_jax.training import distributed, results, setup, tracking
+from cifar_jax.training import distributed, policy, results, setup, tracking
 from cifar_jax.training.checkpoint import Checkpoints, NotFiniteError
 from cifar_jax.training.due import Timer
 from cifar_jax.training.engine import Engine, Feed, Interrupted, means
@@ -149,12 +149,13 @@ class Trainer:
         self._run.write_result(result)  # when the checkpoints are on disk
         return result
 
-    def _is_over(self, epoch: int | None = None) -> bool:
-        """Whether training ends with this many epochs, all or for lack of progress."""
-        epoch = self._facts["epoch"] if epoch is None else epoch
-        best, patience = self._facts["best"], self._config.train.patience
-        stale = best is not None and 0 < patience <= epoch - best["epoch"]
-        return stale or epoch == self._setup.num_epochs
+    def _is_over(self, num_closed: int | None = None) -> bool:
+        return policy.is_over(
+            self._facts["epoch"] if num_closed is None else num_closed,
+            self._facts["best"],
+            num_epochs=self._setup.num_epochs,
+            patience=self._config.train.patience,
+        )
 
     def _restore(self) -> None:
         restored = self._latest.restore(self._tree(), self._engine.replicated)
@@ -238,7 +239,9 @@ class Trainer:
         val, ends = None, epoch + 1 == self._setup.num_epochs
         if self._setup.val and (ends or (epoch + 1) % evaluate.every_epochs == 0):
             val = self._evaluate(self._setup.val, self._state.best_variables)
-        is_best = val is not None and self._is_best({"epoch": epoch + 1, **val})
+        is_best = val is not None and policy.is_better(
+            evaluate.best_by, {"epoch": epoch + 1, **val}, self._facts["best"]
+        )
         if is_best:
             self._facts["best"] = {"epoch": epoch + 1, **val}
             self._save_to(self._best, self._state.best_variables, self._facts["best"])
@@ -264,10 +267,6 @@ class Trainer:
 
     def _is_saved(self) -> bool:
         return self._saved is not None and self._saved[0] == self._step
-
-    def _is_best(self, val: dict[str, float]) -> bool:
-        best, rank = self._facts["best"], setup.RANKS[self._config.evaluate.best_by]
-        return best is None or rank(val) > rank(best)
 
     def _evaluate(self, examples: Examples, variables: Any) -> dict[str, float]:
         with self._clock("evaluate"):

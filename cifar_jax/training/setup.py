@@ -17,15 +17,8 @@ from ml_collections import ConfigDict
 from cifar_jax import UserError
 from cifar_jax.data import augment, sources, splits
 from cifar_jax.models import count, resnet
-from cifar_jax.training import optim, schedules, sharding, whitening
+from cifar_jax.training import checks, optim, policy, schedules, sharding, whitening
 from cifar_jax.training.steps import StepOptions, normalize
-
-# How the best of two validations is found.
-RANKS = {
-    "accuracy": lambda val: (val["accuracy"], -val["loss"]),
-    "loss": lambda val: (-val["loss"],),
-    "last": lambda val: (val["epoch"],),
-}
 
 # Five million patches of 3x3 pixels: more change no digit that matters.
 NUM_WHITENING_IMAGES = 5000
@@ -98,7 +91,8 @@ def make(
     source = sources.find(data.name, data.dir, image_size=image_size)
     model, num_parameters, macs = _make_model(config, source, report)
     pipeline = augment.make_pipeline(config.augment, image_shape=source.image_shape)
-    _check_train(config, mesh)
+    checks.check(config, mesh)
+    policy.check(config)
     train, val = _load(config, report)
     sources.check_split(data.name, data.test_split, data.dir, image_size=image_size)
     mean, std = _normalization(config, train)
@@ -165,76 +159,6 @@ def _make_model(config: ConfigDict, source: sources.Source, report: sources.Repo
     count.check_budget(num_parameters, limit, model, source.image_shape)
     report(count.format_table(count.by_stage(rows), limit))
     return model, num_parameters, count.total(rows).macs
-
-
-def _check_train(config: ConfigDict, mesh: Mesh) -> None:
-    for name, seed in (
-        ("seed", config.seed),
-        ("data.split_seed", config.data.split_seed),
-    ):
-        if not 0 <= seed < 2**32:
-            raise UserError(f"{name} is {seed}; use 0 to {2**32 - 1}")
-    sharding.check_batch_size("train.batch_size", config.train.batch_size, mesh)
-    part = config.train.batch_size / max(config.train.accumulate, 1)
-    if part != int(part) or int(part) % mesh.size:
-        raise UserError(
-            f"train.accumulate is {config.train.accumulate}, but {mesh.size} devices "
-            f"cannot share {part:g} of {config.train.batch_size} images evenly; use a "
-            "number of parts that divides train.batch_size"
-        )
-    _check_selection(config)
-    bounds = (
-        ("train.epochs", 1, None),
-        ("train.label_smoothing", 0, 1),
-        ("train.ema_decay", 0, 1),
-        ("train.accumulate", 1, None),
-        ("train.patience", 0, None),
-        ("train.max_seconds", 0, None),
-        ("train.cpu_devices", 0, None),
-        ("train.steps_per_dispatch", 0, None),
-        ("train.watchdog_seconds", 0, None),
-        ("evaluate.batch_size", 1, None),
-        ("evaluate.every_epochs", 1, None),
-        ("checkpoint.every_epochs", 1, None),
-        ("checkpoint.every_seconds", 0, None),
-        ("checkpoint.keep", 1, None),
-        ("optim.gradient_clip", 0, None),
-        ("optim.weight_decay", 0, None),
-        ("optim.sam_rho", 0, None),
-    )
-    for path, least, below in bounds:
-        section, key = path.split(".")
-        value = config[section][key]
-        if value < least or (below is not None and value >= below):
-            limit = f"at least {least}" + (f" and below {below}" if below else "")
-            raise UserError(f"{path} is {value}; use {limit}")
-
-
-def _check_selection(config: ConfigDict) -> None:
-    evaluate, train = config.evaluate, config.train
-    for key, choices in (("best_by", RANKS), ("select_on", ("val", "test"))):
-        if evaluate[key] not in choices:
-            raise UserError(
-                f"evaluate.{key} is {evaluate[key]!r}; use {', '.join(choices)}"
-            )
-    on_test = evaluate.select_on == "test"
-    if on_test and config.data.validation:
-        raise UserError(
-            f"evaluate.select_on is 'test', but data.validation is "
-            f"{config.data.validation}; use 0, or select_on='val'"
-        )
-    if not (config.data.validation or on_test):
-        for key in ("patience", "reload_best"):
-            if train[key]:
-                raise UserError(
-                    f"train.{key} is {train[key]}, but data.validation is 0; hold out "
-                    "validation images"
-                )
-    if train.reload_best and train.ema_decay:
-        raise UserError(
-            f"train.reload_best needs train.ema_decay=0, not {train.ema_decay}: the "
-            "best weights are averages"
-        )
 
 
 def _load(config: ConfigDict, report: sources.Report):
