@@ -1,5 +1,8 @@
 """Which epoch is shipped, and when training ends: with validations that are made up."""
 
+import os
+import signal
+
 import jax
 import numpy as np
 import pytest
@@ -118,6 +121,31 @@ def test_reloading_goes_back(digits_dir, tmp_path, validations, monkeypatch):
     assert same(begun[4], validations[1])  # again: epoch 3 was worse
     assert not same(begun[4], validations[2])
     assert same(begun[5], validations[3])
+
+
+def test_a_stop_in_validation_does_not_reload(
+    digits_dir, tmp_path, validations, monkeypatch
+):
+    """The epoch is trained, but not closed: its own weights are validated again."""
+    evaluate, calls = engine.Engine.evaluate, []
+
+    def stop_once(self, *args, **options):
+        calls.append(None)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise engine.Interrupted
+        return evaluate(self, *args, **options)
+
+    config = make_config(digits_dir, train__reload_best=True)
+    whole = train(config, tmp_path / "whole")
+    expected = validations.copy()
+    validations.clear()
+    monkeypatch.setattr(engine.Engine, "evaluate", stop_once)
+    with pytest.raises(interrupt.Stopped):
+        train(config, tmp_path / "run")
+    assert train(config, tmp_path / "run")["best_epoch"] == whole["best_epoch"]
+    for seen, there in zip(validations, expected, strict=True):
+        assert same(seen, there)
 
 
 def test_choosing_on_the_test_set_is_said(digits_dir, tmp_path, capsys):

@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 from cifar_jax import UserError
 from cifar_jax.data.sources import Examples
 from cifar_jax.training import distributed, policy, results, setup, tracking
-from cifar_jax.training.checkpoint import Checkpoints, NotFiniteError
+from cifar_jax.training.checkpoint import NotFiniteError
 from cifar_jax.training.due import Timer
 from cifar_jax.training.engine import Engine, Feed, Interrupted, means
 from cifar_jax.training.interrupt import Stopped, StopRequest, listen
 from cifar_jax.training.profiling import Profiler
 from cifar_jax.training.progress import Progress
+from cifar_jax.training.saver import Saver
 from cifar_jax.training.state import Metrics
 from cifar_jax.training.tracking import RunDirectory, plain
 from cifar_jax.training.watchdog import watch
@@ -96,13 +97,11 @@ class Trainer:
         self._run = run
         self._stop = stop
         self._start = start  # of this session; the clocks of others are in the facts
-        self._timer = Timer(config.checkpoint.every_seconds)
         self._limit = Timer(config.train.max_seconds, start)
         self._engine = engine
         self._state = engine.first_state()
         self._metrics = engine.empty_metrics()
         self._step = 0  # the state's, without asking the device
-        self._saved = None  # position of the newest checkpoint
         self._facts = {
             "epoch": 0,  # epochs closed
             "best": None,  # epoch, and its validation's means
@@ -111,12 +110,9 @@ class Trainer:
         self._rates = np.asarray(
             jax.jit(jax.vmap(prepared.schedule))(np.arange(prepared.total_steps))
         )
+        self._saver = Saver(run, config.checkpoint, distributed.say)
         with distributed.together():
-            run.check_space(self._num_checkpoint_bytes())
-        keep, report = config.checkpoint.keep, distributed.say
-        self._latest = Checkpoints(run.checkpoints, keep=keep, report=report)
-        # Each latest state finds the best one that it names, and one is on its way.
-        self._best = Checkpoints(run.best, keep=keep + 1, report=report)
+            self._saver.check_space(self._tree(), self._state.best_variables)
         self._progress = Progress(
             num_epochs=prepared.num_epochs,
             total_steps=prepared.total_steps,
@@ -127,8 +123,7 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Runs what is left, and returns what result.json holds."""
         with contextlib.ExitStack() as stack:
-            stack.callback(self._best.close)
-            stack.callback(self._latest.close)
+            stack.callback(self._saver.close)
             self._restore()
             stack.enter_context(self._progress)
             if not self._is_over():
@@ -158,38 +153,27 @@ class Trainer:
         )
 
     def _restore(self) -> None:
-        restored = self._latest.restore(self._tree(), self._engine.replicated)
+        restored = self._saver.restore(self._tree(), self._engine.replicated)
         if restored is not None:
             tree, self._facts = restored
             self._state, self._metrics = tree["state"], tree["metrics"]
-            self._step = int(self._state.step)
-            self._saved = self._step, self._facts["epoch"]
+            self._step = self._facts.pop("step")
             self._progress.say(f"resuming at step {self._step:,}")
-        self._best.delete_after(self._step)
         self._run.rewind(self._facts["epoch"], self._step)
-
-    def _num_checkpoint_bytes(self) -> int:
-        """Returns what all checkpoints take, one of each kind being replaced."""
-        latest, best = (
-            sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-            for tree in (self._tree(), self._state.best_variables)
-        )
-        keep = self._config.checkpoint.keep
-        return (keep + 1) * latest + (keep + 2) * best
 
     def _tree(self) -> dict[str, Any]:
         return {"state": self._state, "metrics": self._metrics}
 
     def _train_epoch(self, epoch: int) -> None:
-        end = (epoch + 1) * self._setup.options.steps_per_epoch
-        position = self._step % self._setup.options.steps_per_epoch
-        if position == 0 and self._config.train.reload_best and self._facts["best"]:
+        steps_per_epoch = self._setup.options.steps_per_epoch
+        start, end = epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch
+        if self._step == start and self._config.train.reload_best:
             self._state = self._state.replace(**self._best_variables())
-        with self._engine.epoch(epoch, position) as feed:
+        with self._engine.epoch(epoch, self._step - start) as feed:
             while self._step < end:
                 self._stop_if_asked()
                 self._train_some(epoch, feed, end)
-                if self._timer.is_due() and self._step < end:
+                if self._saver.is_due() and self._step < end:
                     self._save()
 
     def _train_some(self, epoch: int, feed: Feed, end: int) -> None:
@@ -224,8 +208,8 @@ class Trainer:
         return float(self._rates[step - 1])
 
     def _diverged(self, step: int, what: str) -> str:
-        saved = self._latest.steps()
-        kept = f"the state of step {saved[-1]:,} is kept" if saved else "nothing saved"
+        saved = self._saver.newest_step()
+        kept = f"the state of step {saved:,} is kept" if saved else "nothing saved"
         return (
             f"training diverged: {what} by step {step:,} at learning rate "
             f"{self._learning_rate(step):.3g} ({kept}); start again in another "
@@ -244,7 +228,7 @@ class Trainer:
         )
         if is_best:
             self._facts["best"] = {"epoch": epoch + 1, **val}
-            self._save_to(self._best, self._state.best_variables, self._facts["best"])
+            self._save_best(self._facts["best"])
         last = self._is_over(epoch + 1)
         row = {"step": self._step, "epoch": epoch + 1}
         rate = self._learning_rate(self._step)
@@ -259,14 +243,11 @@ class Trainer:
         self._facts["epoch"] = epoch + 1
         self._metrics = self._engine.empty_metrics()
         if last and not self._setup.val:  # nothing to choose by: the last is shipped
-            self._save_to(self._best, self._state.best_variables, {"epoch": epoch + 1})
+            self._save_best({"epoch": epoch + 1})
         due = (epoch + 1) % self._config.checkpoint.every_epochs == 0
         # A state saved before its validation stays: closing the epoch can be repeated.
-        if last or ((is_best or due) and not self._is_saved()):
+        if last or ((is_best or due) and not self._saver.has(self._step)):
             self._save()
-
-    def _is_saved(self) -> bool:
-        return self._saved is not None and self._saved[0] == self._step
 
     def _evaluate(self, examples: Examples, variables: Any) -> dict[str, float]:
         with self._clock("evaluate"):
@@ -282,17 +263,19 @@ class Trainer:
                 raise
 
     def _save(self) -> None:
-        position = self._step, self._facts["epoch"]
-        if position != self._saved:
-            self._best.wait()  # the best state is on disk before one that names it
-            facts = {**self._facts, "seconds": self._seconds()}
-            self._save_to(self._latest, self._tree(), facts)
-        self._saved = position
-        self._timer.restart()
+        facts = {**self._facts, "step": self._step, "seconds": self._seconds()}
+        with self._divergence():
+            self._saver.save(self._tree(), facts)
 
-    def _save_to(self, checkpoints: Checkpoints, tree: Any, facts: dict) -> None:
+    def _save_best(self, facts: dict[str, Any]) -> None:
+        with self._divergence():
+            self._saver.save_best(self._step, self._state.best_variables, facts)
+
+    @contextlib.contextmanager
+    def _divergence(self):
+        """Explains weights that are not finite, which are never saved."""
         try:
-            checkpoints.save(self._step, tree, facts)
+            yield
         except NotFiniteError as error:
             raise UserError(self._diverged(self._step, str(error))) from error
 
@@ -313,22 +296,18 @@ class Trainer:
 
     def _score_test(self) -> dict[str, Any]:
         """Scores the best variables, by validation, on the test set."""
-        variables = self._state.best_variables
-        if self._facts["best"]:
-            variables = self._best_variables()
+        variables = self._best_variables()
         test = setup.load_test(self._config)
         return {**self._evaluate(test, variables), "num_examples": len(test)}
 
     def _best_variables(self) -> dict[str, Any]:
-        """Returns the variables of the best epoch, from disk."""
-        best = self._facts["best"]
-        found = self._best.restore(self._state.best_variables, self._engine.replicated)
-        if found is None or found[1]["epoch"] != best["epoch"]:
-            raise UserError(
-                f"{self._run.best} lacks the best state, of epoch {best['epoch']}; "
-                "restore the folder from a copy, or start in another --workdir"
-            )
-        return found[0]
+        """Returns the variables of the best epoch; before there is one, the state's."""
+        variables, best = self._state.best_variables, self._facts["best"]
+        if best is None:
+            return variables
+        return self._saver.restore_best(
+            variables, self._engine.replicated, best["epoch"]
+        )
 
     @contextlib.contextmanager
     def _clock(self, name: str):
