@@ -19,15 +19,27 @@ from cifar_jax.training import distributed, loop
 
 COMMAND = [sys.executable, "-u", "-m", "cifar_jax.main"]
 QUICKSTART = ROOT / "configs/quickstart.py"
+RATE = {"optim.learning_rate": 0.05}
 HEARTBEAT = 10
+# A kink in the path, of ReLU or a rounded coordinate, makes much of little rounding.
 PLAIN = """
 import runpy
 
 def get_config():
     config = runpy.run_path({path!r})["get_config"]()
     config.augment = (dict(name="random_crop", padding=3),)
+    config.model.activation = "silu"
+    config.model.zero_init = False
+    config.optim.name = "sgd"
     return config
 """
+
+
+def plain(folder):
+    """Returns the config file of all runs here."""
+    file = folder / "plain.py"
+    file.write_text(PLAIN.format(path=str(QUICKSTART)))
+    return file
 
 
 def free_port():
@@ -39,9 +51,9 @@ def free_port():
 class Pair:
     """Two processes of two devices each, in one run."""
 
-    def __init__(self, folder, digits_dir, file=QUICKSTART, **config):
-        self.workdir, self.logs, self.file = folder / "run", [], file
-        config = {"data.dir": digits_dir, **TINY, **config}
+    def __init__(self, folder, digits_dir, **config):
+        self.workdir, self.logs, self.file = folder / "run", [], plain(folder)
+        config = {"data.dir": digits_dir, **TINY, **RATE, **config}
         self.port, self.processes = free_port(), []
         for number in (0, 1):
             log = folder / f"{time.monotonic_ns()}-{number}.log"
@@ -113,20 +125,17 @@ def rows(workdir):
     return [json.loads(line) for line in lines]
 
 
-def check_rows(workdir, expected, tolerance=1e-5, num_rows=None):
-    """Compares losses up to rounding, which grows from step to step."""
-    pairs = list(zip(rows(workdir), rows(expected), strict=True))
-    for one, other in pairs:
+def check_rows(workdir, expected, tolerance=1e-5):
+    for one, other in zip(rows(workdir), rows(expected), strict=True):
         for key in ("step", "epoch", "split"):
             assert one[key] == other[key]
-    for one, other in pairs[:num_rows]:
         assert one["loss"] == pytest.approx(other["loss"], abs=tolerance), one
         assert one["accuracy"] == pytest.approx(other["accuracy"], abs=5e-3), one
 
 
-def train_alone(workdir, digits_dir, num_devices=4, file=QUICKSTART, **config):
-    alone = runpy.run_path(file)["get_config"]()
-    for key, value in {**TINY, "data.dir": digits_dir, **config}.items():
+def train_alone(workdir, digits_dir, num_devices=4, **config):
+    alone = runpy.run_path(plain(workdir.parent))["get_config"]()
+    for key, value in {**TINY, **RATE, "data.dir": digits_dir, **config}.items():
         section, name = key.split(".")
         alone[section][name] = value
     return loop.train_and_evaluate(alone, workdir, devices=jax.devices()[:num_devices])
@@ -148,15 +157,11 @@ def test_two_processes_give_the_numbers_of_one(digits_dir, tmp_path):
 
 @pytest.mark.slow
 def test_fifty_steps_are_the_same_on_any_devices(digits_dir, tmp_path):
-    # Rotation rounds coordinates, and AdamW's first steps small gradients: either makes
-    # much of little.
-    file = tmp_path / "plain.py"
-    file.write_text(PLAIN.format(path=str(QUICKSTART)))
-    config = {"train.epochs": 5, "optim.name": "sgd", "optim.learning_rate": 0.05}
-    pair = Pair(tmp_path, digits_dir, file, **config)
+    config = {"train.epochs": 5}
+    pair = Pair(tmp_path, digits_dir, **config)
     assert pair.wait() == [0, 0], pair.log(0) + pair.log(1)
     for num in (1, 8):
-        train_alone(tmp_path / str(num), digits_dir, num, file, **config)
+        train_alone(tmp_path / str(num), digits_dir, num, **config)
         check_rows(pair.workdir, tmp_path / str(num))
 
 
@@ -167,7 +172,7 @@ def test_fifty_steps_are_the_same_on_any_devices(digits_dir, tmp_path):
 def test_a_signal_to_one_stops_both_at_the_same_step(
     digits_dir, tmp_path, number, codes
 ):
-    config = {"train.epochs": 60, "evaluate.every_epochs": 60}
+    config = {"train.epochs": 40, "evaluate.every_epochs": 40}
     pair = Pair(tmp_path, digits_dir, **config)
     pair.wait_for(pair.first_checkpoint)
     pair.processes[1].send_signal(number)
@@ -178,7 +183,7 @@ def test_a_signal_to_one_stops_both_at_the_same_step(
 
     train_alone(pair.workdir, digits_dir, **config)
     train_alone(tmp_path / "alone", digits_dir, **config)
-    check_rows(pair.workdir, tmp_path / "alone", tolerance=1e-3, num_rows=10)
+    check_rows(pair.workdir, tmp_path / "alone")
 
 
 @pytest.mark.slow
@@ -197,7 +202,7 @@ def test_a_death_ends_the_other_and_a_restart_resumes(digits_dir, tmp_path, vict
     assert pair.wait() == [0, 0], pair.log(0) + pair.log(1)
     assert "resuming at step" in pair.log(0)
     train_alone(tmp_path / "alone", digits_dir, **config)
-    check_rows(pair.workdir, tmp_path / "alone", tolerance=1e-4)
+    check_rows(pair.workdir, tmp_path / "alone")
 
 
 @pytest.mark.slow
