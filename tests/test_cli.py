@@ -33,7 +33,7 @@ def call(module, *arguments):
         ([*CONFIG, "--resume=must"], 1, "there is nothing to resume in"),
         ([*CONFIG, "--process_id=1"], 1, "--process_id go together"),
         ([*CONFIG, "--config.model.widths=512,1024,2048"], 1, "over the budget"),
-        ([*CONFIG, "--config.data.name=imagenet"], 1, "use cifar10, digits"),
+        ([*CONFIG, "--config.data.name=imagenet"], 1, "use cifar10, cifar100, digits"),
         ([*CONFIG, "--config.augment[0].name=crop"], 1, "random_crop"),
     ],
 )

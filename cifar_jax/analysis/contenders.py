@@ -18,9 +18,10 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from cifar_jax.analysis.task import CROP_PADDING, Task
+from cifar_jax.data.sources import Examples
 from cifar_jax.models.design import pooled_size
 from cifar_jax.training import host_memory, results, setup, sharding
-from cifar_jax.training.engine import Engine, means
+from cifar_jax.training.engine import Engine, Feed, means
 from cifar_jax.training.interrupt import StopRequest
 from cifar_jax.training.state import create_state
 from cifar_jax.training.steps import normalize
@@ -142,42 +143,47 @@ class Ours(_Jax):
         self._engine = Engine(self._setup, config.seed)
         self._state = self._engine.first_state()
         self._metrics = self._engine.empty_metrics()
+        self._steps_per_epoch = self._setup.options.steps_per_epoch
         self._step = 0
 
     def train(self, num_steps: int) -> None:
         """Trains as the loop does."""
         if self._step == 0:
             self._engine.compile(self._state)
-        steps_per_epoch = self._setup.options.steps_per_epoch
         end = self._step + num_steps
         while self._step < end:
-            epoch, position = divmod(self._step, steps_per_epoch)
+            epoch, position = divmod(self._step, self._steps_per_epoch)
             if position == 0:
-                self._order = self._engine.order(epoch)
                 self._metrics = self._engine.empty_metrics()
-            count = min(self._setup.steps_per_dispatch, end - self._step)
-            count, before = min(count, steps_per_epoch - position), self._metrics
-            self._state, self._metrics = self._engine.train(
-                self._state, before, self._order, count
-            )
-            if position:
-                means(before)  # the loop watches the call before this one
-            self._step += count
+            with self._engine.epoch(epoch, position) as feed:
+                self._train_within(feed, min(end, (epoch + 1) * self._steps_per_epoch))
         jax.block_until_ready(self._metrics)
 
+    def _train_within(self, feed: Feed, end: int) -> None:
+        """Trains to a step of the same epoch."""
+        while self._step < end:
+            count = min(self._setup.steps_per_dispatch, end - self._step)
+            before, starts = self._metrics, self._step % self._steps_per_epoch == 0
+            self._state, self._metrics = self._engine.train(
+                self._state, before, feed, count
+            )
+            if not starts:
+                means(before)  # the loop watches the call before this one
+            self._step += count
+
     def infer(self, num_batches: int) -> None:
-        """Evaluates on batches from the host, as on the test set."""
-        images, train = num_batches * self._batch_size, self._setup.train
-        index = np.arange(images) % len(train)
-        examples = dataclasses.replace(
-            train, images=train.images[index], labels=train.labels[index]
-        )
+        """Evaluates, as in validation: after the first time, images on the devices."""
         self._engine.evaluate(
-            examples,
+            self._examples(num_batches * self._batch_size),
             self._state.variables,
             batch_size=self._batch_size,
             stop=StopRequest(),
         )
+
+    @functools.cache  # noqa: B019: a worker has one of these
+    def _examples(self, num_images: int) -> Examples:
+        train = self._setup.train
+        return train[np.arange(num_images) % len(train)]
 
 
 class PlainFlax(_Jax):
