@@ -180,7 +180,7 @@ class Ours(_Jax):
             stop=StopRequest(),
         )
 
-    @functools.cache  # noqa: B019: a worker has one of these
+    @functools.cache  # noqa: B019  (a process has one of these)
     def _examples(self, num_images: int) -> Examples:
         train = self._setup.train
         return train[np.arange(num_images) % len(train)]
