@@ -1,8 +1,8 @@
 """Ships a network: python -m cifar_jax.export --workdir RUN --format FORMAT.
 
-stablehlo: the network with its weights, for JAX alone; onnx: for ONNX runtimes; pt2: for
-PyTorch alone. torch: the weights as a state_dict, for cifar_jax.models.torch_resnet.
-safetensors: the weights by their Flax paths. Networks take raw uint8 images [B, H, W, C].
+stablehlo: the network with its weights, for JAX alone. onnx: for ONNX runtimes.
+pt2: for PyTorch alone. torch: the weights, for cifar_jax.models.torch_resnet.
+safetensors: the weights by their Flax paths. Images go in as raw uint8 [B, H, W, C].
 
 What was written is read back and compared with the network, in float32 on the CPU,
 before it gets its name. FILE.json beside it holds class names, image shape and SHA-256.
@@ -42,8 +42,8 @@ def main() -> None:
     card = artifact.export(network, kind, path, overwrite=_OVERWRITE.value)
     check = card["check"]
     print(
-        f"{path}: {path.stat().st_size:,} bytes; on {check['num_images']} random images it "
-        f"predicts as the network, logits within {check['max_abs_difference']:.1e}"
+        f"{path}: {path.stat().st_size:,} bytes; on {check['num_images']} random "
+        f"images it predicts as the network, logits within {check['max_abs_difference']:.1e}"
     )
 
 

@@ -2,7 +2,9 @@
 
 --preset names the network (cifar_jax/models/presets.py), --data what it classifies, and
 --mean and --std what its images were normalised with, of pixels in [0, 1]. The weights
-have the names of the usual PyTorch ResNets for CIFAR; each must find its place. The run directory that is made can be evaluated and exported like any other.
+have the names of the usual PyTorch ResNets for CIFAR; each must find its place.
+
+The run directory that is made can be evaluated and exported like any other.
 """
 
 import pathlib
@@ -57,8 +59,8 @@ def main() -> None:
     weights, workdir = pathlib.Path(_WEIGHTS.value), pathlib.Path(_WORKDIR.value)
     check = torch_import.import_weights(weights, config, dataset, workdir)
     print(
-        f"{workdir}: {_PRESET.value}; on {check['num_images']} random images it predicts "
-        f"as in PyTorch, logits within {check['max_abs_difference']:.1e}"
+        f"{workdir}: {_PRESET.value}; on {check['num_images']} random images it "
+        f"predicts as in PyTorch, logits within {check['max_abs_difference']:.1e}"
     )
 
 
@@ -69,7 +71,7 @@ def _channels(flag: flags.FlagHolder, count: int) -> tuple[float, ...]:
         values = ()
     if len(values) != count:
         raise _cli.UsageError(
-            f"--{flag.name} is {','.join(flag.value)}; give {count} numbers, as in 0.5,0.5"
+            f"--{flag.name} is {','.join(flag.value)}; give {count} numbers"
         )
     return values
 
