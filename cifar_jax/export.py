@@ -40,11 +40,7 @@ def main() -> None:
         raise _cli.UsageError(f"--output is {path}; it needs a name in {kind.SUFFIX}")
     network = trained.load(_WORKDIR.value)
     card = artifact.export(network, kind, path, overwrite=_OVERWRITE.value)
-    check = card["check"]
-    print(
-        f"{path}: {path.stat().st_size:,} bytes; on {check['num_images']} random "
-        f"images it predicts as the network, logits within {check['max_abs_difference']:.1e}"
-    )
+    print(f"{path}: {path.stat().st_size:,} bytes; {artifact.summary(card['check'])}")
 
 
 if __name__ == "__main__":

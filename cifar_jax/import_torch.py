@@ -31,6 +31,7 @@ def main() -> None:
 
     from cifar_jax import config as default
     from cifar_jax.data import sources
+    from cifar_jax.formats import artifact
     from cifar_jax.models.presets import PRESETS
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells of options that it changes
@@ -58,10 +59,7 @@ def main() -> None:
     }
     weights, workdir = pathlib.Path(_WEIGHTS.value), pathlib.Path(_WORKDIR.value)
     check = torch_import.import_weights(weights, config, dataset, workdir)
-    print(
-        f"{workdir}: {_PRESET.value}; on {check['num_images']} random images it "
-        f"predicts as in PyTorch, logits within {check['max_abs_difference']:.1e}"
-    )
+    print(f"{workdir}: {_PRESET.value}; {artifact.summary(check)}")
 
 
 def _channels(flag: flags.FlagHolder, count: int) -> tuple[float, ...]:

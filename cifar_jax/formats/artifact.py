@@ -139,6 +139,14 @@ def compare(ours: Classify, theirs: Classify, network: Trained) -> dict[str, flo
     }
 
 
+def summary(check: Mapping[str, float]) -> str:
+    """Returns in words what `compare` has found."""
+    return (
+        f"on {check['num_images']} random images it predicts the same as before, "
+        f"with logits within {check['max_abs_difference']:.1e}"
+    )
+
+
 def _versions() -> dict[str, str]:
     versions = {}
     for package in _PACKAGES:

@@ -57,6 +57,7 @@ def import_weights(
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     preact = module.design.block == "preact"
     weights = torch_names.match(weights, shapes, preact=preact)
+    _check_variances(weights)
     tensors = {name: torch.tensor(value) for name, value in weights.items()}
     module.load_state_dict(state | tensors)
     theirs = torch_resnet.Classifier(module, dataset["mean"], dataset["std"]).eval()
@@ -109,6 +110,15 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
                 "with torch.save"
             )
     return {name: tensor.detach().float().numpy() for name, tensor in content.items()}
+
+
+def _check_variances(weights: Mapping[str, np.ndarray]) -> None:
+    for name, value in weights.items():
+        if name.endswith("running_var") and value.min() < 0:
+            raise UserError(
+                f"{name} holds {value.min():.3g}, which is no variance; save the "
+                "weights again"
+            )
 
 
 def _variables(network, weights, module) -> dict[str, Any]:
