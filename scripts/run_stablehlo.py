@@ -1,4 +1,4 @@
-"""Labels images: python run_stablehlo.py FILE.stablehlo IMAGES.npy; needs only JAX."""
+"""Labels images: run_stablehlo.py FILE.stablehlo IMAGES.npy. Needs jax, flatbuffers."""
 
 import json
 import sys
