@@ -47,6 +47,7 @@ def import_weights(
       UserError: If the directory is there, the file cannot be read, its weights are not
         the network's, or the network made of them does not agree with PyTorch's.
     """
+    workdir = workdir.absolute()
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"{workdir} exists; choose another --workdir")
     weights = read(path)
@@ -62,7 +63,7 @@ def import_weights(
     module.load_state_dict(state | tensors)
     theirs = torch_resnet.Classifier(module, dataset["mean"], dataset["std"]).eval()
 
-    partial = workdir.absolute().with_name(f".partial-{os.getpid()}-{workdir.name}")
+    partial = workdir.with_name(f".partial-{os.getpid()}-{workdir.name}")
     partial.mkdir(parents=True)
     try:
         run = RunDirectory(partial)
