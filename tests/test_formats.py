@@ -260,6 +260,10 @@ def test_safetensors_of_others_are_refused(tmp_path):
     safe_numpy.save_file({"a": np.zeros(3)}, path)
     with pytest.raises(UserError, match="is no network of.*KeyError: 'card'"):
         weights.load(path)
+    for strange in ("1", "{}", '{"config": {"model": 1}, "dataset": {}}', "["):
+        safe_numpy.save_file({"a": np.zeros(3)}, path, metadata={"card": strange})
+        with pytest.raises(UserError, match="is no network of"):
+            weights.load(path)
     card = {"card": json.dumps(artifact.describe(network))}
     safe_numpy.save_file({"a": np.zeros(3)}, path, metadata=card)
     with pytest.raises(UserError, match=r"holds float64 \[3\] as a, and.* nothing"):

@@ -18,6 +18,7 @@ from cifar_jax.training.trained import Trained
 SUFFIX = ".onnx"
 OPSET = 20  # the first with Gelu
 IR_VERSION = 9  # that opset's: a runtime that knows the one reads the other
+_NORM = ("scale", "bias", "mean", "var")  # in ONNX's order
 # of one operator; silu has none in this opset
 _ACTIVATIONS = {"relu": "Relu", "mish": "Mish", "elu": "Elu", "gelu": "Gelu"}
 
@@ -188,6 +189,3 @@ class _Graph:
             self._array(f"{prefix}/{name}", np.int64(values))
             for name, values in arrays.items()
         ]
-
-
-_NORM = ("scale", "bias", "mean", "var")

@@ -18,6 +18,7 @@ from cifar_jax import UserError
 from cifar_jax.training import trained
 
 SUFFIX = ".safetensors"
+_MALFORMED = (AttributeError, KeyError, TypeError, ValueError)  # of a strange card
 
 
 def write(network: trained.Trained, path: os.PathLike, card: dict) -> None:
@@ -52,9 +53,9 @@ def load(path: os.PathLike) -> trained.Trained:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         network = trained.blank(card["config"], card["dataset"])
         epoch = int(card["epoch"])
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (safetensors.SafetensorError, *_MALFORMED) as error:
         raise UserError(
             f"{path} is no network of `cifar_jax.export --format safetensors` "
             f"({type(error).__name__}: {error}); give one, or export it again"
