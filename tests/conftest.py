@@ -34,3 +34,11 @@ def digits_dir(tmp_path_factory) -> str:
     folder = str(tmp_path_factory.mktemp("tfds"))
     sources.prepare("digits", folder, report=lambda line: None)
     return folder
+
+
+@pytest.fixture
+def compile_fast():
+    """More of XLA's optimisations take longer than they save on so few images."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

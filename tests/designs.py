@@ -1,8 +1,33 @@
-"""Random designs of the whole family, for hypothesis; a helper of tests."""
+"""Designs of the whole family, chosen and random; a helper of tests."""
 
 from hypothesis import strategies as st
 
 from cifar_jax.models.design import CHOICES, map_sizes, resolve
+
+# One for each option; all of them change SMALL.
+SMALL = dict(stage_sizes=(1, 2), widths=(8, 12))
+VARIANTS = {
+    "basic": {},
+    "preact": dict(block="preact", stem_width=4),
+    "padding": dict(shortcut="padding", widths=(8, 13)),
+    "preact_padding": dict(block="preact", shortcut="padding", widths=(8, 13)),
+    "kernels": dict(kernel_sizes=(1, 5), stem_kernel=7, shortcut_kernel_sizes=(5, 3)),
+    "preact_kernels": dict(block="preact", shortcut_kernel_sizes=(3,)),
+    "strides": dict(strides=(2, 3)),
+    "stem_stride_and_pool": dict(stem_stride=2, stem_pool=3, stem_kernel=7),
+    "whitening": dict(stem="whitening", stem_width=6),
+    "stem_pool_2": dict(stem_pool=2),
+    "se": dict(se_ratio=4, se_bias=False, se_activation="silu"),
+    "preact_se": dict(block="preact", se_ratio=3),
+    "pool_flattens": dict(pool=2),
+    "pool_drops_the_rest": dict(pool=4),
+    "batch_norm": dict(bn_momentum=0.7, bn_epsilon=1e-2),
+    "zero_init": dict(zero_init=True),
+    "mish": dict(activation="mish", se_ratio=4),
+    "elu": dict(activation="elu"),
+    "silu": dict(activation="silu"),
+    "gelu": dict(activation="gelu", se_ratio=4),
+}
 
 _ODD = st.sampled_from([1, 3, 5])
 _SIDE = st.integers(36, 72)  # six halvings leave a pixel, where a pool rounds down too

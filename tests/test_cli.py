@@ -56,7 +56,24 @@ def test_a_broken_config_file_is_one_line(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("module", ["main", "prepare", "budget", "augmentations"])
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("export", ["--format=onnx"], "--workdir is missing"),
+        ("export", ["--workdir=runs/x"], "--format is missing"),
+        ("export", ["--workdir=runs/x", "--format=keras"], "stablehlo"),
+        ("import_torch", ["--weights=x.pt"], "--preset is missing"),
+    ],
+)
+def test_wrong_usage_is_one_line(module, arguments, message):
+    done = call(module, *arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    "module", ["main", "prepare", "budget", "augmentations", "export", "import_torch"]
+)
 def test_help_names_the_flags(module):
     done = call(module, "--help")
     assert done.returncode == 0

@@ -12,6 +12,7 @@ ROOMS = {
     "models": {"models"},
     "data": {"data"},
     "training": {"training", "data", "models"},
+    "formats": {"formats", "training", "data", "models"},
     "analysis": {"analysis", "training", "data", "models"},
 }
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from designs import SMALL, VARIANTS
 from flax import traverse_util
 
 from cifar_jax.models.design import pooled_size
@@ -20,29 +21,6 @@ from cifar_jax.models.torch_resnet import TorchResNet, to_torch  # noqa: E402
 
 TOLERANCE = 1e-9
 
-SMALL = dict(stage_sizes=(1, 2), widths=(8, 12))
-VARIANTS = {
-    "basic": {},
-    "preact": dict(block="preact", stem_width=4),
-    "padding": dict(shortcut="padding", widths=(8, 13)),
-    "preact_padding": dict(block="preact", shortcut="padding", widths=(8, 13)),
-    "kernels": dict(kernel_sizes=(1, 5), stem_kernel=7, shortcut_kernel_sizes=(5, 3)),
-    "preact_kernels": dict(block="preact", shortcut_kernel_sizes=(3,)),
-    "strides": dict(strides=(2, 3)),
-    "stem_stride_and_pool": dict(stem_stride=2, stem_pool=3, stem_kernel=7),
-    "whitening": dict(stem="whitening", stem_width=6),
-    "stem_pool_2": dict(stem_pool=2),
-    "se": dict(se_ratio=4, se_bias=False, se_activation="silu"),
-    "preact_se": dict(block="preact", se_ratio=3),
-    "pool_flattens": dict(pool=2),
-    "pool_drops_the_rest": dict(pool=4),
-    "batch_norm": dict(bn_momentum=0.7, bn_epsilon=1e-2),
-    "zero_init": dict(zero_init=True),
-    "mish": dict(activation="mish", se_ratio=4),
-    "elu": dict(activation="elu"),
-    "silu": dict(activation="silu"),
-    "gelu": dict(activation="gelu", se_ratio=4),
-}
 NO_DROPOUT = dict(dropout=0.0, logits_dropout=0.0, block_dropout=0.0)
 
 

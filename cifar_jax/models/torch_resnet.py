@@ -1,17 +1,21 @@
-"""The same family of networks in plain PyTorch, to compare with. Needs the extra torch.
+"""The same family of networks in plain PyTorch: to compare with, and to export to.
 
 Written from the papers and from PyTorch's own layers, so that a convention which Flax
-reads differently shows up as a difference. Nothing here needs JAX.
+reads differently shows up as a difference. Needs the extra torch. Nothing here needs
+JAX: `load` reads what `cifar_jax.export --format torch` has written.
 """
 
-from collections.abc import Mapping
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cifar_jax.models.design import Design
+from cifar_jax.models.design import Design, pooled_size, resolve
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -150,11 +154,73 @@ class TorchResNet(nn.Module):
         return self.head(x.flatten(1))
 
 
+class Classifier(nn.Module):
+    """A network with its normalisation: raw images in, logits out.
+
+    Args:
+        network: takes normalised images.
+        mean: per channel, with pixels in [0, 1].
+        std: likewise.
+    """
+
+    def __init__(
+        self, network: TorchResNet, mean: Sequence[float], std: Sequence[float]
+    ):
+        super().__init__()
+        self.network = network
+        for name, values in (("mean", mean), ("std", std)):
+            values = torch.tensor(values, dtype=torch.float32)[:, None, None]
+            self.register_buffer(name, values, persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns float32 logits [B, num_classes] of uint8 images [B, H, W, C]."""
+        images = images.permute(0, 3, 1, 2).float() / 255
+        return self.network((images - self.mean) / self.std)
+
+
+def create(
+    model: Mapping, image_shape: tuple[int, int, int], num_classes: int
+) -> TorchResNet:
+    """Returns the network of these options, with random weights.
+
+    Args:
+        model: keys of `config.model`.
+        image_shape: (height, width, channels).
+        num_classes: length of the logits.
+    """
+    design = resolve(dict(model))
+    head_inputs = int(np.prod(head_map(design, image_shape)))
+    return TorchResNet(design, image_shape[2], num_classes, head_inputs)
+
+
+def head_map(design: Design, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Returns (C, H, W) of the maps that the classifier takes flattened."""
+    return design.widths[-1], *pooled_size(design, image_shape)
+
+
+def load(path: os.PathLike) -> Classifier:
+    """Returns an exported network, ready to classify.
+
+    Args:
+        path: of the .pt file; its .json must lie beside it.
+    """
+    card = json.loads(pathlib.Path(f"{path}.json").read_text())
+    dataset = card["dataset"]
+    network = create(
+        card["config"]["model"],
+        tuple(dataset["image_shape"]),
+        len(dataset["label_names"]),
+    )
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return Classifier(network, dataset["mean"], dataset["std"]).eval()
+
+
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _LEAVES |= {"mean": "running_mean", "var": "running_var"}
 
 
-def _name(path):
+def torch_name(path: Sequence[str]) -> str:
+    """Returns the name in PyTorch's state_dict of the leaf at a Flax path."""
     return ".".join([*path[:-1], _LEAVES[path[-1]]])
 
 
@@ -172,7 +238,7 @@ def to_torch(
     """
     tensors = {}
     for path, value in flat.items():
-        value, name = np.asarray(value), _name(path)
+        value, name = np.asarray(value), torch_name(path)
         if path == ("head", "kernel"):
             channels, height, width = head_map
             value = value.reshape(height, width, channels, -1).transpose(3, 2, 0, 1)

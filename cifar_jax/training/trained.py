@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -66,22 +67,12 @@ def load(workdir: os.PathLike, sharding: Sharding | None = None) -> Trained:
       UserError: If this is no run directory, or it has no whole network yet.
     """
     run = RunDirectory(workdir)
-    config, dataset = run.config(), run.dataset()
-    image_shape = tuple(dataset["image_shape"])
-    model = resnet.create(
-        num_classes=len(dataset["label_names"]),
-        image_shape=image_shape,
-        **{key: _tuple(value) for key, value in config["model"].items()},
-    )
-    template = jax.eval_shape(
-        lambda key: model.init(key, jnp.zeros((1, *image_shape)), train=False),
-        jax.random.key(0),
-    )
+    network = blank(run.config(), run.dataset())
     found = None
     if run.best.exists():
         sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
         checkpoints = Checkpoints(run.best, keep=None)
-        found = checkpoints.restore(dict(template), sharding)
+        found = checkpoints.restore(network.variables, sharding)
         checkpoints.close()
     if found is None:
         raise UserError(
@@ -89,15 +80,35 @@ def load(workdir: os.PathLike, sharding: Sharding | None = None) -> Trained:
             "run, or train with the same --workdir until then"
         )
     variables, facts = found
+    return dataclasses.replace(network, variables=variables, epoch=facts["epoch"])
+
+
+def blank(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> Trained:
+    """Returns a network without weights: `variables` holds their shapes and dtypes.
+
+    Args:
+      config: Of the run, as plain data.
+      dataset: As `RunDirectory.claim` takes it.
+    """
+    image_shape = tuple(dataset["image_shape"])
+    model = resnet.create(
+        num_classes=len(dataset["label_names"]),
+        image_shape=image_shape,
+        **{key: _tuple(value) for key, value in config["model"].items()},
+    )
+    shapes = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, *image_shape)), train=False),
+        jax.random.key(0),
+    )
     return Trained(
         model=model,
-        variables=variables,
+        variables=dict(shapes),
         image_shape=image_shape,
         label_names=tuple(dataset["label_names"]),
         mean=np.float32(dataset["mean"]),
         std=np.float32(dataset["std"]),
-        config=config,
-        epoch=facts["epoch"],
+        config=dict(config),
+        epoch=0,
     )
 
 

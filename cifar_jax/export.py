@@ -1,0 +1,47 @@
+"""Ships a network: python -m cifar_jax.export --workdir RUN --format FORMAT.
+
+stablehlo: the network with its weights, for JAX alone. onnx: for ONNX runtimes.
+pt2: for PyTorch alone. torch: the weights, for cifar_jax.models.torch_resnet.
+safetensors: the weights by their Flax paths. Images go in as raw uint8 [B, H, W, C].
+
+What was written is read back and compared with the network, in float32 on the CPU,
+before it gets its name. FILE.json beside it holds class names, image shape and SHA-256.
+"""
+
+import pathlib
+
+from absl import flags, logging
+
+from cifar_jax import _cli, formats
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "run directory")
+_FORMAT = flags.DEFINE_enum("format", None, list(formats.MODULES), "what to write")
+_OUTPUT = flags.DEFINE_string("output", None, "file [RUN/export/model and its suffix]")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace an older file")
+
+
+def main() -> None:
+    """Writes the file and says what it was proved with."""
+    for flag in (_WORKDIR, _FORMAT):
+        if flag.value is None:
+            raise _cli.UsageError(f"--{flag.name} is missing; see --help")
+    # slow to import: not for --help
+    import jax
+
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of options that it changes
+    jax.config.update("jax_platforms", "cpu")  # a file is proved in float32
+    from cifar_jax.formats import artifact
+    from cifar_jax.training import trained
+
+    kind = formats.find(formats.MODULES[_FORMAT.value])
+    default = pathlib.Path(_WORKDIR.value, "export", f"model{kind.SUFFIX}")
+    path = pathlib.Path(_OUTPUT.value or default)
+    if path.suffix != kind.SUFFIX:
+        raise _cli.UsageError(f"--output is {path}; it needs a name in {kind.SUFFIX}")
+    network = trained.load(_WORKDIR.value)
+    card = artifact.export(network, kind, path, overwrite=_OVERWRITE.value)
+    print(f"{path}: {path.stat().st_size:,} bytes; {artifact.summary(card['check'])}")
+
+
+if __name__ == "__main__":
+    _cli.run(main, __doc__)

@@ -1,0 +1,191 @@
+"""ONNX: the whole network with its weights. Needs the extra onnx, not PyTorch.
+
+Maps are NCHW in the graph, as ONNX has them; the input is NHWC, as in all formats.
+"""
+
+import json
+import os
+
+import jax
+import numpy as np
+import onnx
+import onnxruntime
+from flax import traverse_util
+from onnx import TensorProto, helper, numpy_helper
+
+from cifar_jax.training.trained import Trained
+
+SUFFIX = ".onnx"
+OPSET = 20  # the first with Gelu
+IR_VERSION = 9  # that opset's: a runtime that knows the one reads the other
+_NORM = ("scale", "bias", "mean", "var")  # in ONNX's order
+# of one operator; silu has none in this opset
+_ACTIVATIONS = {"relu": "Relu", "mish": "Mish", "elu": "Elu", "gelu": "Gelu"}
+
+
+def write(network: Trained, path: os.PathLike, card: dict) -> None:
+    """Writes a model with the input `images` and the output `logits`.
+
+    Args:
+      network: To write.
+      path: Of the file.
+      card: Goes into the metadata.
+    """
+    graph = _Graph(network)
+    graph.build()
+    images, logits = (
+        helper.make_tensor_value_info(name, dtype, ("batch", *shape))
+        for name, dtype, shape in (
+            ("images", TensorProto.UINT8, network.image_shape),
+            ("logits", TensorProto.FLOAT, (network.num_classes,)),
+        )
+    )
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "cifar_jax", [images], [logits], graph.arrays),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="cifar_jax",
+    )
+    helper.set_model_props(model, {"card": json.dumps(card)})
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def read(path: os.PathLike):
+    """Returns the function of a file, as onnxruntime computes it on the CPU."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["logits"], {"images": images})[0]
+
+
+class _Graph:
+    """The operators and arrays of a network. Methods take and return values' names.
+
+    Arrays have the paths of the Flax leaves that they come from.
+    """
+
+    def __init__(self, network: Trained):
+        self.nodes, self.arrays = [], []
+        self._design = network.model.design
+        self._mean, self._std = network.mean, network.std
+        self._leaves = {}
+        for tree in jax.device_get(network.variables).values():
+            self._leaves |= traverse_util.flatten_dict(tree, sep="/")
+
+    def build(self) -> None:
+        """Adds all of the network, from `images` to `logits`."""
+        design, width = self._design, self._design.stem_width
+        x = self._stem(self._normalize("images"))
+        for stage, num_blocks in enumerate(design.stage_sizes):
+            for index in range(num_blocks):
+                name = f"stage{stage + 1}_block{index + 1}"
+                stride = design.strides[stage] if index == 0 else 1
+                extra = design.widths[stage] - width
+                x = self._block(x, name, stride, extra)
+                width = design.widths[stage]
+        if design.block == "preact":
+            x = self._act(self._norm(x, "final_bn"))
+        self._head(x)
+
+    def _add(self, kind: str, *inputs: str, output: str | None = None, **attributes):
+        output = output or f"{kind.lower()}_{len(self.nodes)}"
+        node = helper.make_node(kind, inputs, [output], name=output, **attributes)
+        self.nodes.append(node)
+        return output
+
+    def _array(self, name: str, value) -> str:
+        self.arrays.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def _normalize(self, images):
+        x = self._add("Cast", images, to=TensorProto.FLOAT)
+        x = self._add("Transpose", x, perm=[0, 3, 1, 2])
+        x = self._add("Div", x, self._array("white", np.float32(255)))
+        x = self._add("Sub", x, self._array("mean", self._mean[:, None, None]))
+        return self._add("Div", x, self._array("std", self._std[:, None, None]))
+
+    def _stem(self, x):
+        design = self._design
+        x = self._conv(x, "stem_conv", design.stem_stride)
+        if design.block == "basic":
+            x = self._norm(x, "stem_bn") if design.stem == "conv" else x
+            x = self._act(x)
+        if design.stem_pool:
+            window, pad = design.stem_pool, (design.stem_pool - 1) // 2
+            shape = dict(kernel_shape=[window] * 2, strides=[2] * 2, pads=[pad] * 4)
+            x = self._add("MaxPool", x, **shape)
+        return x
+
+    def _block(self, x, name, stride, extra):
+        """A block that adds `extra` channels."""
+        y, preact = x, self._design.block == "preact"
+        if preact:
+            y = self._act(self._norm(y, f"{name}/bn1"))
+        if stride != 1 or extra:
+            x = self._shortcut(y, name, stride, extra)
+        y = self._conv(y, f"{name}/conv1", stride)
+        y = self._act(self._norm(y, f"{name}/{'bn2' if preact else 'bn1'}"))
+        y = self._conv(y, f"{name}/conv2")
+        y = y if preact else self._norm(y, f"{name}/bn2")
+        y = self._add("Add", self._excite(y, f"{name}/se"), x)
+        return y if preact else self._act(y)
+
+    def _shortcut(self, x, name, stride, extra):
+        name = f"{name}/shortcut"
+        if self._design.shortcut == "projection":
+            x = self._conv(x, f"{name}_conv", stride)
+            return x if self._design.block == "preact" else self._norm(x, f"{name}_bn")
+        ends = np.iinfo(np.int64).max
+        numbers = dict(starts=[0, 0], ends=[ends, ends], axes=[2, 3])
+        numbers["steps"] = [stride, stride]
+        x = self._add("Slice", x, *self._integers(name, **numbers))
+        pads = [extra // 2, extra - extra // 2]
+        pads, axes = self._integers(name, pads=pads, channels=[1])
+        return self._add("Pad", x, pads, "", axes)
+
+    def _excite(self, x, name):
+        if not self._design.se_ratio:
+            return x
+        gate = self._conv(self._add("GlobalAveragePool", x), f"{name}/reduce")
+        gate = self._conv(self._act(gate, self._design.se_activation), f"{name}/expand")
+        return self._add("Mul", x, self._add("Sigmoid", gate))
+
+    def _head(self, x):
+        window = self._design.pool
+        if window is None:
+            x = self._add("GlobalAveragePool", x)
+        else:
+            shape = dict(kernel_shape=[window] * 2, strides=[window] * 2)
+            x = self._add("AveragePool", x, **shape)
+        x = self._add("Transpose", x, perm=[0, 2, 3, 1])  # flattened as in Flax
+        weights = [self._leaf("head/kernel"), self._leaf("head/bias")]
+        self._add("Gemm", self._add("Flatten", x), *weights, output="logits")
+
+    def _conv(self, x, name, stride=1):
+        """A convolution, or a linear layer of 1x1 maps."""
+        kernel = self._leaves[f"{name}/kernel"]
+        kernel = kernel if kernel.ndim == 4 else kernel[None, None]
+        weights = [self._array(f"{name}/kernel", kernel.transpose(3, 2, 0, 1))]
+        if f"{name}/bias" in self._leaves:
+            weights.append(self._leaf(f"{name}/bias"))
+        pads = [(kernel.shape[0] - 1) // 2] * 4
+        return self._add("Conv", x, *weights, strides=[stride] * 2, pads=pads)
+
+    def _norm(self, x, name):
+        arrays = [self._leaf(f"{name}/{leaf}") for leaf in _NORM]
+        epsilon = self._design.bn_epsilon
+        return self._add("BatchNormalization", x, *arrays, epsilon=epsilon)
+
+    def _act(self, x, kind=None):
+        kind = kind or self._design.activation
+        if kind == "silu":
+            return self._add("Mul", x, self._add("Sigmoid", x))
+        return self._add(_ACTIVATIONS[kind], x)
+
+    def _leaf(self, name):
+        return self._array(name, self._leaves[name])
+
+    def _integers(self, prefix, **arrays):
+        return [
+            self._array(f"{prefix}/{name}", np.int64(values))
+            for name, values in arrays.items()
+        ]

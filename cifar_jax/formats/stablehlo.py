@@ -1,0 +1,41 @@
+"""StableHLO: the whole network with its weights, for JAX and XLA without this package.
+
+`scripts/run_stablehlo.py` runs such a file. The batch may have any size.
+"""
+
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from cifar_jax.training.trained import Trained
+
+SUFFIX = ".stablehlo"
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(network: Trained, path: os.PathLike, card: dict) -> None:
+    """Writes `jax.export`'s serialisation, the weights as constants in it.
+
+    Products are asked for in float32 on every platform: GPUs and TPUs would otherwise
+    take fewer bits of the weights.
+
+    Args:
+      network: In the type that it is to compute in.
+      path: Of the file.
+      card: Is not part of the file.
+    """
+    (batch,) = export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *network.image_shape), jnp.uint8)
+    with jax.default_matmul_precision("float32"):
+        exported = export.export(jax.jit(network.logits), platforms=PLATFORMS)(images)
+    pathlib.Path(path).write_bytes(exported.serialize())
+
+
+def read(path: os.PathLike):
+    """Returns the function of a file."""
+    exported = export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
+    return lambda images: np.asarray(exported.call(images))

@@ -1,0 +1,140 @@
+"""Weights from PyTorch become a run directory. Needs the extra torch."""
+
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from cifar_jax import UserError
+from cifar_jax.formats import artifact, torch_file
+from cifar_jax.models import torch_names, torch_resnet
+from cifar_jax.training import trained
+from cifar_jax.training.checkpoint import Checkpoints
+from cifar_jax.training.tracking import RunDirectory, plain
+
+_WRAPPERS = ("state_dict", "model_state_dict", "net", "model")  # keys around a state
+
+
+def import_weights(
+    path: pathlib.Path,
+    config: ConfigDict,
+    dataset: Mapping[str, Any],
+    workdir: pathlib.Path,
+) -> dict[str, float]:
+    """Makes a run directory of a file of PyTorch's weights.
+
+    Batch statistics are kept as they are. PyTorch gathers the unbiased variance, and
+    Flax the biased one: that would matter to training on, not to predictions.
+
+    Args:
+      path: A state_dict, or a checkpoint that holds one.
+      config: With the network in `model`.
+      dataset: As `RunDirectory.claim` takes it.
+      workdir: Run directory to make.
+
+    Returns:
+      How closely the network agrees with PyTorch's, as `artifact.compare` returns it.
+
+    Raises:
+      UserError: If the directory is there, the file cannot be read, its weights are not
+        the network's, or the network made of them does not agree with PyTorch's.
+    """
+    workdir = workdir.absolute()
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"{workdir} exists; choose another --workdir")
+    weights = read(path)
+    network = trained.blank(plain(config), dataset)
+    shape, num_classes = network.image_shape, network.num_classes
+    module = torch_resnet.create(network.config["model"], shape, num_classes)
+    state = module.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    preact = module.design.block == "preact"
+    weights = torch_names.match(weights, shapes, preact=preact)
+    _check_variances(weights)
+    tensors = {name: torch.tensor(value) for name, value in weights.items()}
+    module.load_state_dict(state | tensors)
+    theirs = torch_resnet.Classifier(module, dataset["mean"], dataset["std"]).eval()
+
+    partial = workdir.with_name(f".partial-{os.getpid()}-{workdir.name}")
+    partial.mkdir(parents=True)
+    try:
+        run = RunDirectory(partial)
+        run.claim(config, dataset)
+        checkpoints = Checkpoints(run.best, keep=1)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        facts = {"epoch": 0, "imported": path.name, "sha256": sha256}
+        checkpoints.save(0, _variables(network, weights, module), facts)
+        checkpoints.close()
+        ours = artifact.in_float32(trained.load(partial))
+        check = artifact.compare(torch_file.calls(theirs), jax.jit(ours.logits), ours)
+        partial.rename(workdir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return check
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the float32 arrays of a file by their names; nothing in it is executed.
+
+    Raises:
+      UserError: If the file holds anything but weights.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # PyTorch raises many kinds, and long ones
+        raise UserError(
+            f"{path} cannot be read as plain weights ({type(error).__name__}); save "
+            "model.state_dict() with torch.save"
+        ) from error
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(
+            f"{path} holds no weights; save model.state_dict() with torch.save"
+        )
+    for name, tensor in content.items():
+        dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
+        if not dense or not isinstance(name, str):
+            raise UserError(
+                f"{path} holds {name!r}, which is no array; save model.state_dict() "
+                "with torch.save"
+            )
+    return {name: tensor.detach().float().numpy() for name, tensor in content.items()}
+
+
+def _check_variances(weights: Mapping[str, np.ndarray]) -> None:
+    for name, value in weights.items():
+        if name.endswith("running_var") and value.min() < 0:
+            raise UserError(
+                f"{name} holds {value.min():.3g}, which is no variance; save the "
+                "weights again"
+            )
+
+
+def _variables(network, weights, module) -> dict[str, Any]:
+    """Returns PyTorch's weights as Flax's variables."""
+    head_map = torch_resnet.head_map(module.design, network.image_shape)
+    return {
+        kind: traverse_util.unflatten_dict(
+            torch_names.to_flax(
+                weights,
+                {
+                    path: leaf.shape
+                    for path, leaf in traverse_util.flatten_dict(tree).items()
+                },
+                head_map,
+            )
+        )
+        for kind, tree in network.variables.items()
+    }

@@ -1,0 +1,217 @@
+"""The usual PyTorch ResNets become runs that predict the same; all else is refused."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from cifar_jax import UserError
+from cifar_jax import config as default
+from cifar_jax.models.presets import PRESETS
+from cifar_jax.training import trained
+from cifar_jax.training.tracking import RunDirectory
+
+torch = pytest.importorskip("torch")
+from usual_resnets import ResNet, WideResNet  # noqa: E402
+
+from cifar_jax.formats import torch_import  # noqa: E402
+from cifar_jax.models import torch_names, torch_resnet  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+ROOT = pathlib.Path(__file__).parent.parent
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+SHAPE = (16, 16, 3)
+BASIC = dict(stage_sizes=(1, 2), widths=(8, 12))
+USUAL = {
+    "shortcut_linear": (BASIC, lambda: ResNet((1, 2), (8, 12))),
+    "downsample_fc": (BASIC, lambda: ResNet((1, 2), (8, 12), "downsample", "fc")),
+    "option_a": (
+        BASIC | dict(widths=(8, 16), shortcut="padding"),
+        lambda: ResNet((1, 2), (8, 16), "A"),
+    ),
+    "wide": (
+        dict(stage_sizes=(2, 2, 2), widths=(16, 20, 24), stem_width=16, block="preact"),
+        lambda: WideResNet(2, (16, 20, 24)),
+    ),
+}
+WRAPPERS = {
+    "plain": lambda state: state,
+    "parallel": lambda state: {f"module.{name}": t for name, t in state.items()},
+    "checkpoint": lambda state: {"net": state, "acc": 91.5, "epoch": 3},
+}
+
+
+def seen(network, seed=0):
+    """Returns a network with statistics of a few images, in evaluation mode."""
+    torch.manual_seed(seed)
+    for parameter in network.parameters():
+        if parameter.ndim == 1:  # BatchNorm's start at 0 and 1, which hides mistakes
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    network.train()
+    for _ in range(2):
+        network(torch.randn(4, 3, 16, 16) * 2 + 1)
+    return network.eval()
+
+
+def run_import(path, workdir, options=None):
+    config = default.get_config()
+    config.model.update(options or BASIC)
+    dataset = {
+        "name": "cifar10",
+        "image_shape": list(SHAPE),
+        "label_names": list("0123456789"),
+        "mean": list(MEAN),
+        "std": list(STD),
+    }
+    return torch_import.import_weights(path, config, dataset, workdir)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrapper"),
+    [
+        ("shortcut_linear", "checkpoint"),
+        ("downsample_fc", "plain"),
+        ("option_a", "parallel"),
+        ("wide", "parallel"),
+    ],
+)
+def test_a_usual_network_predicts_the_same(name, wrapper, tmp_path):
+    options, create = USUAL[name]
+    network = seen(create())
+    path = tmp_path / "weights.pt"
+    torch.save(WRAPPERS[wrapper](network.state_dict()), path)
+    run_import(path, tmp_path / "run", options)
+    images = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8)
+    normal = (images / 255 - MEAN) / STD
+    with torch.no_grad():
+        expected = network(torch.tensor(np.float32(normal.transpose(0, 3, 1, 2))))
+    found = trained.load(tmp_path / "run")
+    np.testing.assert_allclose(
+        jax.jit(found.logits)(images), expected, rtol=0, atol=1e-4
+    )
+    var = found.variables["batch_stats"]["stage2_block1"]["bn2"]["var"]
+    theirs = {key.removeprefix("module."): t for key, t in network.state_dict().items()}
+    key = "block2.layer.0" if name == "wide" else "layer2.0"
+    np.testing.assert_array_equal(var, theirs[f"{key}.bn2.running_var"])
+    assert RunDirectory(tmp_path / "run").dataset()["mean"] == list(MEAN)
+    assert {p.name for p in tmp_path.iterdir()} == {"weights.pt", "run"}
+
+
+class Bomb:
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path("exploded"),)
+
+
+def without(name):
+    def change(state):
+        del state[name]
+        return state
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("bn1.running_var"), r"lack stem_bn.running_var \(of 1 "),
+        (
+            lambda state: state | {"layer3.0.conv1.weight": torch.zeros(4)},
+            r"hold layer3.0.conv1.weight \[4\], for which the network has no place",
+        ),
+        (
+            lambda state: state | {"module.conv1.weight": state["conv1.weight"]},
+            "hold module.conv1.weight .* no place",
+        ),
+        (
+            lambda state: state | {"linear.weight": torch.zeros(100, 12)},
+            r"linear.weight has the shape \[100, 12\], and in the network \[10, 12\]",
+        ),
+        (
+            lambda state: state | {"bn1.running_var": -state["bn1.running_var"]},
+            "stem_bn.running_var holds -.* which is no variance",
+        ),
+        (
+            lambda state: state | {"bn1.bias": state["bn1.bias"] * torch.nan},
+            "params/stem_bn/bias is not finite",
+        ),
+        (lambda state: state | {"bn1.bias": "text"}, "holds 'bn1.bias', which is no"),
+        (lambda state: state | {"bn1.bias": Bomb()}, "cannot be read as plain weights"),
+        (lambda state: [1, 2], "holds no weights"),
+        (lambda state: {}, "holds no weights"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "weights.pt"
+    torch.save(change(dict(seen(ResNet((1, 2), (8, 12))).state_dict())), path)
+    with pytest.raises(UserError, match=message) as error:
+        run_import(path, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.pt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04" + bytes(100)])
+def test_a_damaged_file_is_refused(content, tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as plain weights"):
+        run_import(path, tmp_path / "run")
+
+
+def test_a_run_directory_is_never_overwritten(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="run exists; choose another --workdir"):
+        run_import(tmp_path / "weights.pt", tmp_path / "run")
+
+
+PRESET = {
+    "resnet18": lambda: ResNet((2, 2, 2, 2), (64, 128, 256, 512)),
+    "resnet20": lambda: ResNet((3, 3, 3), (16, 32, 64), "A"),
+    "wrn_16_4": lambda: WideResNet(2, (64, 128, 256)),
+}
+
+
+@pytest.mark.parametrize("name", PRESET)
+def test_a_preset_takes_the_usual_weights(name):
+    theirs = seen(PRESET[name]())
+    ours = torch_resnet.create(PRESETS[name], SHAPE, 10).eval()
+    state = {key: tensor.numpy() for key, tensor in theirs.state_dict().items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in ours.state_dict().items()}
+    preact = ours.design.block == "preact"
+    found = torch_names.match(state, shapes, preact=preact)
+    tensors = {key: torch.tensor(value) for key, value in found.items()}
+    ours.load_state_dict(ours.state_dict() | tensors)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = theirs(images)
+        difference = (ours(images) - expected).abs().max()
+    assert difference <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path):
+    preset = PRESET["resnet20"]()
+    path = tmp_path / "weights.pt"
+    torch.save(seen(preset).state_dict(), path)
+    command = [sys.executable, "-m", "cifar_jax.import_torch", f"--weights={path}"]
+    flags = ["--preset=resnet20", f"--workdir={tmp_path / 'run'}"]
+    mean = [f"--mean={','.join(map(str, MEAN))}"]
+
+    def call(*arguments):
+        return subprocess.run(
+            [*command, *arguments], cwd=ROOT, capture_output=True, text=True
+        )
+
+    done = call(*flags, *mean)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--std is missing" in done.stderr
+    done = call(*flags, *mean, f"--std={','.join(map(str, STD))}")
+    assert done.returncode == 0, done.stderr
+    assert "run: resnet20; on 17 random images it predicts the same" in done.stdout
+    network = trained.load(tmp_path / "run")
+    assert network.label_names[0] == "airplane"
