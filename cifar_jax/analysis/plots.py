@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from cifar_jax.analysis.scores import Calibration
 
-BLUE, RED, GRAY = "#2b6cb0", "#c0392b", "#888888"
+BLUE, RED = "#2b6cb0", "#c0392b"
 _MOST_NAMED = 30  # classes whose names fit along an axis
 _MOST_COUNTED = 15  # classes whose counts can be read in the cells
 
@@ -59,7 +59,7 @@ def reliability(
     """
     figure = Figure(figsize=(5.5, 6), layout="constrained")
     top, bottom = figure.subplots(2, height_ratios=(3, 1), sharex=True)
-    top.plot([0, 1], [0, 1], color=GRAY, linestyle="--", label="perfect")
+    top.plot([0, 1], [0, 1], color="black", linestyle="--", label="perfect", zorder=3)
     edges, width = before.edges, 1 / len(before.counts)
     centres = edges[:-1] + width / 2
     filled = before.counts > 0
