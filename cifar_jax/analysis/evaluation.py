@@ -89,6 +89,7 @@ class _Evaluation:
             "weights": self._request.weights,
             "epoch": self._network.epoch,
             "data": self._spec,
+            "select_on": self._config["evaluate"]["select_on"],
         }
         corrupted = sources.corruptions(self._spec)
         record |= self._score_corrupted(corrupted) if corrupted else self._score()

@@ -1,5 +1,6 @@
 """A trained network on all local devices, and tables of any length run through it."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -122,15 +123,16 @@ class Predictor:
           table: Images of the network's shape.
         """
         batch_size, waiting = self.batch_size(table), None
-        call = self.compile(batch_size)
-        for rows in table.chunks(batch_size):
-            missing = batch_size - len(rows.images)
-            logits = call(np.pad(rows.images, ((0, missing), (0, 0), (0, 0), (0, 0))))
+        with _fitting(batch_size):
+            call = self.compile(batch_size)
+            for rows in table.chunks(batch_size):
+                rest = batch_size - len(rows.images)
+                logits = call(np.pad(rows.images, ((0, rest), (0, 0), (0, 0), (0, 0))))
+                if waiting:
+                    yield _fetched(*waiting)
+                waiting = rows, logits
             if waiting:
                 yield _fetched(*waiting)
-            waiting = rows, logits
-        if waiting:
-            yield _fetched(*waiting)
 
     def outputs(
         self, table: Table, advance: Callable[[int], None] = lambda count: None
@@ -175,3 +177,17 @@ def check_labelled(table: Table) -> None:
 
 def _fetched(rows: Rows, logits: jax.Array) -> tuple[Rows, np.ndarray]:
     return rows, np.asarray(logits)[: len(rows.images)]
+
+
+@contextlib.contextmanager
+def _fitting(batch_size: int) -> Iterator[None]:
+    """Turns a lack of memory into a user's error."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"the device is out of memory in batches of {batch_size:,}; use a smaller "
+            "--batch_size"
+        ) from error

@@ -7,6 +7,10 @@ from typing import Any
 def lines(record: Mapping[str, Any]) -> str:
     """Returns the figures of evaluation.json as text."""
     found = [f"{record['workdir']}, {record['weights']} weights, on {record['data']}"]
+    if record["select_on"] == "test":
+        found.append(
+            "the epoch was chosen on the test images: on those, accuracy is too high"
+        )
     for key, write in _SECTIONS.items():
         if record.get(key):
             found += write(record[key])
