@@ -84,11 +84,13 @@ def test_calibration_is_that_of_a_plain_loop(data):
     assert found.counts.sum() == len(labels)
 
 
-def test_full_confidence_is_in_the_last_bin():
+def test_bounds_of_the_bins():
     logits = np.array([[1e3, 0.0], [1e3, 0.0]])
     found = scores.calibration(logits, np.array([0, 1]))
     assert found.counts[-1] == 2
     assert found.error == pytest.approx(0.5)
+    found = scores.calibration(np.zeros((3, 2)), np.array([0, 0, 1]), num_bins=10)
+    assert found.counts[4] == 3  # a bin holds its upper bound
 
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])

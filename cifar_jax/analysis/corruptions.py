@@ -8,7 +8,6 @@ same.
 
 import dataclasses
 import io
-import zlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -120,9 +119,9 @@ def corrupt(
       uint8 [N, H, W, C].
     """
     function, strengths = CORRUPTIONS[name]
-    corrupted, key = np.empty_like(images), zlib.crc32(name.encode())
+    corrupted = np.empty_like(images)
     for k, image in enumerate(images):
-        random = np.random.default_rng((seed, key, severity, start + k))
+        random = np.random.default_rng((seed, severity, start + k))
         changed = function(image / 255, strengths[severity - 1], random)
         corrupted[k] = _to_bytes(changed)
     return corrupted
