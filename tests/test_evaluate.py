@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from PIL import Image
 from test_end_to_end import tiny_config, train
 
 from cifar_jax import UserError
-from cifar_jax.analysis import corruptions, summary
+from cifar_jax.analysis import corruptions, efficiency, summary
 from cifar_jax.analysis.evaluation import Request, evaluate
 from cifar_jax.analysis.inference import Predictor
 from cifar_jax.analysis.output import Output, replacing
@@ -136,7 +137,9 @@ def test_corruptions_made_here_and_read_from_a_folder_score_alike(
         evaluated(run[0], tmp_path / "a", data=str(folder), compare=[str(run[0])])
 
 
-def test_latency_is_measured(run, tmp_path):
+def test_latency_is_measured(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(efficiency, "BATCH_SIZES", (16, 64))
+    monkeypatch.setattr(efficiency, "REPEATS", 3)
     record = evaluated(run[0], tmp_path, data="digits:test[:20]", speed=True)
     cost = record["efficiency"]
     assert cost["latency_ms"] > 0
@@ -155,6 +158,24 @@ def test_unlabelled_and_unreadable_images_are_refused(run, digits, tmp_path):
     (tmp_path / "x" / "3" / "b.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="b.png cannot be read"):
         evaluated(run[0], tmp_path, data=str(tmp_path / "x"))
+
+
+def test_runs_of_other_classes_are_not_compared(run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run[0], other)
+    dataset = json.loads((other / "dataset.json").read_text())
+    dataset["label_names"][0] = "nought"
+    (other / "dataset.json").write_text(json.dumps(dataset))
+    with pytest.raises(UserError, match="has the label_names .*compare runs of one"):
+        evaluated(run[0], tmp_path / "out", compare=[str(other)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_not_there_is_not_made(tmp_path):
+    missing = tmp_path / "run"
+    with pytest.raises(UserError, match="no run directory"):
+        evaluated(missing, missing / "evaluation")
+    assert not missing.exists()
 
 
 def test_a_file_that_fails_half_way_does_not_appear(tmp_path):

@@ -3,18 +3,16 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cifar_jax import UserError
-from cifar_jax.analysis import corruptions, efficiency, plots, scores, sections
+from cifar_jax.analysis import efficiency, robustness, scores, sections
 from cifar_jax.analysis.inference import Predictor
 from cifar_jax.analysis.output import Output
-from cifar_jax.analysis.progress import progress
 from cifar_jax.data import sources, splits
-from cifar_jax.data.arrays import SEVERITIES
 from cifar_jax.data.table import Table, from_arrays
 from cifar_jax.training.results import environment
 
@@ -78,10 +76,25 @@ class _Evaluation:
         data = self._config["data"]
         self._data_dir = request.data_dir or data["dir"]
         self._spec = request.data or f"{data['name']}:{data['test_split']}"
+        # Before anything is computed: they may not be there.
+        self._others = {path: self._load_other(path) for path in request.compare}
 
     def _load(self, workdir, tta: str = "none") -> Predictor:
         options = dict(batch_size=self._request.batch_size, tta=tta)
         return Predictor(workdir, weights=self._request.weights, **options)
+
+    def _load_other(self, workdir) -> Predictor:
+        """Loads a run to compare with, which must know the same classes."""
+        other = self._load(workdir)
+        for name in ("label_names", "image_shape"):
+            ours, theirs = getattr(self._network, name), getattr(other.network, name)
+            if ours != theirs:
+                raise UserError(
+                    f"{workdir} has the {name} {str(theirs)[:80]}, and "
+                    f"{self._request.workdir} {str(ours)[:80]}; compare runs of one "
+                    "data set"
+                )
+        return other
 
     def run(self) -> dict[str, Any]:
         record = {
@@ -110,7 +123,8 @@ class _Evaluation:
     def _score(self) -> dict[str, Any]:
         request, output = self._request, self._output
         names, table = self._network.label_names, self._open(self._spec)
-        logits, labels = outputs(self._predictor, table, self._spec)
+        held_out = self._validate() if request.temperature else None
+        logits, labels = self._predictor.outputs(table, self._spec)
         plain = logits[:, 0]
         record = {"scores": sections.score(plain, labels)}
         if request.tta != "none":
@@ -119,25 +133,15 @@ class _Evaluation:
         predictions = plain.argmax(axis=-1)
         matrix = scores.confusion_matrix(labels, predictions, len(names))
         record["classes"] = sections.by_class(matrix, names, output)
-        held_out = self._validate() if request.temperature else None
         record["calibration"] = sections.calibrate(plain, labels, held_out, output)
         sections.draw_errors(plain, labels, table, names, output)
         if request.compare:
             record["comparisons"] = [
-                self._compare(workdir, table, plain, labels)
-                for workdir in request.compare
+                self._compare(workdir, table, plain, labels) for workdir in self._others
             ]
         if request.corruptions:
-            tables = {
-                name: [
-                    functools.partial(
-                        corruptions.corrupted, table, name, severity, seed=request.seed
-                    )
-                    for severity in SEVERITIES
-                ]
-                for name in corruptions.CORRUPTIONS
-            }
-            record["corruptions"] = robustness(self._predictor, tables, output)
+            tables = robustness.corrupted_tables(table, seed=request.seed)
+            record["corruptions"] = robustness.score(self._predictor, tables, output)
         return record
 
     def _score_corrupted(self, specs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -153,26 +157,17 @@ class _Evaluation:
             name: [functools.partial(self._open, spec) for spec in severities]
             for name, severities in specs.items()
         }
-        return {"corruptions": robustness(self._predictor, tables, self._output)}
+        return {"corruptions": robustness.score(self._predictor, tables, self._output)}
 
     def _validate(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns logits [N, K] and labels of the run's own validation images."""
         table = validation_table(self._config, self._data_dir)
-        logits, labels = outputs(self._predictor, table, "validation")
+        logits, labels = self._predictor.outputs(table, "validation")
         return logits[:, 0], labels
 
-    def _compare(self, workdir, table: Table, plain, labels) -> dict[str, Any]:
+    def _compare(self, workdir: str, table: Table, plain, labels) -> dict[str, Any]:
         """Compares with another run on the same images, by McNemar's test."""
-        other = self._load(workdir)
-        for name in ("label_names", "image_shape"):
-            ours, theirs = getattr(self._network, name), getattr(other.network, name)
-            if ours != theirs:
-                raise UserError(
-                    f"{workdir} has {name} {str(theirs)[:80]}, and "
-                    f"{self._request.workdir} {str(ours)[:80]}; compare runs of one "
-                    "data set"
-                )
-        logits = outputs(other, table, workdir)[0][:, 0]
+        logits = self._others[workdir].outputs(table, workdir)[0][:, 0]
         right = [each.argmax(axis=-1) == labels for each in (plain, logits)]
         test = scores.mcnemar(*right)
         return {
@@ -193,52 +188,6 @@ class _Evaluation:
             "peak_memory_bytes": efficiency.peak_memory(predictor.mesh.devices.flat),
             **environment(predictor.mesh),
         }
-
-
-def outputs(predictor: Predictor, table: Table, what: str):
-    """Runs a labelled table through a network behind a progress bar.
-
-    Returns:
-      Logits float32 [N, 1 or 2, K], and labels int32 [N]; see `Predictor.outputs`.
-    """
-    with progress(what, len(table)) as advance:
-        return predictor.outputs(table, advance)
-
-
-def robustness(
-    predictor: Predictor,
-    tables: Mapping[str, Sequence[Callable[[], Table]]],
-    output: Output,
-) -> dict[str, Any]:
-    """Scores a network under corruptions.
-
-    Args:
-      predictor: The network.
-      tables: By corruption, what opens the table of each severity, the mildest first.
-      output: Gets corruptions.csv and corruptions.png.
-
-    Returns:
-      `error`, by corruption the share of wrong labels at each severity; `mean_error`
-      over them all, which is mCE without its division by another network's errors; and
-      with test-time augmentation both again, as `tta_error` and `tta_mean_error`.
-    """
-    errors = [{name: [] for name in tables} for _ in range(predictor.views)]
-    for name, severities in tables.items():
-        for severity, open_table in enumerate(severities, 1):
-            table = open_table()
-            logits, labels = outputs(predictor, table, f"{name} {severity}")
-            wrong = logits.argmax(axis=-1) != labels[:, None]  # [N, views]
-            for error, mean in zip(errors, wrong.mean(axis=0), strict=True):
-                error[name].append(float(mean))
-    rows = [[name, *values, np.mean(values)] for name, values in errors[0].items()]
-    severities = range(1, len(rows[0]) - 1)
-    output.table("corruptions.csv", ["corruption", *severities, "mean"], rows)
-    output.figure("corruptions.png", plots.corruption_errors(errors[0]))
-    record = {"num_examples": len(labels)}
-    for prefix, error in zip(("", "tta_"), errors, strict=False):
-        mean = float(np.mean(list(error.values())))
-        record |= {f"{prefix}error": error, f"{prefix}mean_error": mean}
-    return record
 
 
 def validation_table(config: Mapping[str, Any], data_dir: str | None) -> Table:

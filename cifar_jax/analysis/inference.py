@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax import UserError
+from cifar_jax.analysis.progress import progress
 from cifar_jax.data.table import Rows, Table
 from cifar_jax.training import sharding, trained
 
@@ -134,14 +135,12 @@ class Predictor:
             if waiting:
                 yield _fetched(*waiting)
 
-    def outputs(
-        self, table: Table, advance: Callable[[int], None] = lambda count: None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def outputs(self, table: Table, what: str = "") -> tuple[np.ndarray, np.ndarray]:
         """Runs all labelled images through the network, each exactly once.
 
         Args:
           table: Labelled images of the network's shape.
-          advance: Called with the number of images of each batch that is done.
+          what: Shown beside a progress bar.
 
         Returns:
           Logits float32 [N, 1 or 2, K], and labels int32 [N].
@@ -151,12 +150,13 @@ class Predictor:
         """
         check_labelled(table)
         logits, labels = [], []
-        for rows, batch in self.batches(table):
-            if rows.errors:
-                raise UserError(next(iter(rows.errors.values())))
-            logits.append(batch)
-            labels.append(rows.labels)
-            advance(len(batch))
+        with progress(what, len(table)) as advance:
+            for rows, batch in self.batches(table):
+                if rows.errors:
+                    raise UserError(next(iter(rows.errors.values())))
+                logits.append(batch)
+                labels.append(rows.labels)
+                advance(len(batch))
         return np.concatenate(logits), np.concatenate(labels)
 
 

@@ -26,13 +26,12 @@ class Output:
     """The folder that an evaluation writes to, each file whole or not at all.
 
     Args:
-      folder: Made if need be; files of an earlier evaluation are replaced.
+      folder: Made with the first file; those of an earlier evaluation are replaced.
     """
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
         self.files: list[str] = []
-        folder.mkdir(parents=True, exist_ok=True)
 
     def figure(self, name: str, figure: Figure) -> None:
         """Writes a picture."""
@@ -51,5 +50,6 @@ class Output:
             path.write_text(json.dumps(content, indent=2) + "\n")
 
     def _file(self, name: str):
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.files.append(name)
         return replacing(self.folder / name)

@@ -110,8 +110,9 @@ def errors(
       labels: Names of their classes.
       predictions: Names of the labels given.
       confidence: float [N], probabilities of the labels given.
-      columns: Images in a row.
+      columns: Images in a row, at most.
     """
+    columns = max(1, min(columns, len(images)))
     rows = max(1, -(-len(images) // columns))
     figure = Figure(figsize=(1.9 * columns, 2.3 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
