@@ -144,6 +144,18 @@ def test_a_folder_of_all_sorts(predictor, digits, logits, tmp_path):
     assert summary.num_failed == 1
 
 
+def test_images_in_classes_of_any_name_are_called_by_their_path(
+    predictor, digits, logits, tmp_path
+):
+    for k, name in enumerate(("spam/x.png", "eggs/ü.png")):
+        (tmp_path / "images" / name).parent.mkdir(parents=True)
+        Image.fromarray(digits.images[k]).save(tmp_path / "images" / name)
+    path = tmp_path / "preds.csv"
+    rows, _ = predicted(predictor, tmp_path / "images", path)
+    best = logits.argmax(axis=1)
+    assert rows[1:] == [["eggs/ü.png", str(best[1])], ["spam/x.png", str(best[0])]]
+
+
 def test_the_command(workdir, digits, tmp_path):
     np.save(tmp_path / "x.npy", digits.images)
     output = tmp_path / "preds.csv"
