@@ -70,8 +70,8 @@ def main() -> int:
         )
     if summary.num_failed:
         print(
-            f"{summary.num_failed:,} of them could not be read and got an error instead "
-            f"of a label; the first: {summary.first_error}"
+            f"{summary.num_failed:,} of them could not be read and got an error, not a "
+            f"label; the first: {summary.first_error}"
         )
     return 0
 
