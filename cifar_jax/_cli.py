@@ -6,6 +6,7 @@
 import difflib
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable
 
@@ -28,6 +29,8 @@ def define_config() -> flags.FlagHolder:
 
 def run(main: Callable[[], int | None], usage: str) -> None:
     """Parses the command line, runs a command, and exits with its code."""
+    # As SIGINT does, so that unfinished files are taken away.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(_exit_code(main, usage, sys.argv))
 
 

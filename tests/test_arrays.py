@@ -2,6 +2,8 @@
 
 import io
 import os
+import resource
+import sys
 import zipfile
 
 import numpy as np
@@ -265,3 +267,19 @@ def test_truncated_files_are_refused(tmp_path, name, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     refuse(path, "is damaged or no array|is no source of images that is known")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_mapped_file_does_not_fill_the_memory(tmp_path):
+    shape = (30_000, 32, 32, 3)  # 92 MB; a hole, so it takes no room on disk
+    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, shape)
+    table = sources.open_table(str(tmp_path / "x.npy"))
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+
+    before = resident()
+    for rows in table.chunks(500):
+        assert rows.images.shape == (500, 32, 32, 3)
+    assert resident() - before < 30e6

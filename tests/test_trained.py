@@ -5,6 +5,7 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from test_end_to_end import tiny_config, train
 
@@ -61,6 +62,36 @@ def test_damage_is_told_and_not_touched(run, tmp_path, capsys):
     assert trained.load(workdir).epoch == run[1]["best_epoch"]
     assert "checkpoint 999 is damaged" in capsys.readouterr().out
     assert files(workdir) == before
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+def test_last_and_averages_are_those_of_the_newest_state(run):
+    workdir, _ = run
+    newest = max(workdir.glob("checkpoints/[0-9]*"), key=lambda path: int(path.name))
+    saved = ocp.PyTreeCheckpointer().restore(newest.absolute() / "tree")["state"]
+    before = files(workdir)
+    last = trained.load(workdir, which="last")
+    average = trained.load(workdir, which="ema")
+    assert files(workdir) == before
+    for key in ("params", "batch_stats"):
+        jax.tree.map(np.testing.assert_array_equal, last.variables[key], saved[key])
+        averages = saved["averages"][key]
+        jax.tree.map(np.testing.assert_array_equal, average.variables[key], averages)
+    kernels = [n.variables["params"]["stem_conv"]["kernel"] for n in (last, average)]
+    assert (kernels[0] != kernels[1]).any()
+    assert last.epoch == 2
+
+
+def test_a_run_without_averages_says_so(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["train"]["ema_decay"] = 0.0
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="trained without averages.*ema_decay is 0"):
+        trained.load(tmp_path / "run", which="ema")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UserError, match="checkpoints holds no network yet"):
+        trained.load(tmp_path / "run", which="last")
 
 
 def test_what_is_no_run_is_refused(run, tmp_path):

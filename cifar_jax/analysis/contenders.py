@@ -6,7 +6,6 @@ device is done, and tells what makes the comparison fair: see `Contender`.
 
 import dataclasses
 import functools
-import resource
 import time
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ import optax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from cifar_jax.analysis import efficiency
 from cifar_jax.analysis.task import CROP_PADDING, Task
 from cifar_jax.data.sources import Examples
 from cifar_jax.models.design import pooled_size
@@ -124,10 +124,7 @@ class _Jax:
         return 5 * 2 * size**3 / min(seconds() for _ in range(10))
 
     def peak_memory(self) -> int:
-        devices = {device for device in self._setup.mesh.devices.flat}
-        stats = [device.memory_stats() or {} for device in devices]
-        on_devices = sum(each.get("peak_bytes_in_use", 0) for each in stats)
-        return on_devices or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return efficiency.peak_memory(self._setup.mesh.devices.flat)
 
 
 _STATISTICS = ("mean", "var")

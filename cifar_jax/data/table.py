@@ -1,6 +1,7 @@
 """Images that are read in pieces, whatever they are stored in."""
 
 import dataclasses
+import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -121,11 +122,23 @@ def from_arrays(
     if labels is not None and label_names is None:
         label_names = tuple(str(k) for k in range(int(labels.max(initial=0)) + 1))
 
+    mapped = _mapping(images)
+
     def fetch(start, stop):
         part = None if labels is None else labels[start:stop]
-        return Rows(np.array(images[start:stop], order="C"), part)
+        piece = np.array(images[start:stop], order="C")
+        if mapped is not None:  # else all that was read counts as memory in use
+            mapped.madvise(mmap.MADV_DONTNEED)
+        return Rows(piece, part)
 
     return Table(name, images.shape[1:], len(images), fetch, label_names, ids)
+
+
+def _mapping(array: np.ndarray) -> mmap.mmap | None:
+    """Returns the mapped file that an array lies in, if it does."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return array if isinstance(array, mmap.mmap) else None
 
 
 def as_images(array, where: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
+from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax.models import resnet
+from cifar_jax.models import count, resnet
+from cifar_jax.training import setup
 from cifar_jax.training.checkpoint import Checkpoints
+from cifar_jax.training.state import Metrics, create_state
 from cifar_jax.training.steps import normalize
 from cifar_jax.training.tracking import RunDirectory
+
+# Which of a run's weights: those of best/, or of its newest state the raw ones or
+# their averages.
+WEIGHTS = ("best", "last", "ema")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,30 +64,35 @@ class Trained:
         return self.model.apply(self.variables, images, train=False)
 
 
-def load(workdir: os.PathLike, sharding: Sharding | None = None) -> Trained:
-    """Reads the best network of a run: the one that result.json tells of.
+def load(
+    workdir: os.PathLike, sharding: Sharding | None = None, *, which: str = "best"
+) -> Trained:
+    """Reads the network of a run; by default the one that result.json tells of.
 
     Args:
       workdir: Run directory; training may still go on in it.
       sharding: Where the weights are to lie; None: on the first device.
+      which: "best"; or of the newest state of training, "last": its weights, or "ema":
+        their averages.
 
     Raises:
-      UserError: If this is no run directory, or it has no whole network yet.
+      UserError: If this is no run directory, or it has no such network, whole, yet.
     """
     run = RunDirectory(workdir)
     network = blank(run.config(), run.dataset())
-    found = None
-    if run.best.exists():
-        sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        checkpoints = Checkpoints(run.best, keep=None)
-        found = checkpoints.restore(network.variables, sharding)
-        checkpoints.close()
-    if found is None:
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    if which == "ema" and not network.config["train"]["ema_decay"]:
         raise UserError(
-            f"{run.best} holds no network yet; wait for the first validation of the "
-            "run, or train with the same --workdir until then"
+            f"{run.path} was trained without averages (train.ema_decay is 0); ask for "
+            "the best or the last weights"
         )
-    variables, facts = found
+    if which == "best":
+        variables, facts = _restore(run.best, network.variables, sharding)
+    else:
+        template = _state_template(network, sharding)
+        tree, facts = _restore(run.checkpoints, template, sharding)
+        state = tree["state"]
+        variables = state.averages if which == "ema" else state.variables
     return dataclasses.replace(network, variables=variables, epoch=facts["epoch"])
 
 
@@ -110,6 +123,44 @@ def blank(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> Trained:
         config=dict(config),
         epoch=0,
     )
+
+
+def _restore(folder: pathlib.Path, template: Any, sharding: Sharding):
+    found = None
+    if folder.exists():
+        checkpoints = Checkpoints(folder, keep=None)
+        found = checkpoints.restore(template, sharding)
+        checkpoints.close()
+    if found is None:
+        raise UserError(
+            f"{folder} holds no network yet; wait for the first validation of the "
+            "run, or train with the same --workdir until then"
+        )
+    return found
+
+
+def _state_template(network: Trained, sharding: Sharding) -> Any:
+    """Returns the shapes of what the loop saves, the optimiser's state among them."""
+    model, image_shape = network.model, network.image_shape
+    steps_per_epoch = 1000  # any: shapes do not depend on it
+    _, optimizer = setup.make_optimizer(
+        ConfigDict(network.config),
+        steps_per_epoch,
+        frozen=("stem_conv/kernel",) if model.design.stem == "whitening" else (),
+        paths=count.parameter_paths(model, image_shape),
+    )
+    state = jax.eval_shape(
+        lambda key: create_state(
+            key,
+            model,
+            optimizer,
+            image_shape=image_shape,
+            average=network.config["train"]["ema_decay"] > 0,
+            sharding=sharding,
+        ),
+        jax.random.key(0),
+    )
+    return {"state": state, "metrics": jax.eval_shape(Metrics.empty)}
 
 
 def _tuple(value: Any) -> Any:

@@ -1,0 +1,55 @@
+"""Files that appear only when they are whole, and folders of them."""
+
+import contextlib
+import csv
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a path to write; it takes the given name when the block has succeeded."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Output:
+    """The folder that an evaluation writes to, each file whole or not at all.
+
+    Args:
+      folder: Made with the first file; those of an earlier evaluation are replaced.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        self.files: list[str] = []
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Writes a picture."""
+        with self._file(name) as path:
+            figure.savefig(path, format="png", dpi=130)
+
+    def table(self, name: str, header: Sequence, rows: Sequence[Sequence]) -> None:
+        """Writes a CSV file."""
+        with self._file(name) as path, path.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+    def record(self, name: str, record: Mapping[str, Any]) -> None:
+        """Writes a JSON object, with the names of all files before it."""
+        content = {**record, "files": list(self.files)}
+        with self._file(name) as path:
+            path.write_text(json.dumps(content, indent=2) + "\n")
+
+    def _file(self, name: str):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.files.append(name)
+        return replacing(self.folder / name)

@@ -1,0 +1,159 @@
+"""Scores of logits and labels. Pure functions of NumPy arrays."""
+
+import dataclasses
+
+import numpy as np
+from scipy import optimize, special, stats
+
+Z_95 = 1.959963984540054  # a standard normal lies within it in 95% of cases
+NUM_BINS = 15  # of the confidence, as is the custom for CIFAR (Guo et al., 2017)
+
+
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Returns float64 [N, K]: the logarithms of the softmax."""
+    return special.log_softmax(logits.astype(np.float64), axis=-1)
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean of the negative log likelihoods, in nats.
+
+    Args:
+      logits: float [N, K].
+      labels: int [N].
+    """
+    return float(-log_probabilities(logits)[np.arange(len(labels)), labels].mean())
+
+
+def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Returns the share of images whose class is among the k most likely ones.
+
+    Of equal logits the one of the lower class comes first, as argmax has it.
+    """
+    best = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
+    return float((best == labels[:, None]).any(axis=-1).mean())
+
+
+def wilson_interval(correct: int, total: int, z: float = Z_95) -> tuple[float, float]:
+    """Returns the bounds of a share by Wilson's score interval (1927).
+
+    Args:
+      correct: Successes.
+      total: Trials, at least one.
+      z: Quantile of the standard normal.
+    """
+    share, square = correct / total, z**2 / total
+    centre = (share + square / 2) / (1 + square)
+    half = (
+        z * np.sqrt(share * (1 - share) / total + square / (4 * total)) / (1 + square)
+    )
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def confusion_matrix(
+    labels: np.ndarray, predictions: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Returns int64 [K, K]: how often images of a row's class get a column's label."""
+    cells = labels.astype(np.int64) * num_classes + predictions
+    counts = np.bincount(cells, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Confidence against accuracy, in bins of equal width.
+
+    Attributes:
+      counts: int64 [bins], images in each.
+      confidence: float64 [bins], mean probability of the label given; 0 where empty.
+      accuracy: float64 [bins], share of those labels that are right; 0 where empty.
+    """
+
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Bounds of the bins, float64 [bins + 1]; each bin holds its upper bound."""
+        return np.linspace(0, 1, len(self.counts) + 1)
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: the mean gap, weighted by the images."""
+        gaps = np.abs(self.confidence - self.accuracy)
+        return float((self.counts * gaps).sum() / self.counts.sum())
+
+
+def calibration(
+    logits: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS
+) -> Calibration:
+    """Returns how far confidence can be trusted (Guo et al., 2017, arXiv:1706.04599).
+
+    Args:
+      logits: float [N, K].
+      labels: int [N].
+      num_bins: Of the confidence, from 0 to 1.
+    """
+    confidence = np.exp(log_probabilities(logits).max(axis=-1))
+    correct = logits.argmax(axis=-1) == labels
+    bins = np.ceil(confidence * num_bins).astype(int) - 1
+    bins = np.clip(bins, 0, num_bins - 1)  # rounding can take a probability past 1
+
+    def sums(weights=None):
+        return np.bincount(bins, weights, num_bins)
+
+    counts = sums()
+    filled = np.maximum(counts, 1)
+    return Calibration(counts, sums(confidence) / filled, sums(correct) / filled)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns what to divide logits by for the least loss (Guo et al., 2017).
+
+    Args:
+      logits: float [N, K], of images that the network was not trained on.
+      labels: int [N].
+    """
+    # Convex in the inverse temperature; its logarithm covers all magnitudes.
+    found = optimize.minimize_scalar(
+        lambda log: cross_entropy(logits * np.exp(-log), labels),
+        bounds=(-5.0, 5.0),
+        method="bounded",
+    )
+    return float(np.exp(found.x))
+
+
+@dataclasses.dataclass(frozen=True)
+class McNemar:
+    """Whether two networks differ on the same images (McNemar, 1947).
+
+    Attributes:
+      only_first: Images that only the first one labels right.
+      only_second: Images that only the second one labels right.
+      p_value: Of the exact two-sided binomial test.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
+    """Compares two networks.
+
+    Args:
+      first: bool [N], whether the first network is right.
+      second: bool [N], likewise.
+    """
+    only_first = int((first & ~second).sum())
+    only_second = int((second & ~first).sum())
+    differ = only_first + only_second
+    p_value = stats.binomtest(only_first, differ).pvalue if differ else 1.0
+    return McNemar(only_first, only_second, float(p_value))
+
+
+def confident_errors(logits: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Returns the places of the wrongly labelled images, the most confident first."""
+    confidence = log_probabilities(logits).max(axis=-1)
+    wrong = np.flatnonzero(logits.argmax(axis=-1) != labels)
+    return wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
