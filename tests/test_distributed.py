@@ -92,7 +92,7 @@ class Pair:
         lines = self.logs[number].read_text().splitlines()
         return "\n".join(line for line in lines if not line.startswith("[Gloo]"))
 
-    def wait(self, seconds=200):
+    def wait(self, seconds=400):
         """Returns the exit codes."""
         deadline = time.monotonic() + seconds
         try:
@@ -100,7 +100,7 @@ class Pair:
         finally:
             self.end()
 
-    def wait_for(self, condition, seconds=200):
+    def wait_for(self, condition, seconds=400):
         deadline = time.monotonic() + seconds
         while not condition():
             codes = [process.poll() for process in self.processes]
@@ -125,10 +125,12 @@ def rows(workdir):
     return [json.loads(line) for line in lines]
 
 
-def check_rows(workdir, expected, tolerance=1e-5):
+def check_rows(workdir, expected):
+    """Equal but for rounding, which grows slowly: 1e-5 over the first 50 steps."""
     for one, other in zip(rows(workdir), rows(expected), strict=True):
         for key in ("step", "epoch", "split"):
             assert one[key] == other[key]
+        tolerance = 1e-5 if one["step"] <= 50 else 1e-3
         assert one["loss"] == pytest.approx(other["loss"], abs=tolerance), one
         assert one["accuracy"] == pytest.approx(other["accuracy"], abs=5e-3), one
 

@@ -140,6 +140,8 @@ def moments(workdir):
     )
 
 
+# Orbax warns where a state is read as it lies on disk.
+@pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(digits_dir, tmp_path):
     """SIGKILL at random moments: in compiling, training, saving and validating."""
