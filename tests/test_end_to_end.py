@@ -160,9 +160,27 @@ def test_divergence_stops_and_keeps_the_finite_state(digits_dir, tmp_path):
     config = tiny_config(digits_dir)
     config.optim.learning_rate = 1e9
     config.checkpoint.every_seconds = 0.0
-    with pytest.raises(UserError, match="training diverged.*lower optim.learning_rate"):
+    message = (
+        r"training diverged: .* by step \d+ at learning rate .*e\+0\d "
+        r"\((the state of step (\d+) is kept|nothing saved)\).*lower optim.learning_rate"
+    )
+    with pytest.raises(UserError, match=message) as diverged:
         train(config, tmp_path)
     assert not (tmp_path / "result.json").exists()
+    kept = [int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*")]
+    named = re.search(message, str(diverged.value))[2]
+    assert max(kept, default=None) == (int(named) if named else None)
+    with pytest.raises(UserError, match="training diverged"):  # the same once more
+        train(config, tmp_path)
+
+
+def test_a_signal_while_it_compiles_stops_the_run(digits_dir, tmp_path):
+    process = start(tmp_path, digits_dir)
+    wait_for((tmp_path / "config.json").exists, process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 143, output
+    assert "stopped by SIGTERM at step 0, all saved" in output
 
 
 def test_without_validation_the_last_state_is_scored(digits_dir, tmp_path):

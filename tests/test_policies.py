@@ -70,6 +70,23 @@ def test_the_best_epoch_is_the_one_that_is_scored(
     assert not any(same(validations[-1], other) for other in others)
 
 
+def test_the_best_outlasts_ten_worse_epochs(digits_dir, tmp_path, monkeypatch):
+    """Both the best state, of epoch 1, and the latest are there at the end."""
+    losses = iter(range(1, 13))
+
+    def evaluate(self, examples, variables, **_):
+        return {"accuracy": 0.5, "loss": float(next(losses))}
+
+    monkeypatch.setattr(engine.Engine, "evaluate", evaluate)
+    result = train(make_config(digits_dir, train__epochs=11), tmp_path)
+    assert (result["best_epoch"], result["epochs"]) == (1, 11)
+    kept = {
+        name: {int(path.name) for path in (tmp_path / name).glob("[0-9]*")}
+        for name in ("best", "checkpoints")
+    }
+    assert kept == {"best": {2}, "checkpoints": {20, 22}}
+
+
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 6), (9, NUM_EPOCHS)])
 def test_training_ends_when_validation_gets_no_better(
     validations, digits_dir, tmp_path, patience, epochs
