@@ -61,3 +61,16 @@ def test_published_accuracies_come_from_result_files():
     published = re.findall(r"test accuracy (?:is |of )?\**(0\.\d{4})", README)
     assert published, "the README shows no result"
     assert set(published) <= accuracies
+
+
+def test_published_speeds_come_from_their_file():
+    name = "results/benchmarks/cifar10_cpu.json"
+    contenders = json.loads((ROOT / name).read_text())["contenders"].values()
+    medians = {
+        f"{each[kind]['images_per_second']['median']:,.0f}"
+        for each in contenders
+        for kind in ("train", "infer")
+    }
+    (paragraph,) = (part for part in README.split("\n\n") if name in part)
+    published = re.findall(r"\d,\d{3}\b", paragraph)
+    assert set(published) == medians
