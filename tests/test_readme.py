@@ -72,5 +72,5 @@ def test_published_speeds_come_from_their_file():
         for kind in ("train", "infer")
     }
     (paragraph,) = (part for part in README.split("\n\n") if name in part)
-    published = re.findall(r"\d,\d{3}\b", paragraph)
-    assert set(published) == medians
+    assert medians <= set(re.findall(r"[\d,]*\d", paragraph))
+    assert set(re.findall(r"\d,\d{3}", paragraph)) <= medians
