@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from cifar_jax import UserError
 from cifar_jax.data import augment
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
 BATCH = 16
 # Options at which each transform leaves the images alone. The alternating flip has no
 # strength: it mirrors an image in one of two epochs.
