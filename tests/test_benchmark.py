@@ -15,6 +15,7 @@ from cifar_jax.models.resnet import create
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_tiny_run(tmp_path, digits_dir):
     # torch.compile takes a minute
     names = [name for name in benchmark.available() if name != "torch_compiled"]
