@@ -49,7 +49,7 @@ def free_port():
 
 
 class Pair:
-    """Two processes of two devices each, in one run."""
+    """Two processes of four devices each, in one run."""
 
     def __init__(self, folder, digits_dir, **config):
         self.workdir, self.logs, self.file = folder / "run", [], plain(folder)
@@ -77,7 +77,7 @@ class Pair:
             f"--workdir={workdir}",
             *(f"--config.{key}={value}" for key, value in values.items()),
         ]
-        flags_of_xla = "--xla_force_host_platform_device_count=2"
+        flags_of_xla = "--xla_force_host_platform_device_count=4"
         with log.open("w") as file:
             return subprocess.Popen(
                 [*COMMAND, f"--config={self.file}", *flags],
@@ -135,7 +135,7 @@ def check_rows(workdir, expected):
         assert one["accuracy"] == pytest.approx(other["accuracy"], abs=0.02), one
 
 
-def train_alone(workdir, digits_dir, num_devices=4, **config):
+def train_alone(workdir, digits_dir, num_devices=8, **config):
     alone = runpy.run_path(plain(workdir.parent))["get_config"]()
     for key, value in {**TINY, **RATE, "data.dir": digits_dir, **config}.items():
         section, name = key.split(".")
@@ -149,7 +149,7 @@ def test_two_processes_give_the_numbers_of_one(digits_dir, tmp_path):
     assert pair.wait() == [0, 0], pair.log(0) + pair.log(1)
     check_rows(pair.workdir, tmp_path / "alone")
     result = json.loads((pair.workdir / "result.json").read_text())
-    assert (result["num_processes"], result["num_devices"]) == (2, 4)
+    assert (result["num_processes"], result["num_devices"]) == (2, 8)
     for part in ("val", "test"):
         assert result[part] == pytest.approx(alone[part], abs=1e-5)
     assert "test accuracy" in pair.log(0)
