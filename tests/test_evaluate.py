@@ -2,15 +2,13 @@
 
 import csv
 import json
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from test_cli import call
 from test_end_to_end import tiny_config, train
 
 from cifar_jax import UserError
@@ -20,8 +18,6 @@ from cifar_jax.analysis.inference import Predictor
 from cifar_jax.analysis.output import Output, replacing
 from cifar_jax.data import sources
 from cifar_jax.data.table import from_arrays
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -185,16 +181,6 @@ def test_a_file_that_fails_half_way_does_not_appear(tmp_path):
             temporary.write_text("half")
             raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
-
-
-def call(module, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", f"cifar_jax.{module}", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 def test_the_command_prints_the_figures_and_mistakes_in_one_line(run, tmp_path):

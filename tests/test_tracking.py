@@ -273,3 +273,13 @@ def test_a_plain_config_is_what_json_reads_back():
     plain = tracking.plain(config)
     assert plain == json.loads(json.dumps(plain))
     assert plain["model"] == {"widths": [8, 16], "se": {"ratio": 4}}
+
+
+def test_an_imported_network_is_work_too(run):
+    (run.best / "0").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds a run"):
+        run.check(make_config(), "never")
+    other = make_config()
+    other.seed = 7
+    with pytest.raises(UserError, match="another config .seed was 0, now 7"):
+        run.check(other)

@@ -39,7 +39,7 @@ def _classes(classes) -> list[str]:
     ranked = sorted(seen, key=lambda each: each["accuracy"])
     worst, best = ranked[0], ranked[-1]
     return [
-        f"classes from {worst['name']} {worst['accuracy']:.4f} to {best['name']} "
+        f"worst class {worst['name']}: {worst['accuracy']:.4f}, best {best['name']}: "
         f"{best['accuracy']:.4f}"
     ]
 

@@ -44,25 +44,38 @@ class Task:
     shapes: dict[tuple[str, ...], tuple[int, ...]]
 
 
+# What not every contender does is off, and the learning rate small and constant.
+_COMMON = {
+    "model.dropout": 0.0,
+    "model.logits_dropout": 0.0,
+    "model.block_dropout": 0.0,
+    "model.stochastic_depth": 0.0,
+    "optim.gradient_clip": 0.0,
+    "optim.decayed": "kernels",
+    "optim.lr_multipliers": (),
+    "optim.sam_rho": 0.0,
+    "optim.learning_rate": 1e-3,
+    "schedule.name": "constant",
+    "schedule.warmup": "0%",
+    "schedule.momentum_range": None,
+    "train.accumulate": 1,
+    "train.ema_decay": 0.0,
+}
+_OPTIMIZERS = ("adam", "adamw", "sgd")
+
+
 def comparable(config: ConfigDict) -> ConfigDict:
     """Returns a config of which all contenders do every part.
 
     They crop and flip, without dropout, averages or clipping, at a small constant
-    learning rate; where the config has Muon, of which PyTorch has none for
-    convolutions, all take SGD.
+    learning rate; where the config has an optimiser that PyTorch has not, all take SGD.
     """
     config = copy.deepcopy(config)
     config.augment = (
         dict(name="random_crop", padding=CROP_PADDING),
         dict(name="random_flip"),
     )
-    for key in ("dropout", "logits_dropout", "block_dropout"):
-        config.model[key] = 0.0
-    config.train.ema_decay = 0.0
-    config.optim.gradient_clip = 0.0
-    if config.optim.name == "muon":
+    config.update_from_flattened_dict(_COMMON)
+    if config.optim.name not in _OPTIMIZERS:
         config.optim.name = "sgd"
-    config.optim.learning_rate = 1e-3
-    config.schedule.name = "constant"
-    config.schedule.warmup = "0%"
     return config

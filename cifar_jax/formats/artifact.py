@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax import UserError
+from cifar_jax.training import results
 from cifar_jax.training.trained import Trained
 
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -93,7 +93,7 @@ def describe(network: Trained) -> dict[str, Any]:
         "num_parameters": int(count),
         "epoch": network.epoch,
         "config": network.config,
-        "versions": _versions(),
+        "versions": results.versions(_PACKAGES),
     }
 
 
@@ -145,16 +145,6 @@ def summary(check: Mapping[str, float]) -> str:
         f"on {check['num_images']} random images it predicts the same as before, "
         f"with logits within {check['max_abs_difference']:.1e}"
     )
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

@@ -11,10 +11,10 @@ from cifar_jax.training import distributed
 
 
 class Stopped(Exception):
-    """Training has stopped because of a signal, its state saved.
+    """Training has stopped before its end, its state saved.
 
     Attributes:
-      exit_code: 128 plus the number of the signal.
+      exit_code: 128 plus the number of a signal; 0 after `train.max_seconds`.
     """
 
     def __init__(self, message: str, exit_code: int):

@@ -5,6 +5,7 @@ import os
 import pathlib
 import platform
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -110,7 +111,7 @@ def environment(mesh: Mesh) -> dict[str, Any]:
         "device": _device_name(mesh.devices.flat[0]),
         "num_devices": mesh.size,
         "num_processes": jax.process_count(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions(_PACKAGES)},
     }
 
 
@@ -124,11 +125,12 @@ def _device_name(device: jax.Device) -> str:
     return f"cpu ({name}, {os.cpu_count()} cores)"
 
 
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Returns the versions of packages, or that one is "not installed"."""
+    found = {}
+    for package in packages:
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+            found[package] = "not installed"
+    return found

@@ -113,9 +113,10 @@ class RunDirectory:
         Raises:
           UserError: names the keys that differ.
         """
-        holds_work = self._result.exists() or any(
-            path.name.isdigit() for path in self.checkpoints.glob("*")
-        )
+        # An imported network has only its best weights.
+        folders = (self.checkpoints, self.best)
+        states = (path for folder in folders for path in folder.glob("*"))
+        holds_work = self._result.exists() or any(p.name.isdigit() for p in states)
         if resume == "must" and not holds_work:
             raise UserError(
                 f"there is nothing to resume in {self.path} (--resume=must); give the "
