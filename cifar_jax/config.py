@@ -72,12 +72,16 @@ def _model() -> ConfigDict:
     model.kernel_sizes = (3,)  # of the blocks' convolutions; odd
     model.stem = "conv"  # conv, or whitening: frozen filters that whiten the patches
     model.stem_width = _optional(int)  # channels; None: the first stage's
-    model.stem_kernel = _optional(int)  # None: the first stage's
+    # None: the first stage's; an even one leaves the map a pixel smaller
+    model.stem_kernel = _optional(int)
     model.stem_stride = 1
     model.stem_pool = 0  # window of a max-pool of stride 2 after the stem; 0: none
     model.block = "basic"  # basic (post-activation) or preact (wide ResNets)
     model.shortcut = "projection"  # projection or padding, where a block changes shape
     model.shortcut_kernel_sizes = (1,)  # of the projections; odd
+    # how a stage takes its stride: stride (its first block), or pool: a convolution, a
+    # max-pool and a BatchNorm before its blocks, which then keep the map's shape
+    model.downsample = "stride"
     model.activation = "relu"  # relu, mish, elu, silu or gelu
     model.se_ratio = 0  # squeeze-and-excitation: channels to hidden units; 0: none
     model.se_bias = True
@@ -89,6 +93,9 @@ def _model() -> ConfigDict:
     model.stochastic_depth = 0.0  # rate of dropping the last block; earlier ones less
     model.init = "he"  # he (normal, fan-out), or pytorch (its layers' default)
     model.zero_init = False  # scale of each basic block's last BatchNorm starts at 0
+    # the first filters of every convolution pass its input channels on unchanged
+    model.dirac_init = False
+    model.bn_scale = True  # False: BatchNorm has a bias alone
     model.bn_momentum = 0.9  # share of the old running statistics that a step keeps
     model.bn_epsilon = 1e-5
     model.dtype = "auto"  # of the computation: bfloat16 on accelerators, float32 on CPU
