@@ -125,6 +125,7 @@ def _optim() -> ConfigDict:
     # sharpness-aware minimisation: radius of the worst case; 0: off. Twice the work
     optim.sam_rho = 0.0
     optim.sam_adaptive = False  # ASAM: each weight's radius is a share of itself
+    optim.sam_start = "0%"  # a duration: until then without, at the usual price
     return optim
 
 
@@ -151,7 +152,10 @@ def _schedule() -> ConfigDict:
 def _train() -> ConfigDict:
     train = ConfigDict()
     train.epochs = 100
-    train.batch_size = 512  # over all devices
+    train.batch_size = 512  # over all devices; counts each view of an image
+    # times that each image is shown in a batch, and so in an epoch, augmented anew each
+    # time (Hoffer et al., 2020, arXiv:1901.09335): an epoch has as many times the steps
+    train.views = 1
     train.label_smoothing = 0.0
     train.ema_decay = 0.0  # of weights and batch statistics, per step; 0: no average
     train.accumulate = 1  # parts of a batch that are computed one after the other
@@ -171,6 +175,9 @@ def _train() -> ConfigDict:
 def _evaluate() -> ConfigDict:
     evaluate = ConfigDict()
     evaluate.batch_size = 1000
+    # test-time augmentation, scored beside the plain figures at the end: none, flip, or
+    # multicrop: six views, flipped and moved by a pixel
+    evaluate.tta = "none"
     evaluate.every_epochs = 1  # validation; the last epoch always has one
     evaluate.best_by = "accuracy"  # the epoch that is shipped: accuracy, loss, or last
     # images to choose it on: val; or test, as some reports do: no honest accuracy

@@ -96,8 +96,8 @@ def train(prepared, num_steps):
     state, metrics = engine.first_state(), engine.empty_metrics()
     engine.compile(state)
     with engine.epoch(0, 0) as feed:
-        for _ in range(num_steps):
-            state, metrics = engine.train(state, metrics, feed, 1)
+        for step in range(num_steps):
+            state, metrics = engine.train(state, metrics, feed, step=step, num_steps=1)
     return jax.device_get((state.params, metrics.compute()))
 
 
