@@ -29,7 +29,7 @@ class Request:
         test images.
       data_dir: Folder of TFDS data sets; None: that of the run.
       resize: Whether images of another size are resized.
-      tta: Of `inference.TTA`.
+      tta: Of `tta.TTA`.
       temperature: Whether to fit one on the run's own validation images.
       corruptions: Whether to score the images under corruptions, too.
       seed: Of the corruptions.

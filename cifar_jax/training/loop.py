@@ -135,7 +135,7 @@ class Trainer:
             result = results.make(
                 self._setup,
                 config=plain(self._config),
-                test=self._score_test(),
+                scores=self._final_scores(),
                 epochs=self._facts["epoch"],
                 steps=self._step,
                 best=self._facts["best"],
@@ -178,10 +178,10 @@ class Trainer:
 
     def _train_some(self, epoch: int, feed: Feed, end: int) -> None:
         """Trains for one call of the devices."""
-        num_steps = min(self._setup.steps_per_dispatch, end - self._step)
+        num_steps = self._engine.num_steps(self._step, end)
         start, before, step = time.perf_counter(), self._metrics, self._step
         self._state, self._metrics = self._engine.train(
-            self._state, self._metrics, feed, num_steps
+            self._state, self._metrics, feed, step=step, num_steps=num_steps
         )
         self._step += num_steps
         if step % self._setup.options.steps_per_epoch:
@@ -249,7 +249,9 @@ class Trainer:
         if last or ((is_best or due) and not self._saver.has(self._step)):
             self._save()
 
-    def _evaluate(self, examples: Examples, variables: Any) -> dict[str, float]:
+    def _evaluate(
+        self, examples: Examples, variables: Any, augmentation: str = "none"
+    ) -> dict[str, float]:
         with self._clock("evaluate"):
             try:
                 return self._engine.evaluate(
@@ -257,6 +259,7 @@ class Trainer:
                     variables,
                     batch_size=self._config.evaluate.batch_size,
                     stop=self._stop,
+                    augmentation=augmentation,
                 )
             except Interrupted:
                 self._stop_if_asked()
@@ -294,11 +297,25 @@ class Trainer:
             exit_code,
         )
 
-    def _score_test(self) -> dict[str, Any]:
-        """Scores the best variables, by validation, on the test set."""
-        variables = self._best_variables()
+    def _final_scores(self) -> dict[str, Any]:
+        """Scores the best variables, by validation, on the test set.
+
+        Test-time augmentation has scores of its own, on the validation images too.
+        """
+        variables, augmentation = self._best_variables(), self._config.evaluate.tta
         test = setup.load_test(self._config)
-        return {**self._evaluate(test, variables), "num_examples": len(test)}
+        scores = {"test": self._score(test, variables)}
+        if augmentation != "none":
+            if self._setup.val and self._setup.val_split == "val":
+                scores["val_tta"] = self._score(
+                    self._setup.val, variables, augmentation
+                )
+            scores["test_tta"] = self._score(test, variables, augmentation)
+        return scores
+
+    def _score(self, examples: Examples, variables, augmentation="none"):
+        means = self._evaluate(examples, variables, augmentation)
+        return {**means, "num_examples": len(examples)}
 
     def _best_variables(self) -> dict[str, Any]:
         """Returns the variables of the best epoch; before there is one, the state's."""

@@ -35,7 +35,7 @@ def make(
     epochs: int,
     steps: int,
     best: dict[str, Any] | None,
-    test: dict[str, Any],
+    scores: dict[str, dict[str, Any]],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Returns what result.json holds.
@@ -46,7 +46,8 @@ def make(
       epochs: Epochs trained.
       steps: Steps trained.
       best: `epoch`, `accuracy` and `loss` of the best validation, or None.
-      test: `accuracy`, `loss` and `num_examples`.
+      scores: By name, `accuracy`, `loss` and `num_examples`: `test` and, where there is
+        test-time augmentation, `test_tta` and `val_tta`.
       seconds: `total`, `compile`, `train` and `evaluate`.
     """
     val = None
@@ -63,7 +64,7 @@ def make(
         "num_parameters": setup.num_parameters,
         "flops_per_image": setup.flops_per_image,
         "val": val,
-        "test": test,
+        **scores,
         "best_epoch": best["epoch"] if best else epochs,
         "epochs": epochs,
         "steps": steps,
@@ -81,6 +82,12 @@ def summary(result: dict[str, Any], path: pathlib.Path) -> str:
         f"test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f} "
         f"({test['num_examples']:,} images, {_how_chosen(result)})"
     ]
+    for name in ("test_tta", "val_tta"):
+        if name in result:
+            lines.append(
+                f"{name.removesuffix('_tta')} accuracy {result[name]['accuracy']:.4f} "
+                f"with test-time augmentation ({result['config']['evaluate']['tta']})"
+            )
     if val:
         lines.append(
             f"validation accuracy {val['accuracy']:.4f}, loss {val['loss']:.4f} "

@@ -11,10 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding
 
-from cifar_jax.training import sam
+from cifar_jax.data import batches
+from cifar_jax.training import sam, tta
 from cifar_jax.training.state import Metrics, TrainState, update_averages
 
 Augment = Callable[..., tuple[jax.Array, jax.Array]]
@@ -26,7 +28,7 @@ class StepOptions:
 
     Attributes:
       num_classes: Number of classes.
-      batch_size: Images in a step, over all devices.
+      batch_size: Rows in a step, over all devices: images times views.
       steps_per_epoch: Steps in an epoch.
       total_steps: Steps of the run.
       augment: `(key, images, labels, *, epoch, index, progress) -> (images, labels)`,
@@ -39,6 +41,8 @@ class StepOptions:
       accumulate: Parts of a batch that are computed one after the other.
       sam_rho: Radius of sharpness-aware minimisation; 0: off.
       sam_adaptive: Whether that is ASAM.
+      sam_start: First step that has it: it is the engine that calls other steps before.
+      views: Rows of a batch that show one image, each augmented on its own.
     """
 
     num_classes: int
@@ -54,6 +58,13 @@ class StepOptions:
     accumulate: int = 1
     sam_rho: float = 0.0
     sam_adaptive: bool = False
+    sam_start: int = 0
+    views: int = 1
+
+    @property
+    def images_per_step(self) -> int:
+        """Images in a step, each counted once."""
+        return self.batch_size // self.views
 
 
 def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
@@ -93,9 +104,9 @@ def train_step(
       The new state, and the metrics with this batch.
     """
     position = state.step % options.steps_per_epoch
-    index = jax.lax.dynamic_slice_in_dim(
-        order, position * options.batch_size, options.batch_size
-    )
+    num_images = options.images_per_step
+    index = jax.lax.dynamic_slice_in_dim(order, position * num_images, num_images)
+    index = batches.repeat(index, options.views)
     index = jax.lax.with_sharding_constraint(index, options.split)
     batch = images[index], labels[index], index
     return train_on_batch(state, metrics, *batch, key, options)
@@ -128,6 +139,8 @@ def train_on_batch(
     """
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
     epoch = state.step // options.steps_per_epoch
+    if options.views > 1:  # each view is another time that the image is seen
+        epoch = epoch * options.views + np.arange(len(index)) // options.images_per_step
     targets = jax.nn.one_hot(labels, options.num_classes)
     batch, targets = options.augment(
         augment_key,
@@ -239,6 +252,7 @@ def evaluate_step(
     *,
     apply_fn: Callable,
     options: StepOptions,
+    augmentation: str = "none",
 ) -> Metrics:
     """Returns the metrics with one more batch.
 
@@ -250,9 +264,14 @@ def evaluate_step(
       mask: bool [B], False for what only fills the batch up.
       apply_fn: Of the network.
       options: See there.
+      augmentation: Of `tta.TTA`, at test time.
     """
-    images = normalize(images, options.mean, options.std)
-    logits = apply_fn(variables, images, train=False)
+
+    def network(images):
+        images = normalize(images, options.mean, options.std)
+        return apply_fn(variables, images, train=False)
+
+    logits = tta.logits(network, images, augmentation)[:, -1]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     seen = Metrics.single_from_model_output(
         loss=losses, correct=logits.argmax(-1) == labels, mask=mask
