@@ -31,7 +31,12 @@ def get_config() -> ConfigDict:
     config.budget.limit = _optional(object, 5_000_000)
     config.optim = _optim()
     config.schedule = _schedule()
+    config.init = ConfigDict()
+    # run whose best weights training starts from; None: it starts from random ones
+    config.init.workdir = _optional(str)
     config.train = _train()
+    config.prune = _prune()
+    config.distill = _distill()
     config.evaluate = _evaluate()
     config.checkpoint = _checkpoint()
     return config
@@ -159,6 +164,25 @@ def _train() -> ConfigDict:
     # without a step for so long, a run of several processes ends: one hangs; 0: never
     train.watchdog_seconds = 1800.0
     return train
+
+
+def _prune() -> ConfigDict:
+    prune = ConfigDict()
+    # share of the weights in each kernel of the blocks that is zero in the end; 0: none
+    prune.sparsity = 0.0
+    prune.start = "0%"  # durations, as in schedule: from one until the other the
+    prune.stop = "50%"  # smallest weights die; only later epochs are shipped
+    return prune
+
+
+def _distill() -> ConfigDict:
+    distill = ConfigDict()
+    # run whose best weights teach, on the same classes: of any size, for the budget is
+    # the student's; None: the labels alone do
+    distill.teacher = _optional(str)
+    distill.weight = 0.9  # of the teacher in the loss; the labels have the rest
+    distill.temperature = 4.0  # that the logits of both are divided by
+    return distill
 
 
 def _evaluate() -> ConfigDict:

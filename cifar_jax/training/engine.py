@@ -43,6 +43,8 @@ class Engine:
     def __init__(self, setup: Setup, seed: int, profiler: Profiler | None = None):
         self._setup = setup
         self._profiler = profiler
+        # An argument of the call: as a constant it would be compiled in.
+        self._teacher = setup.teacher and setup.teacher.variables
         self.replicated = sharding.replicated(setup.mesh)
         self._init_key, self._train_key, self._order_key = jax.jit(
             lambda: tuple(jax.random.split(jax.random.key(seed), 3)),
@@ -94,7 +96,7 @@ class Engine:
         )
         with self.epoch(0, 0) as feed:
             arguments = (state, self.empty_metrics(), *feed(1))
-        self._call = call.lower(*arguments).compile()
+        self._call = call.lower(*arguments, teacher=self._teacher).compile()
 
     @contextlib.contextmanager
     def epoch(self, epoch: int, position: int) -> Iterator[Feed]:
@@ -119,7 +121,7 @@ class Engine:
         """Trains on the next batches, without waiting for them; takes the state."""
         if self._profiler:
             self._profiler.before_call(metrics)
-        return self._call(state, metrics, *feed(num_steps))
+        return self._call(state, metrics, *feed(num_steps), teacher=self._teacher)
 
     def evaluate(
         self,
