@@ -168,7 +168,7 @@ def _train() -> ConfigDict:
 
 def _prune() -> ConfigDict:
     prune = ConfigDict()
-    # share of the weights in each kernel of the blocks that is zero in the end; 0: none
+    # share of the weights in the blocks' kernels that is zero in the end; 0: none
     prune.sparsity = 0.0
     prune.start = "0%"  # durations, as in schedule: from one until the other the
     prune.stop = "50%"  # smallest weights die; only later epochs are shipped
