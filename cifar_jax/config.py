@@ -3,6 +3,9 @@
 A config file starts from `get_config()` and overrides a few values.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict, config_dict
 
 
@@ -40,6 +43,32 @@ def get_config() -> ConfigDict:
     config.evaluate = _evaluate()
     config.checkpoint = _checkpoint()
     return config
+
+
+def of_run(plain: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config of a run as it was, to be changed and run again.
+
+    Args:
+      plain: What the run's config.json holds; keys that are newer have their defaults.
+    """
+    config = get_config()
+    _fill(config, plain)
+    return config
+
+
+def _fill(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    for key in values.keys() & config.keys():
+        if isinstance(config[key], ConfigDict):
+            _fill(config[key], values[key])
+        else:
+            config[key] = _with_tuples(values[key])
+
+
+def _with_tuples(value: Any) -> Any:
+    """Returns what JSON has made lists of as tuples again."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(each) for key, each in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _data() -> ConfigDict:
