@@ -1,20 +1,17 @@
 """Pruning: which weights die, when, and that what is shipped has them at zero."""
 
-import signal
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import test_steps
-from conftest import fast_compilation
 from flax import linen as nn
-from test_end_to_end import rows, tiny_config, train
+from test_end_to_end import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.data import sources
-from cifar_jax.training import interrupt, policy, pruning, trained
+from cifar_jax.training import policy, pruning, trained
 from cifar_jax.training.optim import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -161,25 +158,16 @@ def test_weights_that_would_not_be_pruned_in_time_are_refused(start, stop):
     assert pruning.make_plan(0.0, start, stop, **length) is None
 
 
-def pruned_config(digits_dir):
+def test_only_epochs_of_the_final_sparsity_are_shipped(
+    digits_dir, tmp_path, monkeypatch
+):
+    """The first epoch is the best one, but not pruned enough."""
+    monkeypatch.setitem(policy.RANKS, "earliest", lambda val: (-val["epoch"],))
     config = tiny_config(digits_dir)
     config.train.epochs, config.evaluate.best_by = 4, "earliest"
     config.prune.sparsity, config.prune.stop = 0.8, "3 epochs"
-    return config
-
-
-@pytest.fixture(scope="module")
-def pruned(digits_dir, tmp_path_factory):
-    """A run whose first epoch is the best one, but not pruned enough."""
-    workdir = tmp_path_factory.mktemp("pruned")
-    with pytest.MonkeyPatch.context() as patch, fast_compilation():
-        patch.setitem(policy.RANKS, "earliest", lambda val: (-val["epoch"],))
-        yield workdir, train(pruned_config(digits_dir), workdir)
-
-
-def test_only_epochs_of_the_final_sparsity_are_shipped(pruned, digits_dir):
-    workdir, result = pruned
-    network = trained.load(workdir)
+    result = train(config, tmp_path)
+    network = trained.load(tmp_path)
     assert result["best_epoch"] == network.epoch == 3
     kernels = [
         np.asarray(leaf)
@@ -194,20 +182,3 @@ def test_only_epochs_of_the_final_sparsity_are_shipped(pruned, digits_dir):
     predictions = np.asarray(jax.jit(network.logits)(images.images)).argmax(-1)
     accuracy = (predictions == images.labels).mean()
     assert result["test"]["accuracy"] == pytest.approx(accuracy)
-
-
-def test_a_pruned_run_resumes_exactly(pruned, digits_dir, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            interrupt.StopRequest,
-            "_find",
-            lambda self: signal.SIGTERM if self.polls > 26 else 0,
-        )
-        with pytest.raises(interrupt.Stopped, match="at step 23"):
-            train(pruned_config(digits_dir), tmp_path)
-    result = train(pruned_config(digits_dir), tmp_path)
-    assert rows(tmp_path) == rows(pruned[0])
-    for key in ("test", "val", "sparsity", "num_nonzero", "best_epoch"):
-        assert result[key] == pruned[1][key]
-    one, other = (trained.load(path).variables for path in (tmp_path, pruned[0]))
-    jax.tree.map(np.testing.assert_array_equal, one, other)

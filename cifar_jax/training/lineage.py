@@ -97,7 +97,7 @@ def start(
     if workdir is None:
         return state, None
     network = _load("init.workdir", workdir, sharding.replicated(setup.mesh))
-    _check_shapes(workdir, network.variables, state.variables)
+    _check_shapes(workdir, network.variables["params"], state.params)
     state = state.replace(**network.variables)
     if state.averages is not None:  # copies: the step takes both
         state = state.replace(averages=jax.tree.map(jnp.copy, network.variables))
