@@ -12,8 +12,9 @@ from cifar_jax import UserError
 from cifar_jax.analysis import efficiency, robustness, scores, sections
 from cifar_jax.analysis.inference import Predictor
 from cifar_jax.analysis.output import Output
-from cifar_jax.data import sources, splits
+from cifar_jax.data import sources
 from cifar_jax.data.table import Table, from_arrays
+from cifar_jax.training import own_data
 from cifar_jax.training.results import environment
 
 
@@ -202,21 +203,11 @@ def validation_table(config: Mapping[str, Any], data_dir: str | None) -> Table:
     Raises:
       UserError: If it held out none, or its data is no longer there.
     """
-    data = config["data"]
-    if not data["validation"]:
+    if not config["data"]["validation"]:
         raise UserError(
             "the run held out no validation images (data.validation is 0), so no "
             "temperature can be fitted; leave --temperature out"
         )
-    size = data["image_size"] and tuple(data["image_size"])
-    examples = sources.load(
-        data["name"], data["train_split"], data_dir, image_size=size
-    )
-    _, held_out = splits.hold_out(
-        examples,
-        data["validation"],
-        seed=data["split_seed"],
-        stratified=data["stratified"],
-    )
-    name = f"validation images of {data['name']}"
+    _, held_out = own_data.load(config, data_dir)
+    name = f"validation images of {config['data']['name']}"
     return from_arrays(name, held_out.images, held_out.labels)
