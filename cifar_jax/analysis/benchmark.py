@@ -5,19 +5,39 @@ the machine does meets all of them; what counts are medians over the rounds, and
 ratios within a round.
 """
 
+import contextlib
 import importlib.util
 import os
 import statistics
-from typing import Any
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax.analysis import gpu
 from cifar_jax.analysis.task import Task, comparable
 from cifar_jax.analysis.workers import CONTENDERS, Worker
 
-WARM_UP_STEPS = 3
+
+class Protocol(NamedTuple):
+    """How long is measured.
+
+    Attributes:
+      warm_up: Steps before anything counts.
+      rounds: Turns that each contender has.
+      seconds: Length of a turn, about, between two waits for the device.
+    """
+
+    warm_up: int
+    rounds: int
+    seconds: float
+
+
+# An accelerator tunes itself in its first steps, and heats up.
+PROTOCOLS = {"cpu": Protocol(3, 10, 3.0), "accelerator": Protocol(50, 5, 20.0)}
 # Largest distance of logits from ours, as a share of their norm.
 LOGITS_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 _KINDS = {"train": 3, "infer": 1}  # passes: backward counts as two forward ones
@@ -30,36 +50,55 @@ def available() -> list[str]:
 
 
 def compare(
-    config: ConfigDict, names: list[str], *, rounds: int, seconds: float
+    config: ConfigDict,
+    names: Sequence[str],
+    *,
+    kinds: Sequence[str] = tuple(_KINDS),
+    rounds: int | None = None,
+    seconds: float | None = None,
+    minutes: float = 0.0,
 ) -> dict[str, Any]:
     """Measures contenders side by side.
 
     Args:
       config: As `cifar_jax.config` has it; see `comparable` for what is changed.
       names: Of `CONTENDERS`, "ours" among them.
-      rounds: Turns that each contender has.
-      seconds: Length of a turn, about.
+      kinds: Of "train" and "infer".
+      rounds: Turns that each contender has; None: by the device (`PROTOCOLS`).
+      seconds: Length of a turn, about; None: likewise.
+      minutes: For all of it; turns become shorter where they must; 0: no limit.
 
     Returns:
       The record: `table` makes it readable.
 
     Raises:
-      UserError: If a comparison would not be fair, or a contender fails.
+      UserError: If a comparison would not be fair, or this project's step fails.
     """
+    deadline = time.monotonic() + 60 * minutes if minutes else None
     config, workers, load = comparable(config), [], os.getloadavg()[0]
+    faults = {}
     try:
         workers.append(Worker("ours", config))
         task = workers[0].call("task")
         for name in names:
             if name != "ours":
                 argument = task if name.startswith("torch") else config
-                workers.append(Worker(name, argument))
+                with _noting(faults, name):
+                    workers.append(Worker(name, argument))
         facts = {worker.name: worker.call("facts") for worker in workers}
-        firsts = {worker.name: _first_calls(worker) for worker in workers}
-        turns = _take_turns(workers, task.batch_size, rounds, seconds)
+        checks = _check_fairness(workers, facts, task)
+        protocol = _protocol(facts["ours"]["device"], rounds, seconds)
+        firsts = {}
+        for worker in list(workers):
+            with _noting(faults, worker.name):
+                firsts[worker.name] = _first_calls(worker, kinds)
+        workers = [worker for worker in workers if worker.name in firsts]
+        lengths = _lengths(workers, kinds, protocol, deadline)
+        with gpu.Watch() as watch:
+            turns = take_turns(workers, lengths, task.batch_size, protocol.rounds)
+            state = watch.summary()
         peak = max(worker.call("peak_flops") for worker in workers)
         memory = {worker.name: worker.call("peak_memory") for worker in workers}
-        checks = _check_fairness(workers, facts, task)  # last: it needs memory too
     finally:
         for worker in workers:
             worker.close()
@@ -68,7 +107,10 @@ def compare(
         "flops_per_image": task.flops_per_image,
         "peak_flops": peak,
         "checks": checks,
-        "rounds": rounds,
+        "rounds": protocol.rounds,
+        "warm_up_steps": protocol.warm_up,
+        "gpu": state,
+        "faults": faults,
         "load": {"before": load, "after": os.getloadavg()[0]},
         "contenders": {
             name: facts[name]
@@ -76,33 +118,83 @@ def compare(
             | {"peak_memory_bytes": memory[name]}
             | {
                 kind: _summary(turns, name, kind, task.flops_per_image, peak)
-                for kind in _KINDS
+                for kind in kinds
             }
-            for name in facts
+            for name in firsts
         },
     }
 
 
-def _first_calls(worker: Worker) -> dict[str, float]:
-    """Warms up; returns the seconds of the first calls, which compile."""
-    first = {kind: worker.timed(kind, 1)[1].wall for kind in _KINDS}
-    for kind in _KINDS:
-        worker.call(kind, WARM_UP_STEPS)
-    return {"first_call_seconds": first}
+@contextlib.contextmanager
+def _noting(faults: dict[str, str], name: str) -> Iterator[None]:
+    """Goes on without a contender that fails, unless that is ours."""
+    try:
+        yield
+    except UserError as fault:
+        if name == "ours":
+            raise
+        faults[name] = str(fault)
 
 
-def _take_turns(workers, batch_size: int, rounds: int, seconds: float) -> dict:
-    """Returns the images and the seconds, by kind, contender and round."""
-    turns = {kind: {worker.name: [] for worker in workers} for kind in _KINDS}
-    for kind, by_name in turns.items():
-        lengths = {}
+def _protocol(device: str, rounds: int | None, seconds: float | None) -> Protocol:
+    usual = PROTOCOLS["cpu" if device.startswith("cpu") else "accelerator"]
+    return Protocol(
+        warm_up=usual.warm_up,
+        rounds=usual.rounds if rounds is None else rounds,
+        seconds=usual.seconds if seconds is None else seconds,
+    )
+
+
+def _first_calls(worker: Worker, kinds: Sequence[str]) -> dict[str, Any]:
+    """Returns the seconds of the first calls, which compile."""
+    return {
+        "first_call_seconds": {kind: worker.timed(kind, 1)[1].wall for kind in kinds}
+    }
+
+
+def _lengths(
+    workers: Sequence[Worker],
+    kinds: Sequence[str],
+    protocol: Protocol,
+    deadline: float | None,
+) -> dict[str, dict[str, int]]:
+    """Warms up; returns the steps of a turn, by kind and contender."""
+    once = {}
+    for kind in kinds:
         for worker in workers:
-            once = worker.timed(kind, WARM_UP_STEPS)[1].wall / WARM_UP_STEPS
-            lengths[worker.name] = max(1, round(seconds / once))
+            worker.call(kind, protocol.warm_up)
+            spent = worker.timed(kind, protocol.warm_up)[1].wall
+            once[kind, worker.name] = spent / protocol.warm_up
+    seconds = protocol.seconds
+    if deadline is not None:
+        left = 0.9 * (deadline - time.monotonic())  # the peak is still to be measured
+        seconds = min(seconds, max(left, 0) / (len(once) * protocol.rounds))
+    lengths = {kind: {} for kind in kinds}
+    for (kind, name), each in once.items():
+        lengths[kind][name] = max(1, round(seconds / each))
+    return lengths
+
+
+def take_turns(
+    workers: Sequence[Worker],
+    lengths: dict[str, dict[str, int]],
+    batch_size: int,
+    rounds: int,
+) -> dict[str, dict[str, list]]:
+    """Returns the images and the seconds, by kind, contender and round.
+
+    Args:
+      workers: Their methods are the kinds.
+      lengths: Steps of a turn, by kind and contender.
+      batch_size: Images in a step.
+      rounds: Turns that each contender has.
+    """
+    turns = {kind: {worker.name: [] for worker in workers} for kind in lengths}
+    for kind, by_name in turns.items():
         for number in range(rounds):
             # Every other round backwards: no contender always follows the same one.
             for worker in workers[:: -1 if number % 2 else 1]:
-                length = lengths[worker.name]
+                length = lengths[kind][worker.name]
                 _, spent = worker.timed(kind, length)
                 by_name[worker.name].append((length * batch_size, spent))
     return turns
@@ -116,6 +208,7 @@ def _summary(turns, name, kind, flops_per_image, peak) -> dict[str, Any]:
     ratios = [a / b for a, b in zip(ours, rates, strict=True)]
     return {
         "images_per_second": {"median": rate, "min": min(rates), "max": max(rates)},
+        "turn_seconds": statistics.median(each.wall for each in spent),
         "flops": flops,
         "share_of_peak": flops / peak,
         "host_share": statistics.median(each.thread / each.wall for each in spent),
@@ -193,7 +286,8 @@ def table(record: dict[str, Any]) -> str:
     ]
     for kind in _KINDS:
         for name, each in record["contenders"].items():
-            lines.append(_line(kind, name, each))
+            if kind in each:
+                lines.append(_line(kind, name, each))
     checks = record["checks"]
     lines.append(
         f"same: {checks['num_parameters']:,} parameters, batch "
@@ -206,7 +300,10 @@ def table(record: dict[str, Any]) -> str:
         f"{record['contenders']['ours']['device']}; load before "
         f"{record['load']['before']:.1f}, after {record['load']['after']:.1f}"
     )
-    if record["load"]["before"] > 0.5:
+    lines += record["faults"].values()
+    if state := record["gpu"]:
+        lines.append(gpu.line(state))
+    elif record["load"]["before"] > 0.5:
         lines.append(
             "the machine was busy before: on a CPU the threads that OpenMP has wait "
             "for each other lose far more by that than XLA's do (try "

@@ -6,7 +6,6 @@ device is done, and tells what makes the comparison fair: see `Contender`.
 
 import dataclasses
 import functools
-import time
 from typing import Any, Protocol
 
 import jax
@@ -16,7 +15,7 @@ import optax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from cifar_jax.analysis import efficiency
+from cifar_jax.analysis import efficiency, gpu, peaks
 from cifar_jax.analysis.task import CROP_PADDING, Task
 from cifar_jax.data.sources import Examples
 from cifar_jax.models.design import pooled_size
@@ -68,11 +67,13 @@ class _Jax:
 
     def facts(self) -> dict[str, Any]:
         count = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
+        facts = results.environment(self._setup.mesh)
+        facts["versions"] |= gpu.libraries()
         return {
             "num_parameters": count,
             "batch_size": self._batch_size,
             "dtype": jnp.dtype(self._setup.model.dtype).name,
-            **results.environment(self._setup.mesh),
+            **facts,
         }
 
     def task(self) -> Task:
@@ -111,17 +112,7 @@ class _Jax:
         return np.asarray(apply(tree, images))
 
     def peak_flops(self) -> float:
-        size = 1536 if jax.default_backend() == "cpu" else 8192
-        matrix = jnp.ones((size, size), self._setup.model.dtype)
-        product = jax.jit(jnp.matmul)
-
-        def seconds():
-            start = time.perf_counter()
-            jax.block_until_ready([product(matrix, matrix) for _ in range(5)])
-            return time.perf_counter() - start
-
-        seconds()
-        return 5 * 2 * size**3 / min(seconds() for _ in range(10))
+        return peaks.flops(self._setup.model.dtype)
 
     def peak_memory(self) -> int:
         return efficiency.peak_memory(self._setup.mesh.devices.flat)

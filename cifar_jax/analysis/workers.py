@@ -9,17 +9,27 @@ import multiprocessing
 import os
 import time
 import traceback
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cifar_jax import UserError
 
-# Module, class, and further arguments of each contender.
+# Module, class, and further arguments of each contender,
 CONTENDERS = {
     "ours": ("contenders", "Ours", ()),
     "plain_flax": ("contenders", "PlainFlax", ()),
     "torch": ("torch_contender", "Torch", (False,)),
     "torch_compiled": ("torch_contender", "Torch", (True,)),
 }
+# and of what else has a process of its own.
+_WORKERS = CONTENDERS | {
+    "breakdown": ("traces", "Traced", ()),
+    "records": ("record_runs", "Runs", ()),
+    "variant": ("variant_contender", "Variant", ()),
+}
+# For one that does not answer, to save what it has, and to end.
+PATIENCE_SECONDS = 10.0
+SAVING_SECONDS = 120.0
 _ENVIRONMENT = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several processes share a GPU
     "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",  # the time of compiling counts
@@ -44,19 +54,31 @@ class Worker:
     """A contender that answers calls from its process.
 
     Args:
-      name: Key of `CONTENDERS`.
+      kind: Key of `CONTENDERS`, or of what else there is.
       argument: What it is made from: a config, or for PyTorch a `Task`.
+      name: What it is called; None: as its kind.
+      environment: Variables that are set before it is made; XLA_FLAGS are added to
+        those that are set here.
 
     Raises:
       UserError: If it cannot be made here.
     """
 
-    def __init__(self, name: str, argument: Any):
-        self.name = name
+    def __init__(
+        self,
+        kind: str,
+        argument: Any,
+        *,
+        name: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ):
+        self.name = name or kind
         context = multiprocessing.get_context("spawn")  # JAX does not survive a fork
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, name, argument), daemon=False
+            target=_serve,
+            args=(theirs, kind, argument, dict(environment or {})),
+            daemon=False,
         )
         self._process.start()
         theirs.close()
@@ -76,6 +98,18 @@ class Worker:
         self._connection.close()
         self._process.join()
 
+    def stop(self) -> None:
+        """Ends the process soon, even if it is in the middle of a call."""
+        self._connection.close()
+        # Ctrl-C on a terminal has reached it too; a second signal would end it at once.
+        self._process.join(PATIENCE_SECONDS)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join(SAVING_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
     def _receive(self) -> Any:
         try:
             fault, answer = self._connection.recv()
@@ -86,12 +120,14 @@ class Worker:
         return answer
 
 
-def _serve(connection, name: str, argument: Any) -> None:
-    os.environ.update(_ENVIRONMENT)
-    module, kind, more = CONTENDERS[name]
+def _serve(connection, kind: str, argument: Any, environment: dict) -> None:
+    if flags := environment.pop("XLA_FLAGS", None):
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    os.environ.update(_ENVIRONMENT | environment)
+    module, made, more = _WORKERS[kind]
     try:
         module = importlib.import_module(f"cifar_jax.analysis.{module}")
-        contender = getattr(module, kind)(argument, *more)
+        contender = getattr(module, made)(argument, *more)
         connection.send((None, None))
         while True:
             method, args = connection.recv()
@@ -99,7 +135,7 @@ def _serve(connection, name: str, argument: Any) -> None:
             answer = getattr(contender, method)(*args)
             seconds = Seconds(*(b - a for a, b in zip(before, _clocks(), strict=True)))
             connection.send((None, (answer, seconds)))
-    except EOFError:  # the other side has closed
+    except (EOFError, BrokenPipeError):  # the other side has closed
         pass
     except UserError as fault:
         connection.send((str(fault), None))

@@ -96,6 +96,10 @@ class Engine:
             arguments = (state, self.empty_metrics(), *feed(1))
         self._call = call.lower(*arguments).compile()
 
+    def program(self) -> str:
+        """Returns the compiled training call, as XLA's text."""
+        return self._call.as_text()
+
     @contextlib.contextmanager
     def epoch(self, epoch: int, position: int) -> Iterator[Feed]:
         """Yields what feeds `train`, in an order that depends on seed and epoch alone.

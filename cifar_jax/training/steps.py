@@ -97,7 +97,8 @@ def train_step(
         order, position * options.batch_size, options.batch_size
     )
     index = jax.lax.with_sharding_constraint(index, options.split)
-    batch = images[index], labels[index], index
+    with jax.named_scope("gather"):  # such names are what a profile is read by
+        batch = images[index], labels[index], index
     return train_on_batch(state, metrics, *batch, key, options)
 
 
@@ -129,15 +130,16 @@ def train_on_batch(
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
     epoch = state.step // options.steps_per_epoch
     targets = jax.nn.one_hot(labels, options.num_classes)
-    batch, targets = options.augment(
-        augment_key,
-        images,
-        targets,
-        epoch=epoch,
-        index=index,
-        progress=state.step / options.total_steps,
-    )
-    batch = normalize(batch, options.mean, options.std)
+    with jax.named_scope("augment"):
+        batch, targets = options.augment(
+            augment_key,
+            images,
+            targets,
+            epoch=epoch,
+            index=index,
+            progress=state.step / options.total_steps,
+        )
+        batch = normalize(batch, options.mean, options.std)
     gradient = functools.partial(
         _gradient,
         state,
@@ -152,8 +154,11 @@ def train_on_batch(
             state.params, grads, rho=options.sam_rho, adaptive=options.sam_adaptive
         )
         grads, *_ = gradient(worst)  # the statistics stay those of the weights
-    state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
-    return update_averages(state, options.ema_decay), metrics.merge(seen)
+    with jax.named_scope("optimizer"):
+        state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+        state = update_averages(state, options.ema_decay)
+    with jax.named_scope("metrics"):
+        return state, metrics.merge(seen)
 
 
 def _gradient(
