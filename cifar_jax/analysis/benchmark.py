@@ -11,7 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -19,22 +19,14 @@ from ml_collections import ConfigDict
 from cifar_jax import UserError
 from cifar_jax.analysis import gpu
 from cifar_jax.analysis.task import Task, comparable
+from cifar_jax.analysis.turns import (
+    Protocol,
+    images_per_second,
+    take_turns,
+    times_as_fast,
+    turn_lengths,
+)
 from cifar_jax.analysis.workers import CONTENDERS, Worker
-
-
-class Protocol(NamedTuple):
-    """How long is measured.
-
-    Attributes:
-      warm_up: Steps before anything counts.
-      rounds: Turns that each contender has.
-      seconds: Length of a turn, about, between two waits for the device.
-    """
-
-    warm_up: int
-    rounds: int
-    seconds: float
-
 
 # An accelerator tunes itself in its first steps, and heats up.
 PROTOCOLS = {"cpu": Protocol(3, 10, 3.0), "accelerator": Protocol(50, 5, 20.0)}
@@ -87,13 +79,14 @@ def compare(
                     workers.append(Worker(name, argument))
         facts = {worker.name: worker.call("facts") for worker in workers}
         checks = _check_fairness(workers, facts, task)
-        protocol = _protocol(facts["ours"]["device"], rounds, seconds)
+        on_cpu = facts["ours"]["device"].startswith("cpu")
+        protocol = PROTOCOLS["cpu" if on_cpu else "accelerator"].but(rounds, seconds)
         firsts = {}
         for worker in list(workers):
             with _noting(faults, worker.name):
                 firsts[worker.name] = _first_calls(worker, kinds)
         workers = [worker for worker in workers if worker.name in firsts]
-        lengths = _lengths(workers, kinds, protocol, deadline)
+        lengths = turn_lengths(workers, kinds, protocol, deadline)
         with gpu.Watch() as watch:
             turns = take_turns(workers, lengths, task.batch_size, protocol.rounds)
             state = watch.summary()
@@ -136,15 +129,6 @@ def _noting(faults: dict[str, str], name: str) -> Iterator[None]:
         faults[name] = str(fault)
 
 
-def _protocol(device: str, rounds: int | None, seconds: float | None) -> Protocol:
-    usual = PROTOCOLS["cpu" if device.startswith("cpu") else "accelerator"]
-    return Protocol(
-        warm_up=usual.warm_up,
-        rounds=usual.rounds if rounds is None else rounds,
-        seconds=usual.seconds if seconds is None else seconds,
-    )
-
-
 def _first_calls(worker: Worker, kinds: Sequence[str]) -> dict[str, Any]:
     """Returns the seconds of the first calls, which compile."""
     return {
@@ -152,62 +136,12 @@ def _first_calls(worker: Worker, kinds: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _lengths(
-    workers: Sequence[Worker],
-    kinds: Sequence[str],
-    protocol: Protocol,
-    deadline: float | None,
-) -> dict[str, dict[str, int]]:
-    """Warms up; returns the steps of a turn, by kind and contender."""
-    once = {}
-    for kind in kinds:
-        for worker in workers:
-            worker.call(kind, protocol.warm_up)
-            spent = worker.timed(kind, protocol.warm_up)[1].wall
-            once[kind, worker.name] = spent / protocol.warm_up
-    seconds = protocol.seconds
-    if deadline is not None:
-        left = 0.9 * (deadline - time.monotonic())  # the peak is still to be measured
-        seconds = min(seconds, max(left, 0) / (len(once) * protocol.rounds))
-    lengths = {kind: {} for kind in kinds}
-    for (kind, name), each in once.items():
-        lengths[kind][name] = max(1, round(seconds / each))
-    return lengths
-
-
-def take_turns(
-    workers: Sequence[Worker],
-    lengths: dict[str, dict[str, int]],
-    batch_size: int,
-    rounds: int,
-) -> dict[str, dict[str, list]]:
-    """Returns the images and the seconds, by kind, contender and round.
-
-    Args:
-      workers: Their methods are the kinds.
-      lengths: Steps of a turn, by kind and contender.
-      batch_size: Images in a step.
-      rounds: Turns that each contender has.
-    """
-    turns = {kind: {worker.name: [] for worker in workers} for kind in lengths}
-    for kind, by_name in turns.items():
-        for number in range(rounds):
-            # Every other round backwards: no contender always follows the same one.
-            for worker in workers[:: -1 if number % 2 else 1]:
-                length = lengths[kind][worker.name]
-                _, spent = worker.timed(kind, length)
-                by_name[worker.name].append((length * batch_size, spent))
-    return turns
-
-
 def _summary(turns, name, kind, flops_per_image, peak) -> dict[str, Any]:
     images, spent = zip(*turns[kind][name], strict=True)
-    rates, ours = _rates(turns[kind][name]), _rates(turns[kind]["ours"])
-    rate = statistics.median(rates)
-    flops = rate * flops_per_image * _KINDS[kind]
-    ratios = [a / b for a, b in zip(ours, rates, strict=True)]
+    rates = images_per_second(turns[kind][name])
+    flops = rates["median"] * flops_per_image * _KINDS[kind]
     return {
-        "images_per_second": {"median": rate, "min": min(rates), "max": max(rates)},
+        "images_per_second": rates,
         "turn_seconds": statistics.median(each.wall for each in spent),
         "flops": flops,
         "share_of_peak": flops / peak,
@@ -216,17 +150,8 @@ def _summary(turns, name, kind, flops_per_image, peak) -> dict[str, Any]:
         "cpu_seconds_per_image": statistics.median(
             each.process / count for count, each in zip(images, spent, strict=True)
         ),
-        "ours_is_faster": {
-            "median": statistics.median(ratios),
-            "min": min(ratios),
-            "max": max(ratios),
-        },
+        "ours_is_faster": times_as_fast(turns[kind]["ours"], turns[kind][name]),
     }
-
-
-def _rates(turns) -> list[float]:
-    """Returns images a second."""
-    return [images / seconds.wall for images, seconds in turns]
 
 
 def _check_fairness(workers, facts, task: Task) -> dict[str, Any]:

@@ -6,6 +6,7 @@ device is done, and tells what makes the comparison fair: see `Contender`.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -122,12 +123,19 @@ _STATISTICS = ("mean", "var")
 
 
 class Ours(_Jax):
-    """This project: what `cifar_jax.main` runs between two epochs' ends."""
+    """This project: what `cifar_jax.main` runs between two epochs' ends.
 
-    def __init__(self, config: ConfigDict):
+    Args:
+      config: As `cifar_jax.config` has it.
+      change: Makes another network of the config's.
+    """
+
+    def __init__(self, config: ConfigDict, change: Callable = lambda model: model):
         host_memory.keep_freed()
         sharding.divide_cpu(config.train.cpu_devices)
         super().__init__(config)
+        model = change(self._setup.model)
+        self._setup = dataclasses.replace(self._setup, model=model)
         self._engine = Engine(self._setup, config.seed)
         self._state = self._engine.first_state()
         self._metrics = self._engine.empty_metrics()

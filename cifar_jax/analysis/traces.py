@@ -93,7 +93,7 @@ class Traced(Ours):
         }
 
     def peaks(self) -> dict[str, float]:
-        """Returns the device's FLOP/s in the network's dtype, and its bytes a second."""
+        """Returns the device's FLOP/s, in the network's dtype, and bytes a second."""
         return {
             "flops": peaks.flops(self._setup.model.dtype),
             "bytes_per_second": peaks.bandwidth(),
@@ -155,4 +155,3 @@ def _of_cpu(lines, program: Program) -> list[Event]:
         category = program.category(found) if ours and found else "other"
         events.append(Event(event.start_ns, end, category))
     return events
-
