@@ -34,7 +34,7 @@ def config_name(path: str) -> str:
       path: As --config has it: `configs/quickstart.py`, or `configs/NAME.py:FORM`.
     """
     file, _, form = path.partition(":")
-    return "_".join(filter(None, [pathlib.Path(file).stem, form]))
+    return "-".join(filter(None, [pathlib.Path(file).stem, form]))
 
 
 def run(main: Callable[[], int | None], usage: str) -> None:

@@ -7,12 +7,13 @@ The floor counts, for a network whose BatchNorm is not fused into its convolutio
 
 - FLOPs: a forward pass for the forward convolutions, two for the backward ones, over
   the FLOP/s of a large matrix product;
-- bytes: how often each element of a convolution's output passes through the memory, in
-  the dtype of the computation: 2 times for the forward convolution (written, and read
-  by the next one once it is normalised), 4 for the backward ones (the input and twice
-  the gradient read, a gradient written), 3 for BatchNorm's reductions (one forward, two
-  backward), and 5 for the elementwise rest (2 forward, 3 backward): 28 bytes an element
-  in bfloat16; over the bytes a second of a pass over a large array.
+- bytes: how often each element of a layer's output passes through the memory, in the
+  dtype of the computation. Of a convolution's: 2 times for the forward one (written,
+  and read by the next one once it is normalised), 4 for the backward ones (the input
+  and twice the gradient read, a gradient written). Of a BatchNorm's: 3 times for its
+  reductions (one forward, two backward), 5 for the elementwise rest (2 forward, 3
+  backward). In bfloat16 that makes 28 bytes an element where each convolution has a
+  BatchNorm. Over the bytes a second of a pass over a large array.
 
 A category's floor is the larger of its two times.
 """
@@ -34,7 +35,10 @@ TRACED_STEPS = {"cpu": 5, "accelerator": 20}
 REPEATS = 5
 # Forward passes, and passes through memory of a convolution's output.
 _FLOPS = {"conv_forward": 1, "conv_backward": 2}
-_PASSES = {"conv_forward": 2, "conv_backward": 4, "bn_reductions": 3, "elementwise": 5}
+_PASSES = {
+    "conv_elements": {"conv_forward": 2, "conv_backward": 4},
+    "norm_elements": {"bn_reductions": 3, "elementwise": 5},
+}
 # Less of the time in known operations than this is not worth a table.
 _KNOWN = 0.9
 # Kernels that a GPU starts by itself, out of a recorded graph, may be nameless.
@@ -162,8 +166,11 @@ def share_out(events: Sequence[Event]) -> dict[str, float]:
 
 def floor_ms(costs: Mapping[str, float], peak: Mapping[str, float]) -> dict[str, float]:
     """Returns the least milliseconds of a step, by category: see the module."""
-    map_bytes = costs["map_elements"] * costs["dtype_bytes"]
-    num_bytes = {name: passes * map_bytes for name, passes in _PASSES.items()}
+    num_bytes = {
+        name: passes * costs[elements] * costs["dtype_bytes"]
+        for elements, by_name in _PASSES.items()
+        for name, passes in by_name.items()
+    }
     # uint8 images are read and written; read again, and written for the network.
     num_bytes["gather"] = 2 * costs["pixels"]
     num_bytes["augment"] = (1 + costs["dtype_bytes"]) * costs["pixels"]

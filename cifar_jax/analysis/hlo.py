@@ -25,6 +25,7 @@ _PURPOSES = (
     ("augment", re.compile(r"/augment/")),
     ("gather", re.compile(r"/gather/")),
     ("metrics", re.compile(r"/metrics(/|$)")),
+    ("pooling", re.compile(r"_pool/(?!conv|bn)|reduce_window|select_and_scatter")),
     ("elementwise", re.compile(r"jvp\(\w+\)|_bn")),
     ("loss", re.compile(r"jvp\(|smooth_labels|one_hot")),
     ("random", re.compile(r"threefry|random")),
@@ -36,9 +37,9 @@ _KERNELS = (
     ("copies", re.compile(r"memcpy|nchwTo|nhwcTo|transpose|memset", re.I)),
 )
 CATEGORIES = (
-    *("conv_forward", "conv_backward", "bn_reductions", "elementwise", "loss"),
-    *("gather", "augment", "random", "optimizer", "metrics", "copies", "other"),
-    "unknown",
+    *("conv_forward", "conv_backward", "bn_reductions", "elementwise", "pooling"),
+    *("loss", "gather", "augment", "random", "optimizer", "metrics", "copies"),
+    *("other", "unknown"),
 )
 
 

@@ -76,8 +76,14 @@ class Traced(Ours):
         setup, state = self._setup, self._state
         share = setup.options.batch_size / setup.mesh.size
         rows = count.layer_table(setup.model, setup.source.image_shape)
-        maps = [row.output_shape for row in rows if row.macs]
-        maps = [shape for shape in maps if len(shape) > 1]  # not the head's
+        rows = [row for row in rows if len(row.output_shape) > 1]  # not the head
+
+        def elements(is_convolution):
+            return sum(
+                math.prod(row.output_shape)
+                for row in rows
+                if bool(row.macs) == is_convolution
+            )
 
         def num_bytes(tree):
             return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
@@ -86,7 +92,8 @@ class Traced(Ours):
             "images": share,
             "pixels": share * math.prod(setup.source.image_shape),
             "flops": share * setup.flops_per_image,
-            "map_elements": share * sum(map(math.prod, maps)),
+            "conv_elements": share * elements(True),
+            "norm_elements": share * elements(False),
             "dtype_bytes": jax.numpy.dtype(setup.model.dtype).itemsize,
             "parameter_bytes": num_bytes(state.params),
             "optimizer_bytes": num_bytes((state.opt_state, state.averages)),
