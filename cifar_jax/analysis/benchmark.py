@@ -30,6 +30,8 @@ from cifar_jax.analysis.workers import CONTENDERS, Worker
 
 # An accelerator tunes itself in its first steps, and heats up.
 PROTOCOLS = {"cpu": Protocol(3, 10, 3.0), "accelerator": Protocol(50, 5, 20.0)}
+# Of the time that is left, what a contender may take to compile.
+COMPILE_SHARE = 0.5
 # Largest distance of logits from ours, as a share of their norm.
 LOGITS_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 _KINDS = {"train": 3, "infer": 1}  # passes: backward counts as two forward ones
@@ -84,7 +86,7 @@ def compare(
         firsts = {}
         for worker in list(workers):
             with _noting(faults, worker.name):
-                firsts[worker.name] = _first_calls(worker, kinds)
+                firsts[worker.name] = _first_calls(worker, kinds, deadline)
         workers = [worker for worker in workers if worker.name in firsts]
         lengths = turn_lengths(workers, kinds, protocol, deadline)
         with gpu.Watch() as watch:
@@ -129,11 +131,15 @@ def _noting(faults: dict[str, str], name: str) -> Iterator[None]:
         faults[name] = str(fault)
 
 
-def _first_calls(worker: Worker, kinds: Sequence[str]) -> dict[str, Any]:
+def _first_calls(
+    worker: Worker, kinds: Sequence[str], deadline: float | None
+) -> dict[str, Any]:
     """Returns the seconds of the first calls, which compile."""
-    return {
-        "first_call_seconds": {kind: worker.timed(kind, 1)[1].wall for kind in kinds}
-    }
+    limit = None
+    if deadline is not None and worker.name != "ours":
+        limit = max(COMPILE_SHARE * (deadline - time.monotonic()), 1.0)
+    seconds = {kind: worker.timed(kind, 1, limit=limit)[1].wall for kind in kinds}
+    return {"first_call_seconds": seconds}
 
 
 def _summary(turns, name, kind, flops_per_image, peak) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cifar_jax import UserError
 from cifar_jax.analysis import gpu
 from cifar_jax.analysis.hlo import CATEGORIES
 from cifar_jax.analysis.traces import Event
@@ -86,6 +87,11 @@ def _measure(config, steps, repeats, environment: Mapping[str, str]) -> dict[str
         costs = worker.call("costs")
     finally:
         worker.close()
+    if not events:
+        raise UserError(
+            f"JAX's profiler saw nothing on {facts['device']}; a step takes "
+            f"{1000 * statistics.median(seconds):.3f} ms"
+        )
     peak = {key: max(each[key] for each in peaks) for key in peaks[0]}
     step_ms = 1000 * statistics.median(seconds)
     return {

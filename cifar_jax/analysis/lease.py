@@ -18,6 +18,7 @@ from cifar_jax.analysis import benchmark
 # Seeds of each recipe: what the statistics of a record rest on.
 SEEDS = {"seconds": 10, "minute": 5, "best": 3}
 TINY_SEEDS = 2
+SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 # To end in time, a step is told less than what is left; and it is ended if it takes
 # longer all the same.
 RESERVE_SECONDS = 20.0
@@ -81,6 +82,7 @@ def plan(
         make.breakdown("best"),
         make.breakdown("seconds"),
         make.record("best"),
+        make.breakdown("minute"),
         make.peers("seconds"),
         make.variants("best"),
     ]
@@ -140,7 +142,8 @@ class _Maker:
         config = f"{self._configs / recipe}.py"
         config += f":{self._form}" if self._form else ""
         output = self._output / folder / f"{self._name(recipe)}.json"
-        command = (f"scripts/{script}.py", f"--config={config}", f"--output={output}")
+        path = str(SCRIPTS / f"{script}.py")
+        command = (path, f"--config={config}", f"--output={output}")
         return Step(
             name=f"{script} {recipe}",
             command=(*command, *options),

@@ -133,14 +133,15 @@ def read(file: pathlib.Path, program: Program) -> list[Event]:
 def _of_device(event, program: Program) -> Event:
     stats = dict(event.stats)
     end = event.start_ns + event.duration_ns
-    if str(stats.get("hlo_module", program.module)) != program.module:
+    module = str(stats.get("hlo_module", program.module)).partition("(")[0]
+    if module != program.module:
         return Event(event.start_ns, end, "other")
-    name = str(stats.get("hlo_op", event.name))
-    found = program.find(name) or program.find(event.name)
-    if found:
-        return Event(event.start_ns, end, program.category(found))
-    category = kernel_category(event.name)
-    return Event(event.start_ns, end, category)
+    # An operation within others may be named after all of them.
+    names = str(stats.get("hlo_op", "")).split("::")
+    for name in (*reversed(names), event.name):
+        if found := program.find(name):
+            return Event(event.start_ns, end, program.category(found))
+    return Event(event.start_ns, end, kernel_category(event.name))
 
 
 def _of_cpu(lines, program: Program) -> list[Event]:

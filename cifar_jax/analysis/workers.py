@@ -4,6 +4,7 @@ PyTorch's and XLA's threads would spin beside each other in one process, and the
 memory that a process has held is known for the process alone.
 """
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -88,10 +89,22 @@ class Worker:
         """Returns what a method of the contender returns."""
         return self.timed(method, *args)[0]
 
-    def timed(self, method: str, *args: Any) -> tuple[Any, Seconds]:
-        """Returns what a method of the contender returns, and the time it took."""
-        self._connection.send((method, args))
-        return self._receive()
+    def timed(
+        self, method: str, *args: Any, limit: float | None = None
+    ) -> tuple[Any, Seconds]:
+        """Returns what a method of the contender returns, and the time it took.
+
+        Args:
+          method: Its name.
+          *args: Of the method.
+          limit: Seconds after which the contender is ended; None: never.
+
+        Raises:
+          UserError: If it fails, or takes longer.
+        """
+        with contextlib.suppress(ConnectionError):  # what a dead one said can be read
+            self._connection.send((method, args))
+        return self._receive(limit)
 
     def close(self) -> None:
         """Ends the process."""
@@ -110,10 +123,13 @@ class Worker:
             self._process.kill()
             self._process.join()
 
-    def _receive(self) -> Any:
+    def _receive(self, limit: float | None = None) -> Any:
         try:
+            if not self._connection.poll(limit):
+                self._process.kill()
+                raise UserError(f"{self.name} took more than {limit:.0f} s")
             fault, answer = self._connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             fault, answer = "its process died", None
         if fault:
             raise UserError(f"{self.name} cannot be measured here: {fault}")
@@ -135,7 +151,7 @@ def _serve(connection, kind: str, argument: Any, environment: dict) -> None:
             answer = getattr(contender, method)(*args)
             seconds = Seconds(*(b - a for a, b in zip(before, _clocks(), strict=True)))
             connection.send((None, (answer, seconds)))
-    except (EOFError, BrokenPipeError):  # the other side has closed
+    except (EOFError, ConnectionError):  # the other side has closed
         pass
     except UserError as fault:
         connection.send((str(fault), None))
