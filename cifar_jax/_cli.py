@@ -78,6 +78,16 @@ def _checkpoint(path: pathlib.Path, asked: str | None = None) -> dict[str, Any]:
     return {"workdir": workdir, "which": which, "step": int(path.name)}
 
 
+def config_name(path: str) -> str:
+    """Returns what to call a config: its file's name, and the form if one is asked for.
+
+    Args:
+      path: As --config has it: `configs/quickstart.py`, or `configs/NAME.py:FORM`.
+    """
+    file, _, form = path.partition(":")
+    return "-".join(filter(None, [pathlib.Path(file).stem, form]))
+
+
 def run(main: Callable[[], int | None], usage: str) -> None:
     """Parses the command line, runs a command, and exits with its code."""
     # As SIGINT does, so that unfinished files are taken away.

@@ -116,6 +116,10 @@ class Engine:
         end = min(end, start) if step < start else end
         return min(self._setup.steps_per_dispatch, end - step)
 
+    def program(self) -> str:
+        """Returns the compiled training call, as XLA's text."""
+        return self._call.as_text()
+
     @contextlib.contextmanager
     def epoch(self, epoch: int, position: int) -> Iterator[Feed]:
         """Yields what feeds `train`, in an order that depends on seed and epoch alone.

@@ -115,7 +115,8 @@ def train_step(
     index = jax.lax.dynamic_slice_in_dim(order, position * num_images, num_images)
     index = batches.repeat(index, options.views)
     index = jax.lax.with_sharding_constraint(index, options.split)
-    batch = images[index], labels[index], index
+    with jax.named_scope("gather"):  # such names are what a profile is read by
+        batch = images[index], labels[index], index
     return train_on_batch(state, metrics, *batch, key, options, teacher)
 
 
@@ -151,18 +152,21 @@ def train_on_batch(
     if options.views > 1:  # each view is another time that the image is seen
         epoch = epoch * options.views + np.arange(len(index)) // options.images_per_step
     targets = jax.nn.one_hot(labels, options.num_classes)
-    batch, targets = options.augment(
-        augment_key,
-        images,
-        targets,
-        epoch=epoch,
-        index=index,
-        progress=state.step / options.total_steps,
-    )
+    with jax.named_scope("augment"):
+        batch, targets = options.augment(
+            augment_key,
+            images,
+            targets,
+            epoch=epoch,
+            index=index,
+            progress=state.step / options.total_steps,
+        )
     taught = None
     if options.distillation:  # the teacher normalises as it is used to
-        taught = options.distillation.teach(teacher, batch)
-    batch = normalize(batch, options.mean, options.std)
+        with jax.named_scope("teacher"):
+            taught = options.distillation.teach(teacher, batch)
+    with jax.named_scope("augment"):
+        batch = normalize(batch, options.mean, options.std)
     gradient = functools.partial(
         _gradient,
         state,
@@ -177,11 +181,13 @@ def train_on_batch(
             state.params, grads, rho=options.sam_rho, adaptive=options.sam_adaptive
         )
         grads, *_ = gradient(worst)  # the statistics stay those of the weights
-    after = state.apply_gradients(grads=grads, batch_stats=batch_stats)
-    after = update_averages(after, options.ema_decay)
-    if options.pruning_plan:
-        after = pruning.prune(state.params, after, options.pruning_plan)
-    return after, metrics.merge(seen)
+    with jax.named_scope("optimizer"):
+        after = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+        after = update_averages(after, options.ema_decay)
+        if options.pruning_plan:
+            after = pruning.prune(state.params, after, options.pruning_plan)
+    with jax.named_scope("metrics"):
+        return after, metrics.merge(seen)
 
 
 def _gradient(
