@@ -23,7 +23,8 @@ class Request:
 
     Attributes:
       workdir: Run directory.
-      weights: "best", "last" or "ema".
+      which: "best", "last" or "ema" weights.
+      step: Of the checkpoint; None: the newest.
       data: Labelled source, or a folder laid out as CIFAR-10-C; None: the run's own
         test images.
       validation: Whether to score the run's own validation images instead.
@@ -39,7 +40,8 @@ class Request:
     """
 
     workdir: pathlib.Path
-    weights: str = "best"
+    which: str = "best"
+    step: int | None = None
     data: str | None = None
     validation: bool = False
     data_dir: str | None = None
@@ -73,7 +75,7 @@ class _Evaluation:
     def __init__(self, request: Request, output: Output):
         self._request, self._output = request, output
         _check(request)
-        self._predictor = self._load(request.workdir, request.tta)
+        self._predictor = self._load(request.workdir, request.tta, request.step)
         self._network = self._predictor.network
         self._config = self._network.config
         data = self._config["data"]
@@ -88,9 +90,9 @@ class _Evaluation:
         # Before anything is computed: they may not be there.
         self._others = {path: self._load_other(path) for path in request.compare}
 
-    def _load(self, workdir, tta: str = "none") -> Predictor:
+    def _load(self, workdir, tta: str = "none", step: int | None = None) -> Predictor:
         options = dict(batch_size=self._request.batch_size, tta=tta)
-        return Predictor(workdir, weights=self._request.weights, **options)
+        return Predictor(workdir, which=self._request.which, step=step, **options)
 
     def _load_other(self, workdir) -> Predictor:
         """Loads a run to compare with, which must know the same classes."""
@@ -108,7 +110,7 @@ class _Evaluation:
     def run(self) -> dict[str, Any]:
         record = {
             "workdir": str(self._request.workdir),
-            "weights": self._request.weights,
+            "weights": self._request.which,
             "epoch": self._network.epoch,
             "data": self._spec,
             "split": self._split,
