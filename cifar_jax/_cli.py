@@ -97,9 +97,7 @@ def _exit_code(main, usage: str, argv: list[str], operands: bool) -> int:
         if operands:
             return main(rest) or 0
         if rest:
-            raise UsageError(
-                f"unexpected argument {rest[0]!r}; options start with --"
-            )
+            raise UsageError(f"unexpected argument {rest[0]!r}; options start with --")
         return main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -13,7 +13,7 @@ import pathlib
 import absl.logging
 from absl import flags
 
-from cifar_jax import _cli
+from cifar_jax import UserError, _cli
 
 _OUTPUT = flags.DEFINE_string(
     "output", None, "folder [the run directory; of several runs, runs/report]"
@@ -30,7 +30,8 @@ _CHECK = flags.DEFINE_bool(
 def main(operands: list[str]) -> None:
     """Writes a report, or the table of records."""
     if _RECORDS.value:
-        return _records(operands)
+        _records(operands)
+        return
     if _CHECK.value:
         raise _cli.UsageError("--check needs --records")
     if not operands:
@@ -39,15 +40,16 @@ def main(operands: list[str]) -> None:
     import jax
 
     from cifar_jax.analysis.report import build, evaluating
+    from cifar_jax.analysis.report.runs import read_all
 
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of what is asked for
-    runs = build.read(operands)
+    runs = read_all(operands)
     if not (_EVALUATE.value and all(run.result for run in runs)):
         # The accelerator is at work, or there is no work for it.
         jax.config.update("jax_platforms", "cpu")
     if _EVALUATE.value:
-        evaluating.evaluate(runs)
-        runs = build.read(operands)
+        evaluating.evaluate_missing(runs)
+        runs = read_all(operands)
     document = build.make(runs, datetime.datetime.now())
     folder = pathlib.Path(_OUTPUT.value or build.default_folder(runs))
     files = build.write(document, folder)
@@ -56,7 +58,7 @@ def main(operands: list[str]) -> None:
     print(f"{folder}: {', '.join(files)}")
 
 
-def _records(operands: list[str]) -> int:
+def _records(operands: list[str]) -> None:
     for flag in (_OUTPUT, _EVALUATE):
         if flag.value:
             raise _cli.UsageError(f"--{flag.name} and --records: leave one out")
@@ -66,14 +68,15 @@ def _records(operands: list[str]) -> int:
 
     pages = published.pages(pathlib.Path(operands[0] if operands else "results"))
     stale = [path for path, text in pages.items() if path.read_text() != text]
-    if not _CHECK.value:
-        published.write({path: pages[path] for path in stale})
+    if stale and _CHECK.value:
+        raise UserError(
+            f"{' and '.join(map(str, stale))} not up to date with the records; run "
+            "python -m cifar_jax.report --records"
+        )
     for path in pages:
-        state = "up to date"
         if path in stale:
-            state = "not up to date" if _CHECK.value else "written"
-        print(f"{path}: {state}")
-    return int(_CHECK.value and bool(stale))
+            published.write(path, pages[path])
+        print(f"{path}: {'written' if path in stale else 'up to date'}")
 
 
 if __name__ == "__main__":

@@ -80,13 +80,12 @@ class _Evaluation:
         self._config = self._network.config
         data = self._config["data"]
         self._data_dir = request.data_dir or data["dir"]
-        own_test = f"{data['name']}:{data['test_split']}"
-        self._spec = request.data or own_test
-        if request.validation:
-            self._spec = f"validation images of {data['name']}"
-        self._split = "val" if request.validation else None
-        if self._spec == own_test:
-            self._split = "test"
+        own = {
+            "test": f"{data['name']}:{data['test_split']}",
+            "val": f"validation images of {data['name']}",
+        }
+        self._spec = request.data or own["val" if request.validation else "test"]
+        self._split = next((k for k, spec in own.items() if spec == self._spec), None)
         # Before anything is computed: they may not be there.
         self._others = {path: self._load_other(path) for path in request.compare}
 

@@ -50,7 +50,7 @@ class Output:
     def text(self, name: str, content: str) -> None:
         """Writes a text."""
         with self._file(name) as path:
-            path.write_text(content, encoding="utf-8")
+            path.write_text(content, encoding="utf-8", errors="replace")
 
     def arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Writes an .npz file."""

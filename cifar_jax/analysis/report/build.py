@@ -1,7 +1,6 @@
-"""A report of runs: read, put together, and written."""
+"""A report of runs: put together, and written."""
 
 import datetime
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -19,37 +18,39 @@ from cifar_jax.analysis.report import (
 )
 from cifar_jax.analysis.report.document import Document
 from cifar_jax.analysis.report.groups import group
-from cifar_jax.analysis.report.runs import read_all
-from cifar_jax.analysis.report.text import plural
+from cifar_jax.analysis.report.run import Run
+from cifar_jax.analysis.report.text import plural, sample
 
 
-def make(paths: Sequence[os.PathLike], now: datetime.datetime) -> Document:
-    """Reads runs and returns their report.
+def default_folder(runs: Sequence[Run]) -> pathlib.Path:
+    """Returns where a report goes: with one run, into its directory."""
+    if len(runs) == 1 and not runs[0].is_record:
+        return runs[0].path
+    return pathlib.Path("runs/report")
+
+
+def make(runs: Sequence[Run], now: datetime.datetime) -> Document:
+    """Returns the report of runs.
 
     Args:
-      paths: Run directories, and files of results.
+      runs: As `runs.read_all` returns them.
       now: The time it is made.
-
-    Raises:
-      UserError: If one of them is no run.
     """
-    groups = group(read_all(paths))
-    runs = [run for each in groups for run in each.runs]
-    made = networks.Networks()
-    single = len(runs) == 1
-    if single:
-        sections = [overview.section(runs[0], made)]
+    groups, made = group(runs), networks.Networks()
+    if len(runs) == 1:
+        title, first = runs[0].name, overview.section(runs[0], made)
     else:
-        sections = [comparison.section(groups, made)]
-    sections += [
+        title = f"{plural(len(runs), 'run')} of {plural(len(groups), 'config')}"
+        first = comparison.section(groups, made)
+    sections = [
+        first,
         curves.section(groups),
         mistakes.section(groups),
         networks.section(groups, made),
         overview.settings_section(groups),
     ]
-    title = f"{plural(len(runs), 'run')} of {plural(len(groups), 'config')}"
     origin = f"Made on {now:%Y-%m-%d at %H:%M} by cifar_jax {cifar_jax.__version__}"
-    return Document(runs[0].name if single else title, origin, sections)
+    return Document(title, origin, sections)
 
 
 def write(document: Document, folder: pathlib.Path) -> list[str]:
@@ -68,3 +69,21 @@ def write(document: Document, folder: pathlib.Path) -> list[str]:
     pages.text("report.html", html.render(document))
     pages.text("report.md", markdown.render(document))
     return [*pages.files, *(f"plots/{name}" for name in plots.files)]
+
+
+def lines(runs: Sequence[Run]) -> list[str]:
+    """Returns the accuracies of each config, for a person."""
+    found = []
+    for each in group(runs):
+        ended = len(each.finished)
+        parts = [f"{each.name}: {plural(ended, 'seed')} of {len(each.seeds)} ended"]
+        for kind, value in (
+            ("validation", lambda run: run.validation),
+            ("test", lambda run: run.test),
+        ):
+            if each.sample(value):
+                parts.append(f"{kind} accuracy {sample(each.sample(value)).text}")
+        if each.chose_on_test:
+            parts.append("chosen on the test images: no honest accuracy")
+        found.append(", ".join(parts))
+    return found

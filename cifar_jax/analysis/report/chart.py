@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from cifar_jax.analysis.report.palette import LIGHT, series
 
 DPI = 72  # of SVG: a length in the figure is the same number there
-SIZE = (5.4, 3.5)  # inches
+SIZE = (4.8, 3.3)  # inches
 _LONGEST_NAME = 34
 _MOST_NAMES = 12  # in a legend
 _LOG_FROM = 5  # ratio of the largest value to the smallest
@@ -97,7 +97,9 @@ class Chart:
             self.axes.plot(
                 epochs, values, color=LIGHT[colour], marker=marker, markersize=4, **look
             )
-        labels = [(f"epoch {epoch}", f"{value:.4g}") for epoch, value in points.items()]
+        labels = [
+            (f"epoch {epoch}", f"{value:#.4g}") for epoch, value in points.items()
+        ]
         self.marks.append(Marks(name, colour, epochs, values, labels))
 
     def point(
@@ -166,7 +168,7 @@ class Chart:
         self.axes.xaxis.set_major_formatter(EngFormatter(unit=unit, sep=""))
 
     def finish(self) -> None:
-        """Draws the legend."""
+        """Draws the legend, and settles where everything lies."""
         names = dict(list(self._legend.items())[:_MOST_NAMES])
         if (left_out := len(self._legend) - len(names)) > 0:
             names[f"and {left_out} more"] = Line2D([], [], linestyle="none")
@@ -181,6 +183,9 @@ class Chart:
                 columnspacing=1.4,
                 labelcolor=LIGHT["ink"],
             )
+            self.figure.draw_without_rendering()
+        # Else SVG and PNG would each be laid out anew, a point or two apart.
+        self.figure.set_layout_engine("none")
 
 
 @contextlib.contextmanager

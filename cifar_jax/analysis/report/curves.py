@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cifar_jax.analysis.report.chart import Chart
 from cifar_jax.analysis.report.document import Cell, Charts, Note, Section, Table
 from cifar_jax.analysis.report.groups import Group
-from cifar_jax.analysis.report.runs import Run
+from cifar_jax.analysis.report.run import Run
 from cifar_jax.analysis.report.text import number
 
 _DASHED = {"linestyle": (0, (3, 2)), "linewidth": 1.1}
@@ -34,7 +34,9 @@ def section(groups: Sequence[Group]) -> Section:
 def _no_rows(runs: Sequence[Run]) -> str:
     if all(run.is_record for run in runs):
         return "A record holds no metrics by epoch."
-    return "No epoch has ended yet, or the weights were imported."
+    if all(run.imported for run in runs):
+        return "The weights were imported: they were not trained here."
+    return "No epoch has ended yet."
 
 
 def _chart(groups: Sequence[Group], metric: str, title: str) -> Chart:
@@ -102,7 +104,10 @@ def epoch_table(run: Run) -> Table:
     for epoch, step in steps.items():
         mark = " *" if epoch == run.best_epoch else ""
         line = [Cell(f"{epoch}{mark}", number=epoch), number(step)]
-        found = (number(each.get(epoch), form) for each, form in zip(values, forms, strict=True))
+        found = (
+            number(each.get(epoch), form)
+            for each, form in zip(values, forms, strict=True)
+        )
         rows.append([*line, *found])
     caption = "Epochs; the one whose weights are kept has a star"
     return Table(caption, ["epoch", "step", *columns], rows)

@@ -123,7 +123,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A small image: uint8 [H, W, 1 or 3], a caption of two lines, and a description."""
+    """A small image, uint8 [H, W, 1 or 3], its caption, and a description."""
 
     image: np.ndarray
     caption: tuple[str, str]

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import pathlib
 import zipfile
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cifar_jax import UserError
+from cifar_jax.analysis.report import checked
 
 _LABELS = ("labels", "predictions")
 
@@ -34,20 +34,17 @@ class Evaluation:
         """What the network costs."""
         return self.record["efficiency"]
 
-    @property
-    def latency(self) -> float | None:
-        """Milliseconds for one image on each device, if they were measured."""
-        return self.efficiency.get("latency_ms")
-
     def fits(self, num_classes: int) -> bool:
         """Tells whether there is a confusion matrix, and of these classes."""
         labels = [self.errors[key] for key in _LABELS] if self.errors else []
         within = all(((0 <= k) & (k < num_classes)).all() for k in labels)
-        return self.matrix is not None and len(self.matrix) == num_classes and within
+        scored = self.matrix is not None and self.record.get("scores")
+        return bool(scored) and len(self.matrix) == num_classes and within
 
-    def epoch_of_run(self, split: str) -> int | None:
-        """Returns the epoch that was scored on this split of the run's own images."""
-        return self.record["epoch"] if self.record.get("split") == split else None
+    @property
+    def split(self) -> str | None:
+        """Of the run's own images, "val" or "test", if its best weights were scored."""
+        return self.record.get("split") if self.record["weights"] == "best" else None
 
 
 def read(folder: pathlib.Path) -> Evaluation | None:
@@ -59,11 +56,13 @@ def read(folder: pathlib.Path) -> Evaluation | None:
     path = folder / "evaluation.json"
     if not path.exists():
         return None
+    record = checked.checked(checked.read_object(path), checked.EVALUATION, path)
+    if record.get("scores"):
+        checked.checked(record, checked.SCORES, path)
+    if "latency_ms" in record["efficiency"]:
+        checked.checked(record["efficiency"], checked.SPEED, path)
+    files = record["files"]  # those of an earlier evaluation may still lie there
     try:
-        record = json.loads(path.read_bytes())
-        # Files of an earlier evaluation may still lie there.
-        files = record["files"]
-        record["epoch"], record["data"], record["weights"], record["efficiency"]
         path = folder / "confusion.csv"
         matrix = _read_matrix(path) if path.name in files else None
         path = folder / "errors.npz"

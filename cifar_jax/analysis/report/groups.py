@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cifar_jax.analysis.report.runs import Run
+from cifar_jax.analysis.report.run import Run
 from cifar_jax.training.tracking import FREE_KEYS
 
 
@@ -53,14 +53,19 @@ class Group:
     @property
     def repeats(self) -> dict[str, Run]:
         """Runs of a seed that another one stands for, by name, with that other one."""
-        chosen = {run.seed: run for run in self._one_a_seed()}
+        chosen = {run.seed: run for run in self.samples}
         others = (run for run in self.runs if chosen[run.seed] is not run)
         return {run.name: chosen[run.seed] for run in others}
 
     @property
+    def seeds(self) -> set[int]:
+        """All seeds, of runs that have ended or not."""
+        return {run.seed for run in self.runs}
+
+    @property
     def finished(self) -> list[Run]:
         """Runs that have ended, one for each seed: the sample."""
-        return [run for run in self._one_a_seed() if run.result]
+        return [run for run in self.samples if run.result]
 
     def sample(self, value: Callable[[Run], float | None]) -> Sample | None:
         """Returns mean and spread of a value over the seeds that have ended."""
@@ -71,8 +76,15 @@ class Group:
         """Tells whether epochs were chosen on test images."""
         return self.runs[0].chose_on_test
 
-    def _one_a_seed(self) -> list[Run]:
-        """Returns the first run of each seed, rather one that has ended."""
+    @property
+    def latency(self) -> float | None:
+        """The median of what was measured, in milliseconds, or None."""
+        known = [run.latency for run in self.runs if run.latency is not None]
+        return statistics.median(known) if known else None
+
+    @property
+    def samples(self) -> list[Run]:
+        """The first run of each seed, rather one that has ended."""
         chosen = {}
         for run in sorted(self.runs, key=lambda run: run.result is None):
             chosen.setdefault(run.seed, run)

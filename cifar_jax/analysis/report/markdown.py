@@ -34,7 +34,7 @@ def table(content: Table) -> str:
 def escape(text: str) -> str:
     """Returns text that Markdown shows as it is."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
+    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", text)
 
 
 def _cell(cell: Cell) -> str:

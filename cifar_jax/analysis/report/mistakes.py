@@ -1,5 +1,6 @@
-"""What a run gets wrong: its confusion matrix, its classes, its most confident errors."""
+"""What a run gets wrong: confusion matrix, classes, most confident errors."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +20,8 @@ from cifar_jax.analysis.report.document import (
 from cifar_jax.analysis.report.evaluated import Evaluation
 from cifar_jax.analysis.report.groups import Group
 from cifar_jax.analysis.report.networks import Networks
-from cifar_jax.analysis.report.runs import Run
-from cifar_jax.analysis.report.text import accuracy, nothing, number
+from cifar_jax.analysis.report.run import Run
+from cifar_jax.analysis.report.text import accuracy, nothing, number, printable
 
 _MOST_CLASSES = 20  # whose matrix can be read as a table
 _MOST_PAIRS = 10
@@ -43,38 +44,45 @@ def section(groups: Sequence[Group]) -> Section:
     if missing:
         names = ", ".join(run.name for run in missing)
         text = f"Not evaluated yet: {names}. For each of them:"
-        blocks.append(Note(text, _command(missing[0])))
+        blocks.append(_missing(missing[0], text))
     return Section("Errors", blocks)
 
 
 def _blocks(run: Run, suffix: str) -> list:
     if not run.evaluation:
         text = "The run is not evaluated yet: no confusion matrix, no errors."
-        return [Note(text, _command(run))]
+        return [_missing(run, text)]
     found, names = run.evaluation, _names(run)
     blocks = [Note(_what(run, found)), *_warnings(run, found)]
     if not found.fits(len(names)):
         text = "The evaluation has no confusion matrix."
-        return [*blocks, Note(text, _command(run))]
+        return [*blocks, _missing(run, text)]
     blocks += [_confusion(found.matrix, names, suffix), _pairs(found.matrix, names)]
     blocks.append(_gallery(run, found, names, suffix))
     table = _classes(found.record["classes"])
     return [*blocks, Section(f"All {len(names)} classes", [table], folded=True)]
 
 
-def _command(run: Run) -> str:
-    """Returns what makes the pieces that are missing, honestly.
+def _missing(run: Run, text: str) -> Note:
+    """Returns a note on what is missing, with the command that makes it, honestly.
 
     Before the end of a run that is with validation images, and without the latency: the
     machine is at work.
     """
-    if run.result:
-        return Networks.command(run, "--latency")
-    return Networks.command(run, "--validation")
+    if run.ended:
+        return Note(text, Networks.command(run, "--latency"))
+    if not run.config["data"]["validation"]:
+        later = (
+            "The run holds out no validation images, so that has to wait for its end."
+        )
+        return Note(f"{text} {later}")
+    if run.best_epoch is None:
+        return Note(f"{text} There is nothing to evaluate before its first epoch ends.")
+    return Note(text, Networks.command(run, "--validation"))
 
 
 def _names(run: Run) -> list[str]:
-    return [str(name) for name in run.dataset["label_names"]]
+    return [printable(str(name)) for name in run.dataset["label_names"]]
 
 
 def _what(run: Run, found: Evaluation) -> str:
@@ -101,12 +109,15 @@ def _what(run: Run, found: Evaluation) -> str:
 def _warnings(run: Run, found: Evaluation) -> list[Note]:
     """Returns what the evaluation is not: of the weights or images one would think."""
     record, notes = found.record, []
-    if record.get("split") == "val":
-        text = "The epoch was chosen on these images: a little better than on others."
-        notes.append(Note(text))
+    if found.split == run.choice_split and not run.imported:
+        text = "The epoch was chosen on these images: on others it is not as good."
+        notes.append(Note(text, warns=run.chose_on_test))
+    if found.split == "val" and run.ended:
+        text = "The run has ended: its test images may be looked at."
+        notes.append(_missing(run, text))
     if record["weights"] == "best" and record["epoch"] != run.best_epoch:
         text = f"The best epoch is now {run.best_epoch}; this is of an earlier state."
-        notes.append(Note(text, _command(run), warns=True))
+        notes.append(dataclasses.replace(_missing(run, text), warns=True))
     return notes
 
 
@@ -159,7 +170,7 @@ def _gallery(run: Run, found: Evaluation, names: Sequence[str], suffix: str):
     errors = found.errors
     if errors is None:
         text = "The evaluation has no pictures of its errors."
-        return Note(text, _command(run))
+        return _missing(run, text)
     labels = [names[k] for k in errors["labels"]]
     predictions = [names[k] for k in errors["predictions"]]
     tiles = [
@@ -196,7 +207,7 @@ def _classes(classes: Sequence[dict[str, Any]]) -> Table:
             shown = Cell("{:.4f} to {:.4f}".format(*interval), number=interval[0])
         rows.append(
             [
-                Cell(str(each["name"])),
+                Cell(printable(str(each["name"]))),
                 number(each["num_examples"]),
                 number(each["accuracy"], ".4f"),
                 shown,

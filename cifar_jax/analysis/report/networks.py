@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from cifar_jax import UserError
 from cifar_jax.analysis.report.document import Cell, Note, Section, Table
 from cifar_jax.analysis.report.groups import Group
-from cifar_jax.analysis.report.runs import Run
+from cifar_jax.analysis.report.run import Run
 from cifar_jax.models import count
 from cifar_jax.training import trained
 

@@ -15,7 +15,7 @@ from cifar_jax.analysis.report.document import (
 )
 from cifar_jax.analysis.report.groups import Group, settings
 from cifar_jax.analysis.report.networks import Networks
-from cifar_jax.analysis.report.runs import Run
+from cifar_jax.analysis.report.run import Run
 from cifar_jax.analysis.report.text import CHOSEN_ON_TEST, DAGGER, accuracy, gflops
 from cifar_jax.models import count
 from cifar_jax.training.progress import clock_time
@@ -24,33 +24,44 @@ from cifar_jax.training.progress import clock_time
 def section(run: Run, networks: Networks) -> Section:
     """Returns the figures of one run."""
     facts = [_test(run), _validation(run), *_size(run, networks)]
-    facts += _ended(run) if run.result else [_progress(run)]
-    if run.evaluation and run.evaluation.latency is not None:
+    if run.result:
+        facts += _ended(run)
+    elif not run.imported:
+        facts.append(_progress(run))
+    if run.latency:
         facts.append(_latency(run))
     blocks = [Facts([fact for fact in facts if fact])]
     if run.chose_on_test and run.result:
         blocks.append(Note(CHOSEN_ON_TEST, warns=True))
-    elif not run.result:
+    elif not run.ended:
         blocks.append(Note(_live(run)))
-    if run.result and not run.is_record and not (run.evaluation and run.evaluation.latency):
+    if run.ended and not run.is_record and not run.latency:
         text = "Latency is not measured yet."
         blocks.append(Note(text, networks.command(run, "--latency")))
     return Section("Summary", blocks)
 
 
 def _test(run: Run) -> Fact:
+    if run.imported:
+        return _imported(run)
     if not run.result:
         return Fact("Test accuracy", "not yet", "scored once, when the run ends")
-    test = run.result["test"]
-    correct = round(test["accuracy"] * test["num_examples"])
-    low, high = scores.wilson_interval(correct, test["num_examples"])
+    total = run.result["test"].get("num_examples")
     mark = DAGGER if run.chose_on_test else ""
-    how = "" if run.chose_on_test else ", scored once"
-    return Fact(
-        "Test accuracy",
-        f"{accuracy(test['accuracy'])}{mark}",
-        f"95% interval {low:.4f} to {high:.4f}; {test['num_examples']:,} images{how}",
-    )
+    detail = "the epoch was chosen on them" if run.chose_on_test else "scored once"
+    if total:
+        low, high = scores.wilson_interval(round(run.test * total), total)
+        detail = f"95% interval {low:.4f} to {high:.4f}; {total:,} images, {detail}"
+    return Fact("Test accuracy", f"{accuracy(run.test)}{mark}", detail)
+
+
+def _imported(run: Run) -> Fact:
+    if not run.evaluation or run.evaluation.split != "test":
+        return Fact("Test accuracy", "not yet", "the weights were imported")
+    scores = run.evaluation.record["scores"]
+    low, high = scores["accuracy_interval"]
+    detail = f"of imported weights; 95% interval {low:.4f} to {high:.4f}"
+    return Fact("Test accuracy", accuracy(scores["accuracy"]), detail)
 
 
 def _validation(run: Run) -> Fact | None:
@@ -58,7 +69,7 @@ def _validation(run: Run) -> Fact | None:
         return None
     so_far = "" if run.result else " so far"
     detail = f"epoch {run.best_epoch} of {run.epochs_done}, chosen by {how_chosen(run)}"
-    if run.result:
+    if run.result and "num_examples" in run.result["val"]:
         detail += f"; {run.result['val']['num_examples']:,} images"
     return Fact(f"Validation accuracy{so_far}", accuracy(run.validation), detail)
 

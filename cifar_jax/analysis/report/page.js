@@ -95,6 +95,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// Tables that are too wide can be moved with the keyboard.
+for (const region of document.querySelectorAll(".scroll")) {
+  if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
+}
+
 // What is folded is printed, too.
 addEventListener("beforeprint", () => {
   for (const each of document.querySelectorAll("details")) each.open = true;

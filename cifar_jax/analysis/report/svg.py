@@ -6,7 +6,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-from markupsafe import Markup
 
 from cifar_jax.analysis.report.chart import Chart, style
 from cifar_jax.analysis.report.palette import LIGHT
@@ -17,7 +16,7 @@ _NAMES = {value: name for name, value in LIGHT.items()}
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
-def inline(chart: Chart, name: str) -> Markup:
+def inline(chart: Chart, name: str) -> str:
     """Returns a chart as an <svg> element whose colours are the page's variables.
 
     Args:
@@ -43,7 +42,7 @@ def inline(chart: Chart, name: str) -> Markup:
     _rename(root, name)
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
-    return Markup(ElementTree.tostring(root, encoding="unicode"))
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def points(chart: Chart) -> list[dict[str, Any]]:
@@ -52,8 +51,6 @@ def points(chart: Chart) -> list[dict[str, Any]]:
     Returns:
       For each line its `name`, its `colour`, and its `points`: x, y, and two texts.
     """
-    with style():
-        chart.figure.draw_without_rendering()  # lays it out
     height = chart.figure.bbox.height
     found = []
     for marks in chart.marks:

@@ -2,12 +2,13 @@
 
 from cifar_jax.analysis.report.document import Cell
 from cifar_jax.analysis.report.groups import Sample
+from cifar_jax.training.progress import clock_time
 
 NOTHING = "–"
 DAGGER = " †"
 CHOSEN_ON_TEST = (
-    "† The epoch was chosen on the test images: on those, the accuracy is too high, and "
-    "no honest one."
+    "† The epoch was chosen on the test images: on those, the accuracy is too high, "
+    "and no honest one."
 )
 
 
@@ -50,6 +51,18 @@ def sample(values: Sample | None, form: str = ".4f", mark: str = "") -> Cell:
     return Cell(f"{format(values.mean, form)}{spread}{mark}", number=values.mean)
 
 
+def duration(seconds: Sample | None) -> Cell:
+    """Returns a cell of a mean duration."""
+    if seconds is None:
+        return nothing()
+    return Cell(clock_time(seconds.mean), number=seconds.mean)
+
+
 def plural(count: int, noun: str) -> str:
     """Returns a count and its noun."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """Returns text without what neither a page nor a picture can show."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
