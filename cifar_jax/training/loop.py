@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +33,7 @@ def train_and_evaluate(
     devices: Sequence[jax.Device] | None = None,
     resume: str = "auto",
     profile: bool = False,
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Trains a network, or goes on training it, and scores it on the test set once.
 
@@ -43,6 +44,9 @@ def train_and_evaluate(
       resume: "auto"; "never" refuses a directory that holds a run, "must" one that
         does not.
       profile: Write a trace of a few steps into profile/ of the run directory.
+      on_epoch: Called with `epoch`, `train` and `val` (`loss` and `accuracy`, or None)
+        when an epoch is closed and what is due of it is saved. What it raises ends the
+        call, and another call goes on from there.
 
     Returns:
       What result.json holds.
@@ -71,7 +75,9 @@ def train_and_evaluate(
                     else None
                 )
                 engine = Engine(prepared, config.seed, profiler)
-                result = Trainer(config, prepared, engine, run, stop, start).run()
+                trainer = Trainer(config, prepared, engine, run, stop, start)
+                trainer.on_epoch = on_epoch
+                result = trainer.run()
         distributed.say(results.summary(result, run.path))
         return result
 
@@ -81,7 +87,12 @@ class Trainer:
 
     The position is the state's step and the number of epochs that are closed, that is
     validated and logged; both are saved, so a stop is possible anywhere.
+
+    Attributes:
+      on_epoch: As `train_and_evaluate` has it.
     """
+
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None
 
     def __init__(
         self,
@@ -135,7 +146,7 @@ class Trainer:
             result = results.make(
                 self._setup,
                 config=plain(self._config),
-                test=self._score_test(),
+                test=self._score_test() if self._config.evaluate.test else None,
                 epochs=self._facts["epoch"],
                 steps=self._step,
                 best=self._facts["best"],
@@ -248,6 +259,8 @@ class Trainer:
         # A state saved before its validation stays: closing the epoch can be repeated.
         if last or ((is_best or due) and not self._saver.has(self._step)):
             self._save()
+        if self.on_epoch:
+            self.on_epoch({"epoch": epoch + 1, "train": train, "val": val})
 
     def _evaluate(self, examples: Examples, variables: Any) -> dict[str, float]:
         with self._clock("evaluate"):

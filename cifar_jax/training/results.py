@@ -35,7 +35,7 @@ def make(
     epochs: int,
     steps: int,
     best: dict[str, Any] | None,
-    test: dict[str, Any],
+    test: dict[str, Any] | None,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Returns what result.json holds.
@@ -46,7 +46,7 @@ def make(
       epochs: Epochs trained.
       steps: Steps trained.
       best: `epoch`, `accuracy` and `loss` of the best validation, or None.
-      test: `accuracy`, `loss` and `num_examples`.
+      test: `accuracy`, `loss` and `num_examples`, or None.
       seconds: `total`, `compile`, `train` and `evaluate`.
     """
     val = None
@@ -77,10 +77,12 @@ def make(
 def summary(result: dict[str, Any], path: pathlib.Path) -> str:
     """Returns the last lines that a run prints."""
     test, val, seconds = result["test"], result["val"], result["seconds"]
-    lines = [
-        f"test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f} "
-        f"({test['num_examples']:,} images, {_how_chosen(result)})"
-    ]
+    lines = []
+    if test:
+        lines.append(
+            f"test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f} "
+            f"({test['num_examples']:,} images, {_how_chosen(result)})"
+        )
     if val:
         lines.append(
             f"validation accuracy {val['accuracy']:.4f}, loss {val['loss']:.4f} "

@@ -129,12 +129,7 @@ class RunDirectory:
             )
         if not holds_work or not self._config.exists():
             return  # nothing to lose
-        old, new = _flat(_read_json(self._config)), _flat(plain(config))
-        changed = [
-            f"{key} was {old.get(key)}, now {new.get(key)}"
-            for key in sorted({*old, *new})
-            if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS)
-        ]
+        changed = changes(_read_json(self._config), plain(config), FREE_KEYS)
         if changed:
             raise UserError(
                 f"{self.path} was made with another config ({'; '.join(changed)}); use "
@@ -290,14 +285,33 @@ def plain(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a plain config by the dotted paths of its keys."""
+    found = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found
+
+
+def changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: tuple[str, ...]
+) -> list[str]:
+    """Returns what differs between two plain configs, in words.
+
+    Args:
+      old: The one before.
+      new: The one now.
+      free: Starts of the keys that may differ.
+    """
+    old, new = flat(old), flat(new)
+    return [
+        f"{key} was {old.get(key)}, now {new.get(key)}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and not key.startswith(free)
+    ]
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
