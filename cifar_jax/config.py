@@ -235,6 +235,9 @@ def _evaluate() -> ConfigDict:
     evaluate.best_by = "accuracy"  # the epoch that is shipped: accuracy, loss, or last
     # images to choose it on: val; or test, as some reports do: no honest accuracy
     evaluate.select_on = "val"
+    # score the test images at the end; a study (cifar_jax.search) looks at none of them
+    # until it has chosen
+    evaluate.test = True
     return evaluate
 
 
@@ -244,3 +247,46 @@ def _checkpoint() -> ConfigDict:
     checkpoint.every_seconds = 300.0  # and how often within long epochs
     checkpoint.keep = 2  # latest states that are kept
     return checkpoint
+
+
+def get_study_config() -> ConfigDict:
+    """Returns the default config of a study, which `cifar_jax.search` runs."""
+    config = ConfigDict()
+    config.base = get_config()  # of every run; the study changes keys of it
+    config.study = _study()
+    return config
+
+
+def _study() -> ConfigDict:
+    study = ConfigDict()
+    # how the space gives designs: list, grid (all combinations), one_at_a_time (each
+    # factor varies from `base`), or sample (a sampler proposes them)
+    study.kind = "list"
+    # list: dict(name="wide", change={"model.widths": (128,)}); else
+    # dict(factor="B", values=(1, 2)), and to sample from, also
+    # dict(factor="optim.learning_rate", low=1e-4, high=1e-1, log=True).
+    # A factor is a key of `base`, or one of report 004's letters: N stages, B blocks in
+    # each (B1, B2, ...: in one of them), C channels of the first, `growth` of the width
+    # from stage to stage, kernels F, shortcut kernels K, pool P (0: the whole map)
+    study.space = ()
+    # budget rule: each design takes the largest width below base.budget.limit, or keep
+    study.width = "keep"  # keep, or widest
+    study.width_multiple = 1  # widest: widths are multiples of it
+    study.seeds = 3  # runs of each design, of which the first has base.seed
+    # accuracy, loss (of the best validation), parameters, macs, latency (ms for one
+    # image) or seconds (of the run); the first one ranks the designs, several ask for
+    # their Pareto front
+    study.objectives = ("accuracy",)
+    study.latency = False  # measure each design's, where it is no objective either
+    study.sampler = "tpe"  # sample: tpe, nsga2, or random
+    study.sampler_seed = 0
+    study.trials = 30  # sample: designs that are tried, each with one seed
+    study.finalists = 5  # sample: of which the best are run with all seeds
+    # runs that validate too badly end early: none, halving, or hyperband
+    study.pruner = "none"
+    study.min_epochs = 1  # none ends before
+    study.reduction = 3  # of so many runs one goes on, each time
+    # what a report has: ("N3-B2", 0.9104), shown beside what is measured
+    study.reported = ()
+    study.threads = 0  # CPU threads of a run; 0: the cores, shared by the workers
+    return study

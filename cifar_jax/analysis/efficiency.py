@@ -51,7 +51,7 @@ def speed(predictor: Predictor) -> dict[str, Any]:
       batches are left out from where they would take too long or are slower.
     """
     mesh, rates = predictor.mesh, {}
-    latency = _median_seconds(predictor, mesh.size)
+    latency = latency_ms(predictor)
     for batch_size in (n for n in BATCH_SIZES if n % mesh.size == 0):
         seconds = _median_seconds(predictor, batch_size)
         rates[batch_size] = batch_size / seconds
@@ -59,12 +59,17 @@ def speed(predictor: Predictor) -> dict[str, Any]:
             break
     best = max(rates, key=rates.get)
     return {
-        "latency_ms": 1000 * latency,
+        "latency_ms": latency,
         "latency_batch_size": mesh.size,
         "images_per_second": rates[best],
         "best_batch_size": best,
         "images_per_second_by_batch_size": rates,
     }
+
+
+def latency_ms(predictor: Predictor) -> float:
+    """Returns the milliseconds of a call with an image for each device."""
+    return 1000 * _median_seconds(predictor, predictor.mesh.size)
 
 
 def _median_seconds(predictor: Predictor, batch_size: int) -> float:

@@ -52,7 +52,9 @@ def _block(design: Design, stage: int, before: int, stride: int) -> int:
     return total
 
 
-def widest(design: Design, image_shape, num_classes: int, limit: int) -> Design | None:
+def widest(
+    design: Design, image_shape, num_classes: int, limit: int, multiple: int = 1
+) -> Design | None:
     """Returns the widest design below the limit, its stages in the same proportion.
 
     Only the widths change (and the stem's, where it is the first stage's).
@@ -62,22 +64,26 @@ def widest(design: Design, image_shape, num_classes: int, limit: int) -> Design 
         image_shape: (height, width, channels).
         num_classes: length of the logits.
         limit: the parameters must be fewer.
+        multiple: of it are the widths of all stages, rounded down.
 
     Returns:
-        The design, or None where even one channel is too wide.
+        The design, or None where even the least width is too wide.
     """
 
     def count(width, shortcut=design.shortcut):
-        wider = dataclasses.replace(_widen(design, width), shortcut=shortcut)
+        wider = _widen(design, width, multiple)
+        wider = dataclasses.replace(wider, shortcut=shortcut)
         return closed_form(wider, image_shape, num_classes)
 
     # Without projections the count rises with the width, so bisection bounds it; with
     # them it may fall where a stage comes to equal the stem, so the rest is tried.
-    bound = bisect.bisect_left(
-        range(1, limit + 1), limit, key=lambda width: count(width, "padding")
+    bound = multiple * bisect.bisect_left(
+        range(multiple, limit + multiple, multiple),
+        limit,
+        key=lambda width: count(width, "padding"),
     )
-    for width in range(bound, 0, -1):
-        wider = _widen(design, width)
+    for width in range(bound, 0, -multiple):
+        wider = _widen(design, width, multiple)
         if count(width) < limit and _is_sound(wider, image_shape, num_classes):
             return wider
     return None
@@ -91,12 +97,13 @@ def _is_sound(design: Design, image_shape, num_classes: int) -> bool:
     return True
 
 
-def _widen(design: Design, width: int) -> Design:
+def _widen(design: Design, width: int, multiple: int) -> Design:
     """Returns the design with a first stage of `width`, in the same proportions."""
     first = design.widths[0]
+    units = (max(1, width * other // first // multiple) for other in design.widths)
     return dataclasses.replace(
         design,
-        widths=tuple(max(1, width * other // first) for other in design.widths),
+        widths=tuple(unit * multiple for unit in units),
         stem_width=width if design.stem_width == first else design.stem_width,
     )
 

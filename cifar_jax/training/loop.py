@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,6 +41,7 @@ def train_and_evaluate(
     devices: Sequence[jax.Device] | None = None,
     resume: str = "auto",
     profile: bool = False,
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Trains a network, or goes on training it, and scores it on the test set once.
 
@@ -51,6 +52,9 @@ def train_and_evaluate(
       resume: "auto"; "never" refuses a directory that holds a run, "must" one that
         does not.
       profile: Write a trace of a few steps into profile/ of the run directory.
+      on_epoch: Called with `epoch`, `train` and `val` (`loss` and `accuracy`, or None)
+        when an epoch is closed and what is due of it is saved. What it raises ends the
+        call, and another call goes on from there.
 
     Returns:
       What result.json holds.
@@ -80,7 +84,9 @@ def train_and_evaluate(
                     else None
                 )
                 engine = Engine(prepared, config.seed, profiler)
-                result = Trainer(config, prepared, engine, run, stop, start).run()
+                trainer = Trainer(config, prepared, engine, run, stop, start)
+                trainer.on_epoch = on_epoch
+                result = trainer.run()
         distributed.say(results.summary(result, run.path))
         return result
 
@@ -90,7 +96,12 @@ class Trainer:
 
     The position is the state's step and the number of epochs that are closed, that is
     validated and logged; both are saved, so a stop is possible anywhere.
+
+    Attributes:
+      on_epoch: As `train_and_evaluate` has it.
     """
+
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None
 
     def __init__(
         self,
@@ -271,6 +282,8 @@ class Trainer:
         # A state saved before its validation stays: closing the epoch can be repeated.
         if last or ((is_best or due) and not self._saver.has(self._step)):
             self._save()
+        if self.on_epoch:
+            self.on_epoch({"epoch": epoch + 1, "train": train, "val": val})
 
     def _evaluate(
         self, examples: Examples, variables: Any, augmentation: str = "none"
@@ -321,19 +334,19 @@ class Trainer:
         )
 
     def _final_scores(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """Scores the best variables, by validation, on the test set.
+        """Scores the best variables, by validation, on the test set, if that is asked.
 
         Test-time augmentation has scores of its own, on the validation images too.
         """
-        augmentation = self._config.evaluate.tta
-        test = setup.load_test(self._config)
-        scores = {"test": self._score(test, variables)}
-        if augmentation != "none":
-            if self._setup.val and self._setup.val_split == "val":
-                scores["val_tta"] = self._score(
-                    self._setup.val, variables, augmentation
-                )
-            scores["test_tta"] = self._score(test, variables, augmentation)
+        options, scores, shown = self._config.evaluate, {"test": None}, {}
+        if self._setup.val and self._setup.val_split == "val":
+            shown["val_tta"] = self._setup.val
+        if options.test:
+            test = shown["test_tta"] = setup.load_test(self._config)
+            scores["test"] = self._score(test, variables)
+        if options.tta != "none":
+            for name, examples in shown.items():
+                scores[name] = self._score(examples, variables, options.tta)
         return scores
 
     def _score(self, examples: Examples, variables, augmentation="none"):

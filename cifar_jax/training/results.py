@@ -50,8 +50,8 @@ def make(
       epochs: Epochs trained.
       steps: Steps trained.
       best: `epoch`, `accuracy` and `loss` of the best validation, or None.
-      scores: By name, `accuracy`, `loss` and `num_examples`: `test` and, where there is
-        test-time augmentation, `test_tta` and `val_tta`.
+      scores: By name, `accuracy`, `loss` and `num_examples`, or None: `test` and, where
+        there is test-time augmentation, `test_tta` and `val_tta`.
       seconds: `total`, `compile`, `train` and `evaluate`.
     """
     val = None
@@ -85,12 +85,14 @@ def make(
 def summary(result: dict[str, Any], path: pathlib.Path) -> str:
     """Returns the last lines that a run prints."""
     test, val, seconds = result["test"], result["val"], result["seconds"]
-    lines = [
-        f"test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f} "
-        f"({test['num_examples']:,} images, {_how_chosen(result)})"
-    ]
+    lines = []
+    if test:
+        lines.append(
+            f"test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f} "
+            f"({test['num_examples']:,} images, {_how_chosen(result)})"
+        )
     for name in ("test_tta", "val_tta"):
-        if name in result:
+        if result.get(name):
             lines.append(
                 f"{name.removesuffix('_tta')} accuracy {result[name]['accuracy']:.4f} "
                 f"with test-time augmentation ({result['config']['evaluate']['tta']})"

@@ -77,7 +77,13 @@ def create_state(
         )
         return state.replace(averages=state.variables if average else None)
 
-    return jax.jit(create, out_shardings=sharding)(key)
+    if isinstance(key, jax.core.Tracer):  # only the shapes are asked for
+        return create(key)
+    # Optimising so many random numbers takes LLVM most of the time of a short run.
+    on_cpu = next(iter(sharding.device_set)).platform == "cpu"
+    options = {"xla_backend_optimization_level": 0} if on_cpu else {}
+    jitted = jax.jit(create, out_shardings=sharding, compiler_options=options)
+    return jitted(key)
 
 
 def update_averages(state: TrainState, decay: float) -> TrainState:

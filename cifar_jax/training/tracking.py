@@ -286,29 +286,33 @@ def plain(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what keeps a run from going on with another config, by key.
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a plain config by the dotted paths of its keys."""
+    found = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: tuple[str, ...] = FREE_KEYS
+) -> dict[str, str]:
+    """Returns what differs between two plain configs, in words, by key.
 
     Args:
-      old: A config as plain data.
-      new: Likewise.
+      old: The one before.
+      new: The one now.
+      free: Starts of the keys that may differ.
     """
-    old, new = _flat(old), _flat(new)
+    old, new = flat(old), flat(new)
     return {
         key: f"{key} was {old.get(key)}, now {new.get(key)}"
         for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS)
+        if old.get(key) != new.get(key) and not key.startswith(free)
     }
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

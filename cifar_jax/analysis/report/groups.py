@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cifar_jax.analysis.report.run import Run
-from cifar_jax.training.tracking import FREE_KEYS
+from cifar_jax.training.tracking import FREE_KEYS, flat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,9 +107,9 @@ def group(runs: Sequence[Run]) -> list[Group]:
 
 def differences(groups: Sequence[Group]) -> dict[str, list[Any]]:
     """Returns the settings that differ between groups, with each group's value."""
-    flat = [settings(group.runs[0]) for group in groups]
-    keys = dict.fromkeys(key for each in flat for key in each)
-    values = {key: [each.get(key) for each in flat] for key in keys if key != "seed"}
+    every = [settings(group.runs[0]) for group in groups]
+    keys = dict.fromkeys(key for each in every for key in each)
+    values = {key: [each.get(key) for each in every] for key in keys if key != "seed"}
     return {
         key: found
         for key, found in values.items()
@@ -120,15 +120,7 @@ def differences(groups: Sequence[Group]) -> dict[str, list[Any]]:
 
 def settings(run: Run) -> dict[str, Any]:
     """Returns a run's config, flat: values by keys such as optim.name."""
-    return dict(_flat(run.config))
-
-
-def _flat(tree, prefix: str = ""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    return flat(run.config)
 
 
 def _key(run: Run) -> str:

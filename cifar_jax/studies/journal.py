@@ -1,0 +1,365 @@
+"""The state of a study, shared by all its workers: Optuna's journal, and claims.
+
+Every run is a trial in an Optuna journal, a file that only grows, so that Optuna's
+own tools can read it. A worker holds the kernel's lock on a file of its trial's for as
+long as it works on it. The kernel frees that lock when the worker dies, however it
+dies; a trial that runs by the journal, but whose lock is free, has been given back, and
+the next worker that looks for work goes on with it from its run's newest checkpoint.
+Optuna's own remedy, heartbeats in a database, needs a clock that all machines share,
+waits for it, takes a paused worker for dead, and starts the trial anew.
+
+Workers on several machines need a folder on a file system that shares locks (flock), as
+run directories do: NFS, Lustre and GPFS can. A machine that vanishes gives its locks
+back when the file server notices.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import pathlib
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from cifar_jax.studies import designs
+from cifar_jax.studies.designs import Candidate
+from cifar_jax.studies.study import OBJECTIVES, Study
+
+POLL_SECONDS = 1.0
+MOST_STARTS = 3  # of a run whose worker dies each time before it has closed an epoch
+_MOST_PROPOSALS = 200  # in a row that are over the budget or known already
+
+
+class KernelLock:
+    """A lock between processes that its holder's death frees.
+
+    Args:
+      path: Of the file that is locked; made if need be.
+      on_acquire: Called when the lock is held.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, on_acquire: Callable[[], None] = lambda: None
+    ):
+        self._path, self._on_acquire = path, on_acquire
+        self._file = None
+
+    def acquire(self, wait: bool = True) -> bool:
+        """Takes the lock, or returns False if it is held and `wait` is False."""
+        file = self._path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            self._on_acquire()
+        except BlockingIOError:
+            file.close()
+            return False
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        """Gives the lock back."""
+        self._file.close()
+
+    def __enter__(self):
+        self.acquire()
+        return self
+
+    def __exit__(self, *error):
+        self.release()
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run that this worker has claimed.
+
+    Attributes:
+      number: Of its trial.
+      trial_id: In the storage.
+      candidate: Its design.
+      seed: Number of the run among those of the design, from 0.
+      lock: That nobody else works on it.
+    """
+
+    number: int
+    trial_id: int
+    candidate: Candidate
+    seed: int
+    lock: KernelLock
+
+
+class Journal:
+    """The trials of a study in its folder.
+
+    Args:
+      study: Whose.
+      folder: Where; made if need be.
+    """
+
+    def __init__(self, study: Study, folder: pathlib.Path):
+        self.folder = folder
+        self._study = study
+        self._claims = folder / "claims"
+        self._claims.mkdir(parents=True, exist_ok=True)
+        self._turn = KernelLock(folder / ".lock")
+        path = folder / "journal.log"
+        lock = KernelLock(folder / ".journal.lock", lambda: _mend(path))
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with self._turn:
+            self._storage = JournalStorage(JournalFileBackend(str(path), lock))
+            self._optuna = optuna.create_study(
+                storage=self._storage,
+                study_name="study",
+                directions=[
+                    "maximize" if OBJECTIVES[name] else "minimize"
+                    for name in study.objectives
+                ],
+                pruner=_pruner(study),
+                load_if_exists=True,
+            )
+            self._enqueue((each, range(study.seeds)) for each in study.candidates)
+
+    def trials(self) -> list[FrozenTrial]:
+        """Returns the newest trial of each run, in the order of their first ones."""
+        newest = {}
+        for trial in self._optuna.get_trials(deepcopy=False):
+            if "candidate" in trial.user_attrs:
+                newest[_key(trial)] = trial
+        return list(newest.values())
+
+    def candidates(self) -> list[Candidate]:
+        """Returns the designs that there are so far."""
+        known = {each.name: each for each in self._study.candidates}
+        for trial in self.trials():
+            attrs = trial.user_attrs
+            if attrs["candidate"] not in known:
+                known[attrs["candidate"]] = designs.candidate(
+                    self._study.rules, attrs["factors"], attrs["candidate"]
+                )
+        return list(known.values())
+
+    def is_done(self) -> bool:
+        """Tells whether no run is left, nor can be proposed."""
+        with self._turn:
+            return not self._extend() and all(
+                trial.state.is_finished() for trial in self.trials()
+            )
+
+    def retry_failed(self) -> int:
+        """Queues the failed runs again, and returns how many."""
+        with self._turn:
+            failed = [t for t in self.trials() if t.state == TrialState.FAIL]
+            for trial in failed:
+                self._add(trial.user_attrs["factors"], *_key(trial))
+        return len(failed)
+
+    def claim(self) -> Job | None:
+        """Returns the next run, claimed; waits while others may still give one back.
+
+        Returns:
+          None when the study is done.
+        """
+        while True:
+            with self._turn:
+                job = self._take_over() or self._pop() or self._propose()
+                if job is not None:
+                    return job
+                running = any(not t.state.is_finished() for t in self.trials())
+                if not running and not self._extend():
+                    return None
+            time.sleep(POLL_SECONDS)
+
+    def report(self, job: Job, epoch: int, value: float) -> None:
+        """Notes what a run validates at after an epoch."""
+        self._storage.set_trial_intermediate_value(job.trial_id, epoch, value)
+
+    def prunes(self, job: Job) -> bool:
+        """Tells whether a run is too bad to go on."""
+        trial = self._storage.get_trial(job.trial_id)
+        return self._optuna.pruner.prune(self._optuna, trial)
+
+    def complete(self, job: Job, values: list[float], result: dict[str, Any]) -> None:
+        """Closes a run that has ended."""
+        self._set(job.trial_id, "result", result)
+        self._optuna.tell(job.number, values)
+        job.lock.release()
+
+    def prune(self, job: Job) -> None:
+        """Closes a run that was too bad to go on."""
+        self._optuna.tell(job.number, state=TrialState.PRUNED)
+        job.lock.release()
+
+    def fail(self, job: Job, reason: str) -> None:
+        """Closes a run that cannot be done."""
+        self._set(job.trial_id, "error", reason)
+        self._optuna.tell(job.number, state=TrialState.FAIL)
+        job.lock.release()
+
+    def give_back(self, job: Job) -> None:
+        """Leaves a run, whose state is saved, to the next worker."""
+        self._set(job.trial_id, "starts", [0, 0])
+        job.lock.release()
+
+    @contextlib.contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Keeps other workers out of a block, until it ends."""
+        with KernelLock(self._claims / what):
+            yield
+
+    def _set(self, trial_id: int, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(trial_id, key, value)
+
+    def _take_over(self) -> Job | None:
+        """Returns a run whose worker is gone."""
+        for trial in self._optuna.get_trials(deepcopy=False):
+            if trial.state != TrialState.RUNNING:
+                continue
+            lock = self._lock(trial.number)
+            if lock is None:
+                continue
+            if "candidate" not in trial.user_attrs:  # died while it was being made
+                self._optuna.tell(trial.number, state=TrialState.FAIL)
+                lock.release()
+                continue
+            job = self._job(trial, lock)
+            if self._start(trial) <= MOST_STARTS:
+                return job
+            self.fail(job, f"its process died {MOST_STARTS} times; see logs/")
+        return None
+
+    def _start(self, trial: FrozenTrial) -> int:
+        """Counts the starts of a run since it last closed an epoch."""
+        epochs = len(trial.intermediate_values)
+        starts, before = trial.user_attrs.get("starts", (0, 0))
+        starts = starts + 1 if epochs == before else 1
+        self._set(trial._trial_id, "starts", [starts, epochs])
+        return starts
+
+    def _pop(self) -> Job | None:
+        """Returns the first run that waits."""
+        if not self._optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return None
+        number = self._optuna.ask().number
+        return self._claimed(number)
+
+    def _claimed(self, number: int) -> Job:
+        trial = self._optuna.get_trials(deepcopy=False)[number]
+        self._start(trial)
+        return self._job(trial, self._lock(number))
+
+    def _job(self, trial: FrozenTrial, lock: KernelLock) -> Job:
+        name, seed = _key(trial)
+        known = {each.name: each for each in self._study.candidates}
+        candidate = known.get(name) or designs.candidate(
+            self._study.rules, trial.user_attrs["factors"], name
+        )
+        return Job(trial.number, trial._trial_id, candidate, seed, lock)
+
+    def _lock(self, number: int) -> KernelLock | None:
+        lock = KernelLock(self._claims / str(number))
+        return lock if lock.acquire(wait=False) else None
+
+    def _propose(self) -> Job | None:
+        """Returns the first run of a design that the sampler proposes."""
+        if not self._study.samples:
+            return None
+        for _ in range(_MOST_PROPOSALS):
+            sampled = [t for t in self.trials() if t.user_attrs["seed"] == 0]
+            if len(sampled) >= self._study.trials:
+                return None
+            trials = self._optuna.get_trials(deepcopy=False)
+            self._optuna.sampler = _sampler(self._study, len(trials))
+            trial = self._optuna.ask(self._study.distributions)
+            name = f"t{trial.number:04}"
+            candidate = designs.candidate(self._study.rules, trial.params, name)
+            known = [self._job(each, None).candidate for each in sampled]
+            if candidate.refusal is None and not designs.same(candidate, known):
+                for key, value in (("factors", trial.params), ("seed", 0)):
+                    self._set(trial._trial_id, key, value)
+                self._set(trial._trial_id, "candidate", name)
+                return self._claimed(trial.number)
+            reason = candidate.refusal or "it has been tried"
+            self._set(trial._trial_id, "error", reason)
+            self._optuna.tell(trial.number, state=TrialState.FAIL)
+        return None
+
+    def _extend(self) -> bool:
+        """Queues all seeds of the finalists, if it is time; tells whether it did."""
+        if not self._study.samples or self._study.seeds == 1:
+            return False
+        first = [t for t in self.trials() if t.user_attrs["seed"] == 0]
+        done = [t for t in first if t.state == TrialState.COMPLETE]
+        sign = -1 if OBJECTIVES[self._study.objectives[0]] else 1
+        done.sort(key=lambda trial: sign * trial.values[0])
+        best = [self._job(t, None).candidate for t in done[: self._study.finalists]]
+        return self._enqueue((each, range(1, self._study.seeds)) for each in best)
+
+    def _enqueue(self, runs) -> bool:
+        known, added = {_key(trial) for trial in self.trials()}, False
+        for candidate, seeds in runs:
+            for seed in seeds:
+                if candidate.refusal is None and (candidate.name, seed) not in known:
+                    self._add(candidate.factors, candidate.name, seed)
+                    added = True
+        return added
+
+    def _add(self, factors: dict[str, Any], name: str, seed: int) -> None:
+        attrs = {"candidate": name, "seed": seed, "factors": factors}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._optuna.add_trial(
+                optuna.create_trial(state=TrialState.WAITING, user_attrs=attrs)
+            )
+
+
+def _key(trial: FrozenTrial) -> tuple[str, int]:
+    return trial.user_attrs["candidate"], trial.user_attrs["seed"]
+
+
+def _mend(path: pathlib.Path) -> None:
+    """Drops a last line that a full disk or a power cut has left unfinished."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
+            content = path.read_bytes()
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def _pruner(study: Study) -> optuna.pruners.BasePruner:
+    if study.pruner == "none":
+        return optuna.pruners.NopPruner()
+    if study.pruner == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=study.min_epochs, reduction_factor=study.reduction
+        )
+    return optuna.pruners.HyperbandPruner(
+        min_resource=study.min_epochs,
+        max_resource=study.epochs,
+        reduction_factor=study.reduction,
+    )
+
+
+def _sampler(study: Study, number: int) -> optuna.samplers.BaseSampler:
+    """Returns the sampler of a trial; its draws depend on the trials before, alone."""
+    seed = (study.sampler_seed * 1_000_003 + number) % 2**32
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if study.sampler == "tpe":
+            # Trials that run count as bad ones: workers do not all try the same.
+            return optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, constant_liar=True
+            )
+        if study.sampler == "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed)
+        return optuna.samplers.RandomSampler(seed=seed)
