@@ -3,6 +3,9 @@
 A config file starts from `get_config()` and overrides a few values.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict, config_dict
 
 
@@ -31,10 +34,41 @@ def get_config() -> ConfigDict:
     config.budget.limit = _optional(object, 5_000_000)
     config.optim = _optim()
     config.schedule = _schedule()
+    config.init = ConfigDict()
+    # run whose best weights training starts from; None: it starts from random ones
+    config.init.workdir = _optional(str)
     config.train = _train()
+    config.prune = _prune()
+    config.distill = _distill()
     config.evaluate = _evaluate()
     config.checkpoint = _checkpoint()
     return config
+
+
+def of_run(plain: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config of a run as it was, to be changed and run again.
+
+    Args:
+      plain: What the run's config.json holds; keys that are newer have their defaults.
+    """
+    config = get_config()
+    _fill(config, plain)
+    return config
+
+
+def _fill(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    for key in values.keys() & config.keys():
+        if isinstance(config[key], ConfigDict):
+            _fill(config[key], values[key])
+        else:
+            config[key] = _with_tuples(values[key])
+
+
+def _with_tuples(value: Any) -> Any:
+    """Returns what JSON has made lists of as tuples again."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(each) for key, each in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _data() -> ConfigDict:
@@ -172,6 +206,25 @@ def _train() -> ConfigDict:
     # without a step for so long, a run of several processes ends: one hangs; 0: never
     train.watchdog_seconds = 1800.0
     return train
+
+
+def _prune() -> ConfigDict:
+    prune = ConfigDict()
+    # share of the weights in the blocks' kernels that is zero in the end; 0: none
+    prune.sparsity = 0.0
+    prune.start = "0%"  # durations, as in schedule: from one until the other the
+    prune.stop = "50%"  # smallest weights die; only later epochs are shipped
+    return prune
+
+
+def _distill() -> ConfigDict:
+    distill = ConfigDict()
+    # run whose best weights teach, on the same classes: of any size, for the budget is
+    # the student's; None: the labels alone do
+    distill.teacher = _optional(str)
+    distill.weight = 0.9  # of the teacher in the loss; the labels have the rest
+    distill.temperature = 4.0  # that the logits of both are divided by
+    return distill
 
 
 def _evaluate() -> ConfigDict:

@@ -19,14 +19,14 @@ class Predictor:
 
     Attributes:
       network: With its weights on the devices.
-      weights: Which of a run's weights these are.
       mesh: The devices.
       views: Number of rows of logits for each image: 1, or 2 where there is test-time
         augmentation.
 
     Args:
       workdir: Run directory.
-      weights: "best", "last" or "ema"; see `trained.load`.
+      which: "best", "last" or "ema"; see `trained.load`.
+      step: Of the checkpoint; None: the newest.
       batch_size: Images in a call, at most; rounded up to what all devices share.
       tta: Of `tta.TTA`.
 
@@ -38,14 +38,14 @@ class Predictor:
         self,
         workdir: os.PathLike,
         *,
-        weights: str = "best",
+        which: str = "best",
+        step: int | None = None,
         batch_size: int,
         tta: str = "none",
     ):
         self.mesh = sharding.make_mesh()
         replicated = sharding.replicated(self.mesh)
-        self.network = trained.load(workdir, replicated, which=weights)
-        self.weights = weights
+        self.network = trained.load(workdir, replicated, which=which, step=step)
         self.views = 1 if tta == "none" else 2
         self._batch_size = batch_size
         self._tta = tta

@@ -22,6 +22,13 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_json(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Writes a record, in a folder that is made for it where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, default=str) + "\n")
+
+
 class Output:
     """The folder that an evaluation writes to, each file whole or not at all.
 

@@ -33,6 +33,7 @@ class ResNet(nn.Module):
         dtype: of the computation.
         param_dtype: of parameters, statistics and logits.
         convolve: computes the convolutions; None: `lax.conv_general_dilated`.
+        norm: makes a BatchNorm.
     """
 
     design: Design
@@ -40,6 +41,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     convolve: Any = None
+    norm: Any = nn.BatchNorm
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -102,7 +104,7 @@ class ResNet(nn.Module):
                 **types,
             ),
             norm=functools.partial(
-                nn.BatchNorm,
+                self.norm,
                 use_running_average=not train,
                 momentum=design.bn_momentum,
                 epsilon=design.bn_epsilon,

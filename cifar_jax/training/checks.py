@@ -26,6 +26,7 @@ BOUNDS = (
     ("optim.gradient_clip", 0, None),
     ("optim.weight_decay", 0, None),
     ("optim.sam_rho", 0, None),
+    ("prune.sparsity", 0, 1),
 )
 
 

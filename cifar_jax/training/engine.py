@@ -44,6 +44,8 @@ class Engine:
     def __init__(self, setup: Setup, seed: int, profiler: Profiler | None = None):
         self._setup = setup
         self._profiler = profiler
+        # An argument of the call: as a constant it would be compiled in.
+        self._teacher = setup.teacher and setup.teacher.variables
         self.replicated = sharding.replicated(setup.mesh)
         self._init_key, self._train_key, self._order_key = jax.jit(
             lambda: tuple(jax.random.split(jax.random.key(seed), 3)),
@@ -106,13 +108,17 @@ class Engine:
         )
         with self.epoch(0, 0) as feed:
             arguments = (state, self.empty_metrics(), *feed(1))
-        return call.lower(*arguments).compile()
+        return call.lower(*arguments, teacher=self._teacher).compile()
 
     def num_steps(self, step: int, end: int) -> int:
         """Returns how many steps the next call may do, from a step to before `end`."""
         start = self._setup.options.sam_start
         end = min(end, start) if step < start else end
         return min(self._setup.steps_per_dispatch, end - step)
+
+    def program(self) -> str:
+        """Returns the compiled training call, as XLA's text."""
+        return self._call.as_text()
 
     @contextlib.contextmanager
     def epoch(self, epoch: int, position: int) -> Iterator[Feed]:
@@ -153,7 +159,7 @@ class Engine:
             self._profiler.before_call(metrics)
         is_early = step < self._setup.options.sam_start
         call = self._early_call if is_early else self._call
-        return call(state, metrics, *feed(num_steps))
+        return call(state, metrics, *feed(num_steps), teacher=self._teacher)
 
     def evaluate(
         self,

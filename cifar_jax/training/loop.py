@@ -13,7 +13,15 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.data.sources import Examples
-from cifar_jax.training import distributed, policy, results, setup, tracking
+from cifar_jax.training import (
+    distributed,
+    lineage,
+    policy,
+    pruning,
+    results,
+    setup,
+    tracking,
+)
 from cifar_jax.training.checkpoint import NotFiniteError
 from cifar_jax.training.due import Timer
 from cifar_jax.training.engine import Engine, Feed, Interrupted, means
@@ -61,6 +69,7 @@ def train_and_evaluate(
             with listen() as stop, watch(stop, config.train.watchdog_seconds):
                 with distributed.together():
                     prepared = setup.make(config, devices, distributed.say)
+                    prepared = lineage.with_teacher(config, prepared)
                 if stop:
                     message = f"stopped by {stop.signal.name} before the first step"
                     raise Stopped(message, stop.exit_code)
@@ -105,6 +114,8 @@ class Trainer:
         self._facts = {
             "epoch": 0,  # epochs closed
             "best": None,  # epoch, and its validation's means
+            "init": None,  # where the first weights came from
+            "teacher": prepared.teacher and prepared.teacher.facts,
             "seconds": dict.fromkeys(("total", "compile", "train", "evaluate"), 0.0),
         }
         self._rates = np.asarray(
@@ -132,10 +143,13 @@ class Trainer:
             while not self._is_over():
                 self._train_epoch(self._facts["epoch"])
                 self._close_epoch(self._facts["epoch"])
+            variables = self._best_variables()
             result = results.make(
                 self._setup,
                 config=plain(self._config),
-                scores=self._final_scores(),
+                weights=pruning.sparsity(variables["params"]),
+                init=self._facts.get("init"),
+                scores=self._final_scores(variables),
                 epochs=self._facts["epoch"],
                 steps=self._step,
                 best=self._facts["best"],
@@ -154,8 +168,13 @@ class Trainer:
 
     def _restore(self) -> None:
         restored = self._saver.restore(self._tree(), self._engine.replicated)
-        if restored is not None:
+        if restored is None:
+            self._state, self._facts["init"] = lineage.start(
+                self._config, self._setup, self._state
+            )
+        else:
             tree, self._facts = restored
+            lineage.check_teacher(self._setup, self._facts.get("teacher"))
             self._state, self._metrics = tree["state"], tree["metrics"]
             self._step = self._facts.pop("step")
             self._progress.say(f"resuming at step {self._step:,}")
@@ -223,8 +242,12 @@ class Trainer:
         val, ends = None, epoch + 1 == self._setup.num_epochs
         if self._setup.val and (ends or (epoch + 1) % evaluate.every_epochs == 0):
             val = self._evaluate(self._setup.val, self._state.best_variables)
-        is_best = val is not None and policy.is_better(
-            evaluate.best_by, {"epoch": epoch + 1, **val}, self._facts["best"]
+        is_best = (
+            val is not None
+            and self._step >= self._setup.ships_from
+            and policy.is_better(
+                evaluate.best_by, {"epoch": epoch + 1, **val}, self._facts["best"]
+            )
         )
         if is_best:
             self._facts["best"] = {"epoch": epoch + 1, **val}
@@ -297,12 +320,12 @@ class Trainer:
             exit_code,
         )
 
-    def _final_scores(self) -> dict[str, Any]:
+    def _final_scores(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Scores the best variables, by validation, on the test set.
 
         Test-time augmentation has scores of its own, on the validation images too.
         """
-        variables, augmentation = self._best_variables(), self._config.evaluate.tta
+        augmentation = self._config.evaluate.tta
         test = setup.load_test(self._config)
         scores = {"test": self._score(test, variables)}
         if augmentation != "none":

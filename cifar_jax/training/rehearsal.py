@@ -64,6 +64,7 @@ def _shortened(config: ConfigDict, data: pathlib.Path, num_val: int) -> ConfigDi
         validation=num_val,
     )
     short.schedule = ConfigDict({**short.schedule, **_CONSTANT})
+    short.prune.update(start="0%", stop="50%")
     short.train.epochs = 1
     short.train.max_seconds = 0.0
     short.optim.sam_start = "1 steps"

@@ -32,6 +32,8 @@ def make(
     setup: Setup,
     *,
     config: dict[str, Any],
+    weights: dict[str, Any],
+    init: dict[str, Any] | None,
     epochs: int,
     steps: int,
     best: dict[str, Any] | None,
@@ -43,6 +45,8 @@ def make(
     Args:
       setup: Of the run.
       config: As plain data.
+      weights: `num_nonzero` and `sparsity` of those that are shipped.
+      init: Where the first weights came from, or None.
       epochs: Epochs trained.
       steps: Steps trained.
       best: `epoch`, `accuracy` and `loss` of the best validation, or None.
@@ -62,7 +66,10 @@ def make(
         "config": config,
         "dataset": setup.source.name,
         "num_parameters": setup.num_parameters,
+        **weights,
         "flops_per_image": setup.flops_per_image,
+        "init": init,
+        "teacher": setup.teacher and setup.teacher.facts,
         "val": val,
         **scores,
         "best_epoch": best["epoch"] if best else epochs,

@@ -22,6 +22,7 @@ from cifar_jax.training import (
     durations,
     optim,
     policy,
+    pruning,
     schedules,
     sharding,
     whitening,
@@ -32,6 +33,19 @@ from cifar_jax.training.steps import StepOptions, normalize
 NUM_WHITENING_IMAGES = 5000
 # Of a device's memory that the training images may take; activations need the rest.
 DEVICE_SHARE = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A network that a run learns from.
+
+    Attributes:
+      variables: Its weights and batch statistics, on the devices.
+      facts: What it is and what it has cost, as result.json has it.
+    """
+
+    variables: Any
+    facts: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +69,7 @@ class Setup:
       num_epochs: Epochs of the run.
       placement: Where the images lie, "device" or "host".
       steps_per_dispatch: Steps in one call of the devices.
+      teacher: Whom the run learns from, or None.
     """
 
     source: sources.Source
@@ -72,11 +87,17 @@ class Setup:
     num_epochs: int
     placement: str
     steps_per_dispatch: int
+    teacher: Teacher | None = None
 
     @property
     def total_steps(self) -> int:
         """Steps of the run."""
         return self.options.total_steps
+
+    @property
+    def ships_from(self) -> int:
+        """Steps after which the weights may be shipped: all pruning is done."""
+        return self.options.pruning_plan.stop if self.options.pruning_plan else 0
 
 
 def make(
@@ -123,6 +144,11 @@ def make(
         sam_adaptive=config.optim.sam_adaptive,
         sam_start=_sam_start(config, steps_per_epoch, total_steps),
         views=views,
+        pruning_plan=pruning.make_plan(
+            **config.prune.to_dict(),
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+        ),
     )
     placement = _placement(config, mesh, train)
     whitens = model.design.stem == "whitening"

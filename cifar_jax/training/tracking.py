@@ -129,16 +129,12 @@ class RunDirectory:
             )
         if not holds_work or not self._config.exists():
             return  # nothing to lose
-        old, new = _flat(_read_json(self._config)), _flat(plain(config))
-        changed = [
-            f"{key} was {old.get(key)}, now {new.get(key)}"
-            for key in sorted({*old, *new})
-            if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS)
-        ]
+        changed = changes(_read_json(self._config), plain(config))
         if changed:
             raise UserError(
-                f"{self.path} was made with another config ({'; '.join(changed)}); use "
-                "the old values, or choose another --workdir"
+                f"{self.path} was made with another config "
+                f"({'; '.join(changed.values())}); use the old values, or choose "
+                "another --workdir"
             )
 
     def check_space(self, num_bytes: int) -> None:
@@ -288,6 +284,21 @@ def enter(
 def plain(config: ConfigDict) -> dict[str, Any]:
     """Returns a config as JSON reads it back."""
     return json.loads(config.to_json_best_effort())
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what keeps a run from going on with another config, by key.
+
+    Args:
+      old: A config as plain data.
+      new: Likewise.
+    """
+    old, new = _flat(old), _flat(new)
+    return {
+        key: f"{key} was {old.get(key)}, now {new.get(key)}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and not key.startswith(FREE_KEYS)
+    }
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
