@@ -127,9 +127,9 @@ def test_reloading_goes_back(digits_dir, tmp_path, validations, monkeypatch):
     """With weights that move, the weights after a bad epoch are not gone on from."""
     starts, train_call = [], engine.Engine.train
 
-    def record(self, state, *rest):
+    def record(self, state, *rest, **options):
         starts.append((int(state.step), jax.device_get(state.variables)))
-        return train_call(self, state, *rest)
+        return train_call(self, state, *rest, **options)
 
     monkeypatch.setattr(engine.Engine, "train", record)
     train(make_config(digits_dir, train__reload_best=True), tmp_path)
