@@ -191,7 +191,9 @@ def _train() -> ConfigDict:
     # time (Hoffer et al., 2020, arXiv:1901.09335): an epoch has as many times the steps
     train.views = 1
     train.label_smoothing = 0.0
-    train.ema_decay = 0.0  # of weights and batch statistics, per step; 0: no average
+    # of weights and batch statistics, per step t; rises to it as (1 + t) / (10 + t); 0:
+    # no average
+    train.ema_decay = 0.0
     train.accumulate = 1  # parts of a batch that are computed one after the other
     # epochs without a better validation, after which training ends; 0: never
     train.patience = 0

@@ -26,6 +26,7 @@ FORMS = {
         "train.epochs": 3,
         "train.batch_size": 64,
         "train.cpu_devices": 2,
+        "optim.learning_rate": 0.1,
     },
 }
 

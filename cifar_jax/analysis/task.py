@@ -59,6 +59,7 @@ _COMMON = {
     "schedule.warmup": "0%",
     "schedule.momentum_range": None,
     "train.accumulate": 1,
+    "train.views": 1,
     "train.ema_decay": 0.0,
 }
 _OPTIMIZERS = ("adam", "adamw", "sgd")
