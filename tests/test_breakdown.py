@@ -1,4 +1,7 @@
+import json
 import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 from cifar_jax.analysis import breakdown, hlo, traces
 from cifar_jax.analysis.traces import Event
 
+ROOT = pathlib.Path(__file__).parent.parent
 # What XLA writes for a GPU, in short.
 GPU_PROGRAM = """HloModule jit_several, is_scheduled=true
 
@@ -218,3 +222,26 @@ def test_nameless_kernels_are_traced_again_without_graphs(monkeypatch):
     found = breakdown.measure(config.get_config())
     assert environments == [{}, {"XLA_FLAGS": "--xla_gpu_enable_command_buffer="}]
     assert (found["step_ms"], found["usual_step_ms"]) == (2.0, 1.0)
+
+
+@pytest.mark.slow
+def test_command(tmp_path, digits_dir):
+    command = [sys.executable, "scripts/breakdown.py", "--config=configs/quickstart.py"]
+    command += [f"--config.data.dir={digits_dir}", f"--output={tmp_path}/found.json"]
+    command += ["--config.model.widths=(8,)", "--config.model.stage_sizes=(1,)"]
+    command += ["--config.model.strides=(2,)", "--steps=3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "found.json").read_text())
+    expected = {"conv_forward", "conv_backward", "bn_reductions", "elementwise"}
+    expected |= {"gather", "augment", "optimizer"}
+    for name in expected:
+        assert record["categories"][name]["ms"] > 0
+        assert record["categories"][name]["floor_ms"] > 0
+        assert name in done.stdout
+    assert record["unknown_share"] == 0
+    total = sum(each["ms"] for each in record["categories"].values())
+    assert record["busy_ms"] == pytest.approx(total) and total > 0
+    # The stem on 16x16; a block of two convolutions and a projection on 8x8; the head.
+    macs = 256 * 27 * 8 + 64 * (2 * 9 + 1) * 8 * 8 + 8 * 10
+    assert record["costs"]["flops"] == record["batch_size"] * 2 * macs
