@@ -244,4 +244,5 @@ def test_command(tmp_path, digits_dir):
     assert record["busy_ms"] == pytest.approx(total) and total > 0
     # The stem on 16x16; a block of two convolutions and a projection on 8x8; the head.
     macs = 256 * 27 * 8 + 64 * (2 * 9 + 1) * 8 * 8 + 8 * 10
-    assert record["costs"]["flops"] == record["batch_size"] * 2 * macs
+    share = record["batch_size"] / record["num_devices"]
+    assert record["costs"]["flops"] == share * 2 * macs
