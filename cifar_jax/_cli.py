@@ -9,11 +9,14 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from cifar_jax import UserError
+
+flags.disclaim_key_flags()  # those defined here belong to the command: --help
 
 
 class UsageError(UserError):
@@ -25,6 +28,54 @@ def define_config() -> flags.FlagHolder:
     return config_flags.DEFINE_config_file(
         "config", None, "config file, such as configs/resnet_4p9m.py", lock_config=True
     )
+
+
+def define_network() -> Callable[[], dict[str, Any]]:
+    """Defines --workdir RUN, --checkpoint PATH, --best, --last and --ema.
+
+    Returns:
+      What reads them: `workdir`, and `which` and `step` as `trained.load` takes them.
+    """
+    flags.DEFINE_string("workdir", None, "run directory")
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "instead of --workdir: RUN/best/STEP or RUN/checkpoints/STEP",
+    )
+    flags.DEFINE_bool("best", False, "weights: best by validation [default]")
+    flags.DEFINE_bool("last", False, "weights: those of the newest state")
+    flags.DEFINE_bool("ema", False, "weights: the newest state's averages")
+    return _chosen_network
+
+
+def _chosen_network() -> dict[str, Any]:
+    given = flags.FLAGS
+    asked = [name for name in ("best", "last", "ema") if given[name].value]
+    if len(asked) > 1:
+        raise UsageError(f"give one of --{' and --'.join(asked)}, not both")
+    if given.checkpoint and given.workdir:
+        raise UsageError("give --workdir or --checkpoint, not both")
+    if given.checkpoint:
+        return _checkpoint(pathlib.Path(given.checkpoint), *asked)
+    if not given.workdir:
+        raise UsageError("--workdir RUN is missing, such as runs/quickstart")
+    which = asked[0] if asked else "best"
+    return {"workdir": pathlib.Path(given.workdir), "which": which, "step": None}
+
+
+def _checkpoint(path: pathlib.Path, asked: str | None = None) -> dict[str, Any]:
+    """Returns which of a run's weights a checkpoint's folder holds."""
+    kinds = {"best": ("best",), "checkpoints": ("last", "ema")}
+    kind = path.absolute().parent.name
+    if not path.name.isdecimal() or kind not in kinds:
+        raise UsageError(
+            f"--checkpoint is {path}; give RUN/best/STEP or RUN/checkpoints/STEP"
+        )
+    which = asked or kinds[kind][0]
+    if which not in kinds[kind]:
+        raise UsageError(f"{path} holds no weights for --{which}; leave it out")
+    workdir = path.absolute().parent.parent
+    return {"workdir": workdir, "which": which, "step": int(path.name)}
 
 
 def config_name(path: str) -> str:

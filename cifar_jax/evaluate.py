@@ -12,17 +12,12 @@ from absl import flags
 
 from cifar_jax import _cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "run directory")
+_NETWORK = _cli.define_network()
 _DATA = flags.DEFINE_string("data", None, "labelled source [the run's own test images]")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "folder of TFDS data sets [that of the run]"
 )
 _RESIZE = flags.DEFINE_bool("resize", False, "resize images of another size (bicubic)")
-_WEIGHTS = {
-    "best": flags.DEFINE_bool("best", False, "weights: best by validation [default]"),
-    "last": flags.DEFINE_bool("last", False, "weights: those of the newest state"),
-    "ema": flags.DEFINE_bool("ema", False, "weights: the newest state's averages"),
-}
 _TTA = flags.DEFINE_enum(
     "tta",
     "none",
@@ -46,20 +41,14 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 500, "images in a call", lower_
 
 def main() -> None:
     """Evaluates, and prints the figures."""
-    if not _WORKDIR.value:
-        raise _cli.UsageError("--workdir RUN is missing, such as runs/quickstart")
-    asked = [name for name, flag in _WEIGHTS.items() if flag.value]
-    if len(asked) > 1:
-        raise _cli.UsageError(f"give one of --{' and --'.join(asked)}, not both")
+    network = _NETWORK()
     # slow to import: not for --help
     from cifar_jax.analysis import evaluation, summary
     from cifar_jax.analysis.output import Output
 
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of what is asked for
-    workdir = pathlib.Path(_WORKDIR.value)
     request = evaluation.Request(
-        workdir=workdir,
-        weights=asked[0] if asked else "best",
+        **network,
         data=_DATA.value,
         data_dir=_DATA_DIR.value,
         resize=_RESIZE.value,
@@ -71,7 +60,7 @@ def main() -> None:
         speed=_LATENCY.value,
         batch_size=_BATCH_SIZE.value,
     )
-    output = Output(pathlib.Path(_OUTPUT.value or workdir / "evaluation"))
+    output = Output(pathlib.Path(_OUTPUT.value or network["workdir"] / "evaluation"))
     record = evaluation.evaluate(request, output)
     print(summary.lines(record))
     print(f"{output.folder}: {', '.join(output.files)}")

@@ -1,8 +1,9 @@
 """Ships a network: python -m cifar_jax.export --workdir RUN --format FORMAT.
 
 stablehlo: the network with its weights, for JAX alone. onnx: for ONNX runtimes.
-pt2: for PyTorch alone. torch: the weights, for cifar_jax.models.torch_resnet.
-safetensors: the weights by their Flax paths. Images go in as raw uint8 [B, H, W, C].
+onnx-int8: likewise, with arithmetic of 8 bits. pt2: for PyTorch alone.
+torch: the weights, for cifar_jax.models.torch_resnet. safetensors: the weights by their
+Flax paths. Images go in as raw uint8 [B, H, W, C].
 
 What was written is read back and compared with the network, in float32 on the CPU,
 before it gets its name. FILE.json beside it holds class names, image shape and SHA-256.
@@ -14,7 +15,7 @@ from absl import flags, logging
 
 from cifar_jax import _cli, formats
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "run directory")
+_NETWORK = _cli.define_network()
 _FORMAT = flags.DEFINE_enum("format", None, list(formats.MODULES), "what to write")
 _OUTPUT = flags.DEFINE_string("output", None, "file [RUN/export/model and its suffix]")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace an older file")
@@ -22,9 +23,9 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace an older file")
 
 def main() -> None:
     """Writes the file and says what it was proved with."""
-    for flag in (_WORKDIR, _FORMAT):
-        if flag.value is None:
-            raise _cli.UsageError(f"--{flag.name} is missing; see --help")
+    chosen = _NETWORK()
+    if _FORMAT.value is None:
+        raise _cli.UsageError("--format is missing; see --help")
     # slow to import: not for --help
     import jax
 
@@ -34,11 +35,11 @@ def main() -> None:
     from cifar_jax.training import trained
 
     kind = formats.find(formats.MODULES[_FORMAT.value])
-    default = pathlib.Path(_WORKDIR.value, "export", f"model{kind.SUFFIX}")
+    default = chosen["workdir"] / "export" / f"model{kind.SUFFIX}"
     path = pathlib.Path(_OUTPUT.value or default)
-    if path.suffix != kind.SUFFIX:
+    if not path.name.endswith(kind.SUFFIX):
         raise _cli.UsageError(f"--output is {path}; it needs a name in {kind.SUFFIX}")
-    network = trained.load(_WORKDIR.value)
+    network = trained.load(**chosen)
     card = artifact.export(network, kind, path, overwrite=_OVERWRITE.value)
     print(f"{path}: {path.stat().st_size:,} bytes; {artifact.summary(card['check'])}")
 

@@ -12,7 +12,7 @@ from absl import flags
 
 from cifar_jax import UserError, _cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "run directory")
+_NETWORK = _cli.define_network()
 _INPUT = flags.DEFINE_string("input", None, "source of images, such as a folder")
 _OUTPUT = flags.DEFINE_string("output", None, "CSV file to write")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of TFDS data sets")
@@ -32,7 +32,8 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 500, "images in a call", lower_
 
 def main() -> int:
     """Writes the predictions, and prints how many images got each label."""
-    for flag in (_WORKDIR, _INPUT, _OUTPUT):
+    network = _NETWORK()
+    for flag in (_INPUT, _OUTPUT):
         if not flag.value:
             raise _cli.UsageError(f"--{flag.name} is missing; see --help")
     # slow to import: not for --help
@@ -43,7 +44,7 @@ def main() -> int:
     output = pathlib.Path(_OUTPUT.value)
     predictions.check_path(output, _OVERWRITE.value)
     predictor = inference.Predictor(
-        _WORKDIR.value, batch_size=_BATCH_SIZE.value, tta=_TTA.value
+        **network, batch_size=_BATCH_SIZE.value, tta=_TTA.value
     )
     table = sources.open_table(
         _INPUT.value,

@@ -26,7 +26,7 @@ def get_config():
     config.schedule.name = "linear"
     config.schedule.warmup = "20%"
     config.schedule.initial_factor = 0.2
-    config.train.epochs = 8
+    config.train.epochs = 14
     config.train.batch_size = 128  # more would fall out of the cache
     config.train.cpu_devices = 2
     config.train.label_smoothing = 0.1

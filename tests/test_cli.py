@@ -59,8 +59,12 @@ def test_a_broken_config_file_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("module", "arguments", "message"),
     [
-        ("export", ["--format=onnx"], "--workdir is missing"),
+        ("export", ["--format=onnx"], "--workdir RUN is missing"),
         ("export", ["--workdir=runs/x"], "--format is missing"),
+        ("evaluate", ["--workdir=x", "--last", "--ema"], "one of --last and --ema"),
+        ("evaluate", ["--workdir=x", "--checkpoint=x/best/3"], "not both"),
+        ("predict", ["--checkpoint=runs/x/best"], "RUN/checkpoints/STEP"),
+        ("export", ["--checkpoint=x/best/3", "--ema"], "no weights for --ema"),
         ("export", ["--workdir=runs/x", "--format=keras"], "stablehlo"),
         ("import_torch", ["--weights=x.pt"], "--preset is missing"),
     ],
@@ -78,7 +82,8 @@ def test_help_names_the_flags(module):
     done = call(module, "--help")
     assert done.returncode == 0
     assert f"python -m cifar_jax.{module}" in done.stdout
-    assert "--" in done.stdout
+    flag = "--checkpoint: " if module == "export" else "  --"
+    assert flag in done.stdout
 
 
 def test_prepare_names_a_source_that_is_not_there(tmp_path):

@@ -82,6 +82,17 @@ def test_last_and_averages_are_those_of_the_newest_state(run):
     assert last.epoch == 2
 
 
+def test_one_checkpoint_is_asked_for_by_its_step(run):
+    workdir, _ = run
+    older, newer = sorted(int(path.name) for path in workdir.glob("checkpoints/[0-9]*"))
+    found = [trained.load(workdir, which="last", step=step) for step in (older, newer)]
+    assert [network.epoch for network in found] == [1, 2]
+    kernels = [network.variables["params"]["stem_conv"]["kernel"] for network in found]
+    assert (kernels[0] != kernels[1]).any()
+    with pytest.raises(UserError, match=f"step 7; those there are of {older}, {newer}"):
+        trained.load(workdir, which="last", step=7)
+
+
 def test_a_run_without_averages_says_so(run, tmp_path):
     shutil.copytree(run[0], tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())

@@ -158,10 +158,10 @@ class Ours(_Jax):
     def _train_within(self, feed: Feed, end: int) -> None:
         """Trains to a step of the same epoch."""
         while self._step < end:
-            count = min(self._setup.steps_per_dispatch, end - self._step)
+            count = self._engine.num_steps(self._step, end)
             before, starts = self._metrics, self._step % self._steps_per_epoch == 0
             self._state, self._metrics = self._engine.train(
-                self._state, before, feed, count
+                self._state, before, feed, step=self._step, num_steps=count
             )
             if not starts:
                 means(before)  # the loop watches the call before this one

@@ -12,8 +12,9 @@ from cifar_jax import UserError
 from cifar_jax.analysis import efficiency, robustness, scores, sections
 from cifar_jax.analysis.inference import Predictor
 from cifar_jax.analysis.output import Output
-from cifar_jax.data import sources, splits
+from cifar_jax.data import sources
 from cifar_jax.data.table import Table, from_arrays
+from cifar_jax.training import own_data
 from cifar_jax.training.results import environment
 
 
@@ -23,12 +24,13 @@ class Request:
 
     Attributes:
       workdir: Run directory.
-      weights: "best", "last" or "ema".
+      which: "best", "last" or "ema" weights.
+      step: Of the checkpoint; None: the newest.
       data: Labelled source, or a folder laid out as CIFAR-10-C; None: the run's own
         test images.
       data_dir: Folder of TFDS data sets; None: that of the run.
       resize: Whether images of another size are resized.
-      tta: Of `inference.TTA`.
+      tta: Of `tta.TTA`.
       temperature: Whether to fit one on the run's own validation images.
       corruptions: Whether to score the images under corruptions, too.
       seed: Of the corruptions.
@@ -38,7 +40,8 @@ class Request:
     """
 
     workdir: pathlib.Path
-    weights: str = "best"
+    which: str = "best"
+    step: int | None = None
     data: str | None = None
     data_dir: str | None = None
     resize: bool = False
@@ -70,7 +73,7 @@ def evaluate(request: Request, output: Output) -> dict[str, Any]:
 class _Evaluation:
     def __init__(self, request: Request, output: Output):
         self._request, self._output = request, output
-        self._predictor = self._load(request.workdir, request.tta)
+        self._predictor = self._load(request.workdir, request.tta, request.step)
         self._network = self._predictor.network
         self._config = self._network.config
         data = self._config["data"]
@@ -79,9 +82,9 @@ class _Evaluation:
         # Before anything is computed: they may not be there.
         self._others = {path: self._load_other(path) for path in request.compare}
 
-    def _load(self, workdir, tta: str = "none") -> Predictor:
+    def _load(self, workdir, tta: str = "none", step: int | None = None) -> Predictor:
         options = dict(batch_size=self._request.batch_size, tta=tta)
-        return Predictor(workdir, weights=self._request.weights, **options)
+        return Predictor(workdir, which=self._request.which, step=step, **options)
 
     def _load_other(self, workdir) -> Predictor:
         """Loads a run to compare with, which must know the same classes."""
@@ -99,7 +102,7 @@ class _Evaluation:
     def run(self) -> dict[str, Any]:
         record = {
             "workdir": str(self._request.workdir),
-            "weights": self._request.weights,
+            "weights": self._request.which,
             "epoch": self._network.epoch,
             "data": self._spec,
             "select_on": self._config["evaluate"]["select_on"],
@@ -200,21 +203,11 @@ def validation_table(config: Mapping[str, Any], data_dir: str | None) -> Table:
     Raises:
       UserError: If it held out none, or its data is no longer there.
     """
-    data = config["data"]
-    if not data["validation"]:
+    if not config["data"]["validation"]:
         raise UserError(
             "the run held out no validation images (data.validation is 0), so no "
             "temperature can be fitted; leave --temperature out"
         )
-    size = data["image_size"] and tuple(data["image_size"])
-    examples = sources.load(
-        data["name"], data["train_split"], data_dir, image_size=size
-    )
-    _, held_out = splits.hold_out(
-        examples,
-        data["validation"],
-        seed=data["split_seed"],
-        stratified=data["stratified"],
-    )
-    name = f"validation images of {data['name']}"
+    _, held_out = own_data.load(config, data_dir)
+    name = f"validation images of {config['data']['name']}"
     return from_arrays(name, held_out.images, held_out.labels)

@@ -105,7 +105,7 @@ class Checkpoints:
             raise self._unwritten(error) from error
 
     def restore(
-        self, template: Any, sharding: Sharding
+        self, template: Any, sharding: Sharding, step: int | None = None
     ) -> tuple[Any, dict[str, Any]] | None:
         """Returns the newest checkpoint that is whole, or None if there is none.
 
@@ -114,13 +114,15 @@ class Checkpoints:
         Args:
           template: Arrays or their shapes, in the structure that was saved.
           sharding: Where the arrays are to lie.
+          step: The only one that will do, or None.
 
         Raises:
           UserError: If there are checkpoints but none is whole; none is touched.
         """
         self._manager.wait_until_finished()
         damaged = {}
-        for step in reversed(self.steps()):
+        wanted = [saved for saved in self.steps() if step in (None, saved)]
+        for step in reversed(wanted):
             try:
                 restored = self._read(step, template, sharding)
             except Exception as error:  # Orbax raises many kinds, and long ones

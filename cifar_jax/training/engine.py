@@ -5,6 +5,7 @@ batches ahead of the devices, in the same order, so that the losses are the same
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,6 +44,8 @@ class Engine:
     def __init__(self, setup: Setup, seed: int, profiler: Profiler | None = None):
         self._setup = setup
         self._profiler = profiler
+        # An argument of the call: as a constant it would be compiled in.
+        self._teacher = setup.teacher and setup.teacher.variables
         self.replicated = sharding.replicated(setup.mesh)
         self._init_key, self._train_key, self._order_key = jax.jit(
             lambda: tuple(jax.random.split(jax.random.key(seed), 3)),
@@ -64,6 +67,7 @@ class Engine:
                 options=setup.options,
             ),
             out_shardings=self.replicated,
+            static_argnames="augmentation",
         )
 
     def first_state(self) -> TrainState:
@@ -83,8 +87,18 @@ class Engine:
         return jax.jit(Metrics.empty, out_shardings=self.replicated)()
 
     def compile(self, state: TrainState) -> None:
-        """Compiles the training call, for what `epoch` feeds it with."""
+        """Compiles the training calls, for what `epoch` feeds them with.
+
+        Where sharpness-aware minimisation starts late, the steps before it have a call
+        of their own: XLA:CPU runs convolutions in a branch a hundred times slower.
+        """
         options = self._setup.options
+        self._call = self._early_call = self._compile(state, options)
+        if options.sam_start:
+            plain = dataclasses.replace(options, sam_rho=0.0)
+            self._early_call = self._compile(state, plain)
+
+    def _compile(self, state: TrainState, options: steps.StepOptions) -> Callable:
         if self._setup.placement == "device":
             call = steps.make_train_call(options, self._setup.steps_per_dispatch)
         else:
@@ -94,7 +108,13 @@ class Engine:
         )
         with self.epoch(0, 0) as feed:
             arguments = (state, self.empty_metrics(), *feed(1))
-        self._call = call.lower(*arguments).compile()
+        return call.lower(*arguments, teacher=self._teacher).compile()
+
+    def num_steps(self, step: int, end: int) -> int:
+        """Returns how many steps the next call may do, from a step to before `end`."""
+        start = self._setup.options.sam_start
+        end = min(end, start) if step < start else end
+        return min(self._setup.steps_per_dispatch, end - step)
 
     def program(self) -> str:
         """Returns the compiled training call, as XLA's text."""
@@ -118,12 +138,28 @@ class Engine:
             yield lambda num_steps: (*next(ahead), self._train_key)
 
     def train(
-        self, state: TrainState, metrics: Metrics, feed: Feed, num_steps: int
+        self,
+        state: TrainState,
+        metrics: Metrics,
+        feed: Feed,
+        *,
+        step: int,
+        num_steps: int,
     ) -> tuple[TrainState, Metrics]:
-        """Trains on the next batches, without waiting for them; takes the state."""
+        """Trains on the next batches, without waiting for them; takes the state.
+
+        Args:
+          state: After `step` steps.
+          metrics: Of the epoch so far.
+          feed: Of the epoch.
+          step: The state's, which need not be asked of the devices.
+          num_steps: No more than `num_steps` allows.
+        """
         if self._profiler:
             self._profiler.before_call(metrics)
-        return self._call(state, metrics, *feed(num_steps))
+        is_early = step < self._setup.options.sam_start
+        call = self._early_call if is_early else self._call
+        return call(state, metrics, *feed(num_steps), teacher=self._teacher)
 
     def evaluate(
         self,
@@ -132,6 +168,7 @@ class Engine:
         *,
         batch_size: int,
         stop: StopRequest,
+        augmentation: str = "none",
     ) -> dict[str, float]:
         """Returns the means over all the examples, each counted once.
 
@@ -140,6 +177,7 @@ class Engine:
           variables: Weights and batch statistics.
           batch_size: Rounded up to what all devices share evenly.
           stop: Polled for each batch.
+          augmentation: Of `tta.TTA`, at test time.
 
         Raises:
           Interrupted: If a stop was asked for meanwhile.
@@ -152,13 +190,17 @@ class Engine:
                 raise Interrupted
             batch = self._rows(examples, index)
             mask = sharding.put(mask, split)
-            metrics = self._evaluate_step(metrics, variables, *batch, mask)
+            metrics = self._evaluate_step(
+                metrics, variables, *batch, mask, augmentation=augmentation
+            )
         return means(metrics)
 
     def _host_batches(self, order: np.ndarray, position: int) -> Iterator[tuple]:
         train, options = self._setup.train, self._setup.options
         for step in range(position, options.steps_per_epoch):
-            index = order[step * options.batch_size :][: options.batch_size]
+            num_images = options.images_per_step
+            index = order[step * num_images :][:num_images]
+            index = batches.repeat(index, options.views)
             data = (train.images, train.labels)
             yield (
                 *sharding.put_rows(data, index, options.split),

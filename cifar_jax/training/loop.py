@@ -13,7 +13,15 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.data.sources import Examples
-from cifar_jax.training import distributed, policy, results, setup, tracking
+from cifar_jax.training import (
+    distributed,
+    lineage,
+    policy,
+    pruning,
+    results,
+    setup,
+    tracking,
+)
 from cifar_jax.training.checkpoint import NotFiniteError
 from cifar_jax.training.due import Timer
 from cifar_jax.training.engine import Engine, Feed, Interrupted, means
@@ -61,6 +69,7 @@ def train_and_evaluate(
             with listen() as stop, watch(stop, config.train.watchdog_seconds):
                 with distributed.together():
                     prepared = setup.make(config, devices, distributed.say)
+                    prepared = lineage.with_teacher(config, prepared)
                 if stop:
                     message = f"stopped by {stop.signal.name} before the first step"
                     raise Stopped(message, stop.exit_code)
@@ -105,6 +114,8 @@ class Trainer:
         self._facts = {
             "epoch": 0,  # epochs closed
             "best": None,  # epoch, and its validation's means
+            "init": None,  # where the first weights came from
+            "teacher": prepared.teacher and prepared.teacher.facts,
             "seconds": dict.fromkeys(("total", "compile", "train", "evaluate"), 0.0),
         }
         self._rates = np.asarray(
@@ -132,10 +143,13 @@ class Trainer:
             while not self._is_over():
                 self._train_epoch(self._facts["epoch"])
                 self._close_epoch(self._facts["epoch"])
+            variables = self._best_variables()
             result = results.make(
                 self._setup,
                 config=plain(self._config),
-                test=self._score_test(),
+                weights=pruning.sparsity(variables["params"]),
+                init=self._facts.get("init"),
+                scores=self._final_scores(variables),
                 epochs=self._facts["epoch"],
                 steps=self._step,
                 best=self._facts["best"],
@@ -154,8 +168,13 @@ class Trainer:
 
     def _restore(self) -> None:
         restored = self._saver.restore(self._tree(), self._engine.replicated)
-        if restored is not None:
+        if restored is None:
+            self._state, self._facts["init"] = lineage.start(
+                self._config, self._setup, self._state
+            )
+        else:
             tree, self._facts = restored
+            lineage.check_teacher(self._setup, self._facts.get("teacher"))
             self._state, self._metrics = tree["state"], tree["metrics"]
             self._step = self._facts.pop("step")
             self._progress.say(f"resuming at step {self._step:,}")
@@ -178,10 +197,10 @@ class Trainer:
 
     def _train_some(self, epoch: int, feed: Feed, end: int) -> None:
         """Trains for one call of the devices."""
-        num_steps = min(self._setup.steps_per_dispatch, end - self._step)
+        num_steps = self._engine.num_steps(self._step, end)
         start, before, step = time.perf_counter(), self._metrics, self._step
         self._state, self._metrics = self._engine.train(
-            self._state, self._metrics, feed, num_steps
+            self._state, self._metrics, feed, step=step, num_steps=num_steps
         )
         self._step += num_steps
         if step % self._setup.options.steps_per_epoch:
@@ -223,8 +242,12 @@ class Trainer:
         val, ends = None, epoch + 1 == self._setup.num_epochs
         if self._setup.val and (ends or (epoch + 1) % evaluate.every_epochs == 0):
             val = self._evaluate(self._setup.val, self._state.best_variables)
-        is_best = val is not None and policy.is_better(
-            evaluate.best_by, {"epoch": epoch + 1, **val}, self._facts["best"]
+        is_best = (
+            val is not None
+            and self._step >= self._setup.ships_from
+            and policy.is_better(
+                evaluate.best_by, {"epoch": epoch + 1, **val}, self._facts["best"]
+            )
         )
         if is_best:
             self._facts["best"] = {"epoch": epoch + 1, **val}
@@ -249,7 +272,9 @@ class Trainer:
         if last or ((is_best or due) and not self._saver.has(self._step)):
             self._save()
 
-    def _evaluate(self, examples: Examples, variables: Any) -> dict[str, float]:
+    def _evaluate(
+        self, examples: Examples, variables: Any, augmentation: str = "none"
+    ) -> dict[str, float]:
         with self._clock("evaluate"):
             try:
                 return self._engine.evaluate(
@@ -257,6 +282,7 @@ class Trainer:
                     variables,
                     batch_size=self._config.evaluate.batch_size,
                     stop=self._stop,
+                    augmentation=augmentation,
                 )
             except Interrupted:
                 self._stop_if_asked()
@@ -294,11 +320,25 @@ class Trainer:
             exit_code,
         )
 
-    def _score_test(self) -> dict[str, Any]:
-        """Scores the best variables, by validation, on the test set."""
-        variables = self._best_variables()
+    def _final_scores(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Scores the best variables, by validation, on the test set.
+
+        Test-time augmentation has scores of its own, on the validation images too.
+        """
+        augmentation = self._config.evaluate.tta
         test = setup.load_test(self._config)
-        return {**self._evaluate(test, variables), "num_examples": len(test)}
+        scores = {"test": self._score(test, variables)}
+        if augmentation != "none":
+            if self._setup.val and self._setup.val_split == "val":
+                scores["val_tta"] = self._score(
+                    self._setup.val, variables, augmentation
+                )
+            scores["test_tta"] = self._score(test, variables, augmentation)
+        return scores
+
+    def _score(self, examples: Examples, variables, augmentation="none"):
+        means = self._evaluate(examples, variables, augmentation)
+        return {**means, "num_examples": len(examples)}
 
     def _best_variables(self) -> dict[str, Any]:
         """Returns the variables of the best epoch; before there is one, the state's."""

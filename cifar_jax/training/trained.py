@@ -65,7 +65,11 @@ class Trained:
 
 
 def load(
-    workdir: os.PathLike, sharding: Sharding | None = None, *, which: str = "best"
+    workdir: os.PathLike,
+    sharding: Sharding | None = None,
+    *,
+    which: str = "best",
+    step: int | None = None,
 ) -> Trained:
     """Reads the network of a run; by default the one that result.json tells of.
 
@@ -74,6 +78,7 @@ def load(
       sharding: Where the weights are to lie; None: on the first device.
       which: "best"; or of the newest state of training, "last": its weights, or "ema":
         their averages.
+      step: Of the checkpoint; None: the newest.
 
     Raises:
       UserError: If this is no run directory, or it has no such network, whole, yet.
@@ -87,10 +92,10 @@ def load(
             "the best or the last weights"
         )
     if which == "best":
-        variables, facts = _restore(run.best, network.variables, sharding)
+        variables, facts = _restore(run.best, network.variables, sharding, step)
     else:
         template = _state_template(network, sharding)
-        tree, facts = _restore(run.checkpoints, template, sharding)
+        tree, facts = _restore(run.checkpoints, template, sharding, step)
         state = tree["state"]
         variables = state.averages if which == "ema" else state.variables
     return dataclasses.replace(network, variables=variables, epoch=facts["epoch"])
@@ -125,12 +130,18 @@ def blank(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> Trained:
     )
 
 
-def _restore(folder: pathlib.Path, template: Any, sharding: Sharding):
-    found = None
+def _restore(folder: pathlib.Path, template: Any, sharding: Sharding, step: int | None):
+    found, saved = None, []
     if folder.exists():
         checkpoints = Checkpoints(folder, keep=None)
-        found = checkpoints.restore(template, sharding)
+        saved = checkpoints.steps()
+        found = checkpoints.restore(template, sharding, step)
         checkpoints.close()
+    if found is None and saved:
+        raise UserError(
+            f"{folder} has no checkpoint of step {step}; those there are of "
+            f"{', '.join(map(str, saved))}"
+        )
     if found is None:
         raise UserError(
             f"{folder} holds no network yet; wait for the first validation of the "
