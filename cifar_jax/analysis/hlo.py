@@ -17,6 +17,7 @@ _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)")
 _OPCODE = re.compile(r"\s*([\w\-]+)\(")
 _CALLS = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
+_WINDOW = re.compile(r"window=\{([^}]*)\}")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _BATCH_NORM = re.compile(r"/\w*bn\d*/|BatchNorm")
 # What an operation is for, by the first pattern that is in its name.
@@ -36,6 +37,7 @@ _KERNELS = (
     ("conv_backward", re.compile(r"dgrad|wgrad|bwd|backward", re.I)),
     ("copies", re.compile(r"memcpy|nchwTo|nhwcTo|transpose|memset", re.I)),
 )
+LARGEST_KERNEL = 7  # pixels
 CATEGORIES = (
     *("conv_forward", "conv_backward", "bn_reductions", "elementwise", "pooling"),
     *("loss", "gather", "augment", "random", "optimizer", "metrics", "copies"),
@@ -51,6 +53,7 @@ class Instruction:
       name: Unique in the program.
       opcode: Such as "fusion".
       source: Where it comes from: JAX's and Flax's names, or "".
+      window: Of a convolution, or "".
       target: Of a custom call, or "".
       calls: The computation that it consists of, or "".
     """
@@ -58,6 +61,7 @@ class Instruction:
     name: str
     opcode: str
     source: str
+    window: str
     target: str
     calls: str
 
@@ -134,6 +138,7 @@ def _instruction(name: str, rest: str) -> Instruction:
         name=name,
         opcode=_first(_OPCODE, _after_type(rest)),
         source=_first(_NAME, rest),
+        window=_first(_WINDOW, rest),
         target=_first(_TARGET, rest),
         calls=_first(_CALLS, rest),
     )
@@ -170,7 +175,10 @@ def _is_convolution(part: Instruction) -> bool:
 def _is_backward(part: Instruction) -> bool:
     if part.source:
         return "transpose(" in part.source
-    return "dilated" in part.name or "Backward" in part.target
+    # XLA:CPU may lose the name; a kernel's gradient has a window as large as the map.
+    size = re.search(r"size=(\d+)", part.window)
+    is_large = size is not None and int(size[1]) > LARGEST_KERNEL
+    return is_large or "dilate" in part.window or "Backward" in part.target
 
 
 def _reduces_batch_norm(part: Instruction) -> bool:
