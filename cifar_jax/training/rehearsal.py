@@ -38,7 +38,7 @@ def rehearse(config: ConfigDict, devices: Sequence[jax.Device] | None = None) ->
         num_val = 2 * source.num_classes if config.data.validation else 0
         num_train = NUM_STEPS * config.train.batch_size + num_val
         fake.write(source, data, num_train=num_train, num_test=NUM_TEST)
-        short = _shortened(config, data, num_val)
+        short = shortened(config, data, num_val)
         first = loop.train_and_evaluate(short, workdir, devices=devices)
         (workdir / "result.json").unlink()  # as if it had been killed at the end
         again = loop.train_and_evaluate(short, workdir, devices=devices, resume="must")
@@ -51,7 +51,8 @@ def rehearse(config: ConfigDict, devices: Sequence[jax.Device] | None = None) ->
     )
 
 
-def _shortened(config: ConfigDict, data: pathlib.Path, num_val: int) -> ConfigDict:
+def shortened(config: ConfigDict, data: pathlib.Path, num_val: int) -> ConfigDict:
+    """Returns the config of an epoch on a data set that `fake.write` has written."""
     short = config.copy_and_resolve_references()
     short.data.update(
         name=fake.NAME,
