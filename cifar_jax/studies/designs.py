@@ -97,8 +97,11 @@ def candidate(rules: Rules, factors: Mapping[str, Any], name: str = "") -> Candi
 
 
 def name_of(factors: Mapping[str, Any]) -> str:
-    """Returns a name that can be that of a folder: N3-B2, learning_rate0.01."""
-    parts = (f"{key.rsplit('.')[-1]}{_text(value)}" for key, value in factors.items())
+    """Returns a name that can be that of a folder: N3-B2, learning_rate0.01-adam."""
+    parts = (
+        value if isinstance(value, str) else f"{key.rsplit('.', 1)[-1]}{_text(value)}"
+        for key, value in factors.items()
+    )
     return re.sub(r"[^\w.=+-]+", "_", "-".join(parts)) or "base"
 
 

@@ -56,6 +56,28 @@ def set_keys(config: ConfigDict, values: Mapping[str, Any]) -> None:
             ) from error
 
 
+def value_of(config: ConfigDict, name: str) -> Any:
+    """Returns the value that a factor has in a config, or None where it has none."""
+    if not _is_letter(name):
+        found = config
+        for part in name.split("."):
+            found = found[part]
+        return found
+    model = config.model
+    sizes, block = tuple(model.stage_sizes), _BLOCKS_OF_ONE.fullmatch(name)
+    if block:
+        stage = int(block[1]) - 1
+        return sizes[stage] if stage < len(sizes) else None
+    return {
+        "N": len(sizes),
+        "B": sizes[0] if len(set(sizes)) == 1 else sizes,
+        "C": model.widths[0],
+        "F": model.kernel_sizes[0],
+        "K": model.shortcut_kernel_sizes[0],
+        "P": model.pool,
+    }.get(name)
+
+
 def _is_letter(name: str) -> bool:
     return name in LETTERS or _BLOCKS_OF_ONE.fullmatch(name) is not None
 

@@ -85,11 +85,6 @@ class Study:
             return self.trials + min(self.finalists, self.trials) * (self.seeds - 1)
         return self.seeds * sum(not each.refusal for each in self.candidates)
 
-    @property
-    def epochs(self) -> int:
-        """Epochs of a run."""
-        return self.rules.base.train.epochs
-
     @functools.cached_property
     def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
         """What the sampler draws from, by factor."""

@@ -47,7 +47,8 @@ def _run(study: Study, journal: Journal, job: Job) -> None:
         if means["val"] is None:
             return
         journal.report(job, means["epoch"], means["val"][key])
-        if means["epoch"] < study.epochs and journal.prunes(job):
+        last = job.candidate.config.train.epochs
+        if means["epoch"] < last and journal.prunes(job):
             raise _Pruned
 
     print(f"== {workdir}", flush=True)
