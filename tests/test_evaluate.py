@@ -156,6 +156,16 @@ def test_unlabelled_and_unreadable_images_are_refused(run, digits, tmp_path):
         evaluated(run[0], tmp_path, data=str(tmp_path / "x"))
 
 
+@pytest.mark.parametrize(
+    "options", [{"data": "digits:test"}, {"temperature": True}, {"compare": ["x"]}]
+)
+def test_validation_images_are_scored_alone(run, options, tmp_path):
+    (name,) = options
+    with pytest.raises(UserError, match=f"--validation and --{name}"):
+        evaluated(run[0], tmp_path / "out", validation=True, **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_runs_of_other_classes_are_not_compared(run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run[0], other)

@@ -33,7 +33,7 @@ def draw(study: Study, found: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
 
 
 def _against_factor(study: Study, name: str, rows: Sequence[Row]) -> Figure:
-    """Draws the designs by a factor's value; in a plane, a line for each other value."""
+    """Draws the designs by a factor's value; a line for each other value."""
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     axes = figure.subplots()
     numbers = [table.factor(row, name) for row in rows]

@@ -6,7 +6,7 @@ from typing import Any
 
 from cifar_jax.analysis.report import tradeoffs
 from cifar_jax.analysis.report.document import Cell, Note, Section, Table
-from cifar_jax.analysis.report.groups import Group, differences
+from cifar_jax.analysis.report.groups import MISSING, Group, differences
 from cifar_jax.analysis.report.networks import Networks
 from cifar_jax.analysis.report.run import Run
 from cifar_jax.analysis.report.text import (
@@ -166,4 +166,6 @@ def _differences(groups: Sequence[Group]) -> Table:
 
 def shown(value: Any) -> str:
     """Returns a config's value, as JSON has it."""
+    if value is MISSING:
+        return NOTHING
     return value if isinstance(value, str) else json.dumps(value)

@@ -11,6 +11,8 @@ from typing import Any
 from cifar_jax.analysis.report.run import Run
 from cifar_jax.training.tracking import FREE_KEYS, flat
 
+MISSING = object()  # the value of a setting that a config does not have
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
@@ -106,16 +108,19 @@ def group(runs: Sequence[Run]) -> list[Group]:
 
 
 def differences(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """Returns the settings that differ between groups, with each group's value."""
-    every = [settings(group.runs[0]) for group in groups]
+    """Returns the settings that differ between groups, with each group's value.
+
+    That is `MISSING` where the group's version of the package had no such setting.
+    """
+    every = [_what_counts(group.runs[0]) for group in groups]
     keys = dict.fromkeys(key for each in every for key in each)
-    values = {key: [each.get(key) for each in every] for key in keys if key != "seed"}
-    return {
-        key: found
-        for key, found in values.items()
-        if not key.startswith(FREE_KEYS)
-        and len({json.dumps(value, sort_keys=True) for value in found}) > 1
-    }
+    values = {key: [each.get(key, MISSING) for each in every] for key in keys}
+    return {key: found for key, found in values.items() if _differ(found)}
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    known = (value for value in values if value is not MISSING)
+    return len({json.dumps(value, sort_keys=True) for value in known}) > 1
 
 
 def settings(run: Run) -> dict[str, Any]:
@@ -123,14 +128,18 @@ def settings(run: Run) -> dict[str, Any]:
     return flat(run.config)
 
 
-def _key(run: Run) -> str:
-    """Returns what runs of one group have in common."""
-    kept = {
+def _what_counts(run: Run) -> dict[str, Any]:
+    """Returns the settings that change what is computed, but for the seed."""
+    return {
         key: value
         for key, value in settings(run).items()
         if key != "seed" and not key.startswith(FREE_KEYS)
     }
-    return json.dumps(kept, sort_keys=True)
+
+
+def _key(run: Run) -> str:
+    """Returns what runs of one group have in common."""
+    return json.dumps(_what_counts(run), sort_keys=True)
 
 
 def _names(members: Sequence[Sequence[str]]) -> list[str]:

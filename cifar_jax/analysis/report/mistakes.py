@@ -110,7 +110,7 @@ def _warnings(run: Run, found: Evaluation) -> list[Note]:
     """Returns what the evaluation is not: of the weights or images one would think."""
     record, notes = found.record, []
     if found.split == run.choice_split and not run.imported:
-        text = "The epoch was chosen on these images: on others it is not as good."
+        text = "The epoch was chosen on these images: expect less on others."
         notes.append(Note(text, warns=run.chose_on_test))
     if found.split == "val" and run.ended:
         text = "The run has ended: its test images may be looked at."
