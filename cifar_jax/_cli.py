@@ -118,6 +118,8 @@ def _parse(argv: list[str], usage: str) -> None:
     path = _config_path(argv)
     if path is not None:
         _check_exists(path)
+        # A config may start from another: `from configs.records import seconds`.
+        sys.path.append(str(pathlib.Path.cwd()))
     try:
         rest = flags.FLAGS(argv)[1:]
     except Exception as error:  # whatever a config file or a parser raises

@@ -58,8 +58,7 @@ def main() -> int:
     )
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs what it then raises
-    path, _, form = flags.FLAGS["config"].config_filename.partition(":")
-    name = pathlib.Path(path).stem + (f"-{form}" if form else "")
+    name = _cli.config_name(flags.FLAGS["config"].config_filename)
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs", name))
     sharding.divide_cpu(_CONFIG.value.train.cpu_devices)
     compilation.keep_programs()

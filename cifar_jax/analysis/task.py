@@ -60,6 +60,7 @@ _COMMON = {
     "schedule.momentum_range": None,
     "train.accumulate": 1,
     "train.ema_decay": 0.0,
+    "train.views": 1,
 }
 _OPTIMIZERS = ("adam", "adamw", "sgd")
 
