@@ -129,6 +129,8 @@ def _parse(argv: list[str], usage: str) -> list[str]:
     path = _config_path(argv)
     if path is not None:
         _check_exists(path)
+        # A config may start from another: `from configs.records import seconds`.
+        sys.path.append(str(pathlib.Path.cwd()))
     flags.FLAGS.set_gnu_getopt(True)  # options may follow other arguments
     try:
         rest = flags.FLAGS(argv)[1:]

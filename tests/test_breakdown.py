@@ -44,6 +44,8 @@ metadata={op_name="jit(several)/transpose(jvp(ResNet))/conv1/conv_general_dilate
   %rotate.2 = u8[8]{0} gather(%x), metadata={op_name="jit(several)/augment/gather"}
   %pool.2 = bf16[8]{0} select-and-scatter(%x), \
 metadata={op_name="jit(several)/transpose(jvp(ResNet))/stage1_pool/select_and_scatter"}
+  %all-reduce.1 = f32[4]{0} all-reduce(%x), to_apply=%add, \
+metadata={op_name="jit(several)/while/body/jvp(ResNet)/stage1_block1/bn1/reduce_sum"}
 }
 """
 CATEGORIES = {
@@ -57,6 +59,7 @@ CATEGORIES = {
     "gather.2": "gather",
     "rotate.2": "augment",
     "pool.2": "pooling",
+    "all-reduce.1": "communication",
 }
 
 

@@ -59,7 +59,7 @@ class Traced(Ours):
 
     def trace(self, num_steps: int) -> list[Event]:
         """Returns what the devices do in so many steps."""
-        program = Program(self._engine.program())
+        program = Program(self._engine.program(self._step))
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # it would slow the dispatch down
         with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:

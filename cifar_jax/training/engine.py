@@ -116,9 +116,13 @@ class Engine:
         end = min(end, start) if step < start else end
         return min(self._setup.steps_per_dispatch, end - step)
 
-    def program(self) -> str:
-        """Returns the compiled training call, as XLA's text."""
-        return self._call.as_text()
+    def program(self, step: int) -> str:
+        """Returns the compiled training call of a step, as XLA's text."""
+        return self._call_at(step).as_text()
+
+    def _call_at(self, step: int) -> Callable:
+        is_early = step < self._setup.options.sam_start
+        return self._early_call if is_early else self._call
 
     @contextlib.contextmanager
     def epoch(self, epoch: int, position: int) -> Iterator[Feed]:
