@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cifar_jax.models.design import Design, map_sizes, pooled_size
+from cifar_jax.models.design import Design, block_stride, map_sizes, pooled_size
 
 
 class Cost(NamedTuple):
@@ -55,9 +55,14 @@ def _convolutions(design: Design, image_shape) -> Iterator[_Convolution]:
     before = design.stem_width
     yield _Convolution(design.stem_kernel, image_shape[2], before, height * width)
     for stage, after in enumerate(design.widths):
-        (height, width), kernel = sizes[stage + 1], design.kernel_sizes[stage]
+        kernel = design.kernel_sizes[stage]
+        if design.downsample == "pool":  # after the convolution
+            height, width = sizes[stage]
+            yield _Convolution(kernel, before, after, height * width)
+            before = after
+        height, width = sizes[stage + 1]
         for block in range(design.stage_sizes[stage]):
-            stride = 1 if block else design.strides[stage]
+            stride = block_stride(design, stage, block)
             yield _Convolution(kernel, before, after, height * width)
             yield _Convolution(kernel, after, after, height * width)
             if design.shortcut == "projection" and (stride != 1 or before != after):
