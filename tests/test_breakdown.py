@@ -96,8 +96,8 @@ def write_trace(path, events, *, line="Stream #7(Compute)"):
 
 def test_a_trace_of_a_gpu(tmp_path):
     kernels = [
-        ("sm90_xmma_fprop", 0, 10, "while.1::cudnn-conv.1"),
-        ("sm90_xmma_wgrad", 20, 30, "cudnn-conv-bw-filter.2"),
+        ("sm90_kernel", 0, 10, "while.1::cudnn-conv.1"),
+        ("sm90_kernel", 20, 30, "cudnn-conv-bw-filter.2"),
         ("input_reduce_fusion_3", 50, 5, ""),  # out of a recorded graph
         ("sm90_xmma_dgrad_implicit_gemm", 60, 5, ""),
         ("mystery", 70, 5, ""),
