@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -233,7 +234,10 @@ def test_command(tmp_path, digits_dir):
     command += [f"--config.data.dir={digits_dir}", f"--output={tmp_path}/found.json"]
     command += ["--config.model.widths=(8,)", "--config.model.stage_sizes=(1,)"]
     command += ["--config.model.strides=(2,)", "--steps=3"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | {"XLA_FLAGS": ""}  # one device
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "found.json").read_text())
     expected = {"conv_forward", "conv_backward", "bn_reductions", "elementwise"}
