@@ -5,9 +5,10 @@ batches ahead of the devices, in the same order, so that the losses are the same
 """
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from cifar_jax.training import sharding, steps
 from cifar_jax.training.interrupt import StopRequest
 from cifar_jax.training.profiling import Profiler
 from cifar_jax.training.setup import Setup
-from cifar_jax.training.state import Metrics, TrainState, create_state
+from cifar_jax.training.state import Metrics, TrainState, state_maker
 
 # Batches that are made while the devices work on one: enough to hide a slow gather.
 BATCHES_AHEAD = 2
@@ -44,10 +45,15 @@ class Engine:
         self._setup = setup
         self._profiler = profiler
         self.replicated = sharding.replicated(setup.mesh)
-        self._init_key, self._train_key, self._order_key = jax.jit(
-            lambda: tuple(jax.random.split(jax.random.key(seed), 3)),
-            out_shardings=self.replicated,
-        )()
+        self._set_keys(seed)
+        self._create = state_maker(
+            setup.model,
+            setup.optimizer,
+            image_shape=setup.source.image_shape,
+            average=setup.options.ema_decay > 0,
+            sharding=self.replicated,
+            stem_kernel=setup.stem_kernel,
+        )
         self._order = jax.jit(
             functools.partial(batches.epoch_order, num_examples=len(setup.train)),
             out_shardings=self.replicated,
@@ -66,17 +72,21 @@ class Engine:
             out_shardings=self.replicated,
         )
 
+    def with_seed(self, seed: int) -> Self:
+        """Returns an engine for another seed, with the same arrays and programs."""
+        other = copy.copy(self)
+        other._set_keys(seed)
+        return other
+
+    def _set_keys(self, seed: int) -> None:
+        self._init_key, self._train_key, self._order_key = jax.jit(
+            lambda: tuple(jax.random.split(jax.random.key(seed), 3)),
+            out_shardings=self.replicated,
+        )()
+
     def first_state(self) -> TrainState:
         """Returns the state before the first step."""
-        return create_state(
-            self._init_key,
-            self._setup.model,
-            self._setup.optimizer,
-            image_shape=self._setup.source.image_shape,
-            average=self._setup.options.ema_decay > 0,
-            sharding=self.replicated,
-            stem_kernel=self._setup.stem_kernel,
-        )
+        return self._create(self._init_key)
 
     def empty_metrics(self) -> Metrics:
         """Returns metrics of no examples."""
@@ -84,13 +94,10 @@ class Engine:
 
     def compile(self, state: TrainState) -> None:
         """Compiles the training call, for what `epoch` feeds it with."""
-        options = self._setup.options
-        if self._setup.placement == "device":
-            call = steps.make_train_call(options, self._setup.steps_per_dispatch)
-        else:
-            call = functools.partial(steps.train_on_batch, options=options)
         call = jax.jit(
-            call, out_shardings=(self.replicated, self.replicated), donate_argnums=0
+            training_call(self._setup),
+            out_shardings=(self.replicated, self.replicated),
+            donate_argnums=0,
         )
         with self.epoch(0, 0) as feed:
             arguments = (state, self.empty_metrics(), *feed(1))
@@ -174,6 +181,13 @@ class Engine:
             arrays = sharding.put((examples.images, examples.labels), self.replicated)
             self._held[id(examples)] = examples, arrays
         return self._held[id(examples)][1]
+
+
+def training_call(setup: Setup) -> Callable:
+    """Returns what is compiled: `(state, metrics, *fed) -> (state, metrics)`."""
+    if setup.placement == "device":
+        return steps.make_train_call(setup.options, setup.steps_per_dispatch)
+    return functools.partial(steps.train_on_batch, options=setup.options)
 
 
 def means(metrics: Metrics) -> dict[str, float]:

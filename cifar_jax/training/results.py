@@ -37,6 +37,7 @@ def make(
     best: dict[str, Any] | None,
     test: dict[str, Any],
     seconds: dict[str, float],
+    together: int = 1,
 ) -> dict[str, Any]:
     """Returns what result.json holds.
 
@@ -48,6 +49,7 @@ def make(
       best: `epoch`, `accuracy` and `loss` of the best validation, or None.
       test: `accuracy`, `loss` and `num_examples`.
       seconds: `total`, `compile`, `train` and `evaluate`.
+      together: Runs that shared the devices, this one among them.
     """
     val = None
     if best and setup.val_split == "val":
@@ -70,6 +72,7 @@ def make(
         "seed": config["seed"],
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "images_per_second": round(images / seconds["train"], 1),
+        "together": together,
         **environment(setup.mesh),
     }
 

@@ -129,7 +129,7 @@ class RunDirectory:
             )
         if not holds_work or not self._config.exists():
             return  # nothing to lose
-        old, new = _flat(_read_json(self._config)), _flat(plain(config))
+        old, new = flat(_read_json(self._config)), flat(plain(config))
         changed = [
             f"{key} was {old.get(key)}, now {new.get(key)}"
             for key in sorted({*old, *new})
@@ -290,14 +290,15 @@ def plain(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a plain config by the dotted paths of its keys."""
+    found = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
