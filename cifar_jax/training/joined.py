@@ -1,14 +1,15 @@
-"""One call of the devices that trains several runs by a step, or by several steps."""
+"""Calls of the devices that train several runs by a step, or by several steps."""
 
 import contextlib
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cifar_jax.training import sharding, variants
@@ -20,75 +21,103 @@ from cifar_jax.training.state import Metrics, TrainState
 # What the training call is fed with, by the images' placement: is it the same for all
 # runs? (images, labels, order, key, number of steps; or images, labels, index, key.)
 _SHARED = {"device": (True, True, False, False, True), "host": (False,) * 4}
+# A call for each run; the steps of all runs on a mesh in one program; or one step of
+# their arrays stacked.
+FORMS = ("each", "unrolled", "vmap")
+_FORM_OF = {"cpu": "each"}  # by the devices' platform; of all others: vmap
 Answers = tuple[Sequence[TrainState], Sequence[Metrics]]
 
 
 class Joined:
-    """The training call of runs that differ in their seeds and in some numbers.
+    """The training calls of runs that differ in their seeds and in some numbers.
 
     Args:
-      prepared: Of one of the runs.
-      config: Of the same.
-      engines: Of the runs, by their numbers.
+      setups: Of the runs, by their numbers: the same, but for their meshes.
+      engines: Likewise.
+      config: Of one of them.
       values: float32 [runs] of each number that differs, by its key.
-      form: A key of `FORMS`; None: the one for these devices.
+      form: One of `FORMS`; None: the one for these devices.
     """
 
     def __init__(
         self,
-        prepared: Setup,
-        config: ConfigDict,
+        setups: Mapping[int, Setup],
         engines: Mapping[int, Engine],
+        config: ConfigDict,
         values: Mapping[str, np.ndarray],
         form: str | None = None,
     ):
-        self._prepared, self._config = prepared, config
-        self._engines, self._values = engines, values
-        platform = prepared.mesh.devices.flat[0].platform
+        self._setups, self._engines = setups, engines
+        self._config, self._values = config, values
+        some = next(iter(setups.values()))
+        platform = some.mesh.devices.flat[0].platform
         self._form = form or _FORM_OF.get(platform, "vmap")
-        self._shared = _SHARED[prepared.placement]
-        self._programs = {}  # by the number of runs
+        self._shared = _SHARED[some.placement]
+        self._programs = {}  # by mesh and number of runs
 
-    def has(self, num_runs: int) -> bool:
-        """Tells whether the call is compiled for so many runs."""
-        return num_runs in self._programs
+    def has(self, numbers: Iterable[int]) -> bool:
+        """Tells whether all is compiled that these runs need."""
+        return all(
+            self._key(group) in self._programs for group in self._groups(numbers)
+        )
 
     def compile(self, requests: Mapping[int, Compile | Train]) -> None:
-        """Compiles the call for as many runs as there are requests."""
+        """Compiles what the runs that ask need."""
+        for group in self._groups(requests):
+            if self._key(group) not in self._programs:
+                states = {number: requests[number].state for number in group}
+                self._programs[self._key(group)] = self._compiled(states)
+
+    def train(
+        self, requests: Mapping[int, Train]
+    ) -> dict[int, tuple[TrainState, Metrics]]:
+        """Answers requests at the same step, for which all is compiled.
+
+        It waits for the calls before these, on behalf of all.
+        """
+        answers = {}
+        for group in self._groups(requests):
+            asked = {number: requests[number] for number in group}
+            states, metrics = self._programs[self._key(group)](*self._arguments(asked))
+            answers |= zip(group, zip(states, metrics, strict=True), strict=True)
+        for number, request in requests.items():
+            jax.block_until_ready(answers[number] if request.ends else request.metrics)
+        return answers
+
+    def _groups(self, numbers: Iterable[int]) -> list[list[int]]:
+        """Returns the runs that share a call."""
+        if self._form == "each":
+            return [[number] for number in numbers]
+        groups = {}
+        for number in numbers:
+            groups.setdefault(self._setups[number].mesh, []).append(number)
+        return list(groups.values())
+
+    def _key(self, group: Sequence[int]) -> tuple[Mesh, int]:
+        return self._setups[group[0]].mesh, len(group)
+
+    def _compiled(self, states: Mapping[int, TrainState]) -> Callable:
         with contextlib.ExitStack() as stack:
             first = {
                 number: Train(
-                    request.state,
+                    state,
                     self._engines[number].empty_metrics(),
                     stack.enter_context(self._engines[number].epoch(0, 0)),
                     num_steps=1,
                     step=0,
                     ends=False,
                 )
-                for number, request in requests.items()
+                for number, state in states.items()
             }
             arguments = self._arguments(first)
-        num_runs = len(requests)
-        join = FORMS[self._form if num_runs > 1 else "unrolled"]
+        setup, num_runs = self._setups[next(iter(states))], len(states)
+        join = _vmapped if self._form == "vmap" and num_runs > 1 else _unrolled
         call = jax.jit(
-            join(self._step, num_runs, self._shared),
-            out_shardings=sharding.replicated(self._prepared.mesh),
+            join(functools.partial(self._step, setup), num_runs, self._shared),
+            out_shardings=sharding.replicated(setup.mesh),
             donate_argnums=0,
         )
-        self._programs[num_runs] = call.lower(*arguments).compile()
-
-    def train(
-        self, requests: Mapping[int, Train]
-    ) -> dict[int, tuple[TrainState, Metrics]]:
-        """Answers requests at the same step, of as many runs as it is compiled for.
-
-        It waits for the call before this one, on behalf of all.
-        """
-        arguments = self._arguments(requests)
-        states, metrics = self._programs[len(requests)](*arguments)
-        ends = any(request.ends for request in requests.values())
-        jax.block_until_ready(metrics if ends else arguments[1])
-        return dict(zip(requests, zip(states, metrics, strict=True), strict=True))
+        return call.lower(*arguments).compile()
 
     def _arguments(self, requests: Mapping[int, Train]) -> tuple:
         rows = [request.feed(request.num_steps) for request in requests.values()]
@@ -104,10 +133,15 @@ class Joined:
         )
 
     def _step(
-        self, state: TrainState, metrics: Metrics, fed: Sequence, values: Mapping
-    ):
-        """Calls the training call of one run, whose numbers are traced."""
-        varied = variants.vary(self._prepared, self._config, values)
+        self,
+        setup: Setup,
+        state: TrainState,
+        metrics: Metrics,
+        fed: Sequence[jax.Array],
+        values: Mapping[str, jax.Array],
+    ) -> tuple[TrainState, Metrics]:
+        """Does what the training call of one run does, with its numbers traced."""
+        varied = variants.vary(setup, self._config, values)
         new, metrics = training_call(varied)(
             state.replace(tx=varied.optimizer), metrics, *fed
         )
@@ -150,10 +184,6 @@ def _unrolled(step: Callable, num_runs: int, shared: Sequence[bool]) -> Callable
         return tuple(zip(*answers, strict=True))
 
     return call
-
-
-FORMS = {"vmap": _vmapped, "unrolled": _unrolled}
-_FORM_OF = {"cpu": "unrolled"}  # by the devices' platform; of all others: vmap
 
 
 _pairs = functools.partial(zip, strict=True)

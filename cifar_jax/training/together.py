@@ -1,17 +1,18 @@
 """Several runs that are trained together, each with its own run directory."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax.training import distributed, results, setup, tracking, variants
+from cifar_jax.training import distributed, results, setup, sharding, tracking, variants
 from cifar_jax.training.calls import Company
 from cifar_jax.training.engine import Engine
 from cifar_jax.training.interrupt import Stopped, StopRequest, listen
@@ -29,6 +30,7 @@ def train_together(
     devices: Sequence[jax.Device] | None = None,
     resume: str = "auto",
     form: str | None = None,
+    spread: bool = True,
 ) -> list[dict[str, Any] | UserError]:
     """Does for each config what `loop.train_and_evaluate` does, with shared calls.
 
@@ -39,7 +41,9 @@ def train_together(
       workdirs: A run directory for each.
       devices: To run on; None: all.
       resume: As in `loop.train_and_evaluate`.
-      form: A key of `joined.FORMS`; None: the one for these devices.
+      form: One of `joined.FORMS`; None: the one for these devices.
+      spread: Whether each run has one of the devices, which may serve several runs;
+        else each run's batches are split over all devices.
 
     Returns:
       For each config what result.json holds, or the error that has ended its run; the
@@ -71,7 +75,8 @@ def train_together(
             if stop:
                 message = f"stopped by {stop.signal.name} before the first step"
                 raise Stopped(message, stop.exit_code)
-            _run(configs, prepared, runs, turns, stop, start, form)
+            setups = _places(prepared, runs, spread)
+            _run(configs, setups, runs, turns, stop, start, form)
     for number, (name, path) in enumerate(zip(turns.names, workdirs, strict=True)):
         if not isinstance(turns.outcomes[number], UserError):
             text = results.summary(turns.outcomes[number], pathlib.Path(path))
@@ -79,9 +84,19 @@ def train_together(
     return [turns.outcomes[number] for number in range(len(configs))]
 
 
+def _places(
+    prepared: setup.Setup, runs: Iterable[int], spread: bool
+) -> dict[int, setup.Setup]:
+    """Returns the setup of each run, on its devices."""
+    mesh = prepared.mesh
+    meshes = [sharding.make_mesh([device]) for device in mesh.devices.flat]
+    places = [variants.place(prepared, each) for each in (meshes if spread else [mesh])]
+    return dict(zip(runs, itertools.cycle(places)))
+
+
 def _run(
     configs: Sequence[ConfigDict],
-    prepared: setup.Setup,
+    setups: Mapping[int, setup.Setup],
     runs: Mapping[int, RunDirectory],
     turns: Turns,
     stop: StopRequest,
@@ -89,19 +104,23 @@ def _run(
     form: str | None,
 ) -> None:
     """Runs what is left of some of the runs, by their numbers."""
-    engine = Engine(prepared, seed=0)  # any: it lends the others what they share
-    engines = {number: engine.with_seed(configs[number].seed) for number in runs}
+    # One for each mesh: it lends what it shares.
+    lenders = {each.mesh: Engine(each, seed=0) for each in setups.values()}
+    engines = {
+        number: lenders[each.mesh].with_seed(configs[number].seed)
+        for number, each in setups.items()
+    }
     with Display() as display:
         works = {}
         for number, run in runs.items():
-            config, name, clock = configs[number], turns.names[number], turns.clock
-            company = Company(len(runs), name, display, clock(number))
+            config, clock = configs[number], turns.clock(number)
+            company = Company(len(runs), turns.names[number], display, clock)
             with turns.noting(number):
-                varied = variants.vary(prepared, config)
+                varied = variants.vary(setups[number], config)
                 run.claim(config, results.dataset(varied))
                 trainer = Trainer(
                     config, varied, engines[number], run, stop, start, company
                 )
                 works[number] = trainer.run()
         values = variants.scalars(configs)
-        turns.run(works, Joined(prepared, configs[0], engines, values, form))
+        turns.run(works, Joined(setups, engines, configs[0], values, form))

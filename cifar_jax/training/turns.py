@@ -93,7 +93,7 @@ class Turns:
         else:
             step = min((r.step for r in self._waiting.values()), default=None)
             asked = {n: r for n, r in self._waiting.items() if r.step == step}
-            if asked and not joined.has(len(asked)):
+            if asked and not joined.has(asked):
                 with self._at_work():  # it does not count as training
                     joined.compile(asked)
             with self._at_work(*asked):

@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.models import count
-from cifar_jax.training import checks, setup
+from cifar_jax.training import checks, setup, sharding
 from cifar_jax.training.tracking import flat, plain
 
 # Numbers that a step only calculates with: a program can take them as arguments.
@@ -98,3 +99,9 @@ def vary(
         optimizer=optimizer,
         options=dataclasses.replace(prepared.options, label_smoothing=smoothing),
     )
+
+
+def place(prepared: setup.Setup, mesh: Mesh) -> setup.Setup:
+    """Returns the setup of a run on other devices."""
+    options = dataclasses.replace(prepared.options, split=sharding.split(mesh))
+    return dataclasses.replace(prepared, mesh=mesh, options=options)
