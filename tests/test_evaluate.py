@@ -60,7 +60,7 @@ def test_the_record_and_its_pictures(run, tmp_path):
     record = evaluated(
         workdir,
         tmp_path,
-        weights="last",
+        which="last",
         tta="flip",
         temperature=True,
         compare=[str(workdir)],

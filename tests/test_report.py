@@ -199,6 +199,37 @@ def test_accuracies_that_were_chosen_on_test_images_are_marked(tmp_path):
     assert "no honest accuracy" in "\n".join(build.lines(read_all([chosen])))
 
 
+def test_a_run_that_leaves_its_test_images_alone_is_evaluated_without_them(tmp_path):
+    run = make_run(tmp_path / "run", test=None, evaluate__test=False)
+    document = made(run)
+    assert facts(document)["Test accuracy"][0] == "not scored"
+    assert f"evaluate --workdir {run} --validation --latency" in notes(document)
+    (row,) = table(made(run, make_run(tmp_path / "x", epochs=2)), "Configs")[:1]
+    assert (row["validation accuracy"], row["test accuracy"]) == ("0.7500", "–")
+
+
+def test_accuracies_with_augmentation_and_pruned_weights_have_columns(tmp_path):
+    plain, run = make_run(tmp_path / "a"), make_run(tmp_path / "b", epochs=2)
+    assert "not zero" not in table(made(plain, run), "Configs")[0]
+    more = {"test_tta": {"accuracy": 0.74}, "num_nonzero": 800, "sparsity": 0.9}
+    change(run / "result.json", **more)
+    first, second = table(made(plain, run), "Configs")
+    assert first["test with augmentation"] == first["not zero"] == "–"
+    assert (second["test with augmentation"], second["not zero"]) == ("0.7400", "800")
+    assert facts(made(run))["Test accuracy, augmented"][0] == "0.7400"
+
+
+def test_epochs_before_all_is_pruned_are_not_the_best(tmp_path):
+    options = dict(prune__sparsity=0.5, prune__stop="50%", epochs=4, done=3)
+    run = make_run(tmp_path / "run", **options)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    first = json.loads(lines[1]) | {"accuracy": 0.99}
+    (run / "metrics.jsonl").write_text(
+        "\n".join([lines[0], json.dumps(first), *lines[2:]])
+    )
+    assert read_all([run])[0].best_epoch == 3
+
+
 def test_points_are_where_accuracy_and_cost_are(six, tmp_path):
     folder, accuracies = six
     run = make_run(tmp_path / "live", done=2, val=0.66, model__widths=(2, 4))

@@ -115,7 +115,7 @@ def differences(groups: Sequence[Group]) -> dict[str, list[Any]]:
     every = [_what_counts(group.runs[0]) for group in groups]
     keys = dict.fromkeys(key for each in every for key in each)
     values = {key: [each.get(key, MISSING) for each in every] for key in keys}
-    return {key: found for key, found in values.items() if _differ(found)}
+    return {key: each for key, each in values.items() if _differ(each)}
 
 
 def _differ(values: Sequence[Any]) -> bool:
@@ -123,16 +123,11 @@ def _differ(values: Sequence[Any]) -> bool:
     return len({json.dumps(value, sort_keys=True) for value in known}) > 1
 
 
-def settings(run: Run) -> dict[str, Any]:
-    """Returns a run's config, flat: values by keys such as optim.name."""
-    return flat(run.config)
-
-
 def _what_counts(run: Run) -> dict[str, Any]:
     """Returns the settings that change what is computed, but for the seed."""
     return {
         key: value
-        for key, value in settings(run).items()
+        for key, value in flat(run.config).items()
         if key != "seed" and not key.startswith(FREE_KEYS)
     }
 
@@ -144,13 +139,16 @@ def _key(run: Run) -> str:
 
 def _names(members: Sequence[Sequence[str]]) -> list[str]:
     """Returns what the names of each group's runs have in common, or the first ones."""
-    names = []
-    for runs in members:
-        names.append(runs[0] if len(runs) == 1 else _common(runs))
+    names = [runs[0] if len(runs) == 1 else _common(runs) for runs in members]
     return [
-        name if name and names.count(name) == 1 else ", ".join(runs)
+        name if name and names.count(name) == 1 else _listed(runs)
         for name, runs in zip(names, members, strict=True)
     ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 2} more" if len(names) > 3 else ""
+    return ", ".join(names[:2] if rest else names) + rest
 
 
 def _common(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from cifar_jax.analysis.report import commands
 from cifar_jax.analysis.report.chart import Chart
 from cifar_jax.analysis.report.document import Charts, Note
 from cifar_jax.analysis.report.groups import Group
@@ -53,7 +54,7 @@ def charts(groups: Sequence[Group], networks: Networks) -> list[Charts | Note]:
     if without:
         names = ", ".join(run.name for run in without)
         text = f"Latency is not measured; for each of {names}:"
-        found.append(Note(text, networks.command(without[0], "--latency")))
+        found.append(Note(text, commands.evaluate(without[0])))
     return found
 
 
