@@ -170,8 +170,7 @@ class Engine:
         """
         if self._profiler:
             self._profiler.before_call(metrics)
-        is_early = step < self._setup.options.sam_start
-        call = self._early_call if is_early else self._call
+        call = self._call_at(step)
         return call(state, metrics, *feed(num_steps), teacher=self._teacher)
 
     def evaluate(
