@@ -110,7 +110,8 @@ def _fine_tuning(config, workdir: pathlib.Path, dataset: dict):
         patience=0,
         reload_best=False,
     )
-    pruned.evaluate.update(every_epochs=1, select_on="val")  # never on the test set
+    # Nothing is chosen on the test set: the table alone has it, at the end.
+    pruned.evaluate.update(every_epochs=1, select_on="val", test=False)
     return pruned
 
 

@@ -11,7 +11,8 @@ from test_end_to_end import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.data import sources
-from cifar_jax.training import policy, pruning, trained
+from cifar_jax.training import lineage, policy, pruning, setup, trained
+from cifar_jax.training.engine import Engine
 from cifar_jax.training.optim import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -145,6 +146,21 @@ def test_one_step_or_several_on_one_device_or_eight(monkeypatch):
     several = run_of(monkeypatch, num_devices=8).train(8, in_one=4)
     np.testing.assert_allclose(kernels(several), kernels(one), rtol=1e-3, atol=1e-6)
     np.testing.assert_array_equal(kernels(several) == 0, kernels(one) == 0)
+
+
+def test_zeros_of_a_fresh_network_are_alive(digits_dir):
+    """And those of a network that a run starts from are not."""
+    config = tiny_config(digits_dir)
+    config.model.dirac_init, config.prune.sparsity = True, 0.5
+    prepared = setup.make(config, jax.devices()[:1], lambda line: None)
+    first = Engine(prepared, 0).first_state()
+    state, _ = lineage.start(config, prepared, first)
+    assert pruning.sparsity(first.params)["sparsity"] > 0.3
+    assert pruning.sparsity(state.params)["sparsity"] == 0
+    for one, other in zip(
+        *map(jax.tree.leaves, (first.params, state.params)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-29)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ _COMMON = {
     "train.accumulate": 1,
     "train.views": 1,
     "train.ema_decay": 0.0,
+    "prune.sparsity": 0.0,
 }
 _OPTIMIZERS = ("adam", "adamw", "sgd")
 

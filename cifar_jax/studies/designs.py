@@ -127,6 +127,11 @@ def fixed(kind: str, space: Sequence[Mapping], rules: Rules) -> list[Candidate]:
         each = candidate(rules, factors, name)
         if kind == "one_at_a_time" and same(each, found.values()):
             continue  # where the value of a factor is that of the base
+        if not re.fullmatch(r"\w[\w.=+-]*", each.name):
+            raise UserError(
+                f"a design of study.space is called {each.name!r}, which is to be a "
+                "folder's name; use letters, digits, '-', '_', '.', '=' and '+'"
+            )
         if each.name in found:
             raise UserError(
                 f"two designs of study.space are called {each.name}; give each "

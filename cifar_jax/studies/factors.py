@@ -45,7 +45,8 @@ def set_keys(config: ConfigDict, values: Mapping[str, Any]) -> None:
         section = config
         for name in sections:
             section = section.get(name, ConfigDict()) if section else ConfigDict()
-        if not isinstance(section, ConfigDict) or last not in section:
+        known = isinstance(section, ConfigDict) and last in section
+        if not known or isinstance(section[last], ConfigDict):
             raise UserError(f"{key} is no factor; {_remedy(config, key)}")
         try:
             section[last] = value
@@ -84,6 +85,14 @@ def _is_letter(name: str) -> bool:
 
 def _model_keys(model: ConfigDict, letters: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what letters set, by the keys of the config."""
+    for name, value in letters.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        whole = isinstance(value, int) or name == "growth"
+        if not number or not whole or value < (name != "P"):
+            raise UserError(
+                f"factor {name} cannot be {value!r}; it is a whole number of at least "
+                "1, or P=0 for the whole map (growth: any number of at least 1)"
+            )
     keys = {}
     sizes = list(model.stage_sizes)
     if "N" in letters:

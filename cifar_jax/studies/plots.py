@@ -23,7 +23,9 @@ def draw(study: Study, found: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
     done = [row for row in found if row.values("accuracy")]
     if not done:
         return
-    for name in table.factor_names(done):
+    if study.kind == "list":
+        yield "accuracy", _by_design(done)
+    for name in table.factor_names(done) if study.kind != "list" else ():
         alone = study.kind == "one_at_a_time"
         rows = table.variation(done, name) if alone else done
         yield f"accuracy_{table.short(name)}", _against_factor(study, name, rows)
@@ -33,7 +35,7 @@ def draw(study: Study, found: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
 
 
 def _against_factor(study: Study, name: str, rows: Sequence[Row]) -> Figure:
-    """Draws the designs by a factor's value; a line for each other value."""
+    """Draws the designs by a factor's value; in a plane, a line for each other one."""
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     axes = figure.subplots()
     numbers = [table.factor(row, name) for row in rows]
@@ -65,6 +67,26 @@ def _against_factor(study: Study, name: str, rows: Sequence[Row]) -> Figure:
     axes.set(xlabel=table.short(name), ylabel="validation accuracy")
     if plane:
         axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _by_design(rows: Sequence[Row]) -> Figure:
+    """Draws the designs of a list, from the top down."""
+    figure = Figure(figsize=(6.5, 1.2 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    names = [row.candidate.name for row in rows]
+    axes.errorbar(
+        [row.mean("accuracy") for row in rows],
+        range(len(rows)),
+        xerr=[row.std("accuracy") or 0 for row in rows],
+        fmt="o",
+        capsize=3,
+    )
+    axes.set_yticks(range(len(rows)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="validation accuracy")
+    axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -192,6 +192,11 @@ def _check_validation(base: ConfigDict, study: ConfigDict) -> None:
             f"{base.data.validation} and base.evaluate.select_on "
             f"{base.evaluate.select_on!r}; hold some out (0.1), with select_on='val'"
         )
+    if base.train.max_seconds:
+        raise UserError(
+            f"base.train.max_seconds is {base.train.max_seconds:g}, but the runs of a "
+            "study have all their epochs; use 0, and end the study itself"
+        )
     if study.pruner != "none" and base.evaluate.every_epochs != 1:
         raise UserError(
             f"study.pruner needs base.evaluate.every_epochs=1, not "

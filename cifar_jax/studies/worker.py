@@ -56,6 +56,8 @@ def _run(study: Study, journal: Journal, job: Job) -> None:
         config = study.config(job.candidate, job.seed)
         result = loop.train_and_evaluate(config, workdir, on_epoch=on_epoch)
         measured = _measured(study, job, result, workdir)
+    except Stopped:
+        raise
     except _Pruned:
         journal.prune(job)
     except (UserError, OSError, jax.errors.JaxRuntimeError) as error:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.models import count
-from cifar_jax.training import sharding, trained
+from cifar_jax.training import pruning, sharding, trained
 from cifar_jax.training.checkpoint import digest
 from cifar_jax.training.distillation import Distillation
 from cifar_jax.training.optim import path_name
@@ -95,6 +95,8 @@ def start(
     """
     workdir = config.init.workdir
     if workdir is None:
+        if setup.options.pruning_plan:
+            state = state.replace(params=pruning.enliven(state.params))
         return state, None
     network = _load("init.workdir", workdir, sharding.replicated(setup.mesh))
     _check_shapes(workdir, network.variables["params"], state.params)

@@ -21,6 +21,7 @@ from cifar_jax.training import durations
 from cifar_jax.training.optim import path_name
 from cifar_jax.training.state import TrainState
 
+TINY = 1e-30  # far below what any other weight would notice, and not zero
 NUM_ROUNDS = 50  # in which the weights die: sorting them in every step would be slow
 _PRUNED = re.compile(r"stage.*/kernel")
 
@@ -81,6 +82,14 @@ def make_plan(
             f"{last:,} of {total_steps:,}; stop later than the start, within the run"
         )
     return Plan(sparsity, first, last)
+
+
+def enliven(params: Any) -> Any:
+    """Returns the weights of a fresh network, of which none is dead yet.
+
+    Kernels may start with zeros (`model.dirac_init`), which are to learn.
+    """
+    return _map(lambda w: jnp.where(w == 0, TINY, w), params)
 
 
 def keep_dead(params: Any) -> Any:
