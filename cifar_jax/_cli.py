@@ -78,16 +78,36 @@ def _checkpoint(path: pathlib.Path, asked: str | None = None) -> dict[str, Any]:
     return {"workdir": workdir, "which": which, "step": int(path.name)}
 
 
-def run(main: Callable[[], int | None], usage: str) -> None:
-    """Parses the command line, runs a command, and exits with its code."""
+def config_name(path: str) -> str:
+    """Returns what to call a config: its file's name, and the form if one is asked for.
+
+    Args:
+      path: As --config has it: `configs/quickstart.py`, or `configs/NAME.py:FORM`.
+    """
+    file, _, form = path.partition(":")
+    return "-".join(filter(None, [pathlib.Path(file).stem, form]))
+
+
+def run(main: Callable[..., int | None], usage: str, *, operands: bool = False) -> None:
+    """Parses the command line, runs a command, and exits with its code.
+
+    Args:
+      main: The command; with `operands`, it gets the list of them.
+      usage: What --help prints first.
+      operands: Whether there may be arguments that are no options.
+    """
     # As SIGINT does, so that unfinished files are taken away.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    sys.exit(_exit_code(main, usage, sys.argv))
+    sys.exit(_exit_code(main, usage, sys.argv, operands))
 
 
-def _exit_code(main, usage: str, argv: list[str]) -> int:
+def _exit_code(main, usage: str, argv: list[str], operands: bool) -> int:
     try:
-        _parse(argv, usage)
+        rest = _parse(argv, usage)
+        if operands:
+            return main(rest) or 0
+        if rest:
+            raise UsageError(f"unexpected argument {rest[0]!r}; options start with --")
         return main() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -101,21 +121,24 @@ def _exit_code(main, usage: str, argv: list[str]) -> int:
         return 130
 
 
-def _parse(argv: list[str], usage: str) -> None:
+def _parse(argv: list[str], usage: str) -> list[str]:
+    """Returns the arguments that are no options, and do not belong to one."""
     if any(arg in ("-h", "--help") for arg in argv[1:]):
         print(f"{usage}\n{flags.FLAGS.main_module_help()}")
         raise SystemExit(0)
     path = _config_path(argv)
     if path is not None:
         _check_exists(path)
+        # A config may start from another: `from configs.records import seconds`.
+        sys.path.append(str(pathlib.Path.cwd()))
+    flags.FLAGS.set_gnu_getopt(True)  # options may follow other arguments
     try:
         rest = flags.FLAGS(argv)[1:]
     except Exception as error:  # whatever a config file or a parser raises
         raise UsageError(_explain(error, argv, path)) from error
-    if rest:
-        raise UsageError(f"unexpected argument {rest[0]!r}; options start with --")
     if "config" in flags.FLAGS and path is None:
         raise UsageError("--config FILE is missing, such as configs/quickstart.py")
+    return rest
 
 
 def _config_path(argv: list[str]) -> str | None:

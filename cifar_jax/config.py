@@ -3,6 +3,9 @@
 A config file starts from `get_config()` and overrides a few values.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict, config_dict
 
 
@@ -31,10 +34,41 @@ def get_config() -> ConfigDict:
     config.budget.limit = _optional(object, 5_000_000)
     config.optim = _optim()
     config.schedule = _schedule()
+    config.init = ConfigDict()
+    # run whose best weights training starts from; None: it starts from random ones
+    config.init.workdir = _optional(str)
     config.train = _train()
+    config.prune = _prune()
+    config.distill = _distill()
     config.evaluate = _evaluate()
     config.checkpoint = _checkpoint()
     return config
+
+
+def of_run(plain: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config of a run as it was, to be changed and run again.
+
+    Args:
+      plain: What the run's config.json holds; keys that are newer have their defaults.
+    """
+    config = get_config()
+    _fill(config, plain)
+    return config
+
+
+def _fill(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    for key in values.keys() & config.keys():
+        if isinstance(config[key], ConfigDict):
+            _fill(config[key], values[key])
+        else:
+            config[key] = _with_tuples(values[key])
+
+
+def _with_tuples(value: Any) -> Any:
+    """Returns what JSON has made lists of as tuples again."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(each) for key, each in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _data() -> ConfigDict:
@@ -72,12 +106,16 @@ def _model() -> ConfigDict:
     model.kernel_sizes = (3,)  # of the blocks' convolutions; odd
     model.stem = "conv"  # conv, or whitening: frozen filters that whiten the patches
     model.stem_width = _optional(int)  # channels; None: the first stage's
-    model.stem_kernel = _optional(int)  # None: the first stage's
+    # None: the first stage's; an even one leaves the map a pixel smaller
+    model.stem_kernel = _optional(int)
     model.stem_stride = 1
     model.stem_pool = 0  # window of a max-pool of stride 2 after the stem; 0: none
     model.block = "basic"  # basic (post-activation) or preact (wide ResNets)
     model.shortcut = "projection"  # projection or padding, where a block changes shape
     model.shortcut_kernel_sizes = (1,)  # of the projections; odd
+    # how a stage takes its stride: stride (its first block), or pool: a convolution, a
+    # max-pool and a BatchNorm before its blocks, which then keep the map's shape
+    model.downsample = "stride"
     model.activation = "relu"  # relu, mish, elu, silu or gelu
     model.se_ratio = 0  # squeeze-and-excitation: channels to hidden units; 0: none
     model.se_bias = True
@@ -89,6 +127,9 @@ def _model() -> ConfigDict:
     model.stochastic_depth = 0.0  # rate of dropping the last block; earlier ones less
     model.init = "he"  # he (normal, fan-out), or pytorch (its layers' default)
     model.zero_init = False  # scale of each basic block's last BatchNorm starts at 0
+    # the first filters of every convolution pass its input channels on unchanged
+    model.dirac_init = False
+    model.bn_scale = True  # False: BatchNorm has a bias alone
     model.bn_momentum = 0.9  # share of the old running statistics that a step keeps
     model.bn_epsilon = 1e-5
     model.dtype = "auto"  # of the computation: bfloat16 on accelerators, float32 on CPU
@@ -118,6 +159,7 @@ def _optim() -> ConfigDict:
     # sharpness-aware minimisation: radius of the worst case; 0: off. Twice the work
     optim.sam_rho = 0.0
     optim.sam_adaptive = False  # ASAM: each weight's radius is a share of itself
+    optim.sam_start = "0%"  # a duration: until then without, at the usual price
     return optim
 
 
@@ -144,9 +186,14 @@ def _schedule() -> ConfigDict:
 def _train() -> ConfigDict:
     train = ConfigDict()
     train.epochs = 100
-    train.batch_size = 512  # over all devices
+    train.batch_size = 512  # over all devices; counts each view of an image
+    # times that each image is shown in a batch, and so in an epoch, augmented anew each
+    # time (Hoffer et al., 2020, arXiv:1901.09335): an epoch has as many times the steps
+    train.views = 1
     train.label_smoothing = 0.0
-    train.ema_decay = 0.0  # of weights and batch statistics, per step; 0: no average
+    # of weights and batch statistics, per step t; rises to it as (1 + t) / (10 + t); 0:
+    # no average
+    train.ema_decay = 0.0
     train.accumulate = 1  # parts of a batch that are computed one after the other
     # epochs without a better validation, after which training ends; 0: never
     train.patience = 0
@@ -161,9 +208,31 @@ def _train() -> ConfigDict:
     return train
 
 
+def _prune() -> ConfigDict:
+    prune = ConfigDict()
+    # share of the weights in the blocks' kernels that is zero in the end; 0: none
+    prune.sparsity = 0.0
+    prune.start = "0%"  # durations, as in schedule: from one until the other the
+    prune.stop = "50%"  # smallest weights die; only later epochs are shipped
+    return prune
+
+
+def _distill() -> ConfigDict:
+    distill = ConfigDict()
+    # run whose best weights teach, on the same classes: of any size, for the budget is
+    # the student's; None: the labels alone do
+    distill.teacher = _optional(str)
+    distill.weight = 0.9  # of the teacher in the loss; the labels have the rest
+    distill.temperature = 4.0  # that the logits of both are divided by
+    return distill
+
+
 def _evaluate() -> ConfigDict:
     evaluate = ConfigDict()
     evaluate.batch_size = 1000
+    # test-time augmentation, scored beside the plain figures at the end: none, flip, or
+    # multicrop: six views, flipped and moved by a pixel
+    evaluate.tta = "none"
     evaluate.every_epochs = 1  # validation; the last epoch always has one
     evaluate.best_by = "accuracy"  # the epoch that is shipped: accuracy, loss, or last
     # images to choose it on: val; or test, as some reports do: no honest accuracy

@@ -14,6 +14,9 @@ from cifar_jax import _cli
 
 _NETWORK = _cli.define_network()
 _DATA = flags.DEFINE_string("data", None, "labelled source [the run's own test images]")
+_VALIDATION = flags.DEFINE_bool(
+    "validation", False, "the images that the run held out, instead of --data"
+)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "folder of TFDS data sets [that of the run]"
 )
@@ -50,6 +53,7 @@ def main() -> None:
     request = evaluation.Request(
         **network,
         data=_DATA.value,
+        validation=_VALIDATION.value,
         data_dir=_DATA_DIR.value,
         resize=_RESIZE.value,
         tta=_TTA.value,

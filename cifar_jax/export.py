@@ -1,8 +1,9 @@
 """Ships a network: python -m cifar_jax.export --workdir RUN --format FORMAT.
 
 stablehlo: the network with its weights, for JAX alone. onnx: for ONNX runtimes.
-pt2: for PyTorch alone. torch: the weights, for cifar_jax.models.torch_resnet.
-safetensors: the weights by their Flax paths. Images go in as raw uint8 [B, H, W, C].
+onnx-int8: likewise, with arithmetic of 8 bits. pt2: for PyTorch alone.
+torch: the weights, for cifar_jax.models.torch_resnet. safetensors: the weights by their
+Flax paths. Images go in as raw uint8 [B, H, W, C].
 
 What was written is read back and compared with the network, in float32 on the CPU,
 before it gets its name. FILE.json beside it holds class names, image shape and SHA-256.
@@ -36,7 +37,7 @@ def main() -> None:
     kind = formats.find(formats.MODULES[_FORMAT.value])
     default = chosen["workdir"] / "export" / f"model{kind.SUFFIX}"
     path = pathlib.Path(_OUTPUT.value or default)
-    if path.suffix != kind.SUFFIX:
+    if not path.name.endswith(kind.SUFFIX):
         raise _cli.UsageError(f"--output is {path}; it needs a name in {kind.SUFFIX}")
     network = trained.load(**chosen)
     card = artifact.export(network, kind, path, overwrite=_OVERWRITE.value)

@@ -58,8 +58,8 @@ def main() -> int:
     )
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs what it then raises
-    config_path = pathlib.Path(flags.FLAGS["config"].config_filename)
-    workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs", config_path.stem))
+    name = _cli.config_name(flags.FLAGS["config"].config_filename)
+    workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs", name))
     sharding.divide_cpu(_CONFIG.value.train.cpu_devices)
     compilation.keep_programs()
     try:

@@ -1,17 +1,54 @@
 """A residual network of 4,903,242 parameters on CIFAR-10: stages [1, 1, 1, 1].
 
-The network of report 001, at 64-128-256-512 channels, with a standard recipe.
-Command: python -m cifar_jax.main --config configs/resnet_4p9m.py
+The network of report 001, at 64-128-256-512 channels, 0.507 GFLOPs an image, with the
+recipe that is meant to be the best for it in two minutes.
+Expected, not measured: test accuracy 0.963 to 0.967, with flip 0.002 more, in 1.5 to 2
+minutes on an H200. ResNet-18, more than twice its size, has 0.9668 after 800 epochs
+with CutMix.
+Measured: not yet.
+
+Commands: python -m cifar_jax.main --config configs/resnet_4p9m.py
+resnet_4p9m.py:full trains on all 50,000 images, and tests the last state;
+resnet_4p9m.py:tiny runs everything, small, in about a minute on a CPU.
 """
 
 from cifar_jax import config as default
 
+REFINED = 0.95  # of the run; after it the images are whole, only cropped and flipped
 
-def get_config():
+FORMS = {
+    None: {},  # recipes are compared on the validation images, at the last epoch
+    "full": {"data.validation": 0},
+    "tiny": {
+        "data.train_split": "train[:2%]",
+        "data.test_split": "test[:10%]",
+        "model.widths": (8, 16, 32, 64),
+        "train.epochs": 3,
+        "train.batch_size": 64,
+        "train.cpu_devices": 2,
+        "optim.learning_rate": 0.1,
+    },
+}
+
+
+def get_config(form=None):
     config = default.get_config()
     config.augment = (
-        dict(name="random_crop", padding=4),
-        dict(name="random_flip"),
-        dict(name="random_rotation", degrees=10.0),
+        dict(name="random_crop", padding=4, mode="reflect"),
+        dict(name="alternating_flip"),
+        dict(name="trivial_augment_wide", stop=REFINED),
+        dict(name="cutmix", p=0.5, stop=REFINED),
     )
+    config.model.zero_init = True
+    config.optim.learning_rate = 0.4
+    config.schedule.warmup = "2%"
+    config.train.epochs = 250
+    config.train.batch_size = 512
+    config.train.label_smoothing = 0.1
+    config.train.ema_decay = 0.999
+    config.evaluate.tta = "flip"
+    config.evaluate.best_by = "last"
+    config.evaluate.every_epochs = 10
+    config.checkpoint.every_epochs = 10
+    config.update_from_flattened_dict(FORMS[form])
     return config

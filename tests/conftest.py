@@ -1,5 +1,6 @@
 """Eight simulated devices on the CPU, strict shapes, and the data the tests share."""
 
+import contextlib
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -39,6 +40,15 @@ def digits_dir(tmp_path_factory) -> str:
 @pytest.fixture
 def compile_fast():
     """More of XLA's optimisations take longer than they save on so few images."""
+    with fast_compilation():
+        yield
+
+
+@contextlib.contextmanager
+def fast_compilation():
+    """What `compile_fast` does, for fixtures of a wider scope."""
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)

@@ -24,6 +24,9 @@ VARIANTS = {
     "batch_norm": dict(bn_momentum=0.7, bn_epsilon=1e-2),
     "zero_init": dict(zero_init=True),
     "mish": dict(activation="mish", se_ratio=4),
+    "pooled_stages": dict(downsample="pool", strides=(2, 2), widths=(12, 8)),
+    "no_bn_scale": dict(bn_scale=False),
+    "stem_kernel_2": dict(stem_kernel=2, downsample="pool", strides=(3, 1)),
     "elu": dict(activation="elu"),
     "silu": dict(activation="silu"),
     "gelu": dict(activation="gelu", se_ratio=4),
@@ -38,11 +41,14 @@ def designs(draw):
     """Draws (options, image_shape, num_classes) of a sound network."""
     num_stages = draw(st.sampled_from([1, 1, 1, 2, 2, 3, 4]))  # tracing takes its time
     side = draw(st.tuples(_SIDE, _SIDE))
-    block = draw(st.sampled_from(CHOICES["block"]))
+    downsample = draw(st.sampled_from(CHOICES["downsample"]))
+    strides = downsample == "stride"  # a max-pool rounds down
+    block = draw(st.sampled_from(CHOICES["block"])) if strides else "basic"
     shortcut = draw(st.sampled_from(CHOICES["shortcut"]))
     widths = draw(_for_stages(num_stages, st.integers(1, 40)))
     stem_width = draw(st.none() | st.integers(1, 40))
-    stem_kernel = draw(st.none() | _ODD)
+    stem_kernel = draw(st.none() | _ODD | st.just(2))
+    bn_scale = draw(st.booleans())
     # a whitening stem has an even width, of no more than its 3x3 patches allow
     whitens = block == "basic" and shortcut == "projection" and draw(st.booleans())
     if whitens:
@@ -63,14 +69,17 @@ def designs(draw):
         stem="whitening" if whitens else "conv",
         stem_width=stem_width,
         stem_kernel=stem_kernel,
-        stem_stride=draw(st.sampled_from([1, 1, 2])),
-        stem_pool=draw(st.sampled_from([0, 0, 2, 3])),
+        stem_stride=draw(st.sampled_from([1, 1, 2])) if strides else 1,
+        stem_pool=draw(st.sampled_from([0, 0, 2, 3])) if strides else 0,
         block=block,
         shortcut=shortcut,
         activation=draw(st.sampled_from(CHOICES["activation"])),
         se_ratio=draw(st.integers(0, min(widths))),
         se_bias=draw(st.booleans()),
-        zero_init=block == "basic" and draw(st.booleans()),
+        downsample=downsample,
+        bn_scale=bn_scale,
+        zero_init=block == "basic" and bn_scale and draw(st.booleans()),
+        dirac_init=draw(st.booleans()),
     )
     image_shape = (*side, draw(st.sampled_from([1, 3, 4])))
     last = min(map_sizes(resolve(options), image_shape)[-1])

@@ -80,6 +80,11 @@ def test_flips_alternate_from_a_random_side():
     some = index[::-1][:64]  # the side is the image's own, not its place in the batch
     again = np.asarray(flip(KEY, positions(64), epoch=0, index=some))
     np.testing.assert_array_equal(again[:, 0, 0, 1] == SIDE, mirrored[0][::-1][:64])
+    # of two views in one batch, each has its own count, so they show both sides
+    times = jnp.repeat(jnp.array([6, 7]), 64)
+    both = np.asarray(flip(KEY, positions(128), epoch=times, index=jnp.tile(some, 2)))
+    np.testing.assert_array_equal(both[:64], again)
+    np.testing.assert_array_equal(both[64:], again[:, :, ::-1])
 
 
 def coefficients(**options):

@@ -20,7 +20,7 @@ def test_tiny_run(tmp_path, digits_dir):
     # torch.compile takes a minute
     names = [name for name in benchmark.available() if name != "torch_compiled"]
     path = tmp_path / "record.json"
-    command = [sys.executable, "scripts/benchmark.py", "--tiny", f"--json={path}"]
+    command = [sys.executable, "scripts/peers.py", "--tiny", f"--output={path}"]
     command += ["--config=configs/quickstart.py", f"--config.data.dir={digits_dir}"]
     command.append(f"--contenders={','.join(names)}")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -45,6 +45,56 @@ def test_a_strided_convolution_is_centred_on_even_maps():
     np.testing.assert_array_equal(y, x[:, ::2, ::2])
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "kernel"), [(4, 6, 3), (4, 4, 5), (6, 4, 1), (2, 3, 2)]
+)
+def test_dirac_passes_the_first_channels_on(before, after, kernel):
+    x, key = normal(0, 2, 7, 7, before), jax.random.key(1)
+    conv, plain = (blocks.conv(after, kernel, dirac=d) for d in (True, False))
+    variables = conv.init(key, x)
+    y, same = conv.apply(variables, x), min(before, after)
+    side = y.shape[1]  # an even kernel starts at its pixel
+    np.testing.assert_array_equal(y[..., :same], x[:, :side, :side, :same])
+    rest = variables["params"]["kernel"][..., same:]  # as it would be
+    np.testing.assert_array_equal(
+        rest, plain.init(key, x)["params"]["kernel"][..., same:]
+    )
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_max_pool(window):
+    x = normal(0, 2, 7, 6, 3)
+    shape = (window, window)
+    expected, pull = jax.vjp(lambda x: nn.max_pool(x, shape, shape), x)
+    found, ours = jax.vjp(lambda x: blocks.max_pool(x, window), x)
+    np.testing.assert_array_equal(found, expected)
+    upstream = normal(1, *found.shape)
+    np.testing.assert_array_equal(ours(upstream)[0], pull(upstream)[0])
+
+
+def test_equal_pixels_of_a_window_share_its_gradient():
+    gradient = jax.grad(lambda x: blocks.max_pool(x, 2).sum())(jnp.ones((1, 4, 4, 1)))
+    assert gradient.min() > 0
+    windows = gradient.reshape(2, 2, 2, 2).sum(axis=(1, 3))
+    np.testing.assert_array_equal(windows, jnp.ones((2, 2)))
+
+
+def test_a_pooled_stage_normalises_the_maxima():
+    pool = blocks.Pool(
+        width=5,
+        window=2,
+        kernel=3,
+        conv=blocks.conv,
+        norm=functools.partial(nn.BatchNorm, use_running_average=False),
+        act=lambda x: x,
+    )
+    variables = pool.init(jax.random.key(0), normal(0, 6, 8, 8, 4))
+    y, _ = pool.apply(variables, normal(0, 6, 8, 8, 4), mutable=["batch_stats"])
+    assert y.shape == (6, 4, 4, 5)
+    np.testing.assert_allclose(y.mean(axis=(0, 1, 2)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(y.std(axis=(0, 1, 2)), 1.0, rtol=1e-3)
+
+
 def test_activations():
     x = jnp.linspace(-4.0, 4.0, 9)
     np.testing.assert_allclose(

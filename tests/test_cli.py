@@ -71,6 +71,9 @@ def test_a_broken_config_file_is_one_line(tmp_path):
         ("export", ["--checkpoint=x/best/3", "--ema"], "no weights for --ema"),
         ("export", ["--workdir=runs/x", "--format=keras"], "stablehlo"),
         ("import_torch", ["--weights=x.pt"], "--preset is missing"),
+        ("report", [], "RUN is missing"),
+        ("report", ["runs/x", "--check"], "--check needs --records"),
+        ("report", ["--records", "x", "y"], "unexpected argument 'y'"),
     ],
 )
 def test_wrong_usage_is_one_line(module, arguments, message):
@@ -80,7 +83,8 @@ def test_wrong_usage_is_one_line(module, arguments, message):
 
 
 @pytest.mark.parametrize(
-    "module", ["main", "prepare", "budget", "augmentations", "export", "import_torch"]
+    "module",
+    ["main", "prepare", "budget", "augmentations", "export", "import_torch", "report"],
 )
 def test_help_names_the_flags(module):
     done = call(module, "--help")

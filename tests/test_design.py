@@ -52,6 +52,10 @@ def test_choices_are_what_is_built():
     [
         ({}, [(32, 32), (32, 32), (16, 16), (8, 8), (4, 4)]),
         (dict(stem_stride=2, stem_pool=3), [(8, 8), (8, 8), (4, 4), (2, 2), (1, 1)]),
+        (
+            dict(downsample="pool", strides=(2, 2, 1, 3), stem_kernel=2),
+            [(31, 31), (15, 15), (7, 7), (7, 7), (2, 2)],
+        ),
     ],
 )
 def test_map_sizes(options, sizes):
@@ -68,7 +72,7 @@ def test_odd_maps_round_up():
         (dict(stage_sizes=(2, 0, 2, 2)), ["stage_sizes", "(2, 0, 2, 2)", "at least 1"]),
         (dict(stage_sizes=()), ["stage_sizes", "at least 1"]),
         (dict(kernel_sizes=(3, 4, 3, 3)), ["kernel_sizes", "4", "even", "5"]),
-        (dict(stem_kernel=2), ["stem_kernel", "even", "3"]),
+        (dict(stem_kernel=0), ["stem_kernel", "at least 1"]),
         (dict(shortcut_kernel_sizes=(2,)), ["shortcut_kernel_sizes", "even"]),
         (dict(stage_sizes=(1,) * 7, widths=(4,)), ["stage 7", "1x1", "at most 6"]),
         (dict(stem_stride=64), ["stem_stride", "64", "32"]),
@@ -106,6 +110,13 @@ def test_odd_maps_round_up():
             dict(stem="whitening", stem_width=8, block="preact"),
             ["'whitening'", "'preact'", "basic"],
         ),
+        (
+            dict(downsample="pool", block="preact"),
+            ["'pool'", "'preact'", "basic"],
+        ),
+        (dict(downsample="blur"), ["downsample is 'blur'", "stride, pool"]),
+        (dict(downsample="pool", strides=(2, 2, 2, 5)), ["4x4", "stride of 5"]),
+        (dict(zero_init=True, bn_scale=False), ["zero_init", "bn_scale"]),
         (dict(width=85), ["model.width is no option", "widths"]),
     ],
 )

@@ -26,6 +26,7 @@ TINY = {
     "train.batch_size": 128,
     "train.ema_decay": 0.9,
     "optim.learning_rate": 0.002,
+    "evaluate.tta": "flip",
 }
 
 
@@ -82,6 +83,9 @@ def test_a_run_directory_keeps_its_contract(finished):
     assert result["test"]["num_examples"] == 360
     assert result["val"]["num_examples"] == 144
     assert 0 <= result["test"]["accuracy"] <= 1
+    for split in ("test", "val"):  # a mirrored digit is another digit, or none
+        assert result[f"{split}_tta"]["num_examples"] == result[split]["num_examples"]
+        assert result[f"{split}_tta"]["loss"] != result[split]["loss"]
     steps = (1437 - 144) // 128
     assert (result["epochs"], result["steps"]) == (2, 2 * steps)
     keys = [(row["step"], row["epoch"], row["split"]) for row in rows(workdir)]

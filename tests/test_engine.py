@@ -20,10 +20,12 @@ PLACES = [("device", 1), ("device", 8), ("host", 1), ("host", 8)]
 def prepared(digits_dir):
     """Setups on any number of devices."""
 
-    def make(placement="device", num_devices=1, steps_per_dispatch=1):
+    def make(placement="device", num_devices=1, steps_per_dispatch=1, **options):
         config = tiny_config(digits_dir)
         config.data.placement = placement
         config.train.steps_per_dispatch = steps_per_dispatch
+        for key, value in options.items():
+            config[key].update(value)
         devices = jax.devices()[:num_devices]
         return setup.make(config, devices, lambda line: None)
 
@@ -91,14 +93,55 @@ def test_an_evaluation_has_every_image_exactly_once(prepared, place, batch_size)
     assert found["accuracy"] == pytest.approx((shifted.argmax(-1) == few.labels).mean())
 
 
-def train(prepared, num_steps):
+def states(prepared, num_steps):
+    """Yields weights and metrics after each step."""
     engine = Engine(prepared, seed=3)
     state, metrics = engine.first_state(), engine.empty_metrics()
     engine.compile(state)
     with engine.epoch(0, 0) as feed:
-        for _ in range(num_steps):
-            state, metrics = engine.train(state, metrics, feed, 1)
-    return jax.device_get((state.params, metrics.compute()))
+        for step in range(num_steps):
+            state, metrics = engine.train(state, metrics, feed, step=step, num_steps=1)
+            yield jax.device_get((state.params, metrics.compute()))
+
+
+def train(prepared, num_steps):
+    *_, last = states(prepared, num_steps)
+    return last
+
+
+def test_views_are_the_same_from_the_host(prepared):
+    train = dict(views=2, epochs=3)
+    on_device, on_host = (prepared(p, train=train) for p in ("device", "host"))
+    num_examples = len(on_device.train)
+    assert on_device.options.steps_per_epoch == num_examples // (BATCH // 2)
+    assert on_device.total_steps == 3 * on_device.options.steps_per_epoch
+    with Engine(on_host, seed=3).epoch(1, 2) as feed:
+        images, _, index, _ = feed(1)
+    with Engine(on_device, seed=3).epoch(1, 2) as feed:
+        order = np.asarray(feed(1)[2])
+    half = order[BATCH : BATCH + BATCH // 2]
+    np.testing.assert_array_equal(index, np.tile(half, 2))
+    np.testing.assert_array_equal(images, on_host.train.images[np.tile(half, 2)])
+
+
+@pytest.mark.usefixtures("compile_fast")
+def test_sam_starts_where_it_is_told_to(prepared):
+    """And the steps before it are bit for bit those of a run without it."""
+    late = dict(sam_rho=0.5, sam_start="2 steps")
+    runs = (states(prepared(optim=options), 3) for options in ({}, late))
+    same = [
+        all(jax.tree.leaves(jax.tree.map(np.array_equal, plain, sam)))
+        for (plain, _), (sam, _) in zip(*runs, strict=True)
+    ]
+    assert same == [True, True, False]
+
+
+def test_a_call_does_not_go_past_the_start_of_sam(prepared):
+    late = dict(sam_rho=0.5, sam_start="4 steps")
+    engine = Engine(prepared(steps_per_dispatch=3, optim=late), seed=3)
+    assert [engine.num_steps(step, 10) for step in (0, 3, 4, 8)] == [3, 1, 3, 2]
+    engine = Engine(prepared(steps_per_dispatch=3, optim=dict(sam_start="4 steps")), 3)
+    assert engine.num_steps(3, 10) == 3  # without SAM nothing starts
 
 
 def test_images_on_the_host_give_the_same_weights(prepared):

@@ -37,6 +37,8 @@ def kind(name):
 
 def available():
     for name in formats.MODULES:
+        if name == "onnx-int8":  # needs images, and has other logits: test_compress.py
+            continue
         try:
             yield name, formats.find(formats.MODULES[name])
         except UserError:

@@ -14,7 +14,12 @@ from cifar_jax.models import resnet
 from cifar_jax.training import optim
 
 OPTIONS = default.get_config().optim.to_dict()
-for key in ("learning_rate", "sam_rho", "sam_adaptive"):  # others read these
+for key in (
+    "learning_rate",
+    "sam_rho",
+    "sam_adaptive",
+    "sam_start",
+):  # others read these
     del OPTIONS[key]
 NUM_STEPS = 20
 RATES = np.linspace(0.05, 0.01, NUM_STEPS, dtype=np.float32)

@@ -127,9 +127,9 @@ def test_reloading_goes_back(digits_dir, tmp_path, validations, monkeypatch):
     """With weights that move, the weights after a bad epoch are not gone on from."""
     starts, train_call = [], engine.Engine.train
 
-    def record(self, state, *rest):
+    def record(self, state, *rest, **options):
         starts.append((int(state.step), jax.device_get(state.variables)))
-        return train_call(self, state, *rest)
+        return train_call(self, state, *rest, **options)
 
     monkeypatch.setattr(engine.Engine, "train", record)
     train(make_config(digits_dir, train__reload_best=True), tmp_path)
@@ -215,6 +215,10 @@ def test_a_time_limit_is_no_fault(digits_dir, tmp_path):
         ),
         (dict(train__accumulate=3), "accumulate is 3, but 1 devices cannot share"),
         (dict(train__accumulate=0), "train.accumulate is 0; use at least 1"),
+        (dict(train__views=3), "which 3 views of each image"),
+        (dict(train__views=0), "train.views is 0; use at least 1"),
+        (dict(evaluate__tta="crop"), "tta is 'crop'; use none, flip, multicrop"),
+        (dict(optim__sam_rho=0.1, optim__sam_start="0.8"), "sam_start is '0.8'"),
     ],
 )
 def test_policies_that_make_no_sense_are_refused(digits_dir, tmp_path, options, match):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 
 from cifar_jax import UserError
 from cifar_jax.config import get_config
@@ -195,6 +196,24 @@ def test_zero_init_makes_only_the_last_scale_zero():
         "stage2_block1/bn2": 0.0,
         "stage2_block1/shortcut_bn": 1.0,
     }
+
+
+def test_dirac_init_is_of_every_convolution():
+    _, variables = start(dirac_init=True, downsample="pool", widths=(8, 12))
+    leaves = traverse_util.flatten_dict(variables["params"], sep="/")
+    kernels = {name: leaf for name, leaf in leaves.items() if leaf.ndim == 4}
+    assert len(kernels) == 1 + 2 * 3
+    for kernel in kernels.values():
+        before = kernel.shape[2]
+        identity = jnp.zeros((3, 3, before, before)).at[1, 1].set(jnp.eye(before))
+        np.testing.assert_array_equal(kernel[..., :before], identity)
+
+
+def test_batch_norm_without_scales_has_biases():
+    _, variables = start(bn_scale=False)
+    leaves = traverse_util.flatten_dict(variables["params"], sep="/")
+    assert not any(name.endswith("scale") for name in leaves)
+    assert {"stem_bn/bias", "stage2_block1/bn2/bias"} <= set(leaves)
 
 
 def test_a_network_learns_a_batch_by_heart():

@@ -94,10 +94,13 @@ class Run:
             )
         return self
 
-    def evaluate(self, images, labels, batch_size):
+    def evaluate(self, images, labels, batch_size, **options):
         call = jax.jit(
             functools.partial(
-                steps.evaluate_step, apply_fn=self.state.apply_fn, options=self.options
+                steps.evaluate_step,
+                apply_fn=self.state.apply_fn,
+                options=self.options,
+                **options,
             )
         )
         metrics = Metrics.empty()
@@ -202,6 +205,40 @@ def test_steps_go_through_the_order_with_keys_of_their_own():
     assert parts[3] == parts[4] == order[:16]
     assert len(set(keys[:4])) == 4
     assert keys[4] == keys[0]
+
+
+def test_an_epoch_shows_each_image_in_all_its_views():
+    seen = []
+
+    def record(key, images, labels, *, epoch, index, **context):
+        jax.debug.callback(lambda *data: seen.append(data), epoch, index, ordered=True)
+        return keep(key, images, labels)
+
+    run = Run(num_examples=48, augment=record, views=4, steps_per_epoch=12).train(13)
+    jax.effects_barrier()
+    order = np.asarray(run.order)
+    for step, (times, index) in enumerate(seen):
+        epoch, position = divmod(step, 12)
+        first = order[4 * position : 4 * position + 4]
+        np.testing.assert_array_equal(index, np.tile(first, 4))  # neighbours differ
+        np.testing.assert_array_equal(times, 4 * epoch + np.repeat(np.arange(4), 4))
+    shown = np.concatenate([index for _, index in seen[:12]])
+    np.testing.assert_array_equal(np.bincount(shown), np.full(48, 4))
+
+
+def test_test_time_augmentation_is_a_mean_of_logits(trained):
+    images, labels = examples(37)
+
+    def logits(images):
+        normal = (images / 255 - MEAN) / STD
+        return trained.state.apply_fn(trained.state.variables, normal, train=False)
+
+    mean = np.asarray(logits(images) + logits(images[:, :, ::-1])) / 2
+    losses = -log_softmax(mean)[np.arange(37), labels]
+    seen = trained.evaluate(images, labels, 16, augmentation="flip")
+    assert seen["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert seen["accuracy"] == pytest.approx((mean.argmax(-1) == labels).mean())
+    assert seen["loss"] != trained.evaluate(images, labels, 16)["loss"]
 
 
 def test_evaluation_leaves_the_batch_statistics_alone(trained):

@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 SHAPE = (16, 16, 3)
 BASIC = dict(stage_sizes=(1, 2), widths=(8, 12))
+POOLED = BASIC | dict(downsample="pool", bn_scale=False)
 USUAL = {
     "shortcut_linear": (BASIC, lambda: ResNet((1, 2), (8, 12))),
     "downsample_fc": (BASIC, lambda: ResNet((1, 2), (8, 12), "downsample", "fc")),
@@ -37,6 +38,7 @@ USUAL = {
         dict(stage_sizes=(2, 2, 2), widths=(16, 20, 24), stem_width=16, block="preact"),
         lambda: WideResNet(2, (16, 20, 24)),
     ),
+    "our_names": (POOLED, lambda: torch_resnet.create(POOLED, SHAPE, 10)),
 }
 WRAPPERS = {
     "plain": lambda state: state,
@@ -77,6 +79,7 @@ def run_import(path, workdir, options=None):
         ("downsample_fc", "plain"),
         ("option_a", "parallel"),
         ("wide", "parallel"),
+        ("our_names", "checkpoint"),
     ],
 )
 def test_a_usual_network_predicts_the_same(name, wrapper, tmp_path):
@@ -95,7 +98,7 @@ def test_a_usual_network_predicts_the_same(name, wrapper, tmp_path):
     )
     var = found.variables["batch_stats"]["stage2_block1"]["bn2"]["var"]
     theirs = {key.removeprefix("module."): t for key, t in network.state_dict().items()}
-    key = "block2.layer.0" if name == "wide" else "layer2.0"
+    key = {"wide": "block2.layer.0", "our_names": "stage2_block1"}.get(name, "layer2.0")
     np.testing.assert_array_equal(var, theirs[f"{key}.bn2.running_var"])
     assert RunDirectory(tmp_path / "run").dataset()["mean"] == list(MEAN)
     assert {p.name for p in tmp_path.iterdir()} == {"weights.pt", "run"}

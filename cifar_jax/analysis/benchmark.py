@@ -5,19 +5,33 @@ the machine does meets all of them; what counts are medians over the rounds, and
 ratios within a round.
 """
 
+import contextlib
 import importlib.util
 import os
 import statistics
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax.analysis import gpu
 from cifar_jax.analysis.task import Task, comparable
+from cifar_jax.analysis.turns import (
+    Protocol,
+    images_per_second,
+    take_turns,
+    times_as_fast,
+    turn_lengths,
+)
 from cifar_jax.analysis.workers import CONTENDERS, Worker
 
-WARM_UP_STEPS = 3
+# An accelerator tunes itself in its first steps, and heats up.
+PROTOCOLS = {"cpu": Protocol(3, 10, 3.0), "accelerator": Protocol(50, 5, 20.0)}
+# Of the time that is left, what a contender may take to compile.
+COMPILE_SHARE = 0.5
 # Largest distance of logits from ours, as a share of their norm.
 LOGITS_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 _KINDS = {"train": 3, "infer": 1}  # passes: backward counts as two forward ones
@@ -30,36 +44,56 @@ def available() -> list[str]:
 
 
 def compare(
-    config: ConfigDict, names: list[str], *, rounds: int, seconds: float
+    config: ConfigDict,
+    names: Sequence[str],
+    *,
+    kinds: Sequence[str] = tuple(_KINDS),
+    rounds: int | None = None,
+    seconds: float | None = None,
+    minutes: float = 0.0,
 ) -> dict[str, Any]:
     """Measures contenders side by side.
 
     Args:
       config: As `cifar_jax.config` has it; see `comparable` for what is changed.
       names: Of `CONTENDERS`, "ours" among them.
-      rounds: Turns that each contender has.
-      seconds: Length of a turn, about.
+      kinds: Of "train" and "infer".
+      rounds: Turns that each contender has; None: by the device (`PROTOCOLS`).
+      seconds: Length of a turn, about; None: likewise.
+      minutes: For all of it; turns become shorter where they must; 0: no limit.
 
     Returns:
       The record: `table` makes it readable.
 
     Raises:
-      UserError: If a comparison would not be fair, or a contender fails.
+      UserError: If a comparison would not be fair, or this project's step fails.
     """
+    deadline = time.monotonic() + 60 * minutes if minutes else None
     config, workers, load = comparable(config), [], os.getloadavg()[0]
+    faults = {}
     try:
         workers.append(Worker("ours", config))
         task = workers[0].call("task")
         for name in names:
             if name != "ours":
                 argument = task if name.startswith("torch") else config
-                workers.append(Worker(name, argument))
+                with _noting(faults, name):
+                    workers.append(Worker(name, argument))
         facts = {worker.name: worker.call("facts") for worker in workers}
-        firsts = {worker.name: _first_calls(worker) for worker in workers}
-        turns = _take_turns(workers, task.batch_size, rounds, seconds)
+        checks = _check_fairness(workers, facts, task)
+        on_cpu = facts["ours"]["device"].startswith("cpu")
+        protocol = PROTOCOLS["cpu" if on_cpu else "accelerator"].but(rounds, seconds)
+        firsts = {}
+        for worker in list(workers):
+            with _noting(faults, worker.name):
+                firsts[worker.name] = _first_calls(worker, kinds, deadline)
+        workers = [worker for worker in workers if worker.name in firsts]
+        lengths = turn_lengths(workers, kinds, protocol, deadline)
+        with gpu.Watch() as watch:
+            turns = take_turns(workers, lengths, task.batch_size, protocol.rounds)
+            state = watch.summary()
         peak = max(worker.call("peak_flops") for worker in workers)
         memory = {worker.name: worker.call("peak_memory") for worker in workers}
-        checks = _check_fairness(workers, facts, task)  # last: it needs memory too
     finally:
         for worker in workers:
             worker.close()
@@ -68,7 +102,10 @@ def compare(
         "flops_per_image": task.flops_per_image,
         "peak_flops": peak,
         "checks": checks,
-        "rounds": rounds,
+        "rounds": protocol.rounds,
+        "warm_up_steps": protocol.warm_up,
+        "gpu": state,
+        "faults": faults,
         "load": {"before": load, "after": os.getloadavg()[0]},
         "contenders": {
             name: facts[name]
@@ -76,46 +113,42 @@ def compare(
             | {"peak_memory_bytes": memory[name]}
             | {
                 kind: _summary(turns, name, kind, task.flops_per_image, peak)
-                for kind in _KINDS
+                for kind in kinds
             }
-            for name in facts
+            for name in firsts
         },
     }
 
 
-def _first_calls(worker: Worker) -> dict[str, float]:
-    """Warms up; returns the seconds of the first calls, which compile."""
-    first = {kind: worker.timed(kind, 1)[1].wall for kind in _KINDS}
-    for kind in _KINDS:
-        worker.call(kind, WARM_UP_STEPS)
-    return {"first_call_seconds": first}
+@contextlib.contextmanager
+def _noting(faults: dict[str, str], name: str) -> Iterator[None]:
+    """Goes on without a contender that fails, unless that is ours."""
+    try:
+        yield
+    except UserError as fault:
+        if name == "ours":
+            raise
+        faults[name] = str(fault)
 
 
-def _take_turns(workers, batch_size: int, rounds: int, seconds: float) -> dict:
-    """Returns the images and the seconds, by kind, contender and round."""
-    turns = {kind: {worker.name: [] for worker in workers} for kind in _KINDS}
-    for kind, by_name in turns.items():
-        lengths = {}
-        for worker in workers:
-            once = worker.timed(kind, WARM_UP_STEPS)[1].wall / WARM_UP_STEPS
-            lengths[worker.name] = max(1, round(seconds / once))
-        for number in range(rounds):
-            # Every other round backwards: no contender always follows the same one.
-            for worker in workers[:: -1 if number % 2 else 1]:
-                length = lengths[worker.name]
-                _, spent = worker.timed(kind, length)
-                by_name[worker.name].append((length * batch_size, spent))
-    return turns
+def _first_calls(
+    worker: Worker, kinds: Sequence[str], deadline: float | None
+) -> dict[str, Any]:
+    """Returns the seconds of the first calls, which compile."""
+    limit = None
+    if deadline is not None and worker.name != "ours":
+        limit = max(COMPILE_SHARE * (deadline - time.monotonic()), 1.0)
+    seconds = {kind: worker.timed(kind, 1, limit=limit)[1].wall for kind in kinds}
+    return {"first_call_seconds": seconds}
 
 
 def _summary(turns, name, kind, flops_per_image, peak) -> dict[str, Any]:
     images, spent = zip(*turns[kind][name], strict=True)
-    rates, ours = _rates(turns[kind][name]), _rates(turns[kind]["ours"])
-    rate = statistics.median(rates)
-    flops = rate * flops_per_image * _KINDS[kind]
-    ratios = [a / b for a, b in zip(ours, rates, strict=True)]
+    rates = images_per_second(turns[kind][name])
+    flops = rates["median"] * flops_per_image * _KINDS[kind]
     return {
-        "images_per_second": {"median": rate, "min": min(rates), "max": max(rates)},
+        "images_per_second": rates,
+        "turn_seconds": statistics.median(each.wall for each in spent),
         "flops": flops,
         "share_of_peak": flops / peak,
         "host_share": statistics.median(each.thread / each.wall for each in spent),
@@ -123,17 +156,8 @@ def _summary(turns, name, kind, flops_per_image, peak) -> dict[str, Any]:
         "cpu_seconds_per_image": statistics.median(
             each.process / count for count, each in zip(images, spent, strict=True)
         ),
-        "ours_is_faster": {
-            "median": statistics.median(ratios),
-            "min": min(ratios),
-            "max": max(ratios),
-        },
+        "ours_is_faster": times_as_fast(turns[kind]["ours"], turns[kind][name]),
     }
-
-
-def _rates(turns) -> list[float]:
-    """Returns images a second."""
-    return [images / seconds.wall for images, seconds in turns]
 
 
 def _check_fairness(workers, facts, task: Task) -> dict[str, Any]:
@@ -193,7 +217,8 @@ def table(record: dict[str, Any]) -> str:
     ]
     for kind in _KINDS:
         for name, each in record["contenders"].items():
-            lines.append(_line(kind, name, each))
+            if kind in each:
+                lines.append(_line(kind, name, each))
     checks = record["checks"]
     lines.append(
         f"same: {checks['num_parameters']:,} parameters, batch "
@@ -206,7 +231,10 @@ def table(record: dict[str, Any]) -> str:
         f"{record['contenders']['ours']['device']}; load before "
         f"{record['load']['before']:.1f}, after {record['load']['after']:.1f}"
     )
-    if record["load"]["before"] > 0.5:
+    lines += record["faults"].values()
+    if state := record["gpu"]:
+        lines.append(gpu.line(state))
+    elif record["load"]["before"] > 0.5:
         lines.append(
             "the machine was busy before: on a CPU the threads that OpenMP has wait "
             "for each other lose far more by that than XLA's do (try "

@@ -6,7 +6,7 @@ device is done, and tells what makes the comparison fair: see `Contender`.
 
 import dataclasses
 import functools
-import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -16,7 +16,7 @@ import optax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from cifar_jax.analysis import efficiency
+from cifar_jax.analysis import efficiency, gpu, peaks
 from cifar_jax.analysis.task import CROP_PADDING, Task
 from cifar_jax.data.sources import Examples
 from cifar_jax.models.design import pooled_size
@@ -68,11 +68,13 @@ class _Jax:
 
     def facts(self) -> dict[str, Any]:
         count = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
+        facts = results.environment(self._setup.mesh)
+        facts["versions"] |= gpu.libraries()
         return {
             "num_parameters": count,
             "batch_size": self._batch_size,
             "dtype": jnp.dtype(self._setup.model.dtype).name,
-            **results.environment(self._setup.mesh),
+            **facts,
         }
 
     def task(self) -> Task:
@@ -111,17 +113,7 @@ class _Jax:
         return np.asarray(apply(tree, images))
 
     def peak_flops(self) -> float:
-        size = 1536 if jax.default_backend() == "cpu" else 8192
-        matrix = jnp.ones((size, size), self._setup.model.dtype)
-        product = jax.jit(jnp.matmul)
-
-        def seconds():
-            start = time.perf_counter()
-            jax.block_until_ready([product(matrix, matrix) for _ in range(5)])
-            return time.perf_counter() - start
-
-        seconds()
-        return 5 * 2 * size**3 / min(seconds() for _ in range(10))
+        return peaks.flops(self._setup.model.dtype)
 
     def peak_memory(self) -> int:
         return efficiency.peak_memory(self._setup.mesh.devices.flat)
@@ -131,12 +123,19 @@ _STATISTICS = ("mean", "var")
 
 
 class Ours(_Jax):
-    """This project: what `cifar_jax.main` runs between two epochs' ends."""
+    """This project: what `cifar_jax.main` runs between two epochs' ends.
 
-    def __init__(self, config: ConfigDict):
+    Args:
+      config: As `cifar_jax.config` has it.
+      change: Makes another network of the config's.
+    """
+
+    def __init__(self, config: ConfigDict, change: Callable = lambda model: model):
         host_memory.keep_freed()
         sharding.divide_cpu(config.train.cpu_devices)
         super().__init__(config)
+        model = change(self._setup.model)
+        self._setup = dataclasses.replace(self._setup, model=model)
         self._engine = Engine(self._setup, config.seed)
         self._state = self._engine.first_state()
         self._metrics = self._engine.empty_metrics()
@@ -159,10 +158,10 @@ class Ours(_Jax):
     def _train_within(self, feed: Feed, end: int) -> None:
         """Trains to a step of the same epoch."""
         while self._step < end:
-            count = min(self._setup.steps_per_dispatch, end - self._step)
+            count = self._engine.num_steps(self._step, end)
             before, starts = self._metrics, self._step % self._steps_per_epoch == 0
             self._state, self._metrics = self._engine.train(
-                self._state, before, feed, count
+                self._state, before, feed, step=self._step, num_steps=count
             )
             if not starts:
                 means(before)  # the loop watches the call before this one

@@ -12,8 +12,9 @@ from cifar_jax import UserError
 from cifar_jax.analysis import efficiency, robustness, scores, sections
 from cifar_jax.analysis.inference import Predictor
 from cifar_jax.analysis.output import Output
-from cifar_jax.data import sources, splits
+from cifar_jax.data import sources
 from cifar_jax.data.table import Table, from_arrays
+from cifar_jax.training import own_data
 from cifar_jax.training.results import environment
 
 
@@ -27,9 +28,10 @@ class Request:
       step: Of the checkpoint; None: the newest.
       data: Labelled source, or a folder laid out as CIFAR-10-C; None: the run's own
         test images.
+      validation: Whether to score the run's own validation images instead.
       data_dir: Folder of TFDS data sets; None: that of the run.
       resize: Whether images of another size are resized.
-      tta: Of `inference.TTA`.
+      tta: Of `tta.TTA`.
       temperature: Whether to fit one on the run's own validation images.
       corruptions: Whether to score the images under corruptions, too.
       seed: Of the corruptions.
@@ -42,6 +44,7 @@ class Request:
     which: str = "best"
     step: int | None = None
     data: str | None = None
+    validation: bool = False
     data_dir: str | None = None
     resize: bool = False
     tta: str = "none"
@@ -72,12 +75,18 @@ def evaluate(request: Request, output: Output) -> dict[str, Any]:
 class _Evaluation:
     def __init__(self, request: Request, output: Output):
         self._request, self._output = request, output
+        _check(request)
         self._predictor = self._load(request.workdir, request.tta, request.step)
         self._network = self._predictor.network
         self._config = self._network.config
         data = self._config["data"]
         self._data_dir = request.data_dir or data["dir"]
-        self._spec = request.data or f"{data['name']}:{data['test_split']}"
+        own = {
+            "test": f"{data['name']}:{data['test_split']}",
+            "val": f"validation images of {data['name']}",
+        }
+        self._spec = request.data or own["val" if request.validation else "test"]
+        self._split = next((k for k, spec in own.items() if spec == self._spec), None)
         # Before anything is computed: they may not be there.
         self._others = {path: self._load_other(path) for path in request.compare}
 
@@ -104,13 +113,20 @@ class _Evaluation:
             "weights": self._request.which,
             "epoch": self._network.epoch,
             "data": self._spec,
+            "split": self._split,
             "select_on": self._config["evaluate"]["select_on"],
         }
-        corrupted = sources.corruptions(self._spec)
+        validation = self._request.validation
+        corrupted = None if validation else sources.corruptions(self._spec)
         record |= self._score_corrupted(corrupted) if corrupted else self._score()
         record["efficiency"] = self._cost()
         self._output.record("evaluation.json", record)
         return record
+
+    def _table(self) -> Table:
+        if self._request.validation:
+            return validation_table(self._config, self._data_dir)
+        return self._open(self._spec)
 
     def _open(self, spec: str) -> Table:
         size = self._config["data"]["image_size"]
@@ -124,7 +140,7 @@ class _Evaluation:
 
     def _score(self) -> dict[str, Any]:
         request, output = self._request, self._output
-        names, table = self._network.label_names, self._open(self._spec)
+        names, table = self._network.label_names, self._table()
         held_out = self._validate() if request.temperature else None
         logits, labels = self._predictor.outputs(table, self._spec)
         plain = logits[:, 0]
@@ -192,6 +208,19 @@ class _Evaluation:
         }
 
 
+def _check(request: Request) -> None:
+    """Refuses scores of validation images that would say too much."""
+    if not request.validation:
+        return
+    for name, why in (
+        ("data", "scores other images"),
+        ("temperature", "is fitted on the same images"),
+        ("compare", "needs images that no other run was trained on"),
+    ):
+        if getattr(request, name):
+            raise UserError(f"--validation and --{name}: this {why}; leave one out")
+
+
 def validation_table(config: Mapping[str, Any], data_dir: str | None) -> Table:
     """Opens the images that a run held out of its training images.
 
@@ -202,21 +231,11 @@ def validation_table(config: Mapping[str, Any], data_dir: str | None) -> Table:
     Raises:
       UserError: If it held out none, or its data is no longer there.
     """
-    data = config["data"]
-    if not data["validation"]:
+    if not config["data"]["validation"]:
         raise UserError(
-            "the run held out no validation images (data.validation is 0), so no "
-            "temperature can be fitted; leave --temperature out"
+            "the run held out no validation images (data.validation is 0); leave "
+            "--temperature and --validation out"
         )
-    size = data["image_size"] and tuple(data["image_size"])
-    examples = sources.load(
-        data["name"], data["train_split"], data_dir, image_size=size
-    )
-    _, held_out = splits.hold_out(
-        examples,
-        data["validation"],
-        seed=data["split_seed"],
-        stratified=data["stratified"],
-    )
-    name = f"validation images of {data['name']}"
+    _, held_out = own_data.load(config, data_dir)
+    name = f"validation images of {config['data']['name']}"
     return from_arrays(name, held_out.images, held_out.labels)

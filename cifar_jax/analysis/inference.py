@@ -3,42 +3,15 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax import UserError
 from cifar_jax.analysis.progress import progress
 from cifar_jax.data.table import Rows, Table
-from cifar_jax.training import sharding, trained
-
-# A view of the images, with its weight in the mean of the logits.
-Views = Callable[[jax.Array], list[tuple[float, jax.Array]]]
-
-
-def _plain(images: jax.Array) -> list[tuple[float, jax.Array]]:
-    return [(1.0, images)]
-
-
-def _flip(images: jax.Array) -> list[tuple[float, jax.Array]]:
-    return [(0.5, images), (0.5, images[:, :, ::-1])]
-
-
-def _multicrop(images: jax.Array) -> list[tuple[float, jax.Array]]:
-    """As Jordan (2024, arXiv:2404.00498): moved by a pixel up-left and down-right."""
-    height, width = images.shape[1:3]
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    views = _flip(images)
-    for top in (0, 2):
-        views += _flip(padded[:, top : top + height, top : top + width])
-    weights = (0.25, 0.25, 0.125, 0.125, 0.125, 0.125)
-    return [(w, view) for w, (_, view) in zip(weights, views, strict=True)]
-
-
-# Test-time augmentation by name. The first view is the image as it is.
-TTA: Mapping[str, Views] = {"none": _plain, "flip": _flip, "multicrop": _multicrop}
+from cifar_jax.training import sharding, trained, tta
 
 
 class Predictor:
@@ -55,7 +28,7 @@ class Predictor:
       which: "best", "last" or "ema"; see `trained.load`.
       step: Of the checkpoint; None: the newest.
       batch_size: Images in a call, at most; rounded up to what all devices share.
-      tta: Of `TTA`.
+      tta: Of `tta.TTA`.
 
     Raises:
       UserError: If the run has no such network.
@@ -75,7 +48,7 @@ class Predictor:
         self.network = trained.load(workdir, replicated, which=which, step=step)
         self.views = 1 if tta == "none" else 2
         self._batch_size = batch_size
-        self._tta = TTA[tta]
+        self._tta = tta
         self._split = sharding.split(self.mesh)
         self._calls = {}
 
@@ -106,14 +79,7 @@ class Predictor:
     def _logits(self, variables, images: jax.Array) -> jax.Array:
         # The weights are an argument: as constants they would be compiled in.
         network = dataclasses.replace(self.network, variables=variables)
-        weights, views = zip(*self._tta(images), strict=True)
-        count = len(views)
-        views = jnp.stack(views, axis=1).reshape(-1, *images.shape[1:])
-        logits = network.logits(views).reshape(len(images), count, -1)
-        if count == 1:
-            return logits
-        mean = jnp.einsum("bvk,v->bk", logits, jnp.asarray(weights))
-        return jnp.stack([logits[:, 0], mean], axis=1)
+        return tta.logits(network.logits, images, self._tta)
 
     def batches(self, table: Table) -> Iterator[tuple[Rows, np.ndarray]]:
         """Yields all rows in order with their logits, float32 [B, 1 or 2, K].

@@ -5,10 +5,14 @@ import csv
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 
 @contextlib.contextmanager
@@ -20,6 +24,13 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Writes a record, in a folder that is made for it where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, default=str) + "\n")
 
 
 class Output:
@@ -35,8 +46,23 @@ class Output:
 
     def figure(self, name: str, figure: Figure) -> None:
         """Writes a picture."""
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)  # a name with a $ in it is no formula
+        with self._file(name) as path, warnings.catch_warnings():
+            # For letters that the font lacks, boxes are drawn.
+            warnings.filterwarnings("ignore", message="Glyph")
+            with matplotlib.rc_context({"text.parse_math": False}):
+                figure.savefig(path, format="png", dpi=130)
+
+    def text(self, name: str, content: str) -> None:
+        """Writes a text."""
         with self._file(name) as path:
-            figure.savefig(path, format="png", dpi=130)
+            path.write_text(content, encoding="utf-8", errors="replace")
+
+    def arrays(self, name: str, **arrays: np.ndarray) -> None:
+        """Writes an .npz file."""
+        with self._file(name) as path, path.open("wb") as file:
+            np.savez_compressed(file, **arrays)
 
     def table(self, name: str, header: Sequence, rows: Sequence[Sequence]) -> None:
         """Writes a CSV file."""

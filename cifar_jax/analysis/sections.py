@@ -110,13 +110,31 @@ def draw_errors(
     label_names: Sequence[str],
     output: Output,
 ) -> None:
-    """Draws the images that the network is most sure and wrong about: errors.png."""
+    """Draws the images that the network is most sure and wrong about.
+
+    Args:
+      logits: float [N, K].
+      labels: int [N].
+      table: The images.
+      label_names: K names.
+      output: Gets errors.png, and errors.npz with `images` (uint8 [E, H, W, C]), their
+        `places` among all, `labels`, `predictions`, and the `confidence` in those.
+    """
     places = scores.confident_errors(logits, labels, NUM_ERRORS)
     images = [table.read(int(k), int(k) + 1).images[0] for k in places]
+    images = np.array(images, np.uint8)
     predictions = logits[places].argmax(axis=-1)
     confidence = np.exp(scores.log_probabilities(logits[places]).max(axis=-1))
+    output.arrays(
+        "errors.npz",
+        images=images,
+        places=places,
+        labels=labels[places],
+        predictions=predictions,
+        confidence=confidence,
+    )
     figure = plots.errors(
-        np.array(images),
+        images,
         [label_names[k] for k in labels[places]],
         [label_names[k] for k in predictions],
         confidence,

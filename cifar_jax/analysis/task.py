@@ -59,7 +59,9 @@ _COMMON = {
     "schedule.warmup": "0%",
     "schedule.momentum_range": None,
     "train.accumulate": 1,
+    "train.views": 1,
     "train.ema_decay": 0.0,
+    "prune.sparsity": 0.0,
 }
 _OPTIMIZERS = ("adam", "adamw", "sgd")
 

@@ -9,10 +9,20 @@ import numpy as np
 def epoch_order(key: jax.Array, epoch: jax.Array, num_examples: int) -> jax.Array:
     """Returns the order of the images in an epoch, int32 [N].
 
-    An epoch of batches of B takes the first N // B * B of them. The rest, fewer than a
-    batch, is left out: each epoch leaves out others.
+    An epoch of batches of B images takes the first N // B * B of them. The rest, fewer
+    than a batch, is left out: each epoch leaves out others.
     """
     return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+
+
+def repeat(index: jax.Array, views: int) -> jax.Array:
+    """Returns the images of a batch [N] several times, one after the other [N * views].
+
+    So the neighbours of a view, which mixing mixes it with, show other images.
+    """
+    if views == 1:
+        return index
+    return index[np.arange(len(index) * views) % len(index)]
 
 
 def every_example(

@@ -3,6 +3,7 @@
 A module has `SUFFIX`, and
 
 - `write(network, path, card)`: writes one file;
+- where logits are not to be the same, `prove(network, classify)`: compares them;
 - `read(path)`: returns a function that classifies with that file, and the card beside
   it: uint8 images [B, H, W, C] to float32 logits [B, num_classes].
 """
@@ -16,6 +17,7 @@ MODULES = {
     "stablehlo": "stablehlo",
     "safetensors": "weights",
     "onnx": "onnx_file",
+    "onnx-int8": "onnx_int8",
     "torch": "torch_file",
     "pt2": "torch_program",
 }

@@ -27,7 +27,7 @@ _PACKAGES = ("cifar-jax", "jax", "numpy", "safetensors", "onnx", "torch")
 def export(
     network: Trained, kind: ModuleType, path: pathlib.Path, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Writes a network to a file, reads it back, and compares their logits.
+    """Writes a network to a file, reads it back, and compares the two.
 
     Whatever the network was trained in, it is exported in float32, the type of its
     weights, in which all platforms give the same predictions.
@@ -42,8 +42,9 @@ def export(
       The card.
 
     Raises:
-      UserError: If there is such a file already, or if what was read back gives other
-        logits; then nothing is left behind, and an older file is untouched.
+      UserError: If there is such a file already, or if what was read back is not the
+        network (`same_logits`, or the format's `prove`); then nothing is left behind,
+        and an older file is untouched.
     """
     for taken in (path, card_path(path)):
         if taken.exists() and not overwrite:
@@ -56,7 +57,8 @@ def export(
         kind.write(network, partial, card)
         card["sha256"] = hashlib.sha256(partial.read_bytes()).hexdigest()
         _write_json(card_path(partial), card)
-        card["check"] = compare(jax.jit(network.logits), kind.read(partial), network)
+        prove = getattr(kind, "prove", same_logits)
+        card["check"] = prove(network, kind.read(partial))
         _write_json(card_path(partial), card)
         card_path(partial).replace(card_path(path))
         partial.replace(path)
@@ -79,7 +81,7 @@ def in_float32(network: Trained) -> Trained:
 
 def describe(network: Trained) -> dict[str, Any]:
     """Returns what a user of the file must know, as plain data."""
-    count = sum(leaf.size for leaf in jax.tree.leaves(network.variables["params"]))
+    leaves = jax.device_get(jax.tree.leaves(network.variables["params"]))
     return {
         "input": {"dtype": "uint8", "shape": ["batch", *network.image_shape]},
         "output": {"dtype": "float32", "shape": ["batch", network.num_classes]},
@@ -90,11 +92,17 @@ def describe(network: Trained) -> dict[str, Any]:
             "mean": [float(value) for value in network.mean],
             "std": [float(value) for value in network.std],
         },
-        "num_parameters": int(count),
+        "num_parameters": sum(leaf.size for leaf in leaves),
+        "num_nonzero": int(sum(np.count_nonzero(leaf) for leaf in leaves)),
         "epoch": network.epoch,
         "config": network.config,
         "versions": results.versions(_PACKAGES),
     }
+
+
+def same_logits(network: Trained, classify: Classify) -> dict[str, float]:
+    """Compares what was read back with the network; see `compare`."""
+    return compare(jax.jit(network.logits), classify, network)
 
 
 def compare(ours: Classify, theirs: Classify, network: Trained) -> dict[str, float]:
@@ -139,8 +147,14 @@ def compare(ours: Classify, theirs: Classify, network: Trained) -> dict[str, flo
     }
 
 
-def summary(check: Mapping[str, float]) -> str:
-    """Returns in words what `compare` has found."""
+def summary(check: Mapping[str, Any]) -> str:
+    """Returns in words what a card has in `check`."""
+    if "agreement" in check:
+        return (
+            f"it predicts as before for {check['agreement']:.2%} of "
+            f"{check['num_images']:,} {check['images']} images, accuracy "
+            f"{check['accuracy']:.4f} (before: {check['float32_accuracy']:.4f})"
+        )
     return (
         f"on {check['num_images']} random images it predicts the same as before, "
         f"with logits within {check['max_abs_difference']:.1e}"

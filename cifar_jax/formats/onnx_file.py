@@ -13,6 +13,7 @@ import onnxruntime
 from flax import traverse_util
 from onnx import TensorProto, helper, numpy_helper
 
+from cifar_jax.models.design import block_stride
 from cifar_jax.training.trained import Trained
 
 SUFFIX = ".onnx"
@@ -76,9 +77,12 @@ class _Graph:
         design, width = self._design, self._design.stem_width
         x = self._stem(self._normalize("images"))
         for stage, num_blocks in enumerate(design.stage_sizes):
+            if design.downsample == "pool":
+                x = self._pool(x, f"stage{stage + 1}_pool", design.strides[stage])
+                width = design.widths[stage]
             for index in range(num_blocks):
                 name = f"stage{stage + 1}_block{index + 1}"
-                stride = design.strides[stage] if index == 0 else 1
+                stride = block_stride(design, stage, index)
                 extra = design.widths[stage] - width
                 x = self._block(x, name, stride, extra)
                 width = design.widths[stage]
@@ -114,6 +118,11 @@ class _Graph:
             shape = dict(kernel_shape=[window] * 2, strides=[2] * 2, pads=[pad] * 4)
             x = self._add("MaxPool", x, **shape)
         return x
+
+    def _pool(self, x, name, window):
+        x = self._conv(x, f"{name}/conv")
+        x = self._add("MaxPool", x, kernel_shape=[window] * 2, strides=[window] * 2)
+        return self._act(self._norm(x, f"{name}/bn"))
 
     def _block(self, x, name, stride, extra):
         """A block that adds `extra` channels."""
@@ -171,6 +180,8 @@ class _Graph:
         return self._add("Conv", x, *weights, strides=[stride] * 2, pads=pads)
 
     def _norm(self, x, name):
+        scale = f"{name}/scale"
+        self._leaves.setdefault(scale, np.ones_like(self._leaves[f"{name}/bias"]))
         arrays = [self._leaf(f"{name}/{leaf}") for leaf in _NORM]
         epsilon = self._design.bn_epsilon
         return self._add("BatchNormalization", x, *arrays, epsilon=epsilon)

@@ -12,6 +12,7 @@ CHOICES = {
     "stem": ("conv", "whitening"),
     "block": ("basic", "preact"),
     "shortcut": ("projection", "padding"),
+    "downsample": ("stride", "pool"),
     "activation": ("relu", "mish", "elu", "silu", "gelu"),
     "se_activation": ("relu", "mish", "elu", "silu", "gelu"),
     "init": ("he", "pytorch"),
@@ -39,6 +40,7 @@ class Design:
     stem_pool: int = 0
     block: str = "basic"
     shortcut: str = "projection"
+    downsample: str = "stride"
     activation: str = "relu"
     se_ratio: int = 0
     se_bias: bool = True
@@ -50,6 +52,8 @@ class Design:
     stochastic_depth: float = 0.0
     init: str = "he"
     zero_init: bool = False
+    dirac_init: bool = False
+    bn_scale: bool = True
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
     dtype: str = "auto"
@@ -130,13 +134,25 @@ def _for_stages(name: str, values, num_stages: int) -> tuple[int, ...]:
 
 def map_sizes(design: Design, image_shape: tuple[int, int, int]) -> list[tuple]:
     """Returns (height, width) of the maps after the stem and after each stage."""
+    pools = design.downsample == "pool"
     size = _out(image_shape[:2], design.stem_kernel, design.stem_stride)
     if design.stem_pool:
         size = _out(size, design.stem_pool, 2)
     sizes = [size]
     for kernel, stride in zip(design.kernel_sizes, design.strides, strict=True):
-        sizes.append(_out(sizes[-1], kernel, stride))
+        height, width = sizes[-1]
+        pooled = height // stride, width // stride
+        sizes.append(pooled if pools else _out(sizes[-1], kernel, stride))
     return sizes
+
+
+def block_stride(design: Design, stage: int, index: int) -> int:
+    """Returns the stride of a stage's block; both are counted from 0.
+
+    Where a convolution and a max-pool start the stage, its blocks keep the map's shape.
+    """
+    strides = index == 0 and design.downsample == "stride"
+    return design.strides[stage] if strides else 1
 
 
 def _out(size, kernel: int, stride: int) -> tuple[int, int]:
@@ -179,7 +195,8 @@ def _check_values(design: Design) -> None:
             )
     for name in ("stem_width", "stem_stride"):
         _ints(name, getattr(design, name))
-    for name in ("kernel_sizes", "shortcut_kernel_sizes", "stem_kernel"):
+    _ints("stem_kernel", design.stem_kernel)
+    for name in ("kernel_sizes", "shortcut_kernel_sizes"):
         even = [k for k in _ints(name, getattr(design, name)) if k % 2 == 0]
         if even:
             raise UserError(
@@ -210,10 +227,20 @@ def _check_combinations(design: Design) -> None:
             f"model.stem is 'whitening' and model.block {design.block!r}; use block="
             "'basic': a pre-activation block would normalise what is white"
         )
+    if design.downsample == "pool" and design.block != "basic":
+        raise UserError(
+            f"model.downsample is 'pool' and model.block {design.block!r}; use block="
+            "'basic': the maps that start a stage are activated"
+        )
     if design.zero_init and design.block == "preact":
         raise UserError(
             "model.zero_init needs block='basic': a pre-activation block has no "
             "BatchNorm after its last convolution"
+        )
+    if design.zero_init and not design.bn_scale:
+        raise UserError(
+            "model.zero_init needs model.bn_scale=True: it is the last scale of a "
+            "block that starts at zero"
         )
     if design.shortcut == "padding":
         _check_padding(design)

@@ -7,7 +7,7 @@ import bisect
 import dataclasses
 
 from cifar_jax import UserError
-from cifar_jax.models.design import Design, check, pooled_size, resolve
+from cifar_jax.models.design import Design, block_stride, check, pooled_size, resolve
 
 
 def closed_form(
@@ -15,32 +15,37 @@ def closed_form(
 ) -> int:
     """Returns the number of trainable parameters of a resolved design, by formula.
 
-    A BatchNorm holds a scale and a bias for each channel, the classifier has a bias,
-    convolutions have none. Report 004 gives the same sum for its own networks.
+    A BatchNorm holds a bias and most often a scale for each channel, the classifier has
+    a bias, convolutions have none. Report 004 gives the same sum for its own networks.
     """
     height, width = pooled_size(design, image_shape)
     total = design.stem_kernel**2 * image_shape[2] * design.stem_width
-    basic = design.block == "basic"
+    basic, norm = design.block == "basic", 1 + design.bn_scale
     if design.stem == "whitening":
         total += design.stem_width  # a bias and no BatchNorm
     else:
-        total += 2 * (design.stem_width if basic else design.widths[-1])
+        total += norm * (design.stem_width if basic else design.widths[-1])
     before = design.stem_width
     for stage, after in enumerate(design.widths):
-        total += _block(design, stage, before, design.strides[stage])
-        total += (design.stage_sizes[stage] - 1) * _block(design, stage, after, 1)
-        before = after
+        if design.downsample == "pool":
+            kernel = design.kernel_sizes[stage]
+            total += before * after * kernel**2 + norm * after
+            before = after
+        for index in range(design.stage_sizes[stage]):
+            total += _block(design, stage, before, block_stride(design, stage, index))
+            before = after
     return total + (height * width * before + 1) * num_classes
 
 
 def _block(design: Design, stage: int, before: int, stride: int) -> int:
     """Parameters of one block of a stage that takes `before` channels."""
     after, basic = design.widths[stage], design.block == "basic"
+    norm = 1 + design.bn_scale
     total = (before + after) * after * design.kernel_sizes[stage] ** 2  # two kernels
-    total += 2 * (after if basic else before) + 2 * after  # two BatchNorms
+    total += norm * ((after if basic else before) + after)  # two BatchNorms
     if design.shortcut == "projection" and (stride != 1 or before != after):
         total += before * after * design.shortcut_kernel_sizes[stage] ** 2
-        total += 2 * after if basic else 0
+        total += norm * after if basic else 0
     if design.se_ratio:
         hidden = after // design.se_ratio
         total += 2 * after * hidden + design.se_bias * (after + hidden)

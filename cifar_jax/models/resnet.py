@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cifar_jax.models import blocks, convolution
-from cifar_jax.models.design import Design, check, resolve
+from cifar_jax.models.design import Design, block_stride, check, resolve
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _CONVOLUTIONS = {"cpu": convolution.convolve}
@@ -33,6 +33,7 @@ class ResNet(nn.Module):
         dtype: of the computation.
         param_dtype: of parameters, statistics and logits.
         convolve: computes the convolutions; None: `lax.conv_general_dilated`.
+        norm: makes a BatchNorm.
     """
 
     design: Design
@@ -40,6 +41,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     convolve: Any = None
+    norm: Any = nn.BatchNorm
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -58,10 +60,11 @@ class ResNet(nn.Module):
         x = self._stem(images, layers)
         drop_rates = self._drop_rates()
         for stage, num_blocks in enumerate(design.stage_sizes):
+            x = self._stage_start(x, stage, layers)
             for index in range(num_blocks):
                 x = blocks.BLOCKS[design.block](
                     width=design.widths[stage],
-                    stride=design.strides[stage] if index == 0 else 1,
+                    stride=block_stride(design, stage, index),
                     kernel=design.kernel_sizes[stage],
                     shortcut_kernel=design.shortcut_kernel_sizes[stage],
                     shortcut=design.shortcut,
@@ -96,14 +99,16 @@ class ResNet(nn.Module):
             conv=functools.partial(
                 blocks.conv,
                 init=design.init,
+                dirac=design.dirac_init,
                 conv_general_dilated=self.convolve,
                 **types,
             ),
             norm=functools.partial(
-                nn.BatchNorm,
+                self.norm,
                 use_running_average=not train,
                 momentum=design.bn_momentum,
                 epsilon=design.bn_epsilon,
+                use_scale=design.bn_scale,
                 **types,
             ),
             act=blocks.ACTIVATIONS[design.activation],
@@ -129,6 +134,18 @@ class ResNet(nn.Module):
             window, pad = design.stem_pool, (design.stem_pool - 1) // 2
             x = nn.max_pool(x, (window, window), (2, 2), ((pad, pad), (pad, pad)))
         return x
+
+    def _stage_start(self, x, stage, layers):
+        design = self.design
+        if design.downsample == "stride":  # the stage's first block does it
+            return x
+        return blocks.Pool(
+            width=design.widths[stage],
+            window=design.strides[stage],
+            kernel=design.kernel_sizes[stage],
+            name=f"stage{stage + 1}_pool",
+            **{name: layers[name] for name in ("conv", "norm", "act")},
+        )(x)
 
     def _head(self, x, train):
         # float32 from here: the mean over a map and the logits need its precision

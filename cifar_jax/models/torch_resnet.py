@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cifar_jax.models.design import Design, pooled_size, resolve
+from cifar_jax.models.design import Design, block_stride, pooled_size, resolve
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -56,6 +56,22 @@ class Pad(nn.Module):
     def forward(self, x):
         """Returns [B, C + extra, H / stride, W / stride]."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], self.pads)
+
+
+class Pool(nn.Module):
+    """Convolution, max-pool, BatchNorm, activation: how a stage may start."""
+
+    def __init__(self, design, stage, before, norm):
+        super().__init__()
+        after, kernel = design.widths[stage], design.kernel_sizes[stage]
+        self.conv = _conv(before, after, kernel)
+        self.pool = nn.MaxPool2d(design.strides[stage])
+        self.bn = norm(after)
+        self.act = ACTIVATIONS[design.activation]()
+
+    def forward(self, x):
+        """Returns [B, width, H / window, W / window]."""
+        return self.act(self.bn(self.pool(self.conv(x))))
 
 
 class Block(nn.Module):
@@ -109,7 +125,11 @@ class TorchResNet(nn.Module):
         self.design = design
 
         def norm(width):
-            return nn.BatchNorm2d(width, design.bn_epsilon, 1 - design.bn_momentum)
+            layer = nn.BatchNorm2d(width, design.bn_epsilon, 1 - design.bn_momentum)
+            if not design.bn_scale:  # ones, which are neither trained nor saved
+                del layer.weight
+                layer.register_buffer("weight", torch.ones(width), persistent=False)
+            return layer
 
         self.preact = design.block == "preact"
         self.stem_conv = nn.Conv2d(
@@ -117,7 +137,7 @@ class TorchResNet(nn.Module):
             design.stem_width,
             design.stem_kernel,
             design.stem_stride,
-            design.stem_kernel // 2,
+            (design.stem_kernel - 1) // 2,
             bias=design.stem == "whitening",
         )
         self.stem_bn = nn.Identity()
@@ -126,15 +146,23 @@ class TorchResNet(nn.Module):
         self.act = ACTIVATIONS[design.activation]()
         before, self.blocks = design.stem_width, []
         for stage, num_blocks in enumerate(design.stage_sizes):
+            if design.downsample == "pool":
+                self._append(
+                    f"stage{stage + 1}_pool", Pool(design, stage, before, norm)
+                )
+                before = design.widths[stage]
             for index in range(num_blocks):
-                stride = design.strides[stage] if index == 0 else 1
-                name = f"stage{stage + 1}_block{index + 1}"
-                self.add_module(name, Block(design, stage, before, stride, norm))
-                self.blocks.append(name)
+                stride = block_stride(design, stage, index)
+                block = Block(design, stage, before, stride, norm)
+                self._append(f"stage{stage + 1}_block{index + 1}", block)
                 before = design.widths[stage]
         if self.preact:
             self.final_bn = norm(before)
         self.head = nn.Linear(head_inputs, num_classes)
+
+    def _append(self, name, block):
+        self.add_module(name, block)
+        self.blocks.append(name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns logits [B, num_classes] of float images [B, C, H, W]."""

@@ -94,8 +94,9 @@ def claim(folder: pathlib.Path, config: ConfigDict) -> None:
             changed = tracking.changes(json.loads(path.read_text()), new, _free())
             if changed:
                 raise UserError(
-                    f"{folder} holds a study of another config ({'; '.join(changed)}); "
-                    "use the old values, or choose another --workdir"
+                    f"{folder} holds a study of another config "
+                    f"({'; '.join(changed.values())}); use the old values, or choose "
+                    "another --workdir"
                 )
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(new, indent=2) + "\n")

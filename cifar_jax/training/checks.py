@@ -12,6 +12,7 @@ BOUNDS = (
     ("train.label_smoothing", 0, 1),
     ("train.ema_decay", 0, 1),
     ("train.accumulate", 1, None),
+    ("train.views", 1, None),
     ("train.patience", 0, None),
     ("train.max_seconds", 0, None),
     ("train.cpu_devices", 0, None),
@@ -25,6 +26,7 @@ BOUNDS = (
     ("optim.gradient_clip", 0, None),
     ("optim.weight_decay", 0, None),
     ("optim.sam_rho", 0, None),
+    ("prune.sparsity", 0, 1),
 )
 
 
@@ -47,6 +49,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"train.accumulate is {config.train.accumulate}, but {mesh.size} devices "
             f"cannot share {part:g} of {config.train.batch_size} images evenly; use a "
             "number of parts that divides train.batch_size"
+        )
+    if config.train.batch_size % max(config.train.views, 1):
+        raise UserError(
+            f"train.batch_size is {config.train.batch_size}, which {config.train.views}"
+            " views of each image (train.views) do not divide; use a multiple"
         )
     for path, least, below in BOUNDS:
         section, key = path.split(".")

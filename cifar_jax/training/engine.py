@@ -5,9 +5,11 @@ batches ahead of the devices, in the same order, so that the losses are the same
 """
 
 import contextlib
+import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -19,7 +21,7 @@ from cifar_jax.training import sharding, steps
 from cifar_jax.training.interrupt import StopRequest
 from cifar_jax.training.profiling import Profiler
 from cifar_jax.training.setup import Setup
-from cifar_jax.training.state import Metrics, TrainState, create_state
+from cifar_jax.training.state import Metrics, TrainState, state_maker
 
 # Batches that are made while the devices work on one: enough to hide a slow gather.
 BATCHES_AHEAD = 2
@@ -43,11 +45,18 @@ class Engine:
     def __init__(self, setup: Setup, seed: int, profiler: Profiler | None = None):
         self._setup = setup
         self._profiler = profiler
+        # An argument of the call: as a constant it would be compiled in.
+        self._teacher = setup.teacher and setup.teacher.variables
         self.replicated = sharding.replicated(setup.mesh)
-        self._init_key, self._train_key, self._order_key = jax.jit(
-            lambda: tuple(jax.random.split(jax.random.key(seed), 3)),
-            out_shardings=self.replicated,
-        )()
+        self._set_keys(seed)
+        self._create = state_maker(
+            setup.model,
+            setup.optimizer,
+            image_shape=setup.source.image_shape,
+            average=setup.options.ema_decay > 0,
+            sharding=self.replicated,
+            stem_kernel=setup.stem_kernel,
+        )
         self._order = jax.jit(
             functools.partial(batches.epoch_order, num_examples=len(setup.train)),
             out_shardings=self.replicated,
@@ -64,37 +73,65 @@ class Engine:
                 options=setup.options,
             ),
             out_shardings=self.replicated,
+            static_argnames="augmentation",
         )
+
+    def with_seed(self, seed: int) -> Self:
+        """Returns an engine for another seed, with the same arrays and programs."""
+        other = copy.copy(self)
+        other._set_keys(seed)
+        return other
+
+    def _set_keys(self, seed: int) -> None:
+        self._init_key, self._train_key, self._order_key = jax.jit(
+            lambda: tuple(jax.random.split(jax.random.key(seed), 3)),
+            out_shardings=self.replicated,
+        )()
 
     def first_state(self) -> TrainState:
         """Returns the state before the first step."""
-        return create_state(
-            self._init_key,
-            self._setup.model,
-            self._setup.optimizer,
-            image_shape=self._setup.source.image_shape,
-            average=self._setup.options.ema_decay > 0,
-            sharding=self.replicated,
-            stem_kernel=self._setup.stem_kernel,
-        )
+        return self._create(self._init_key)
 
     def empty_metrics(self) -> Metrics:
         """Returns metrics of no examples."""
         return jax.jit(Metrics.empty, out_shardings=self.replicated)()
 
     def compile(self, state: TrainState) -> None:
-        """Compiles the training call, for what `epoch` feeds it with."""
+        """Compiles the training calls, for what `epoch` feeds them with.
+
+        Where sharpness-aware minimisation starts late, the steps before it have a call
+        of their own: XLA:CPU runs convolutions in a branch a hundred times slower.
+        """
+        self._call = self._early_call = self._compile(state, self._setup)
         options = self._setup.options
-        if self._setup.placement == "device":
-            call = steps.make_train_call(options, self._setup.steps_per_dispatch)
-        else:
-            call = functools.partial(steps.train_on_batch, options=options)
+        if options.sam_start:
+            plain = dataclasses.replace(options, sam_rho=0.0)
+            early = dataclasses.replace(self._setup, options=plain)
+            self._early_call = self._compile(state, early)
+
+    def _compile(self, state: TrainState, setup: Setup) -> Callable:
         call = jax.jit(
-            call, out_shardings=(self.replicated, self.replicated), donate_argnums=0
+            training_call(setup),
+            out_shardings=(self.replicated, self.replicated),
+            donate_argnums=0,
         )
         with self.epoch(0, 0) as feed:
             arguments = (state, self.empty_metrics(), *feed(1))
-        self._call = call.lower(*arguments).compile()
+        return call.lower(*arguments, teacher=self._teacher).compile()
+
+    def num_steps(self, step: int, end: int) -> int:
+        """Returns how many steps the next call may do, from a step to before `end`."""
+        start = self._setup.options.sam_start
+        end = min(end, start) if step < start else end
+        return min(self._setup.steps_per_dispatch, end - step)
+
+    def program(self, step: int) -> str:
+        """Returns the compiled training call of a step, as XLA's text."""
+        return self._call_at(step).as_text()
+
+    def _call_at(self, step: int) -> Callable:
+        is_early = step < self._setup.options.sam_start
+        return self._early_call if is_early else self._call
 
     @contextlib.contextmanager
     def epoch(self, epoch: int, position: int) -> Iterator[Feed]:
@@ -114,12 +151,28 @@ class Engine:
             yield lambda num_steps: (*next(ahead), self._train_key)
 
     def train(
-        self, state: TrainState, metrics: Metrics, feed: Feed, num_steps: int
+        self,
+        state: TrainState,
+        metrics: Metrics,
+        feed: Feed,
+        *,
+        step: int,
+        num_steps: int,
     ) -> tuple[TrainState, Metrics]:
-        """Trains on the next batches, without waiting for them; takes the state."""
+        """Trains on the next batches, without waiting for them; takes the state.
+
+        Args:
+          state: After `step` steps.
+          metrics: Of the epoch so far.
+          feed: Of the epoch.
+          step: The state's, which need not be asked of the devices.
+          num_steps: No more than `num_steps` allows.
+        """
         if self._profiler:
             self._profiler.before_call(metrics)
-        return self._call(state, metrics, *feed(num_steps))
+        is_early = step < self._setup.options.sam_start
+        call = self._early_call if is_early else self._call
+        return call(state, metrics, *feed(num_steps), teacher=self._teacher)
 
     def evaluate(
         self,
@@ -128,6 +181,7 @@ class Engine:
         *,
         batch_size: int,
         stop: StopRequest,
+        augmentation: str = "none",
     ) -> dict[str, float]:
         """Returns the means over all the examples, each counted once.
 
@@ -136,6 +190,7 @@ class Engine:
           variables: Weights and batch statistics.
           batch_size: Rounded up to what all devices share evenly.
           stop: Polled for each batch.
+          augmentation: Of `tta.TTA`, at test time.
 
         Raises:
           Interrupted: If a stop was asked for meanwhile.
@@ -148,13 +203,17 @@ class Engine:
                 raise Interrupted
             batch = self._rows(examples, index)
             mask = sharding.put(mask, split)
-            metrics = self._evaluate_step(metrics, variables, *batch, mask)
+            metrics = self._evaluate_step(
+                metrics, variables, *batch, mask, augmentation=augmentation
+            )
         return means(metrics)
 
     def _host_batches(self, order: np.ndarray, position: int) -> Iterator[tuple]:
         train, options = self._setup.train, self._setup.options
         for step in range(position, options.steps_per_epoch):
-            index = order[step * options.batch_size :][: options.batch_size]
+            num_images = options.images_per_step
+            index = order[step * num_images :][:num_images]
+            index = batches.repeat(index, options.views)
             data = (train.images, train.labels)
             yield (
                 *sharding.put_rows(data, index, options.split),
@@ -174,6 +233,13 @@ class Engine:
             arrays = sharding.put((examples.images, examples.labels), self.replicated)
             self._held[id(examples)] = examples, arrays
         return self._held[id(examples)][1]
+
+
+def training_call(setup: Setup) -> Callable:
+    """Returns what is compiled: `(state, metrics, *fed) -> (state, metrics)`."""
+    if setup.placement == "device":
+        return steps.make_train_call(setup.options, setup.steps_per_dispatch)
+    return functools.partial(steps.train_on_batch, options=setup.options)
 
 
 def means(metrics: Metrics) -> dict[str, float]:

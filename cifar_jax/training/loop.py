@@ -13,7 +13,16 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.data.sources import Examples
-from cifar_jax.training import distributed, policy, results, setup, tracking
+from cifar_jax.training import (
+    distributed,
+    lineage,
+    policy,
+    pruning,
+    results,
+    setup,
+    tracking,
+)
+from cifar_jax.training.calls import ALONE, Company, Compile, Train, Work, serve
 from cifar_jax.training.checkpoint import NotFiniteError
 from cifar_jax.training.due import Timer
 from cifar_jax.training.engine import Engine, Feed, Interrupted, means
@@ -65,6 +74,7 @@ def train_and_evaluate(
             with listen() as stop, watch(stop, config.train.watchdog_seconds):
                 with distributed.together():
                     prepared = setup.make(config, devices, distributed.say)
+                    prepared = lineage.with_teacher(config, prepared)
                 if stop:
                     message = f"stopped by {stop.signal.name} before the first step"
                     raise Stopped(message, stop.exit_code)
@@ -77,7 +87,7 @@ def train_and_evaluate(
                 engine = Engine(prepared, config.seed, profiler)
                 trainer = Trainer(config, prepared, engine, run, stop, start)
                 trainer.on_epoch = on_epoch
-                result = trainer.run()
+                result = serve(trainer.run(), engine)
         distributed.say(results.summary(result, run.path))
         return result
 
@@ -87,6 +97,8 @@ class Trainer:
 
     The position is the state's step and the number of epochs that are closed, that is
     validated and logged; both are saved, so a stop is possible anywhere.
+
+    What the devices are to train it asks for: so several runs can share a call.
 
     Attributes:
       on_epoch: As `train_and_evaluate` has it.
@@ -102,8 +114,10 @@ class Trainer:
         run: RunDirectory,
         stop: StopRequest,
         start: float,
+        company: Company = ALONE,
     ):
         self._config = config
+        self._company = company
         self._setup = prepared
         self._run = run
         self._stop = stop
@@ -116,6 +130,8 @@ class Trainer:
         self._facts = {
             "epoch": 0,  # epochs closed
             "best": None,  # epoch, and its validation's means
+            "init": None,  # where the first weights came from
+            "teacher": prepared.teacher and prepared.teacher.facts,
             "seconds": dict.fromkeys(("total", "compile", "train", "evaluate"), 0.0),
         }
         self._rates = np.asarray(
@@ -128,29 +144,42 @@ class Trainer:
             num_epochs=prepared.num_epochs,
             total_steps=prepared.total_steps,
             batch_size=prepared.options.batch_size,
+            name=company.name,
+            display=company.display,
             quiet=not distributed.is_primary(),
         )
 
-    def run(self) -> dict[str, Any]:
-        """Runs what is left, and returns what result.json holds."""
+    def run(self) -> Work:
+        """Runs what is left.
+
+        Yields:
+          What it asks the devices for, whose answer is to be sent back.
+
+        Returns:
+          What result.json holds.
+        """
         with contextlib.ExitStack() as stack:
             stack.callback(self._saver.close)
             self._restore()
             stack.enter_context(self._progress)
             if not self._is_over():
                 with self._clock("compile"):  # so that its time is known apart
-                    self._engine.compile(self._state)
+                    yield Compile(self._state)
             while not self._is_over():
-                self._train_epoch(self._facts["epoch"])
+                yield from self._train_epoch(self._facts["epoch"])
                 self._close_epoch(self._facts["epoch"])
+            variables = self._best_variables()
             result = results.make(
                 self._setup,
                 config=plain(self._config),
-                test=self._score_test() if self._config.evaluate.test else None,
+                weights=pruning.sparsity(variables["params"]),
+                init=self._facts.get("init"),
+                scores=self._final_scores(variables),
                 epochs=self._facts["epoch"],
                 steps=self._step,
                 best=self._facts["best"],
                 seconds=self._seconds(),
+                together=self._company.size,
             )
         self._run.write_result(result)  # when the checkpoints are on disk
         return result
@@ -165,8 +194,13 @@ class Trainer:
 
     def _restore(self) -> None:
         restored = self._saver.restore(self._tree(), self._engine.replicated)
-        if restored is not None:
+        if restored is None:
+            self._state, self._facts["init"] = lineage.start(
+                self._config, self._setup, self._state
+            )
+        else:
             tree, self._facts = restored
+            lineage.check_teacher(self._setup, self._facts.get("teacher"))
             self._state, self._metrics = tree["state"], tree["metrics"]
             self._step = self._facts.pop("step")
             self._progress.say(f"resuming at step {self._step:,}")
@@ -175,7 +209,7 @@ class Trainer:
     def _tree(self) -> dict[str, Any]:
         return {"state": self._state, "metrics": self._metrics}
 
-    def _train_epoch(self, epoch: int) -> None:
+    def _train_epoch(self, epoch: int) -> Work:
         steps_per_epoch = self._setup.options.steps_per_epoch
         start, end = epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch
         if self._step == start and self._config.train.reload_best:
@@ -183,24 +217,27 @@ class Trainer:
         with self._engine.epoch(epoch, self._step - start) as feed:
             while self._step < end:
                 self._stop_if_asked()
-                self._train_some(epoch, feed, end)
+                yield from self._train_some(epoch, feed, end)
                 if self._saver.is_due() and self._step < end:
                     self._save()
 
-    def _train_some(self, epoch: int, feed: Feed, end: int) -> None:
+    def _train_some(self, epoch: int, feed: Feed, end: int) -> Work:
         """Trains for one call of the devices."""
-        num_steps = min(self._setup.steps_per_dispatch, end - self._step)
-        start, before, step = time.perf_counter(), self._metrics, self._step
-        self._state, self._metrics = self._engine.train(
-            self._state, self._metrics, feed, num_steps
-        )
+        num_steps = self._engine.num_steps(self._step, end)
+        start, before, step = self._company.clock(), self._metrics, self._step
+        try:
+            self._state, self._metrics = yield Train(
+                self._state, before, feed, num_steps, step, step + num_steps == end
+            )
+        except Stopped as other:  # of the company
+            self._save_and_stop(other.reason, other.exit_code)
         self._step += num_steps
         if step % self._setup.options.steps_per_epoch:
             # The call before this one: the device never waits to be watched.
             self._watch(epoch, step, before)
         if self._step == end:
             jax.block_until_ready(self._metrics)
-        self._count(num_steps, time.perf_counter() - start)
+        self._count(num_steps, self._company.clock() - start)
 
     def _count(self, num_steps: int, seconds: float) -> None:
         self._facts["seconds"]["train"] += seconds
@@ -234,8 +271,12 @@ class Trainer:
         val, ends = None, epoch + 1 == self._setup.num_epochs
         if self._setup.val and (ends or (epoch + 1) % evaluate.every_epochs == 0):
             val = self._evaluate(self._setup.val, self._state.best_variables)
-        is_best = val is not None and policy.is_better(
-            evaluate.best_by, {"epoch": epoch + 1, **val}, self._facts["best"]
+        is_best = (
+            val is not None
+            and self._step >= self._setup.ships_from
+            and policy.is_better(
+                evaluate.best_by, {"epoch": epoch + 1, **val}, self._facts["best"]
+            )
         )
         if is_best:
             self._facts["best"] = {"epoch": epoch + 1, **val}
@@ -262,7 +303,9 @@ class Trainer:
         if self.on_epoch:
             self.on_epoch({"epoch": epoch + 1, "train": train, "val": val})
 
-    def _evaluate(self, examples: Examples, variables: Any) -> dict[str, float]:
+    def _evaluate(
+        self, examples: Examples, variables: Any, augmentation: str = "none"
+    ) -> dict[str, float]:
         with self._clock("evaluate"):
             try:
                 return self._engine.evaluate(
@@ -270,6 +313,7 @@ class Trainer:
                     variables,
                     batch_size=self._config.evaluate.batch_size,
                     stop=self._stop,
+                    augmentation=augmentation,
                 )
             except Interrupted:
                 self._stop_if_asked()
@@ -305,13 +349,28 @@ class Trainer:
             f"stopped by {reason} at step {self._step:,}, all saved in "
             f"{self._run.path}; the same command goes on from there",
             exit_code,
+            reason,
         )
 
-    def _score_test(self) -> dict[str, Any]:
-        """Scores the best variables, by validation, on the test set."""
-        variables = self._best_variables()
-        test = setup.load_test(self._config)
-        return {**self._evaluate(test, variables), "num_examples": len(test)}
+    def _final_scores(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Scores the best variables, by validation, on the test set, if that is asked.
+
+        Test-time augmentation has scores of its own, on the validation images too.
+        """
+        options, scores, shown = self._config.evaluate, {"test": None}, {}
+        if self._setup.val and self._setup.val_split == "val":
+            shown["val_tta"] = self._setup.val
+        if options.test:
+            test = shown["test_tta"] = setup.load_test(self._config)
+            scores["test"] = self._score(test, variables)
+        if options.tta != "none":
+            for name, examples in shown.items():
+                scores[name] = self._score(examples, variables, options.tta)
+        return scores
+
+    def _score(self, examples: Examples, variables, augmentation="none"):
+        means = self._evaluate(examples, variables, augmentation)
+        return {**means, "num_examples": len(examples)}
 
     def _best_variables(self) -> dict[str, Any]:
         """Returns the variables of the best epoch; before there is one, the state's."""
@@ -325,11 +384,11 @@ class Trainer:
     @contextlib.contextmanager
     def _clock(self, name: str):
         """Adds the block's time to one of the run's clocks."""
-        start = time.perf_counter()
+        start = self._company.clock()
         try:
             yield
         finally:
-            self._facts["seconds"][name] += time.perf_counter() - start
+            self._facts["seconds"][name] += self._company.clock() - start
 
     def _seconds(self) -> dict[str, float]:
         """Returns the clocks of all sessions of the run, up to now."""

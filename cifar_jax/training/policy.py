@@ -5,6 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax.training.tta import TTA
 
 # How the best of two validations is found.
 RANKS = {
@@ -47,7 +48,11 @@ def check(config: ConfigDict) -> None:
       UserError: names the key, its value and the remedy.
     """
     evaluate, train = config.evaluate, config.train
-    for key, choices in (("best_by", RANKS), ("select_on", ("val", "test"))):
+    for key, choices in (
+        ("best_by", RANKS),
+        ("select_on", ("val", "test")),
+        ("tta", TTA),
+    ):
         if evaluate[key] not in choices:
             raise UserError(
                 f"evaluate.{key} is {evaluate[key]!r}; use {', '.join(choices)}"

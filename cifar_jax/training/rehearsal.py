@@ -36,7 +36,8 @@ def rehearse(config: ConfigDict, devices: Sequence[jax.Device] | None = None) ->
     with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
         data, workdir = pathlib.Path(folder, "data"), pathlib.Path(folder, "run")
         num_val = 2 * source.num_classes if config.data.validation else 0
-        num_train = NUM_STEPS * config.train.batch_size + num_val
+        num_images = config.train.batch_size // max(config.train.views, 1)
+        num_train = NUM_STEPS * num_images + num_val
         fake.write(source, data, num_train=num_train, num_test=NUM_TEST)
         short = shortened(config, data, num_val)
         first = loop.train_and_evaluate(short, workdir, devices=devices)
@@ -64,7 +65,9 @@ def shortened(config: ConfigDict, data: pathlib.Path, num_val: int) -> ConfigDic
         validation=num_val,
     )
     short.schedule = ConfigDict({**short.schedule, **_CONSTANT})
+    short.prune.update(start="0%", stop="50%")
     short.train.epochs = 1
     short.train.max_seconds = 0.0
+    short.optim.sam_start = "1 steps"
     short.checkpoint.every_seconds = 0.0
     return short

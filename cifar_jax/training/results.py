@@ -32,22 +32,29 @@ def make(
     setup: Setup,
     *,
     config: dict[str, Any],
+    weights: dict[str, Any],
+    init: dict[str, Any] | None,
     epochs: int,
     steps: int,
     best: dict[str, Any] | None,
-    test: dict[str, Any] | None,
+    scores: dict[str, dict[str, Any]],
     seconds: dict[str, float],
+    together: int = 1,
 ) -> dict[str, Any]:
     """Returns what result.json holds.
 
     Args:
       setup: Of the run.
       config: As plain data.
+      weights: `num_nonzero` and `sparsity` of those that are shipped.
+      init: Where the first weights came from, or None.
       epochs: Epochs trained.
       steps: Steps trained.
       best: `epoch`, `accuracy` and `loss` of the best validation, or None.
-      test: `accuracy`, `loss` and `num_examples`, or None.
+      scores: By name, `accuracy`, `loss` and `num_examples`, or None: `test` and, where
+        there is test-time augmentation, `test_tta` and `val_tta`.
       seconds: `total`, `compile`, `train` and `evaluate`.
+      together: Runs that shared the devices, this one among them.
     """
     val = None
     if best and setup.val_split == "val":
@@ -61,15 +68,19 @@ def make(
         "config": config,
         "dataset": setup.source.name,
         "num_parameters": setup.num_parameters,
+        **weights,
         "flops_per_image": setup.flops_per_image,
+        "init": init,
+        "teacher": setup.teacher and setup.teacher.facts,
         "val": val,
-        "test": test,
+        **scores,
         "best_epoch": best["epoch"] if best else epochs,
         "epochs": epochs,
         "steps": steps,
         "seed": config["seed"],
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "images_per_second": round(images / seconds["train"], 1),
+        "together": together,
         **environment(setup.mesh),
     }
 
@@ -83,6 +94,12 @@ def summary(result: dict[str, Any], path: pathlib.Path) -> str:
             f"test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f} "
             f"({test['num_examples']:,} images, {_how_chosen(result)})"
         )
+    for name in ("test_tta", "val_tta"):
+        if result.get(name):
+            lines.append(
+                f"{name.removesuffix('_tta')} accuracy {result[name]['accuracy']:.4f} "
+                f"with test-time augmentation ({result['config']['evaluate']['tta']})"
+            )
     if val:
         lines.append(
             f"validation accuracy {val['accuracy']:.4f}, loss {val['loss']:.4f} "

@@ -5,7 +5,8 @@ Durations are turned from epochs into steps here, once.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -17,13 +18,35 @@ from ml_collections import ConfigDict
 from cifar_jax import UserError
 from cifar_jax.data import augment, sources, splits
 from cifar_jax.models import count, resnet
-from cifar_jax.training import checks, optim, policy, schedules, sharding, whitening
+from cifar_jax.training import (
+    checks,
+    durations,
+    optim,
+    policy,
+    pruning,
+    schedules,
+    sharding,
+    whitening,
+)
 from cifar_jax.training.steps import StepOptions, normalize
 
 # Five million patches of 3x3 pixels: more change no digit that matters.
 NUM_WHITENING_IMAGES = 5000
 # Of a device's memory that the training images may take; activations need the rest.
 DEVICE_SHARE = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A network that a run learns from.
+
+    Attributes:
+      variables: Its weights and batch statistics, on the devices.
+      facts: What it is and what it has cost, as result.json has it.
+    """
+
+    variables: Any
+    facts: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +70,7 @@ class Setup:
       num_epochs: Epochs of the run.
       placement: Where the images lie, "device" or "host".
       steps_per_dispatch: Steps in one call of the devices.
+      teacher: Whom the run learns from, or None.
     """
 
     source: sources.Source
@@ -64,11 +88,17 @@ class Setup:
     num_epochs: int
     placement: str
     steps_per_dispatch: int
+    teacher: Teacher | None = None
 
     @property
     def total_steps(self) -> int:
         """Steps of the run."""
         return self.options.total_steps
+
+    @property
+    def ships_from(self) -> int:
+        """Steps after which the weights may be shipped: all pruning is done."""
+        return self.options.pruning_plan.stop if self.options.pruning_plan else 0
 
 
 def make(
@@ -96,12 +126,14 @@ def make(
     train, val = _load(config, report)
     sources.check_split(data.name, data.test_split, data.dir, image_size=image_size)
     mean, std = _normalization(config, train)
-    steps_per_epoch = _steps_per_epoch(len(train), config.train.batch_size)
+    batch_size, views = config.train.batch_size, config.train.views
+    steps_per_epoch = _steps_per_epoch(len(train), batch_size, views)
+    total_steps = config.train.epochs * steps_per_epoch
     options = StepOptions(
         num_classes=source.num_classes,
-        batch_size=config.train.batch_size,
+        batch_size=batch_size,
         steps_per_epoch=steps_per_epoch,
-        total_steps=config.train.epochs * steps_per_epoch,
+        total_steps=total_steps,
         augment=pipeline,
         mean=mean,
         std=std,
@@ -111,13 +143,19 @@ def make(
         accumulate=config.train.accumulate,
         sam_rho=config.optim.sam_rho,
         sam_adaptive=config.optim.sam_adaptive,
+        sam_start=_sam_start(config, steps_per_epoch, total_steps),
+        views=views,
+        pruning_plan=pruning.make_plan(
+            **config.prune.to_dict(),
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+        ),
     )
     placement = _placement(config, mesh, train)
-    whitens = model.design.stem == "whitening"
     schedule, optimizer = make_optimizer(
         config,
         options.steps_per_epoch,
-        frozen=("stem_conv/kernel",) if whitens else (),
+        frozen=frozen(model),
         paths=count.parameter_paths(model, source.image_shape),
     )
     return Setup(
@@ -130,7 +168,7 @@ def make(
         flops_per_image=2 * macs,
         schedule=schedule,
         optimizer=optimizer,
-        stem_kernel=_whitening(model.design, train, options) if whitens else None,
+        stem_kernel=_whitening(model.design, train, options) if frozen(model) else None,
         options=options,
         mesh=mesh,
         num_epochs=config.train.epochs,
@@ -199,13 +237,29 @@ def _normalization(config: ConfigDict, train: sources.Examples):
     return np.float32(mean), np.float32(std)
 
 
-def _steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    if batch_size > num_examples:
+def _steps_per_epoch(num_examples: int, batch_size: int, views: int) -> int:
+    if batch_size > num_examples * views:
         raise UserError(
             f"train.batch_size is {batch_size:,}, but there are {num_examples:,} "
             "training images; use a smaller batch"
         )
-    return num_examples // batch_size
+    return num_examples * views // batch_size
+
+
+def _sam_start(config: ConfigDict, steps_per_epoch: int, total_steps: int) -> int:
+    if not config.optim.sam_rho:
+        return 0
+    return durations.to_steps(
+        "optim.sam_start",
+        config.optim.sam_start,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+
+
+def frozen(model: Any) -> tuple[str, ...]:
+    """Returns the paths of the parameters that stay as they are."""
+    return ("stem_conv/kernel",) if model.design.stem == "whitening" else ()
 
 
 def make_optimizer(
@@ -214,6 +268,7 @@ def make_optimizer(
     *,
     frozen: tuple[str, ...],
     paths: Sequence[str],
+    traced: Mapping[str, jax.Array] = MappingProxyType({}),
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """Returns the learning rate by step, and the Optax chain that uses it.
 
@@ -222,16 +277,20 @@ def make_optimizer(
       steps_per_epoch: Steps in an epoch.
       frozen: Paths of parameters that stay as they are.
       paths: Of all parameters.
+      traced: What takes the place of some numbers of `config.optim`.
     """
-    options = config.optim.to_dict()
-    for key in ("sam_rho", "sam_adaptive"):  # they belong to the step
-        del options[key]
-    schedule, momentum = schedules.make(
-        peak=options.pop("learning_rate"),
+    options = config.optim.to_dict() | traced
+    for key in ("sam_rho", "sam_adaptive", "sam_start"):  # they belong to the step
+        options.pop(key, None)
+    peak = options.pop("learning_rate")
+    is_traced = "learning_rate" in traced
+    shape, momentum = schedules.make(
+        peak=1.0 if is_traced else peak,
         steps_per_epoch=steps_per_epoch,
         total_steps=config.train.epochs * steps_per_epoch,
         **config.schedule.to_dict(),
     )
+    schedule = (lambda step: peak * shape(step)) if is_traced else shape
     optim.check_multipliers(options["lr_multipliers"], paths)
     return schedule, optim.make_optimizer(
         schedule=schedule, momentum_schedule=momentum, frozen=frozen, **options

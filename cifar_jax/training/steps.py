@@ -11,10 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding
 
-from cifar_jax.training import sam
+from cifar_jax.data import batches
+from cifar_jax.training import pruning, sam, tta
+from cifar_jax.training.distillation import Distillation
 from cifar_jax.training.state import Metrics, TrainState, update_averages
 
 Augment = Callable[..., tuple[jax.Array, jax.Array]]
@@ -26,7 +29,7 @@ class StepOptions:
 
     Attributes:
       num_classes: Number of classes.
-      batch_size: Images in a step, over all devices.
+      batch_size: Rows in a step, over all devices: images times views.
       steps_per_epoch: Steps in an epoch.
       total_steps: Steps of the run.
       augment: `(key, images, labels, *, epoch, index, progress) -> (images, labels)`,
@@ -39,6 +42,10 @@ class StepOptions:
       accumulate: Parts of a batch that are computed one after the other.
       sam_rho: Radius of sharpness-aware minimisation; 0: off.
       sam_adaptive: Whether that is ASAM.
+      sam_start: First step that has it: it is the engine that calls other steps before.
+      views: Rows of a batch that show one image, each augmented on its own.
+      pruning_plan: When weights die, or None.
+      distillation: What the teacher teaches, or None.
     """
 
     num_classes: int
@@ -54,6 +61,15 @@ class StepOptions:
     accumulate: int = 1
     sam_rho: float = 0.0
     sam_adaptive: bool = False
+    sam_start: int = 0
+    views: int = 1
+    pruning_plan: pruning.Plan | None = None
+    distillation: Distillation | None = None
+
+    @property
+    def images_per_step(self) -> int:
+        """Images in a step, each counted once."""
+        return self.batch_size // self.views
 
 
 def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
@@ -77,6 +93,7 @@ def train_step(
     order: jax.Array,
     key: jax.Array,
     options: StepOptions,
+    teacher: Any = None,
 ) -> tuple[TrainState, Metrics]:
     """Trains on the next batch of the epoch, out of images on the devices.
 
@@ -88,17 +105,19 @@ def train_step(
       order: int32 [N], the epoch's order.
       key: Of the run.
       options: See there.
+      teacher: Variables of the teacher, if there is one.
 
     Returns:
       The new state, and the metrics with this batch.
     """
     position = state.step % options.steps_per_epoch
-    index = jax.lax.dynamic_slice_in_dim(
-        order, position * options.batch_size, options.batch_size
-    )
+    num_images = options.images_per_step
+    index = jax.lax.dynamic_slice_in_dim(order, position * num_images, num_images)
+    index = batches.repeat(index, options.views)
     index = jax.lax.with_sharding_constraint(index, options.split)
-    batch = images[index], labels[index], index
-    return train_on_batch(state, metrics, *batch, key, options)
+    with jax.named_scope("gather"):  # such names are what a profile is read by
+        batch = images[index], labels[index], index
+    return train_on_batch(state, metrics, *batch, key, options, teacher)
 
 
 def train_on_batch(
@@ -109,6 +128,7 @@ def train_on_batch(
     index: jax.Array,
     key: jax.Array,
     options: StepOptions,
+    teacher: Any = None,
 ) -> tuple[TrainState, Metrics]:
     """Trains on a batch that is given.
 
@@ -122,27 +142,36 @@ def train_on_batch(
       index: int32 [B], each image's place in the data set.
       key: Of the run.
       options: See there.
+      teacher: Variables of the teacher, if there is one.
 
     Returns:
       The new state, and the metrics with this batch.
     """
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
     epoch = state.step // options.steps_per_epoch
+    if options.views > 1:  # each view is another time that the image is seen
+        epoch = epoch * options.views + np.arange(len(index)) // options.images_per_step
     targets = jax.nn.one_hot(labels, options.num_classes)
-    batch, targets = options.augment(
-        augment_key,
-        images,
-        targets,
-        epoch=epoch,
-        index=index,
-        progress=state.step / options.total_steps,
-    )
-    batch = normalize(batch, options.mean, options.std)
+    with jax.named_scope("augment"):
+        batch, targets = options.augment(
+            augment_key,
+            images,
+            targets,
+            epoch=epoch,
+            index=index,
+            progress=state.step / options.total_steps,
+        )
+    taught = None
+    if options.distillation:  # the teacher normalises as it is used to
+        with jax.named_scope("teacher"):
+            taught = options.distillation.teach(teacher, batch)
+    with jax.named_scope("augment"):
+        batch = normalize(batch, options.mean, options.std)
     gradient = functools.partial(
         _gradient,
         state,
         images=batch,
-        targets=targets,
+        targets=(targets, taught),
         key=dropout_key,
         options=options,
     )
@@ -152,8 +181,13 @@ def train_on_batch(
             state.params, grads, rho=options.sam_rho, adaptive=options.sam_adaptive
         )
         grads, *_ = gradient(worst)  # the statistics stay those of the weights
-    state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
-    return update_averages(state, options.ema_decay), metrics.merge(seen)
+    with jax.named_scope("optimizer"):
+        after = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+        after = update_averages(after, options.ema_decay)
+        if options.pruning_plan:
+            after = pruning.prune(state.params, after, options.pruning_plan)
+    with jax.named_scope("metrics"):
+        return after, metrics.merge(seen)
 
 
 def _gradient(
@@ -161,7 +195,7 @@ def _gradient(
     params: Any,
     *,
     images: jax.Array,
-    targets: jax.Array,
+    targets: tuple[jax.Array, jax.Array | None],
     key: jax.Array,
     options: StepOptions,
 ) -> tuple[Any, Any, Metrics]:
@@ -182,7 +216,11 @@ def _gradient(
     def split(array):
         return array.reshape(-1, options.accumulate, *array.shape[1:]).swapaxes(0, 1)
 
-    parts = split(images), split(targets), jax.random.split(key, options.accumulate)
+    parts = (
+        split(images),
+        jax.tree.map(split, targets),
+        jax.random.split(key, options.accumulate),
+    )
     # XLA:CPU is slow at convolutions within a loop.
     unroll = options.accumulate if jax.default_backend() == "cpu" else 1
     start = optax.tree.zeros_like(params), state.batch_stats, Metrics.empty()
@@ -192,6 +230,9 @@ def _gradient(
 
 def _loss(params, batch_stats, apply_fn, images, targets, key, options):
     """Returns the mean loss, and the batch statistics and metrics beside it."""
+    targets, taught = targets
+    if options.pruning_plan:
+        params = pruning.keep_dead(params)
     logits, updates = apply_fn(
         {"params": params, "batch_stats": batch_stats},
         images,
@@ -201,6 +242,8 @@ def _loss(params, batch_stats, apply_fn, images, targets, key, options):
     )
     smoothed = optax.smooth_labels(targets, options.label_smoothing)
     losses = optax.softmax_cross_entropy(logits, smoothed)
+    if options.distillation:
+        losses = options.distillation.mix(losses, logits, taught)
     seen = Metrics.single_from_model_output(
         loss=losses, correct=logits.argmax(-1) == targets.argmax(-1)
     )
@@ -210,20 +253,20 @@ def _loss(params, batch_stats, apply_fn, images, targets, key, options):
 def make_train_call(options: StepOptions, steps_per_dispatch: int) -> Callable:
     """Returns one call of the devices: `num_steps` steps, at most the given number.
 
-    The call is `(state, metrics, images, labels, order, key, num_steps) -> (state,
-    metrics)`, as `train_step`, with `num_steps` a traced int32.
+    The call is `(state, metrics, images, labels, order, key, num_steps, teacher=None)
+    -> (state, metrics)`, as `train_step`, with `num_steps` a traced int32.
     """
 
-    def one(state, metrics, *data):
+    def one(state, metrics, *data, teacher=None):
         *data, _ = data
-        return train_step(state, metrics, *data, options)
+        return train_step(state, metrics, *data, options, teacher)
 
-    def several(state, metrics, *data):
+    def several(state, metrics, *data, teacher=None):
         *data, num_steps = data
         return jax.lax.fori_loop(
             0,
             num_steps,
-            lambda _, carry: train_step(*carry, *data, options),
+            lambda _, carry: train_step(*carry, *data, options, teacher),
             (state, metrics),
         )
 
@@ -239,6 +282,7 @@ def evaluate_step(
     *,
     apply_fn: Callable,
     options: StepOptions,
+    augmentation: str = "none",
 ) -> Metrics:
     """Returns the metrics with one more batch.
 
@@ -250,9 +294,14 @@ def evaluate_step(
       mask: bool [B], False for what only fills the batch up.
       apply_fn: Of the network.
       options: See there.
+      augmentation: Of `tta.TTA`, at test time.
     """
-    images = normalize(images, options.mean, options.std)
-    logits = apply_fn(variables, images, train=False)
+
+    def network(images):
+        images = normalize(images, options.mean, options.std)
+        return apply_fn(variables, images, train=False)
+
+    logits = tta.logits(network, images, augmentation)[:, -1]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     seen = Metrics.single_from_model_output(
         loss=losses, correct=logits.argmax(-1) == labels, mask=mask

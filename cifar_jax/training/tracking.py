@@ -129,11 +129,12 @@ class RunDirectory:
             )
         if not holds_work or not self._config.exists():
             return  # nothing to lose
-        changed = changes(_read_json(self._config), plain(config), FREE_KEYS)
+        changed = changes(_read_json(self._config), plain(config))
         if changed:
             raise UserError(
-                f"{self.path} was made with another config ({'; '.join(changed)}); use "
-                "the old values, or choose another --workdir"
+                f"{self.path} was made with another config "
+                f"({'; '.join(changed.values())}); use the old values, or choose "
+                "another --workdir"
             )
 
     def check_space(self, num_bytes: int) -> None:
@@ -297,9 +298,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def changes(
-    old: Mapping[str, Any], new: Mapping[str, Any], free: tuple[str, ...]
-) -> list[str]:
-    """Returns what differs between two plain configs, in words.
+    old: Mapping[str, Any], new: Mapping[str, Any], free: tuple[str, ...] = FREE_KEYS
+) -> dict[str, str]:
+    """Returns what differs between two plain configs, in words, by key.
 
     Args:
       old: The one before.
@@ -307,11 +308,11 @@ def changes(
       free: Starts of the keys that may differ.
     """
     old, new = flat(old), flat(new)
-    return [
-        f"{key} was {old.get(key)}, now {new.get(key)}"
+    return {
+        key: f"{key} was {old.get(key)}, now {new.get(key)}"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key) and not key.startswith(free)
-    ]
+    }
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def alternating_flip(
     Args:
         key: unused: the side depends on the image and the epoch alone.
         images: [B, H, W, C].
-        epoch: int32 scalar.
+        epoch: int32 scalar, or [B]: how often each image was seen before.
         index: int32 [B], each image's place in the data set.
         seed: chooses which half starts mirrored.
     """

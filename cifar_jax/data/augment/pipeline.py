@@ -49,7 +49,7 @@ def make_pipeline(
 
     - images: uint8 or float [B, H, W, C] in [0, 255]; mixup turns uint8 to float32;
     - labels: float [B, K], one-hot or soft; mixing keeps the sum of each row;
-    - epoch: int32 scalar;
+    - epoch: int32 scalar, or [B]: how often each image was seen before;
     - index: int32 [B], each image's place in the data set; for `alternating_flip`;
     - progress: float32 scalar in [0, 1), the share of the run that has passed; for
       transforms with a `Window`.

@@ -1,0 +1,133 @@
+"""The table of published records, in README.md and in results/README.md."""
+
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+
+from cifar_jax import UserError
+from cifar_jax.analysis.output import replacing
+from cifar_jax.analysis.report import markdown
+from cifar_jax.analysis.report.document import Cell, Table
+from cifar_jax.analysis.report.groups import Group, group
+from cifar_jax.analysis.report.run import Run
+from cifar_jax.analysis.report.runs import from_file
+from cifar_jax.analysis.report.text import (
+    CHOSEN_ON_TEST,
+    DAGGER,
+    TTA,
+    duration,
+    gflops,
+    number,
+    sample,
+)
+
+BEGIN, END = "<!-- records:begin -->", "<!-- records:end -->"
+
+
+def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
+    """Returns the pages that show the records, as they should be.
+
+    Those are README.md in the folder and above it, where they hold the markers.
+
+    Args:
+      folder: Holds the records, at any depth.
+
+    Raises:
+      UserError: If there is no such page, or a record is damaged.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; give the one that holds the records")
+    groups = _read(folder)
+    found = {}
+    for path in (folder.parent / "README.md", folder / "README.md"):
+        if path.exists() and BEGIN in (text := path.read_text(encoding="utf-8")):
+            found[path] = _replace(text, _table(groups, path.parent), path)
+    if not found:
+        raise UserError(
+            f"neither {folder.parent / 'README.md'} nor {folder / 'README.md'} holds "
+            f"{BEGIN} and {END}; put both lines where the table should be"
+        )
+    return found
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    """Writes a page, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _read(folder: pathlib.Path) -> list[Group]:
+    """Returns the runs of all records: a group for each config and device."""
+    by_device: dict[tuple, list[Run]] = {}
+    for path in sorted(folder.rglob("*.json")):
+        for run in from_file(path):
+            place = run.result["device"], run.result["num_devices"]
+            by_device.setdefault(place, []).append(run)
+    return [each for runs in by_device.values() for each in group(runs)]
+
+
+def _replace(text: str, table: str, path: pathlib.Path) -> str:
+    """Returns a page with a new table between its markers."""
+    if (
+        text.count(BEGIN) != 1
+        or text.count(END) != 1
+        or text.find(END) < text.find(BEGIN)
+    ):
+        raise UserError(f"{path} needs {BEGIN} and, below it, {END}, once each")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}"
+
+
+def _table(groups: Sequence[Group], start: pathlib.Path) -> str:
+    """Returns the table as Markdown, with links that are good in a folder."""
+    ranked = sorted(groups, key=_rank)
+    columns = [
+        "record",
+        "data set",
+        "parameters",
+        "GFLOPs an image",
+        "seeds",
+        "validation accuracy",
+        "test accuracy",
+        TTA,
+        "time",
+        "device",
+    ]
+    rows = [_row(each, start) for each in ranked]
+    lines = [markdown.table(Table("", columns, rows).compact(TTA))]
+    if any(each.chose_on_test for each in groups):
+        lines.append(markdown.escape(CHOSEN_ON_TEST))
+    return "\n\n".join(lines)
+
+
+def _rank(each: Group):
+    result = each.runs[0].result
+    best = each.sample(lambda run: run.test)
+    order = -best.mean if best else 0
+    return each.runs[0].config["data"]["name"], order, result["device"]
+
+
+def _row(each: Group, start: pathlib.Path) -> list[Cell]:
+    result, mark = each.runs[0].result, DAGGER if each.chose_on_test else ""
+    files = dict.fromkeys(run.path for run in each.runs)
+    links = [(path.stem, _address(path, start)) for path in files]
+    device = f"{result['num_devices']} x {result['device']}"
+    return [
+        Cell("", links=links),
+        Cell(each.runs[0].config["data"]["name"]),
+        number(result["num_parameters"]),
+        Cell(gflops(result["flops_per_image"]), number=result["flops_per_image"]),
+        number(len(each.finished)),
+        sample(each.sample(lambda run: run.validation)),
+        sample(each.sample(lambda run: run.test), mark=mark),
+        sample(each.sample(lambda run: run.test_tta), mark=mark),
+        duration(each.sample(lambda run: run.result["seconds"]["total"])),
+        Cell(device),
+    ]
+
+
+def _address(path: pathlib.Path, start: pathlib.Path) -> str:
+    """Returns a relative link, with what Markdown would take for its end encoded."""
+    relative = pathlib.Path(os.path.relpath(path, start)).as_posix()
+    return re.sub(r"[\s()<>]", lambda match: f"%{ord(match[0]):02X}", relative)

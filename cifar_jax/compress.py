@@ -1,0 +1,137 @@
+"""Makes a network smaller: python -m cifar_jax.compress --workdir RUN --prune=0.5.
+
+--prune trains the network on for a few epochs while its smallest weights become zero;
+--int8 writes it with arithmetic of 8 bits. All forms are written as ONNX files and
+compared in size, time and accuracy. Typed again, an interrupted command goes on.
+"""
+
+import json
+import pathlib
+
+from absl import flags, logging
+
+from cifar_jax import _cli, formats
+from cifar_jax import config as default
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "run directory")
+_PRUNE = flags.DEFINE_float(
+    "prune",
+    0.0,
+    "share of the weights in the blocks' kernels that become zero",
+    lower_bound=0,
+    upper_bound=0.99,
+)
+_EPOCHS = flags.DEFINE_integer(
+    "epochs", None, "to prune in [a fifth of the run's, at least 2]", lower_bound=1
+)
+_LEARNING_RATE = flags.DEFINE_float(
+    "learning_rate", None, "to prune with, at its peak [a quarter of the run's]"
+)
+_INT8 = flags.DEFINE_bool("int8", False, "also write the networks with 8 bits")
+_OUTPUT = flags.DEFINE_string("output", None, "folder [compression, in the run's]")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "folder of TFDS data sets [that of the run]"
+)
+
+
+def main() -> int:
+    """Makes the networks, and prints the table."""
+    if not _WORKDIR.value:
+        raise _cli.UsageError("--workdir RUN is missing, such as runs/cifar10_cpu")
+    if not (_PRUNE.value or _INT8.value):
+        raise _cli.UsageError("nothing to do; give --prune, --int8, or both")
+    from cifar_jax.training import host_memory
+
+    host_memory.keep_freed()  # before anything starts threads
+    # slow to import: not for --help
+    from cifar_jax.training import compilation, interrupt, loop, sharding
+    from cifar_jax.training.tracking import RunDirectory
+
+    logging.set_verbosity(logging.FATAL)  # Orbax logs what it then raises
+    workdir = pathlib.Path(_WORKDIR.value)
+    output = pathlib.Path(_OUTPUT.value or workdir / "compression")
+    run = RunDirectory(workdir)
+    config = default.of_run(run.config())
+    config.data.dir = _DATA_DIR.value or config.data.dir
+    names = ["onnx", "onnx-int8"] if _INT8.value else ["onnx"]
+    kinds = [formats.find(formats.MODULES[name]) for name in names]
+    sharding.divide_cpu(config.train.cpu_devices)
+    compilation.keep_programs()
+    networks, record = {"original": workdir}, {"workdir": str(workdir)}
+    if _PRUNE.value:
+        networks["pruned"] = output / "pruned"
+        fine_tuning = _fine_tuning(config, workdir, run.dataset())
+        try:
+            result = loop.train_and_evaluate(fine_tuning, networks["pruned"])
+        except interrupt.Stopped as stopped:
+            print(stopped)
+            return stopped.exit_code
+        record["pruned"] = result
+    variants = [
+        _write(name, folder, kind, output, config.data.dir)
+        for name, folder in networks.items()
+        for kind in kinds
+    ]
+    _compare(variants, config, record, output)
+    return 0
+
+
+def _compare(variants, config, record: dict, output: pathlib.Path) -> None:
+    """Prints the table of all forms, and writes it and the record."""
+    from cifar_jax.analysis import compression
+    from cifar_jax.analysis.output import replacing
+    from cifar_jax.training import own_data, results, sharding
+    from cifar_jax.training.tracking import plain
+
+    _, val = own_data.load(plain(config))
+    test = own_data.load_test(plain(config))
+    record |= results.environment(sharding.make_mesh())
+    record["versions"] |= results.versions(("onnx", "onnxruntime"))
+    record |= compression.compare(variants, val=val, test=test)
+    text = compression.table(record)
+    with replacing(output / "compression.json") as path:
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    with replacing(output / "compression.md") as path:
+        path.write_text(text + "\n")
+    print(text)
+    print(f"{output}: compression.json, compression.md, and the networks")
+
+
+def _fine_tuning(config, workdir: pathlib.Path, dataset: dict):
+    """Returns the config of the run that prunes: short, and gentle to the weights."""
+    pruned = config.copy_and_resolve_references()
+    pruned.init.workdir = str(workdir)
+    pruned.prune.update(sparsity=_PRUNE.value, start="0%", stop="50%")
+    pruned.data.update(mean=tuple(dataset["mean"]), std=tuple(dataset["std"]))
+    pruned.schedule = default.get_config().schedule
+    pruned.optim.learning_rate = _LEARNING_RATE.value or config.optim.learning_rate / 4
+    pruned.train.update(
+        epochs=_EPOCHS.value or max(2, config.train.epochs // 5),
+        patience=0,
+        reload_best=False,
+    )
+    # Nothing is chosen on the test set: the table alone has it, at the end.
+    pruned.evaluate.update(every_epochs=1, select_on="val", test=False)
+    return pruned
+
+
+def _write(name: str, folder: pathlib.Path, kind, output: pathlib.Path, data_dir):
+    """Exports one form of one network."""
+    import jax
+
+    from cifar_jax.analysis.compression import Variant
+    from cifar_jax.formats import artifact
+    from cifar_jax.training import trained
+
+    cpu = jax.devices("cpu")[0]
+    path = output / f"{name}{kind.SUFFIX}"
+    with jax.default_device(cpu):  # a file is proved in float32
+        network = trained.load(folder, jax.sharding.SingleDeviceSharding(cpu))
+        network.config["data"]["dir"] = data_dir
+        card = artifact.export(network, kind, path, overwrite=True)
+    facts = {key: card[key] for key in ("num_parameters", "num_nonzero", "check")}
+    return Variant(path, kind.read(path), facts)
+
+
+if __name__ == "__main__":
+    _cli.run(main, __doc__)

@@ -1,0 +1,237 @@
+"""Smaller forms of a network: what they are, and how they are compared."""
+
+import gzip
+import json
+import pathlib
+import subprocess
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+from conftest import fast_compilation
+from scipy import stats
+from test_end_to_end import tiny_config, train
+
+from cifar_jax import UserError
+from cifar_jax import config as default
+from cifar_jax.analysis import compression
+from cifar_jax.data.sources import Examples
+from cifar_jax.formats import artifact
+from cifar_jax.training import own_data, setup, trained
+from cifar_jax.training.tracking import plain
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def run(digits_dir, tmp_path_factory):
+    """A run that has learnt something, and its result."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = tiny_config(digits_dir)
+    config.augment = ()
+    config.optim.name, config.optim.learning_rate = "adam", 0.02
+    config.train.epochs, config.evaluate.every_epochs = 6, 6
+    with fast_compilation():
+        return workdir, train(config, workdir)
+
+
+@pytest.fixture(scope="module")
+def int8():
+    """The format's module."""
+    pytest.importorskip("onnxruntime")
+    from cifar_jax.formats import onnx_int8
+
+    return onnx_int8
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("configs/*.py")), ids=lambda path: path.stem
+)
+def test_the_config_of_a_run_comes_back(path):
+    namespace = {}
+    exec(compile(path.read_text(), path, "exec"), namespace)
+    config = namespace["get_config"]()
+    config.optim.lr_multipliers = ((".*/bias", 2.0),)
+    config.data.image_size = (24, 24)
+    old = plain(config)
+    again = default.of_run(old)
+    assert plain(again) == old
+    assert again.optim.lr_multipliers == config.optim.lr_multipliers
+    assert again.augment == tuple(dict(each) for each in config.augment)
+    del old["prune"], old["model"]["bn_momentum"]  # of an earlier version
+    old["model"]["gone"] = 1
+    again = default.of_run(old)
+    assert again.prune == default.get_config().prune
+    assert again.model.bn_momentum == 0.9
+
+
+def test_a_runs_images_are_those_it_had(run, digits_dir):
+    workdir, _ = run
+    config = json.loads((workdir / "config.json").read_text())
+    prepared = setup.make(default.of_run(config), None, lambda line: None)
+    test = setup.load_test(default.of_run(config))
+    found = *own_data.load(config), own_data.load_test(config, digits_dir)
+    for ours, theirs in zip(found, (prepared.train, prepared.val, test), strict=True):
+        np.testing.assert_array_equal(ours.images, theirs.images)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+    config["data"]["validation"] = 0
+    assert own_data.load(config)[1] is None
+
+
+def test_int8_predicts_nearly_the_same(run, int8, tmp_path, monkeypatch):
+    import onnx
+
+    workdir, result = run
+    assert result["val"]["accuracy"] > 0.7, "this test needs a better network"
+    seen = []
+    calibration = int8._Calibration
+    monkeypatch.setattr(
+        int8, "_Calibration", lambda images: seen.append(images) or calibration(images)
+    )
+    network, path = trained.load(workdir), tmp_path / "model.int8.onnx"
+    card = artifact.export(network, int8, path)
+    check = card["check"]
+    assert check["agreement"] > 0.95
+    assert check["accuracy"] > result["val"]["accuracy"] - 0.03
+    assert check["float32_accuracy"] == pytest.approx(result["val"]["accuracy"])
+    assert (check["images"], check["num_images"]) == ("validation", 144)
+    assert "validation images" in artifact.summary(check)
+    held = onnx.load(path)
+    weights = [a for a in held.graph.initializer if a.name.endswith("kernel_quantized")]
+    kinds = {a.data_type for a in weights}
+    assert len(weights) == 7 and kinds == {onnx.TensorProto.INT8}
+    assert not any(node.op_type == "BatchNormalization" for node in held.graph.node)
+    (kept,) = (each.value for each in held.metadata_props if each.key == "card")
+    assert json.loads(kept)["dataset"] == card["dataset"]
+    artifact.export(network, int8, path, overwrite=True)
+    assert artifact.export(network, int8, path, overwrite=True) == card
+    # What the ranges were measured on is held out of nothing but training.
+    train_images, held_out = own_data.load(network.config)
+    known = {image.tobytes() for image in train_images.images}
+    assert len(seen[0]) == int8.NUM_CALIBRATION
+    assert all(image.tobytes() in known for image in seen[0])
+    assert not {image.tobytes() for image in held_out.images} <= known
+
+
+def test_int8_that_loses_too_much_is_refused(run, int8, monkeypatch):
+    network = trained.load(run[0])
+    good = jax.jit(network.logits)
+    with pytest.raises(UserError, match="accuracy falls from .* nothing is kept"):
+        int8.prove(network, lambda images: np.roll(good(images), 1, axis=-1))
+    assert int8.prove(network, good)["agreement"] == 1.0
+    monkeypatch.setitem(network.config["data"], "validation", 0)
+    found = int8.prove(network, good)
+    assert (found["images"], found["num_images"]) == ("training", 1437)
+
+
+def variant(folder, name, right, labels, num_classes=4):
+    """A network that labels the images of these places right."""
+
+    def classify(images):
+        places = images[:, 0, 0, 0].astype(int)
+        found = np.where(right[places], labels[places], (labels[places] + 1) % 4)
+        return np.eye(num_classes)[found]
+
+    path = folder / name
+    path.write_bytes(bytes(1000) + name.encode())
+    return compression.Variant(
+        path, classify, {"num_parameters": 10, "num_nonzero": 5, "check": {}}
+    )
+
+
+def test_the_comparison_is_mcnemars_on_the_same_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(compression, "SECONDS", 0.0)
+    monkeypatch.setattr(compression, "BATCH_SIZE", 64)
+    random = np.random.default_rng(0)
+    images = np.zeros((200, 2, 2, 1), np.uint8) + np.arange(200)[:, None, None, None]
+    examples = Examples(images.astype(np.uint8), random.integers(0, 4, 200))
+    first, second = random.random(200) < 0.9, random.random(200) < 0.8
+    variants = [
+        variant(tmp_path, name, right, examples.labels)
+        for name, right in (("a.onnx", first), ("b.int8.onnx", second))
+    ]
+    record = compression.compare(variants, val=examples[:50], test=examples)
+    one, other = record["variants"]
+    assert one["test"]["accuracy"] == first.mean()
+    assert other["test"]["accuracy"] == second.mean()
+    assert other["val"]["accuracy"] == second[:50].mean()
+    assert other["test"]["difference"] == pytest.approx(second.mean() - first.mean())
+    alone, both = (first & ~second).sum(), (first != second).sum()
+    p_value = stats.binomtest(int(alone), int(both)).pvalue
+    assert other["test"]["p_value"] == pytest.approx(p_value)
+    assert one["test"]["p_value"] == 1.0
+    content = variants[1].path.read_bytes()
+    assert other["bytes"] == len(content)
+    assert gzip.decompress(gzip.compress(content, 9)) == content
+    assert 20 < other["gzip_bytes"] < 100
+    for each in record["variants"]:
+        for spread in (each["latency_ms"], each["images_per_second"]):
+            assert 0 < spread["min"] <= spread["median"] <= spread["max"]
+    record |= {"device": "cpu", "versions": {"onnxruntime": "1"}}
+    lines = compression.table(record).splitlines()
+    assert len({line.count("|") for line in lines[:4]}) == 1
+    assert lines[3].startswith("| b.int8.onnx | 10 ")
+    assert f"{100 * (second.mean() - first.mean()):+.2f} ({p_value:.2g})" in lines[3]
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_rounds_go_both_ways(monkeypatch):
+    monkeypatch.setattr(compression, "SECONDS", 0.0)
+    monkeypatch.setattr(compression, "ROUNDS", 3)
+    calls = []
+    variants = [
+        types.SimpleNamespace(classify=lambda images, name=name: calls.append(name))
+        for name in "abc"
+    ]
+    turns = compression._take_turns(variants, np.zeros(1))
+    assert "".join(calls) == "abc" + "abc" + "cba" + "abc"
+    assert [len(each) for each in turns] == [3, 3, 3]
+
+
+def compress(*arguments, **options):
+    command = [sys.executable, "-m", "cifar_jax.compress", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def test_wrong_usage_is_one_line(tmp_path):
+    for arguments, message in (
+        ([], "--workdir RUN is missing"),
+        ([f"--workdir={tmp_path}"], "nothing to do; give --prune, --int8, or both"),
+    ):
+        done = compress(*arguments)
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {message}")
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_command(run, int8, tmp_path):
+    workdir, result = run
+    arguments = [f"--workdir={workdir}", f"--output={tmp_path}"]
+    arguments += ["--prune=0.5", "--int8"]
+    done = compress(*arguments)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "compression.json").read_text())
+    names = ["original.onnx", "original.int8.onnx", "pruned.onnx", "pruned.int8.onnx"]
+    found = {each["file"]: each for each in record["variants"]}
+    assert list(found) == names
+    original, quantised, pruned, _ = found.values()
+    for split in ("val", "test"):
+        expected = result[split]["accuracy"]
+        assert original[split]["accuracy"] == pytest.approx(expected)
+    expected = record["pruned"]["val"]["accuracy"]
+    assert pruned["val"]["accuracy"] == pytest.approx(expected)
+    assert record["pruned"]["test"] is None  # only the table has it
+    assert record["pruned"]["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert record["pruned"]["epochs"] == 2
+    assert pruned["num_nonzero"] == record["pruned"]["num_nonzero"]
+    assert pruned["bytes"] == pytest.approx(original["bytes"], rel=0.02)
+    assert pruned["gzip_bytes"] < 0.8 * original["gzip_bytes"]
+    assert quantised["bytes"] < original["bytes"]
+    table = (tmp_path / "compression.md").read_text()
+    assert table in done.stdout

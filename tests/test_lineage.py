@@ -1,0 +1,168 @@
+"""Runs that start from another's weights, and that learn from a teacher."""
+
+import json
+import shutil
+import signal
+import tempfile
+
+import jax
+import numpy as np
+import pytest
+from conftest import fast_compilation
+from test_end_to_end import rows, tiny_config, train
+
+from cifar_jax import UserError
+from cifar_jax.training import (
+    checkpoint,
+    interrupt,
+    lineage,
+    rehearsal,
+    setup,
+    trained,
+)
+from cifar_jax.training.engine import Engine
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+
+def make(config):
+    return setup.make(config, jax.devices()[:1], lambda line: None)
+
+
+def equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.fixture(scope="module")
+def parent(digits_dir, tmp_path_factory):
+    """A run to learn from, and its result."""
+    workdir = tmp_path_factory.mktemp("parent")
+    config = tiny_config(digits_dir)
+    config.train.epochs, config.optim.learning_rate = 1, 0.1
+    with fast_compilation():
+        return workdir, train(config, workdir)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_run_starts_with_the_best_weights_of_another(parent, digits_dir, ema_decay):
+    workdir, _ = parent
+    config = tiny_config(digits_dir)
+    config.init.workdir, config.train.ema_decay = str(workdir), ema_decay
+    config.seed = 5
+    prepared = make(config)
+    first = Engine(prepared, config.seed).first_state()
+    state, facts = lineage.start(config, prepared, first)
+    best = trained.load(workdir)
+    equal(state.variables, best.variables)
+    assert int(state.step) == 0
+    expected = checkpoint.digest(jax.device_get(best.variables), {})
+    assert facts == {"workdir": str(workdir), "epoch": 1, "digest": expected}
+    if ema_decay:
+        equal(state.averages, best.variables)
+        buffers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.averages)]
+        weights = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.variables)]
+        assert not {*buffers} & {*weights}  # a step takes them all
+
+
+def test_other_shapes_are_refused(parent, digits_dir):
+    workdir, _ = parent
+    config = tiny_config(digits_dir)
+    config.init.workdir, config.model.widths = str(workdir), (8, 24)
+    prepared = make(config)
+    first = Engine(prepared, 0).first_state()
+    with pytest.raises(UserError, match=r"head/kernel is \(16, 10\).*config \(24, 10"):
+        lineage.start(config, prepared, first)
+    config.init.workdir = str(workdir / "nowhere")
+    with pytest.raises(UserError, match="init.workdir is .*is no run directory"):
+        lineage.start(config, prepared, first)
+
+
+def test_a_teacher_must_know_the_same_classes(parent, digits_dir, tmp_path):
+    config = tiny_config(digits_dir)
+    prepared = make(config)
+    assert lineage.with_teacher(config, prepared) is prepared
+    config.distill.teacher = str(tmp_path / "teacher")
+    with pytest.raises(UserError, match="distill.teacher is .*is no run directory"):
+        lineage.with_teacher(config, prepared)
+    shutil.copytree(parent[0], tmp_path / "teacher")
+    path = tmp_path / "teacher" / "dataset.json"
+    dataset = json.loads(path.read_text())
+    dataset["label_names"][0] = "zero"
+    path.write_text(json.dumps(dataset))
+    with pytest.raises(UserError, match=r"whose label_names are \('zero'.*not the dat"):
+        lineage.with_teacher(config, prepared)
+    for key, value in (("weight", 0.0), ("weight", 1.1), ("temperature", 0.0)):
+        config = tiny_config(digits_dir)
+        config.distill.teacher, config.distill[key] = str(parent[0]), value
+        with pytest.raises(UserError, match=f"distill.{key} is {value}; use more than"):
+            lineage.with_teacher(config, prepared)
+
+
+def test_the_teacher_normalises_as_it_is_used_to(parent, digits_dir, tmp_path):
+    """And it does not change: BatchNorm uses its running statistics."""
+    shutil.copytree(parent[0], tmp_path / "teacher")
+    path = tmp_path / "teacher" / "dataset.json"
+    dataset = json.loads(path.read_text())
+    dataset["mean"] = [0.9] * len(dataset["mean"])
+    path.write_text(json.dumps(dataset))
+    config = tiny_config(digits_dir)
+    config.distill.teacher = str(tmp_path / "teacher")
+    prepared = lineage.with_teacher(config, make(config))
+    images = prepared.train.images[:16]
+    teacher = trained.load(tmp_path / "teacher")
+    taught = prepared.options.distillation.teach(prepared.teacher.variables, images)
+    np.testing.assert_allclose(taught, teacher.logits(images), rtol=1e-5, atol=1e-5)
+    assert not np.allclose(taught, trained.load(parent[0]).logits(images), atol=1e-2)
+
+
+def student_config(parent, digits_dir):
+    config = tiny_config(digits_dir)
+    config.init.workdir = config.distill.teacher = str(parent)
+    config.prune.sparsity, config.train.epochs = 0.5, 1
+    return config
+
+
+def test_a_student_resumes_with_its_teacher_alone(
+    parent, digits_dir, tmp_path, monkeypatch
+):
+    source = tmp_path / "teacher"
+    shutil.copytree(parent[0], source)
+    whole = train(student_config(source, digits_dir), tmp_path / "whole")
+    assert whole["init"]["epoch"] == whole["teacher"]["epoch"] == 1
+    expected = {"num_parameters", "flops_per_image", "seconds"}
+    for key in expected:
+        assert whole["teacher"][key] == parent[1][key]
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            interrupt.StopRequest,
+            "_find",
+            lambda self: signal.SIGTERM if self.polls > 5 else 0,
+        )
+        with pytest.raises(interrupt.Stopped, match="at step 4"):
+            train(student_config(source, digits_dir), run)
+    shutil.move(source, tmp_path / "away")
+    shutil.copytree(parent[0], source)
+    checkpoints = checkpoint.Checkpoints(source / "best", keep=1)
+    other = jax.tree.map(lambda leaf: leaf + 1, trained.load(source).variables)
+    checkpoints.save(999, other, {"epoch": 9})
+    checkpoints.close()
+    with pytest.raises(UserError, match=r"have changed since .*\(epoch 1 then, 9 now"):
+        train(student_config(source, digits_dir), run)
+    shutil.rmtree(source)
+    shutil.move(tmp_path / "away", source)
+    resumed = train(student_config(source, digits_dir), run)
+    assert rows(run) == rows(tmp_path / "whole")
+    for key in ("init", "teacher", "test", "sparsity", "num_nonzero", "best_epoch"):
+        assert resumed[key] == whole[key], key
+    equal(trained.load(run).variables, trained.load(tmp_path / "whole").variables)
+
+
+@pytest.mark.slow
+def test_a_dry_run_has_its_teacher_too(parent, digits_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    config = student_config(parent[0], digits_dir)
+    config.prune.stop, config.train.epochs = "2 epochs", 3
+    config.data.placement = "host"
+    rehearsal.rehearse(config, jax.devices()[:1])
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,100 @@
+"""The table of records in README.md: made from their files, and up to date."""
+
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+from made_runs import make_config, make_record, make_result
+
+from cifar_jax import UserError
+from cifar_jax.analysis.report import published
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGE = f"# Title\n\nbefore\n\n{published.BEGIN}\nold\n{published.END}\n\nafter\n"
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "results"
+    (folder / "seeds").mkdir(parents=True)
+    for seed, test in ((0, 0.91), (1, 0.93)):
+        result = make_result(make_config(seed=seed), test=test)
+        (folder / "seeds" / f"{seed}.json").write_text(json.dumps(result))
+    record = make_record((0.80, 0.84, 0.81))
+    (folder / "recipe.json").write_text(json.dumps(record))
+    (folder / "speed.json").write_text(json.dumps({"contenders": {}}))
+    for page in (tmp_path / "README.md", folder / "README.md"):
+        page.write_text(PAGE)
+    return folder
+
+
+def rows(page):
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    header, _, *rest = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in lines
+    )
+    return [dict(zip(header, row, strict=True)) for row in rest]
+
+
+def test_every_record_has_a_row_and_every_row_its_files(results):
+    pages = published.pages(results)
+    assert list(pages) == [results.parent / "README.md", results / "README.md"]
+    for path, page in pages.items():
+        assert page.startswith("# Title\n\nbefore") and page.endswith("\n\nafter\n")
+        assert "old" not in page
+        first, second = rows(page)
+        links = re.findall(r"\]\((.+?)\)", first["record"])
+        assert [pathlib.Path(link).name for link in links] == ["0.json", "1.json"]
+        assert all((path.parent / link).is_file() for link in links)
+        assert (path.parent / re.search(r"\((.+)\)", second["record"])[1]).is_file()
+        std = np.std([0.91, 0.93], ddof=1)
+        assert (first["test accuracy"], first["seeds"]) == (f"0.9200 ± {std:.4f}", "2")
+        std = np.std([0.80, 0.84, 0.81], ddof=1)
+        assert second["test accuracy"] == f"0.8167 ± {std:.4f}"
+        assert second["seeds"] == "3"
+
+
+def test_the_table_is_stale_when_a_record_changes(results):
+    page = results / "README.md"
+    published.write(page, published.pages(results)[page])
+    assert published.pages(results)[page] == page.read_text()
+    record = make_record((0.80, 0.84, 0.82))
+    (results / "recipe.json").write_text(json.dumps(record))
+    assert published.pages(results)[page] != page.read_text()
+
+
+def test_records_on_other_devices_have_rows_of_their_own(results):
+    other = make_result(make_config(seed=2)) | {"device": "gpu (made)"}
+    (results / "other.json").write_text(json.dumps(other))
+    assert len(rows(published.pages(results)[results / "README.md"])) == 3
+
+
+def test_a_record_that_chose_on_test_is_marked(results):
+    config = make_config(seed=3, evaluate__select_on="test", data__validation=0)
+    result = make_result(config, test=0.99, val=None)
+    (results / "chosen.json").write_text(json.dumps(result))
+    page = published.pages(results)[results / "README.md"]
+    assert "0.9900 †" in page and "no honest one" in page
+
+
+@pytest.mark.parametrize("page", ["", published.BEGIN, published.END + published.BEGIN])
+def test_pages_without_both_markers_are_refused(results, page):
+    (results / "README.md").unlink()
+    (results.parent / "README.md").write_text(page)
+    with pytest.raises(UserError, match="records:begin"):
+        published.pages(results)
+
+
+def test_damaged_records_are_refused(results):
+    (results / "recipe.json").write_text('{"recipe": ')
+    with pytest.raises(UserError, match="recipe.json is damaged"):
+        published.pages(results)
+
+
+def test_the_pages_of_this_project_are_up_to_date():
+    pages = published.pages(ROOT / "results")
+    assert set(pages) == {ROOT / "README.md", ROOT / "results" / "README.md"}
+    for path, page in pages.items():
+        assert path.read_text() == page, "run python -m cifar_jax.report --records"

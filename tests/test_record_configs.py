@@ -1,0 +1,77 @@
+"""The recipes: each is below the budget, says so, and runs in its tiny form."""
+
+import ast
+import importlib
+import pathlib
+
+import jax
+import pytest
+
+from cifar_jax.data.augment import make_pipeline
+from cifar_jax.models import count, resnet
+from cifar_jax.training import rehearsal, setup
+
+ROOT = pathlib.Path(__file__).parents[1]
+CIFAR = (32, 32, 3)
+PARAMETERS = {
+    "records.seconds": 4_846_658,
+    "records.minute": 4_846_658,
+    "records.best": 4_309_674,
+    "resnet_4p9m": 4_903_242,
+}
+
+
+def load(name, form=None):
+    return importlib.import_module(f"configs.{name}").get_config(form)
+
+
+def create(config):
+    return resnet.create(num_classes=10, image_shape=CIFAR, **config.model.to_dict())
+
+
+def test_every_record_is_known():
+    files = (ROOT / "configs" / "records").glob("*.py")
+    assert {f"records.{path.stem}" for path in files} == set(PARAMETERS) - {
+        "resnet_4p9m"
+    }
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_config_is_a_record_of_what_it_builds(name):
+    config, path = load(name), f"configs/{name.replace('.', '/')}.py"
+    model = create(config)
+    assert count.num_parameters(model, CIFAR) == PARAMETERS[name]
+    count.check_budget(PARAMETERS[name], config.budget.limit, model, CIFAR)
+    assert not any(width % 32 for width in config.model.widths)
+    record = " ".join(ast.get_docstring(ast.parse((ROOT / path).read_text())).split())
+    flops = f"{2 * count.macs(model, CIFAR) / 1e9:.3g} GFLOPs an image"
+    for part in (f"{PARAMETERS[name]:,}", flops, "Measured:", f"--config {path}"):
+        assert part in record
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("form", [None, "full", "tiny"])
+def test_every_form_has_a_recipe(name, form):
+    config = load(name, form)
+    make_pipeline(config.augment)
+    steps = 10  # of an epoch
+    paths = count.parameter_paths(create(config), CIFAR)
+    schedule, _ = setup.make_optimizer(config, steps, frozen=(), paths=paths)
+    assert 0 <= schedule(0) < schedule(steps) <= config.optim.learning_rate
+    assert schedule(config.train.epochs * steps) < 0.01 * config.optim.learning_rate
+    assert config.evaluate.best_by == "last"  # the test's score is of no choice
+    assert (config.data.validation == 0) == (form == "full")
+
+
+# Each compiles for ten seconds.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "records.seconds" else pytest.mark.slow)
+        for name in PARAMETERS
+    ],
+)
+@pytest.mark.usefixtures("compile_fast")
+def test_the_tiny_form_runs_on_made_up_images(name, capsys):
+    rehearsal.rehearse(load(name, "tiny"), jax.devices()[:1])
+    assert "resuming at step 2" in capsys.readouterr().out
