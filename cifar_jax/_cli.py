@@ -162,8 +162,9 @@ def _explain(error: Exception, argv: list[str], path: str | None) -> str:
     """Returns what is wrong with the command line, in one line."""
     try:
         config = _load_alone(path) if path else ConfigDict()
-    except Exception as fault:
-        return f"config {path} cannot be read: {type(fault).__name__}: {fault}"
+    except Exception as fault:  # told with the tracebacks of all that it has passed
+        *_, last = f"{type(fault).__name__}: {fault}".strip().splitlines()
+        return f"config {path} cannot be read: {last}"
     keys = list(_keys(config))
     for arg in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([^=]+)", arg)

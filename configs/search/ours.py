@@ -10,7 +10,7 @@ Command: python -m cifar_jax.search --config configs/search/ours.py
 """
 
 from cifar_jax import config as default
-from configs.search.small import small
+from configs.search.small import is_small, small
 
 
 def get_config(variant="full"):
@@ -37,7 +37,7 @@ def get_config(variant="full"):
     study.trials = 60
     study.pruner = "hyperband"
     study.min_epochs = 3
-    if variant == "small":
+    if is_small(variant):
         small(config, limit=50_000)
         base.train.epochs = 4
         study.width_multiple = 1

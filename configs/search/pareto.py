@@ -8,6 +8,7 @@ Command: python -m cifar_jax.search --config configs/search/pareto.py
 """
 
 from configs.search import ours
+from configs.search.small import is_small
 
 
 def get_config(variant="full"):
@@ -15,7 +16,7 @@ def get_config(variant="full"):
     config.study.objectives = ("accuracy", "macs")
     config.study.sampler = "nsga2"
     config.study.pruner = "none"
-    config.study.latency = variant == "full"
-    if variant == "small":
+    config.study.latency = not is_small(variant)
+    if is_small(variant):
         config.base.train.epochs = 2
     return config

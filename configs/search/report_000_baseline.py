@@ -10,7 +10,7 @@ Command: python -m cifar_jax.search --config configs/search/report_000_baseline.
 from cifar_jax import config as default
 from cifar_jax.models.presets import PRESETS
 from configs.reports import report_000
-from configs.search.small import small
+from configs.search.small import is_small, small
 
 
 def get_config(variant="full"):
@@ -19,7 +19,7 @@ def get_config(variant="full"):
     config.base.data.validation = 0.1
     baseline = PRESETS["report_000_baseline"]
     config.study.reported = (("report_000", 0.9552), ("resnet56", 0.9283))
-    if variant == "small":
+    if is_small(variant):
         config.base.model.stage_sizes = (2, 2, 2)
         small(config, narrower=4, limit=100_000)
         baseline = dict(stage_sizes=(1, 1, 1), widths=(4, 8, 16))

@@ -8,7 +8,7 @@ Command: python -m cifar_jax.search --config configs/search/report_000_optimizer
 
 from cifar_jax import config as default
 from configs.reports import report_000
-from configs.search.small import small
+from configs.search.small import is_small, small
 
 
 def get_config(variant="full"):
@@ -17,7 +17,7 @@ def get_config(variant="full"):
     config.base.data.validation = 0.1
     config.study.kind = "grid"
     config.study.space = (dict(factor="optim.name", values=("adamw", "adam")),)
-    if variant == "small":
+    if is_small(variant):
         config.base.model.stage_sizes = (2, 2, 2)
         small(config, narrower=4, limit=100_000)
     return config

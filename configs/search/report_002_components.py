@@ -6,7 +6,7 @@ Command: python -m cifar_jax.search --config configs/search/report_002_component
 
 from cifar_jax import config as default
 from configs.reports import report_002
-from configs.search.small import small
+from configs.search.small import is_small, small
 
 WITHOUT = {
     "mish": {"model.activation": "relu"},
@@ -25,7 +25,7 @@ def get_config(variant="full"):
         *(dict(name=f"no-{name}", change=change) for name, change in WITHOUT.items()),
         dict(name="none", change=none),
     )
-    if variant == "small":
+    if is_small(variant):
         small(config, narrower=4, limit=400_000)
         config.base.model.se_ratio = 8  # a single hidden unit in the first stage
     return config

@@ -10,7 +10,7 @@ Command: python -m cifar_jax.search --config configs/search/report_002_ladder.py
 
 from cifar_jax import config as default
 from configs.reports import report_002
-from configs.search.small import small
+from configs.search.small import is_small, small
 
 
 def get_config(variant="full"):
@@ -38,7 +38,7 @@ def get_config(variant="full"):
         *(("adam", 0.74), ("sgd-0.1", 0.77), ("sgd-0.05", 0.78)),
         ("sgd-0.05-dropout-decay", 0.82417),
     )
-    if variant == "small":
+    if is_small(variant):
         small(config, narrower=4, limit=400_000)
         config.base.model.se_ratio = 8  # a single hidden unit in the first stage
     return config

@@ -9,7 +9,7 @@ Command: python -m cifar_jax.search --config configs/search/report_003_depth.py
 
 from cifar_jax import config as default
 from configs.reports import report_003
-from configs.search.small import small
+from configs.search.small import is_small, small
 
 
 def get_config(variant="full"):
@@ -21,4 +21,4 @@ def get_config(variant="full"):
         dict(name="2-1-1-1", change={"model.stage_sizes": (2, 1, 1, 1)}),
     )
     config.study.reported = (("2-1-1-1", 0.906),)
-    return small(config, narrower=8, limit=100_000) if variant == "small" else config
+    return small(config, narrower=8, limit=100_000) if is_small(variant) else config

@@ -7,7 +7,7 @@ Command: python -m cifar_jax.search --config configs/search/report_004_batch_siz
 """
 
 from configs.search import report_004_base
-from configs.search.small import small
+from configs.search.small import is_small, small
 
 
 def get_config(variant="full"):
@@ -15,4 +15,4 @@ def get_config(variant="full"):
     config.base.train.epochs = 40
     config.study.kind = "grid"
     config.study.space = (dict(factor="train.batch_size", values=(16, 64)),)
-    return small(config, narrower=8) if variant == "small" else config
+    return small(config, narrower=8) if is_small(variant) else config

@@ -10,7 +10,7 @@ Command: python -m cifar_jax.search --config configs/search/report_004_dropout.p
 
 from cifar_jax import config as default
 from configs.reports import report_004
-from configs.search.small import small
+from configs.search.small import is_small, small
 
 
 def get_config(variant="full"):
@@ -25,4 +25,4 @@ def get_config(variant="full"):
         dict(name="classifier-0.5", change={"model.dropout": 0.5}),
         dict(name="blocks-0.2", change={"model.block_dropout": 0.2}),
     )
-    return small(config, narrower=8, limit=100_000) if variant == "small" else config
+    return small(config, narrower=8, limit=100_000) if is_small(variant) else config

@@ -9,7 +9,7 @@ Command: python -m cifar_jax.search --config configs/search/report_004_learning_
 
 from cifar_jax import config as default
 from configs.reports import report_004
-from configs.search.small import small
+from configs.search.small import is_small, small
 
 
 def get_config(variant="full"):
@@ -27,7 +27,7 @@ def get_config(variant="full"):
         ("learning_rate0.0001-constant", 0.88),
         ("learning_rate0.001-step", 0.90),
     )
-    if variant == "small":
+    if is_small(variant):
         small(config, narrower=8, limit=100_000)
         config.base.schedule.decay_every = "1 epochs"
     return config

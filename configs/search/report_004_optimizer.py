@@ -8,7 +8,7 @@ Command: python -m cifar_jax.search --config configs/search/report_004_optimizer
 """
 
 from configs.search import report_004_base
-from configs.search.small import small
+from configs.search.small import is_small, small
 
 
 def get_config(variant="full"):
@@ -25,4 +25,4 @@ def get_config(variant="full"):
             for rate in (0.1, 0.01)
         ),
     )
-    return small(config, narrower=8) if variant == "small" else config
+    return small(config, narrower=8) if is_small(variant) else config

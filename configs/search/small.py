@@ -21,3 +21,14 @@ def small(config, *, narrower=1, limit=None):
     config.study.reported = ()  # of other networks
     config.study.threads = 1  # so that the results do not depend on the workers
     return config
+
+
+def is_small(variant):
+    """Tells the variant after the colon of --config FILE:VARIANT.
+
+    Raises:
+      ValueError: names the two that there are.
+    """
+    if variant not in ("full", "small"):
+        raise ValueError(f"variant {variant!r} is unknown; use full or small")
+    return variant == "small"

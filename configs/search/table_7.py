@@ -9,7 +9,7 @@ Command: python -m cifar_jax.search --config configs/search/table_7.py
 
 from configs.reports import report_004
 from configs.search import report_004_base
-from configs.search.small import small
+from configs.search.small import is_small, small
 
 REPORTED = (
     *(("plain-short", 0.8463), ("augmented-short", 0.8664)),
@@ -21,7 +21,7 @@ def get_config(variant="full"):
     config = report_004_base.get_config()
     config.study.reported = REPORTED
     short, long = 20, 40
-    if variant == "small":
+    if is_small(variant):
         small(config, narrower=8)
         short, long = 2, 4
     augment = report_004.get_config().augment

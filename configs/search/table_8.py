@@ -12,7 +12,7 @@ Command: python -m cifar_jax.search --config configs/search/table_8.py
 
 from cifar_jax import config as default
 from configs.reports import report_004
-from configs.search.small import small
+from configs.search.small import is_small, small
 
 # Name of the cell, test accuracy. Rows 1, 2, 5, 6, 8, 11 and 19 of the report do not
 # have the largest width that fits, but one to three channels fewer.
@@ -39,7 +39,7 @@ def get_config(variant="full"):
     )
     config.study.width = "widest"
     config.study.reported = REPORTED
-    if variant == "small":
+    if is_small(variant):
         small(config, limit=50_000)
         config.base.augment = (
             dict(name="random_crop", padding=4),

@@ -10,7 +10,7 @@ Command: python -m cifar_jax.search --config configs/search/tables_1_to_6.py
 """
 
 from configs.search import report_004_base
-from configs.search.small import small
+from configs.search.small import is_small, small
 
 REPORTED = (
     *(("base", 0.8292), ("N2", 0.8154), ("N3", 0.8352), ("N5", 0.8136), ("N6", 0.8174)),
@@ -35,7 +35,7 @@ def get_config(variant="full"):
         dict(factor="K", values=(1, 3, 5)),
     )
     config.study.reported = REPORTED
-    if variant == "small":
+    if is_small(variant):
         small(config, narrower=8)
         config.study.space = (
             dict(factor="N", values=(2, 3, 4, 5)),
