@@ -167,7 +167,7 @@ def test_a_disk_without_room_is_refused(run):
 
 
 def test_files_that_vanish_meanwhile_take_no_room(run):
-    run.checkpoints.mkdir(parents=True)
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
     (run.checkpoints / "listed").symlink_to("deleted")
     run.check_space(1000)
 
