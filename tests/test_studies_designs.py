@@ -18,7 +18,7 @@ FOLDER = pathlib.Path(__file__).parents[1] / "configs" / "search"
 STUDIES = sorted(
     path.stem
     for path in FOLDER.glob("*.py")
-    if path.stem not in ("small", "report_004_base")
+    if path.stem not in ("components", "small", "report_004_base")
 )
 # Largest C below 5,000,000 parameters, by N and then B from 1 to 7. In report 004's
 # Table 8 seven of the cells have one to three channels fewer.
@@ -68,6 +68,13 @@ def test_every_study_keeps_its_budget(name, variant):
         assert set(made.reported) <= {each.name for each in found}
     record = importlib.import_module(f"configs.search.{name}").__doc__
     assert f"configs/search/{name}.py" in record and "small:" in record
+
+
+@pytest.mark.parametrize("form", [None, "tiny"])
+def test_components_are_compared_under_the_budget(form):
+    found = study.make(config_of("components", form)).candidates
+    assert len(found) > 15 and found[0].name == "base"
+    assert not any(each.refusal for each in found)
 
 
 def test_reports_first_tables_are_their_designs():
@@ -215,6 +222,7 @@ def test_names_are_those_of_folders():
     assert names[3:] == ["a_b_c", "base"]
     with pytest.raises(UserError, match="is called 'a/b'"):
         designs.fixed("list", [dict(name="a/b", change={})], rules())
-    with pytest.raises(UserError, match="two designs of study.space are called a"):
-        item = dict(name="a", change={})
-        designs.fixed("list", [item, item], rules())
+    for names in (("a", "a"), ("a b", "a, b")):
+        items = [dict(name=name, change={}) for name in names]
+        with pytest.raises(UserError, match="two designs of study.space are called a"):
+            designs.fixed("list", items, rules())

@@ -102,7 +102,12 @@ def name_of(factors: Mapping[str, Any]) -> str:
         value if isinstance(value, str) else f"{key.rsplit('.', 1)[-1]}{_text(value)}"
         for key, value in factors.items()
     )
-    return re.sub(r"[^\w.=+-]+", "_", "-".join(parts)) or "base"
+    return folder_of("-".join(parts)) or "base"
+
+
+def folder_of(name: str) -> str:
+    """Returns a design's name as that of its folder."""
+    return re.sub(r"[^\w.=+-]+", "_", name)
 
 
 def _text(value: Any) -> str:
@@ -127,17 +132,17 @@ def fixed(kind: str, space: Sequence[Mapping], rules: Rules) -> list[Candidate]:
         each = candidate(rules, factors, name)
         if kind == "one_at_a_time" and same(each, found.values()):
             continue  # where the value of a factor is that of the base
-        if not re.fullmatch(r"\w[\w.=+-]*", each.name):
+        if not re.fullmatch(r"\w[^|/\\\n\r\t]*", each.name):
             raise UserError(
-                f"a design of study.space is called {each.name!r}, which is to be a "
-                "folder's name; use letters, digits, '-', '_', '.', '=' and '+'"
+                f"a design of study.space is called {each.name!r}; a name is a line, "
+                "starts with a letter or digit, and has no '|' or slash"
             )
-        if each.name in found:
+        if folder_of(each.name) in found:
             raise UserError(
-                f"two designs of study.space are called {each.name}; give each "
-                "a name of its own"
+                f"two designs of study.space are called {each.name}, as folders go; "
+                "give each a name of its own"
             )
-        found[each.name] = each
+        found[folder_of(each.name)] = each
     return list(found.values())
 
 

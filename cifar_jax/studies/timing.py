@@ -99,19 +99,22 @@ def measure(study: Study, candidate: Candidate) -> Times:
     state = engine.first_state()
     engine.compile(state)
     start = time.perf_counter() - begin
-    step = _time_step(engine, state, prepared.steps_per_dispatch)
+    step = _time_step(engine, state, prepared)
     image = _time_image(engine, prepared, config)
     jax.clear_caches()
     return Times(start, step, image)
 
 
-def _time_step(engine: Engine, state, per_call: int) -> float:
+def _time_step(engine: Engine, state, prepared: setup.Setup) -> float:
     """Returns seconds; where the epoch is too short, its batches come again."""
     metrics, calls, begin = engine.empty_metrics(), -1, 0.0
+    # A last step: a part of the recipe may come late.
+    per_call = prepared.steps_per_dispatch
+    where = dict(step=prepared.total_steps, num_steps=per_call)
     with engine.epoch(0, 0) as feed:
         data = feed(per_call)
         while calls < _MOST_CALLS:
-            state, metrics = engine.train(state, metrics, lambda _: data, per_call)
+            state, metrics = engine.train(state, metrics, lambda _: data, **where)
             jax.block_until_ready(metrics)
             calls += 1
             if not calls:  # the first call warms up

@@ -10,6 +10,7 @@ import jax
 from cifar_jax import UserError
 from cifar_jax.analysis import efficiency
 from cifar_jax.analysis.inference import Predictor
+from cifar_jax.studies import designs
 from cifar_jax.studies.journal import Job, Journal
 from cifar_jax.studies.study import Study
 from cifar_jax.training import loop
@@ -72,7 +73,7 @@ def _run(study: Study, journal: Journal, job: Job) -> None:
 
 def run_directory(folder: pathlib.Path, name: str, seed: int) -> pathlib.Path:
     """Returns the folder of a run, an ordinary run directory."""
-    return folder / "runs" / name / f"seed-{seed}"
+    return folder / "runs" / designs.folder_of(name) / f"seed-{seed}"
 
 
 def _measured(study: Study, job: Job, result, workdir) -> dict[str, Any]:
