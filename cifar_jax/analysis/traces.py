@@ -5,6 +5,7 @@ import math
 import pathlib
 import tempfile
 import time
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -114,7 +115,14 @@ def read(file: pathlib.Path, program: Program) -> list[Event]:
       file: `*.xplane.pb`.
       program: Whose operations have categories; what else ran is "other".
     """
-    planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
+    profile = jax.profiler.ProfileData.from_file(str(file))  # holds what it yields
+    with warnings.catch_warnings():
+        # Of jaxlib's own types, on Python 3.12; as an error it would end the process.
+        warnings.filterwarnings("ignore", "builtin type .* has no __module__")
+        return _read(list(profile.planes), program)
+
+
+def _read(planes: list, program: Program) -> list[Event]:
     devices = [p for p in planes if p.name.startswith(("/device:GPU", "/device:TPU"))]
     if not devices:
         lines = [line for p in planes if p.name == "/host:CPU" for line in p.lines]
