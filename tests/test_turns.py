@@ -106,7 +106,7 @@ def test_a_run_that_fails_or_ends_leaves_the_others(who, at, capsys):
     assert outcomes == {n: error if n == who else END for n in range(3)}
     left = [n for n in range(3) if n != who]
     assert answers.trained[at:] == [(step, left) for step in range(at, END)]
-    assert capsys.readouterr().out == f"run {who}  error: no good\n"
+    assert capsys.readouterr().out == f"run {who}  ended: no good\n"
     outcomes, answers = turn([Run(n, end=at if n == who else END) for n in range(3)])
     assert outcomes == {n: at if n == who else END for n in range(3)}
     assert answers.trained[at:] == [(step, left) for step in range(at, END)]

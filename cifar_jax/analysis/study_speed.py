@@ -190,7 +190,7 @@ def _train(
         end, cpu = time.time(), time.process_time() - cpu
         rows = [RunDirectory(path).rows() for path in paths]
     for result in results:
-        if isinstance(result, UserError):
+        if isinstance(result, Exception):
             raise result
     return Turn(
         start=start,

@@ -31,7 +31,7 @@ def train_together(
     resume: str = "auto",
     form: str | None = None,
     spread: bool = True,
-) -> list[dict[str, Any] | UserError]:
+) -> list[dict[str, Any] | Exception]:
     """Does for each config what `loop.train_and_evaluate` does, with shared calls.
 
     Each run directory is that of an ordinary run, which can be gone on with alone.
@@ -46,8 +46,8 @@ def train_together(
         else each run's batches are split over all devices.
 
     Returns:
-      For each config what result.json holds, or the error that has ended its run; the
-      others go on without it.
+      For each config what result.json holds, or the error (a UserError or OSError) that
+      has ended its run; the others go on without it.
 
     Raises:
       UserError: If the configs differ in other keys, or what they share is no good.
@@ -78,7 +78,7 @@ def train_together(
             setups = _places(prepared, runs, spread)
             _run(configs, setups, runs, turns, stop, start, form)
     for number, (name, path) in enumerate(zip(turns.names, workdirs, strict=True)):
-        if not isinstance(turns.outcomes[number], UserError):
+        if not isinstance(turns.outcomes[number], Exception):
             text = results.summary(turns.outcomes[number], pathlib.Path(path))
             distributed.say(f"{name}:\n{text}")
     return [turns.outcomes[number] for number in range(len(configs))]

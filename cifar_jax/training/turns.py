@@ -22,14 +22,20 @@ class Turns:
 
     Args:
       names: Of the runs.
+      single: Exceptions that end the run which raises them, and no other.
 
     Attributes:
       names: As given.
-      outcomes: Of each run that has ended its result, or the error that ended it.
+      outcomes: Of each run that has ended its result, or the exception that ended it.
     """
 
-    def __init__(self, names: Sequence[str]):
-        self.outcomes: dict[int, dict[str, Any] | UserError] = {}
+    def __init__(
+        self,
+        names: Sequence[str],
+        single: tuple[type[Exception], ...] = (UserError, OSError),
+    ):
+        self.outcomes: dict[int, dict[str, Any] | Exception] = {}
+        self._single = single
         self.names = names
         self._waiting: dict[int, Compile | Train] = {}
         self._away = [0.0] * len(names)  # seconds in which only others were at work
@@ -41,12 +47,13 @@ class Turns:
 
     @contextlib.contextmanager
     def noting(self, number: int) -> Iterator[None]:
-        """Notes an error that ends a run, and lets the others go on."""
+        """Notes what ends a run, and lets the others go on."""
         try:
             yield
-        except UserError as error:
+        except self._single as error:
             self.outcomes[number] = error
-            distributed.say(f"{self.names[number]}  error: {error}")
+            reason = str(error) or type(error).__name__
+            distributed.say(f"{self.names[number]}  ended: {reason}")
 
     def run(self, works: Mapping[int, Work], joined: Joined) -> None:
         """Runs all to their ends.
