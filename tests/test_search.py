@@ -219,7 +219,7 @@ def test_a_killed_study_goes_on_and_workers_can_share_it(digits_dir, tmp_path):
     (child,) = workers_of(first)
     for pid in (first.pid, child):
         os.kill(pid, signal.SIGKILL)
-    first.wait()
+    first.communicate()
     assert not (tmp_path / "killed" / "table.md").exists()
 
     again = start(tmp_path / "killed", digits_dir)
@@ -242,7 +242,7 @@ def test_a_killed_study_goes_on_and_workers_can_share_it(digits_dir, tmp_path):
     assert runs[0] == runs[1] and len(runs[0]) == 4
 
     done = start(tmp_path / "killed", digits_dir)
-    assert done.wait() == 0  # nothing is left to do
+    assert done.communicate()[0] and not done.returncode  # nothing is left to do
 
 
 @pytest.mark.slow

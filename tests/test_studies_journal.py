@@ -150,7 +150,9 @@ def test_sampled_designs_do_not_depend_on_the_worker(tmp_path):
 def test_the_best_sampled_designs_get_all_seeds(tmp_path):
     study = make(**SAMPLED)
     journal = Journal(study, tmp_path)
+    assert not journal.is_done()
     done = finish_all(journal, lambda job: job.candidate.factors["C"] / 10)
+    assert journal.is_done()
     assert [seed for _, seed in done] == [0] * 5 + [1] * 2
     assert len(done) == study.runs == 7
     rows = table.rows(study, journal.candidates(), journal.trials())

@@ -148,8 +148,10 @@ class Journal:
         return list(known.values())
 
     def is_done(self) -> bool:
-        """Tells whether no run is left, nor can be proposed."""
+        """Tells whether no run is left, nor is to be proposed."""
         with self._turn:
+            if len(self._sampled()) < self._study.trials and self._study.samples:
+                return False
             return not self._extend() and all(
                 trial.state.is_finished() for trial in self.trials()
             )
@@ -268,12 +270,16 @@ class Journal:
         lock = KernelLock(self._claims / str(number))
         return lock if lock.acquire(wait=False) else None
 
+    def _sampled(self) -> list[FrozenTrial]:
+        """Returns the first run of each design."""
+        return [trial for trial in self.trials() if trial.user_attrs["seed"] == 0]
+
     def _propose(self) -> Job | None:
         """Returns the first run of a design that the sampler proposes."""
         if not self._study.samples:
             return None
         for _ in range(_MOST_PROPOSALS):
-            sampled = [t for t in self.trials() if t.user_attrs["seed"] == 0]
+            sampled = self._sampled()
             if len(sampled) >= self._study.trials:
                 return None
             trials = self._optuna.get_trials(deepcopy=False)
@@ -296,8 +302,7 @@ class Journal:
         """Queues all seeds of the finalists, if it is time; tells whether it did."""
         if not self._study.samples or self._study.seeds == 1:
             return False
-        first = [t for t in self.trials() if t.user_attrs["seed"] == 0]
-        done = [t for t in first if t.state == TrialState.COMPLETE]
+        done = [t for t in self._sampled() if t.state == TrialState.COMPLETE]
         sign = -1 if OBJECTIVES[self._study.objectives[0]] else 1
         done.sort(key=lambda trial: sign * trial.values[0])
         best = [self._job(t, None).candidate for t in done[: self._study.finalists]]
