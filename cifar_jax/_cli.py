@@ -129,6 +129,8 @@ def _parse(argv: list[str], usage: str) -> list[str]:
     path = _config_path(argv)
     if path is not None:
         _check_exists(path)
+        # A config may start from another: `from configs.records import seconds`.
+        sys.path.append(str(pathlib.Path.cwd()))
     flags.FLAGS.set_gnu_getopt(True)  # options may follow other arguments
     try:
         rest = flags.FLAGS(argv)[1:]
@@ -160,8 +162,9 @@ def _explain(error: Exception, argv: list[str], path: str | None) -> str:
     """Returns what is wrong with the command line, in one line."""
     try:
         config = _load_alone(path) if path else ConfigDict()
-    except Exception as fault:
-        return f"config {path} cannot be read: {type(fault).__name__}: {fault}"
+    except Exception as fault:  # told with the tracebacks of all that it has passed
+        *_, last = f"{type(fault).__name__}: {fault}".strip().splitlines()
+        return f"config {path} cannot be read: {last}"
     keys = list(_keys(config))
     for arg in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([^=]+)", arg)

@@ -43,7 +43,7 @@ def make_result(config, test=0.7, val=0.75):
         "num_parameters": 2_000 * config["model"]["widths"][0],
         "flops_per_image": 3_000_000,
         "val": val and {"accuracy": val, "loss": 0.5, "num_examples": 100},
-        "test": {"accuracy": test, "loss": 0.6, "num_examples": 200},
+        "test": test and {"accuracy": test, "loss": 0.6, "num_examples": 200},
         "best_epoch": config["train"]["epochs"],
         "epochs": config["train"]["epochs"],
         "steps": 30,

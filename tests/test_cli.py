@@ -54,6 +54,10 @@ def test_a_broken_config_file_is_one_line(tmp_path):
     assert done.returncode == 2
     assert "ZeroDivisionError" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    config.write_text("def get_config(variant):\n    raise ValueError(variant)\n")
+    done = call("main", "--config", f"{config}:huge")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "broken.py:huge cannot be read: ValueError: huge" in done.stderr
 
 
 @pytest.mark.parametrize(

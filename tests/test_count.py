@@ -5,11 +5,12 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
-from designs import designs
+from designs import SMALL, VARIANTS, designs
 from hypothesis import given, settings
 
 from cifar_jax import UserError
 from cifar_jax.models import count
+from cifar_jax.models.cost import cost_of
 from cifar_jax.models.count import Row
 from cifar_jax.models.presets import PRESETS
 from cifar_jax.models.resnet import create
@@ -38,6 +39,14 @@ def test_layers_are_those_printed_by_report_003():
     ]
     rows = count.layer_table(network(**PRESETS["report_003"]), CIFAR)
     assert [(row.output_shape, row.parameters) for row in rows] == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["pooled_stages", "stem_kernel_2", "padding", "kernels", "se"]
+)
+def test_macs_are_those_of_the_formula(name):
+    model = network(**SMALL | VARIANTS[name])
+    assert cost_of(model.design, CIFAR, 10).macs == count.macs(model, CIFAR)
 
 
 def test_macs_are_those_of_the_compiled_network():

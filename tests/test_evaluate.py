@@ -60,7 +60,7 @@ def test_the_record_and_its_pictures(run, tmp_path):
     record = evaluated(
         workdir,
         tmp_path,
-        weights="last",
+        which="last",
         tta="flip",
         temperature=True,
         compare=[str(workdir)],
@@ -154,6 +154,16 @@ def test_unlabelled_and_unreadable_images_are_refused(run, digits, tmp_path):
     (tmp_path / "x" / "3" / "b.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="b.png cannot be read"):
         evaluated(run[0], tmp_path, data=str(tmp_path / "x"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"data": "digits:test"}, {"temperature": True}, {"compare": ["x"]}]
+)
+def test_validation_images_are_scored_alone(run, options, tmp_path):
+    (name,) = options
+    with pytest.raises(UserError, match=f"--validation and --{name}"):
+        evaluated(run[0], tmp_path / "out", validation=True, **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_runs_of_other_classes_are_not_compared(run, tmp_path):

@@ -14,6 +14,7 @@ ROOMS = {
     "training": {"training", "data", "models"},
     "formats": {"formats", "training", "data", "models"},
     "analysis": {"analysis", "training", "data", "models"},
+    "studies": {"studies", "analysis", "training", "data", "models"},
 }
 
 

@@ -1,6 +1,7 @@
 """The recipes: each is below the budget, says so, and runs in its tiny form."""
 
 import ast
+import copy
 import importlib
 import pathlib
 
@@ -61,6 +62,17 @@ def test_every_form_has_a_recipe(name, form):
     assert schedule(config.train.epochs * steps) < 0.01 * config.optim.learning_rate
     assert config.evaluate.best_by == "last"  # the test's score is of no choice
     assert (config.data.validation == 0) == (form == "full")
+
+
+def test_each_component_changes_the_base_and_what_it_makes_is_sound():
+    config = importlib.import_module("configs.search.components").get_config()
+    for item in config.study.space:
+        changed = copy.deepcopy(config.base)
+        changed.update_from_flattened_dict(item["change"])
+        assert (changed.to_dict() == config.base.to_dict()) == (item["name"] == "base")
+        make_pipeline(changed.augment)
+        paths = count.parameter_paths(create(changed), CIFAR)
+        setup.make_optimizer(changed, 10, frozen=(), paths=paths)
 
 
 # Each compiles for ten seconds.

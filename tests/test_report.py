@@ -25,7 +25,14 @@ from test_end_to_end import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.analysis import efficiency
-from cifar_jax.analysis.report import build, evaluating, markdown, svg, tradeoffs
+from cifar_jax.analysis.report import (
+    build,
+    evaluating,
+    markdown,
+    palette,
+    svg,
+    tradeoffs,
+)
 from cifar_jax.analysis.report.document import Cell, Charts, Note, Table
 from cifar_jax.analysis.report.evaluated import Evaluation
 from cifar_jax.analysis.report.groups import group
@@ -151,6 +158,18 @@ def test_a_run_before_its_first_epoch_is_reported(tmp_path):
     assert table(document, "Parts of the network")
 
 
+def test_imported_weights_have_no_curves_and_no_end_to_wait_for(tmp_path):
+    run = make_run(tmp_path / "run", done=0)
+    (run / "best" / "0").mkdir(parents=True)  # as import_torch leaves it
+    document = made(run)
+    said = notes(document)
+    assert "The weights were imported" in said and "has not ended" not in said
+    assert f"evaluate --workdir {run} --latency" in said
+    make_evaluation(run, epoch=0)
+    scores = read_all([run])[0].evaluation.record["scores"]
+    assert facts(made(run))["Test accuracy"][0] == f"{scores['accuracy']:.4f}"
+
+
 def test_runs_that_have_not_ended_are_left_out_of_means(tmp_path):
     paths = [make_run(tmp_path / f"s{k}", seed=k, test=0.5 + k / 10) for k in range(2)]
     paths.append(make_run(tmp_path / "s2", seed=2, done=1))
@@ -170,12 +189,45 @@ def test_accuracies_that_were_chosen_on_test_images_are_marked(tmp_path):
         for text in written(document, tmp_path / "report"):
             assert "0.7000 †" in text and "0.6000 †" not in text
     document = made(chosen, honest)
-    assert table(document, "Runs")[0]["chosen by"] == "accuracy on the test images"
+    row = table(document, "Runs")[0]
+    assert row["chosen by"] == "accuracy on the test images"
+    assert row["test accuracy"] == "0.7000 †"
     groups = group(read_all([chosen, honest]))
     (charts,) = (b for b in tradeoffs.charts(groups, Networks()) if b.kind == "charts")
     names = [m.name for m in charts.charts["accuracy_by_parameters"].marks]
     assert names == ["honest"]
     assert "no honest accuracy" in "\n".join(build.lines(read_all([chosen])))
+
+
+def test_a_run_that_leaves_its_test_images_alone_is_evaluated_without_them(tmp_path):
+    run = make_run(tmp_path / "run", test=None, evaluate__test=False)
+    document = made(run)
+    assert facts(document)["Test accuracy"][0] == "not scored"
+    assert f"evaluate --workdir {run} --validation --latency" in notes(document)
+    (row,) = table(made(run, make_run(tmp_path / "x", epochs=2)), "Configs")[:1]
+    assert (row["validation accuracy"], row["test accuracy"]) == ("0.7500", "–")
+
+
+def test_accuracies_with_augmentation_and_pruned_weights_have_columns(tmp_path):
+    plain, run = make_run(tmp_path / "a"), make_run(tmp_path / "b", epochs=2)
+    assert "not zero" not in table(made(plain, run), "Configs")[0]
+    more = {"test_tta": {"accuracy": 0.74}, "num_nonzero": 800, "sparsity": 0.9}
+    change(run / "result.json", **more)
+    first, second = table(made(plain, run), "Configs")
+    assert first["test with augmentation"] == first["not zero"] == "–"
+    assert (second["test with augmentation"], second["not zero"]) == ("0.7400", "800")
+    assert facts(made(run))["Test accuracy, augmented"][0] == "0.7400"
+
+
+def test_epochs_before_all_is_pruned_are_not_the_best(tmp_path):
+    options = dict(prune__sparsity=0.5, prune__stop="50%", epochs=4, done=3)
+    run = make_run(tmp_path / "run", **options)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    first = json.loads(lines[1]) | {"accuracy": 0.99}
+    (run / "metrics.jsonl").write_text(
+        "\n".join([lines[0], json.dumps(first), *lines[2:]])
+    )
+    assert read_all([run])[0].best_epoch == 3
 
 
 def test_points_are_where_accuracy_and_cost_are(six, tmp_path):
@@ -198,7 +250,7 @@ def test_points_are_where_accuracy_and_cost_are(six, tmp_path):
     assert parameters["live"][1] == pytest.approx(0.66)
     assert by_name["accuracy_by_flops"]["a"] == (3e6, pytest.approx(means["a"]))
     assert by_name["accuracy_by_latency"] == {"a": (0.002, pytest.approx(means["a"]))}
-    assert "not measured for b, live" in charts[1].text
+    assert "for each of b_seed0:" in charts[1].text
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +288,7 @@ def change(path, **values):
 
 def test_files_of_an_earlier_evaluation_are_not_shown(copied):
     path = copied / "evaluation" / "evaluation.json"
-    change(path, data="corrupted", files=["corruptions.csv"], scores=None)
+    change(path, data="corrupted", files=["corruptions.csv"])
     document = made(copied)
     assert not any(name.startswith("Confusion") for name in tables(document))
     assert "has no confusion matrix" in notes(document)
@@ -277,6 +329,36 @@ def test_each_seed_of_a_record_of_several_is_a_run(tmp_path):
     (row,) = table(made(path), "Configs")
     std = np.std([0.9, 0.92, 0.91], ddof=1)
     assert (row["test accuracy"], row["seeds"]) == (f"0.9100 ± {std:.4f}", "3")
+
+
+def luminance(colour):
+    """Relative luminance of WCAG 2.2, of sRGB in [0, 1]."""
+    linear = [
+        v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in colour
+    ]
+    return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+
+def contrast(first, second):
+    low, high = sorted(map(luminance, (first, second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize(
+    ("colours", "place"), [(palette.LIGHT, 0), (palette.DARK, 1)], ids=["light", "dark"]
+)
+def test_colours_can_be_told_from_their_background(colours, place):
+    rgb = {
+        name: np.array([int(value[k : k + 2], 16) / 255 for k in (1, 3, 5)])
+        for name, value in colours.items()
+    }
+    paper, ink = rgb["paper"], rgb["ink"]
+    assert min(contrast(paper, rgb[name]) for name in ("ink", "muted")) >= 4.5
+    assert min(contrast(paper, c) for n, c in rgb.items() if "series" in n) >= 4.5
+    css = pathlib.Path(palette.__file__).with_name("page.css").read_text()
+    depth = float(re.findall(r"--depth: ([\d.]+)", css)[place])
+    deepest = depth * rgb["series-0"] + (1 - depth) * paper
+    assert contrast(deepest, ink) >= 4.5
 
 
 HOSTILE = '<script>alert("x")</script>|`a`*b* $\\frac$ \x07'

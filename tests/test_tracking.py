@@ -166,6 +166,12 @@ def test_a_disk_without_room_is_refused(run):
         run.check_space(10**18)
 
 
+def test_files_that_vanish_meanwhile_take_no_room(run):
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    (run.checkpoints / "listed").symlink_to("deleted")
+    run.check_space(1000)
+
+
 def test_what_other_processes_do_writes_nothing(tmp_path):
     run = tracking.WatchedRunDirectory(tmp_path / "run")
     with run.lock():

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 # Operations that only hold others.
 CONTROL = ("while", "conditional", "call", "tuple", "get-tuple-element", "parameter")
+_COMMUNICATION = ("all-", "reduce-scatter", "collective")  # waiting for others, too
 _MOVES = ("copy", "copy-start", "copy-done", "transpose", "pad", "slice", "reverse")
 
 _HEADER = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -41,7 +42,7 @@ LARGEST_KERNEL = 7  # pixels
 CATEGORIES = (
     *("conv_forward", "conv_backward", "bn_reductions", "elementwise", "pooling"),
     *("loss", "gather", "augment", "random", "optimizer", "metrics", "copies"),
-    *("other", "unknown"),
+    *("communication", "other", "unknown"),
 )
 
 
@@ -99,6 +100,8 @@ class Program:
         """Returns what an operation is for: of `CATEGORIES`, or "control"."""
         if instruction.opcode in CONTROL:
             return "control"
+        if instruction.opcode.startswith(_COMMUNICATION):
+            return "communication"
         parts = list(self._parts(instruction))
         convolutions = [part for part in parts if _is_convolution(part)]
         if convolutions:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import pathlib
+import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -65,10 +66,11 @@ class Runs:
         }
 
     def data(self) -> dict[str, Any]:
-        """Returns the data set's name, and SHA-256 of its images and labels."""
+        """Returns the data set's name, and SHA-256 of all its images and labels."""
         data = self._config.data
         digests = {}
         for name, split in (("train", data.train_split), ("test", data.test_split)):
+            split = re.sub(r"\[.*?\]", "", split)  # train[:10%] is a part of train
             found = sources.load(data.name, split, data.dir, image_size=data.image_size)
             digests[name] = digest(found)
         return {"name": data.name, "sha256": digests}

@@ -3,7 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-_NAMES = {"val": "validation", "test": "test", "test_tta": "test with TTA"}
+_NAMES = {
+    "val": "validation accuracy",
+    "val_tta": "validation accuracy with TTA",
+    "test": "test accuracy",
+    "test_tta": "test accuracy with TTA",
+}
 _CLOCKS = {"train": "training", "train_and_evaluate": "with evaluation"}
 
 
@@ -17,7 +22,7 @@ def lines(record: Mapping[str, Any]) -> str:
     ]
     for key, name in _NAMES.items():
         if record[key]:
-            found.append(f"{name} accuracy {_spread(record[key], '.4f')}")
+            found.append(f"{name} {_spread(record[key], '.4f')}")
     for key, name in _CLOCKS.items():
         found.append(f"{name} {_spread(record['clocks'][key], '.1f')} s")
     if cold := record["clocks"]["cold_process"]:

@@ -42,6 +42,7 @@ COPIES = {
         "differ by at most 0.0023"
     )
 }
+_SCORES = ("val", "val_tta", "test", "test_tta")
 _BUILT_IN = {"digits": "scikit-learn's own"}
 _UNKNOWN = "not compared with the original files; the SHA-256 lets anybody do so"
 
@@ -218,8 +219,7 @@ def _row(result: dict[str, Any], peak: dict[str, float], num_devices: int) -> di
     flops = 3 * result["flops_per_image"] * rate  # backward counts as two forward ones
     return {
         **{
-            key: result[key]["accuracy"] if result.get(key) else None
-            for key in ("val", "test", "test_tta")
+            key: result[key]["accuracy"] if result.get(key) else None for key in _SCORES
         },
         **{key: result[key] for key in ("best_epoch", "epochs", "steps")},
         "images_per_second": rate,
@@ -239,7 +239,7 @@ def _summarize(record: dict[str, Any]) -> None:
     """Computes again what follows from the seeds."""
     rows = record["seeds"]
     record["missing_seeds"] = _missing(record)
-    for key in ("val", "test", "test_tta"):
+    for key in _SCORES:
         record[key] = summary([row[key] for row in rows])
     # A cold process also loads libraries while its clocks run.
     warm = [row for row in rows if not row["cold"]] or rows

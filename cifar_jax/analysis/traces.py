@@ -5,6 +5,7 @@ import math
 import pathlib
 import tempfile
 import time
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +60,7 @@ class Traced(Ours):
 
     def trace(self, num_steps: int) -> list[Event]:
         """Returns what the devices do in so many steps."""
-        program = Program(self._engine.program())
+        program = Program(self._engine.program(self._step))
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # it would slow the dispatch down
         with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
@@ -114,7 +115,14 @@ def read(file: pathlib.Path, program: Program) -> list[Event]:
       file: `*.xplane.pb`.
       program: Whose operations have categories; what else ran is "other".
     """
-    planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
+    profile = jax.profiler.ProfileData.from_file(str(file))  # holds what it yields
+    with warnings.catch_warnings():
+        # Of jaxlib's own types, on Python 3.12; as an error it would end the process.
+        warnings.filterwarnings("ignore", "builtin type .* has no __module__")
+        return _read(list(profile.planes), program)
+
+
+def _read(planes: list, program: Program) -> list[Event]:
     devices = [p for p in planes if p.name.startswith(("/device:GPU", "/device:TPU"))]
     if not devices:
         lines = [line for p in planes if p.name == "/host:CPU" for line in p.lines]

@@ -1,9 +1,11 @@
 """The multiply-adds of a network as a formula. Nothing here needs JAX."""
 
+import dataclasses
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cifar_jax.models.design import Design, map_sizes, pooled_size
+from cifar_jax.models.design import Design, block_stride, map_sizes, pooled_size
 
 
 class Cost(NamedTuple):
@@ -46,21 +48,20 @@ def cost_of(
 
 def _convolutions(design: Design, image_shape) -> Iterator[_Convolution]:
     sizes = map_sizes(design, image_shape)
-    # A pool of the stem comes after its convolution.
-    side = (
-        n + 2 * ((design.stem_kernel - 1) // 2) - design.stem_kernel
-        for n in image_shape[:2]
-    )
-    height, width = (n // design.stem_stride + 1 for n in side)
-    before = design.stem_width
-    yield _Convolution(design.stem_kernel, image_shape[2], before, height * width)
+    unpooled = map_sizes(dataclasses.replace(design, stem_pool=0), image_shape)[0]
+    before, after = image_shape[2], design.stem_width
+    yield _Convolution(design.stem_kernel, before, after, math.prod(unpooled))
+    before = after
     for stage, after in enumerate(design.widths):
-        (height, width), kernel = sizes[stage + 1], design.kernel_sizes[stage]
-        for block in range(design.stage_sizes[stage]):
-            stride = 1 if block else design.strides[stage]
-            yield _Convolution(kernel, before, after, height * width)
-            yield _Convolution(kernel, after, after, height * width)
+        positions, kernel = math.prod(sizes[stage + 1]), design.kernel_sizes[stage]
+        if design.downsample == "pool":  # its convolution sees the map before the pool
+            yield _Convolution(kernel, before, after, math.prod(sizes[stage]))
+            before = after
+        for index in range(design.stage_sizes[stage]):
+            yield _Convolution(kernel, before, after, positions)
+            yield _Convolution(kernel, after, after, positions)
+            stride = block_stride(design, stage, index)
             if design.shortcut == "projection" and (stride != 1 or before != after):
                 size = design.shortcut_kernel_sizes[stage]
-                yield _Convolution(size, before, after, height * width)
+                yield _Convolution(size, before, after, positions)
             before = after

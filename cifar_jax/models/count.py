@@ -1,6 +1,7 @@
 """Parameters and multiply-adds of a network, and the budget they must keep to."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -31,7 +32,15 @@ def _size(params: dict) -> int:
 
 def _abstract_params(model: ResNet, image_shape) -> dict:
     """Returns the parameters as shapes, without their values."""
+    return _traced(model, tuple(image_shape))
 
+
+# Tracing a deep network takes a second; a study's runs ask for the same few again.
+_CACHED = 8
+
+
+@functools.lru_cache(_CACHED)
+def _traced(model: ResNet, image_shape: tuple[int, int, int]) -> dict:
     def init():
         images = jnp.zeros((1, *image_shape))
         return model.init(jax.random.key(0), images, train=False)
@@ -59,6 +68,11 @@ class Row:
 
 def layer_table(model: ResNet, image_shape: tuple[int, int, int]) -> list[Row]:
     """Returns a row for each layer with parameters, read from the network itself."""
+    return list(_layers(model, tuple(image_shape)))
+
+
+@functools.lru_cache(_CACHED)
+def _layers(model: ResNet, image_shape: tuple[int, int, int]) -> tuple[Row, ...]:
     rows = []
 
     def record(call, args, kwargs, context):
@@ -72,8 +86,8 @@ def layer_table(model: ResNet, image_shape: tuple[int, int, int]) -> list[Row]:
         return out
 
     with nn.intercept_methods(record):
-        _abstract_params(model, image_shape)
-    return rows
+        _traced.__wrapped__(model, image_shape)  # what is cached calls no module
+    return tuple(rows)
 
 
 def macs(model: ResNet, image_shape: tuple[int, int, int]) -> int:

@@ -30,7 +30,7 @@ class Crew:
         self, command: list[str], *, size: int, threads: int, folder: pathlib.Path
     ):
         self._command, self._size, self._folder = command, size, folder
-        self._threads = threads or max(1, len(os.sched_getaffinity(0)) // size)
+        self._threads = threads or share_of_cores(size)
         self._workers: dict[int, subprocess.Popen] = {}
         self._started: dict[int, float] = {}
         self._short_lives = 0
@@ -125,7 +125,7 @@ class Crew:
         del frame
         again = self._signal is not None
         self._signal = number
-        for worker in self._workers.values():
+        for worker in list(self._workers.values()):
             worker.send_signal(number)
         message = (
             b"\nstopping now\n"
@@ -133,6 +133,13 @@ class Crew:
             else (b"\nstopping when all runs are saved; again to stop at once\n")
         )
         os.write(2, message)
+
+
+def share_of_cores(workers: int) -> int:
+    """Returns how many of the machine's cores each of some workers has."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    return max(1, cores // workers)
 
 
 def end_with_parent() -> None:

@@ -97,9 +97,17 @@ def candidate(rules: Rules, factors: Mapping[str, Any], name: str = "") -> Candi
 
 
 def name_of(factors: Mapping[str, Any]) -> str:
-    """Returns a name that can be that of a folder: N3-B2, learning_rate0.01."""
-    parts = (f"{key.rsplit('.')[-1]}{_text(value)}" for key, value in factors.items())
-    return re.sub(r"[^\w.=+-]+", "_", "-".join(parts)) or "base"
+    """Returns a name that can be that of a folder: N3-B2, learning_rate0.01-adam."""
+    parts = (
+        value if isinstance(value, str) else f"{key.rsplit('.', 1)[-1]}{_text(value)}"
+        for key, value in factors.items()
+    )
+    return folder_of("-".join(parts)) or "base"
+
+
+def folder_of(name: str) -> str:
+    """Returns a design's name as that of its folder."""
+    return re.sub(r"[^\w.=+-]+", "_", name)
 
 
 def _text(value: Any) -> str:
@@ -124,12 +132,17 @@ def fixed(kind: str, space: Sequence[Mapping], rules: Rules) -> list[Candidate]:
         each = candidate(rules, factors, name)
         if kind == "one_at_a_time" and same(each, found.values()):
             continue  # where the value of a factor is that of the base
-        if each.name in found:
+        if not re.fullmatch(r"\w[^|/\\\n\r\t]*", each.name):
             raise UserError(
-                f"two designs of study.space are called {each.name}; give each "
-                "a name of its own"
+                f"a design of study.space is called {each.name!r}; a name is a line, "
+                "starts with a letter or digit, and has no '|' or slash"
             )
-        found[each.name] = each
+        if folder_of(each.name) in found:
+            raise UserError(
+                f"two designs of study.space are called {each.name}, as folders go; "
+                "give each a name of its own"
+            )
+        found[folder_of(each.name)] = each
     return list(found.values())
 
 

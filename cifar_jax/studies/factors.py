@@ -45,7 +45,8 @@ def set_keys(config: ConfigDict, values: Mapping[str, Any]) -> None:
         section = config
         for name in sections:
             section = section.get(name, ConfigDict()) if section else ConfigDict()
-        if not isinstance(section, ConfigDict) or last not in section:
+        known = isinstance(section, ConfigDict) and last in section
+        if not known or isinstance(section[last], ConfigDict):
             raise UserError(f"{key} is no factor; {_remedy(config, key)}")
         try:
             section[last] = value
@@ -56,12 +57,42 @@ def set_keys(config: ConfigDict, values: Mapping[str, Any]) -> None:
             ) from error
 
 
+def value_of(config: ConfigDict, name: str) -> Any:
+    """Returns the value that a factor has in a config, or None where it has none."""
+    if not _is_letter(name):
+        found = config
+        for part in name.split("."):
+            found = found[part]
+        return found
+    model = config.model
+    sizes, block = tuple(model.stage_sizes), _BLOCKS_OF_ONE.fullmatch(name)
+    if block:
+        stage = int(block[1]) - 1
+        return sizes[stage] if stage < len(sizes) else None
+    return {
+        "N": len(sizes),
+        "B": sizes[0] if len(set(sizes)) == 1 else sizes,
+        "C": model.widths[0],
+        "F": model.kernel_sizes[0],
+        "K": model.shortcut_kernel_sizes[0],
+        "P": model.pool,
+    }.get(name)
+
+
 def _is_letter(name: str) -> bool:
     return name in LETTERS or _BLOCKS_OF_ONE.fullmatch(name) is not None
 
 
 def _model_keys(model: ConfigDict, letters: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what letters set, by the keys of the config."""
+    for name, value in letters.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        whole = isinstance(value, int) or name == "growth"
+        if not number or not whole or value < (name != "P"):
+            raise UserError(
+                f"factor {name} cannot be {value!r}; it is a whole number of at least "
+                "1, or P=0 for the whole map (growth: any number of at least 1)"
+            )
     keys = {}
     sizes = list(model.stage_sizes)
     if "N" in letters:

@@ -345,7 +345,7 @@ def _pruner(study: Study) -> optuna.pruners.BasePruner:
         )
     return optuna.pruners.HyperbandPruner(
         min_resource=study.min_epochs,
-        max_resource=study.epochs,
+        max_resource=study.rules.base.train.epochs,
         reduction_factor=study.reduction,
     )
 

@@ -1,5 +1,6 @@
 """What a person sees while a study runs."""
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -15,6 +16,12 @@ from cifar_jax.training.progress import clock_time
 _MOST_ROWS = 20  # of the best; what runs comes on top of them
 
 
+def make_console() -> rich.console.Console:
+    """Returns standard output; a file's lines may be longer than a terminal's."""
+    width = None if sys.stdout.isatty() else 160
+    return rich.console.Console(highlight=False, width=width)
+
+
 class View:
     """A live table on a terminal; elsewhere a line for each run that ends.
 
@@ -25,7 +32,7 @@ class View:
 
     def __init__(self, study: Study, console: rich.console.Console | None = None):
         self._study = study
-        self._console = console or rich.console.Console(highlight=False)
+        self._console = console or make_console()
         self._live = rich.live.Live(
             console=self._console, auto_refresh=False, transient=True
         )
@@ -102,12 +109,14 @@ class View:
         cells += [str(row.count("done")), table.spread(row, "accuracy")]
         if running:
             active = (run for run in row.runs if run.state == "running")
-            cells.append(", ".join(self._progress(run) for run in active))
+            epochs = each.config.train.epochs
+            cells.append(", ".join(_progress(run, epochs) for run in active))
         return cells
 
-    def _progress(self, run: Run) -> str:
-        value = "" if run.last is None else f" {run.last:.4f}"
-        return f"seed {run.seed}: epoch {run.epochs}/{self._study.epochs}{value}"
+
+def _progress(run: Run, epochs: int) -> str:
+    value = "" if run.last is None else f" {run.last:.4f}"
+    return f"seed {run.seed}: epoch {run.epochs}/{epochs}{value}"
 
 
 def _line(row: Row, run: Run) -> str:

@@ -9,7 +9,7 @@ from cifar_jax.studies import table
 from cifar_jax.studies.study import Study
 from cifar_jax.studies.table import Row
 
-BLUE, RED, GRAY = "#2b6cb0", "#c0392b", "#8a8f98"
+RED, GRAY = "#c0392b", "#8a8f98"
 # What accuracy is drawn against, where it is known: axis and scale.
 _COSTS = {
     "parameters": ("parameters", 1),
@@ -23,8 +23,11 @@ def draw(study: Study, found: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
     done = [row for row in found if row.values("accuracy")]
     if not done:
         return
-    for name in table.factor_names(done):
-        rows = [row for row in done if name in row.candidate.factors]
+    if study.kind == "list":
+        yield "accuracy", _by_design(done)
+    for name in table.factor_names(done) if study.kind != "list" else ():
+        alone = study.kind == "one_at_a_time"
+        rows = table.variation(done, name) if alone else done
         yield f"accuracy_{table.short(name)}", _against_factor(study, name, rows)
     for name in _COSTS:
         if all(row.values(name) for row in done):
@@ -32,47 +35,58 @@ def draw(study: Study, found: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
 
 
 def _against_factor(study: Study, name: str, rows: Sequence[Row]) -> Figure:
-    """Draws the designs by a factor's value; in a grid, a line for each other value."""
+    """Draws the designs by a factor's value; in a plane, a line for each other one."""
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    values = list(dict.fromkeys(table.text(r.candidate.factors[name]) for r in rows))
-    numbers = [row.candidate.factors[name] for row in rows]
-    numeric = all(
-        isinstance(n, int | float) and not isinstance(n, bool) for n in numbers
-    )
-    positions = {} if numeric else {value: k for k, value in enumerate(values)}
-
-    def place(row: Row) -> float:
-        value = row.candidate.factors[name]
-        return value if numeric else positions[table.text(value)]
-
-    others = [n for n in table.factor_names(rows) if n != name]
-    lines: dict[str, list[Row]] = {}
-    for row in rows:
-        key = (
-            ""
-            if study.samples or len(others) != 1
-            else table.text(row.candidate.factors.get(others[0], ""))
-        )
-        lines.setdefault(key, []).append(row)
+    numbers = [table.factor(row, name) for row in rows]
+    labels = list(dict.fromkeys(map(table.text, numbers)))
+    numeric = all(type(number) in (int, float) for number in numbers)
+    places = numbers if numeric else [labels.index(table.text(n)) for n in numbers]
+    others = [other for other in table.factor_names(rows) if other != name]
+    plane = len(others) == 1 and study.kind == "grid"
+    joined = plane or (not others and not study.samples)
+    lines: dict[str, list[tuple[float, Row]]] = {}
+    for place, row in zip(places, rows, strict=True):
+        key = table.text(table.factor(row, others[0])) if plane else ""
+        lines.setdefault(key, []).append((place, row))
     for key, members in lines.items():
-        members = sorted(members, key=place)
+        members.sort(key=lambda member: member[0])
         axes.errorbar(
-            [place(row) for row in members],
-            [row.mean("accuracy") for row in members],
-            yerr=[row.std("accuracy") or 0 for row in members],
-            label=f"{table.short(others[0])} = {key}" if key else None,
+            [place for place, _ in members],
+            [row.mean("accuracy") for _, row in members],
+            yerr=[row.std("accuracy") or 0 for _, row in members],
+            label=f"{table.short(others[0])} = {key}" if plane else None,
             marker="o",
             capsize=3,
-            linestyle="" if study.samples or len(others) > 1 else "-",
+            linestyle="-" if joined and numeric else "",
         )
     if numeric and min(numbers) > 0 and max(numbers) >= 30 * min(numbers):
         axes.set_xscale("log")
     elif not numeric:
-        axes.set_xticks(range(len(values)), values, rotation=20, ha="right")
+        axes.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
     axes.set(xlabel=table.short(name), ylabel="validation accuracy")
-    if any(lines):
+    if plane:
         axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _by_design(rows: Sequence[Row]) -> Figure:
+    """Draws the designs of a list, from the top down."""
+    figure = Figure(figsize=(6.5, 1.2 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    names = [row.candidate.name for row in rows]
+    axes.errorbar(
+        [row.mean("accuracy") for row in rows],
+        range(len(rows)),
+        xerr=[row.std("accuracy") or 0 for row in rows],
+        fmt="o",
+        capsize=3,
+    )
+    axes.set_yticks(range(len(rows)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="validation accuracy")
+    axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

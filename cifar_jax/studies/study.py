@@ -85,11 +85,6 @@ class Study:
             return self.trials + min(self.finalists, self.trials) * (self.seeds - 1)
         return self.seeds * sum(not each.refusal for each in self.candidates)
 
-    @property
-    def epochs(self) -> int:
-        """Epochs of a run."""
-        return self.rules.base.train.epochs
-
     @functools.cached_property
     def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
         """What the sampler draws from, by factor."""
@@ -196,6 +191,11 @@ def _check_validation(base: ConfigDict, study: ConfigDict) -> None:
             f"a study chooses on validation images, but base.data.validation is "
             f"{base.data.validation} and base.evaluate.select_on "
             f"{base.evaluate.select_on!r}; hold some out (0.1), with select_on='val'"
+        )
+    if base.train.max_seconds:
+        raise UserError(
+            f"base.train.max_seconds is {base.train.max_seconds:g}, but the runs of a "
+            "study have all their epochs; use 0, and end the study itself"
         )
     if study.pruner != "none" and base.evaluate.every_epochs != 1:
         raise UserError(

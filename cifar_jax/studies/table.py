@@ -9,6 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar_jax.studies.designs import Candidate
+from cifar_jax.studies.factors import value_of
 from cifar_jax.studies.study import OBJECTIVES, Study
 
 _STATES = {
@@ -149,12 +150,12 @@ def text(value: Any) -> str:
         return "-".join(text(each) for each in value) or "none"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return "" if value is None else str(value)
 
 
 def short(name: str) -> str:
-    """Returns the last part of a factor's name."""
-    return name.rsplit(".", 1)[-1]
+    """Returns the last part of a factor's name that says something."""
+    return name.removesuffix(".name").rsplit(".", 1)[-1]
 
 
 def spread(row: Row, name: str, show: Callable[[float], str] = "{:.4f}".format) -> str:
@@ -165,34 +166,63 @@ def spread(row: Row, name: str, show: Callable[[float], str] = "{:.4f}".format) 
     return show(mean) if std is None else f"{show(mean)} ± {show(std)}"
 
 
+def factor(row: Row, name: str) -> Any:
+    """Returns the value of a factor in a design, whether or not it sets it."""
+    factors = row.candidate.factors
+    return factors[name] if name in factors else value_of(row.candidate.config, name)
+
+
+def variation(found: Sequence[Row], name: str) -> list[Row]:
+    """Returns the designs that differ from the base in one factor alone, and the base.
+
+    They are sorted by its value.
+    """
+    rows = [row for row in found if set(row.candidate.factors) <= {name}]
+    values = [factor(row, name) for row in rows]
+    if all(isinstance(value, int | float) for value in values):
+        return sorted(rows, key=lambda row: factor(row, name))
+    return rows
+
+
 def markdown(study: Study, found: Sequence[Row]) -> str:
     """Returns the table in Markdown; the same runs give the same text."""
-    reported = study.reported
-    order, best = ranked(study, found), {id(row) for row in front(study, found)}
-    names = [] if study.kind == "list" else factor_names(order)
-    several = len(study.objectives) > 1
-    header = ["", "design", *map(short, names), "widths", "parameters", "MACs"]
-    header += ["seeds", "validation accuracy", "loss"]
-    header += ["reported"] if reported else []
-    header += ["on the Pareto front"] if several else []
-    lines = [header, ["---"] * len(header)]
-    for place, row in enumerate((r for r in order if not r.candidate.refusal), 1):
-        each = row.candidate
-        line = [str(place), each.name]
-        line += [text(each.factors[n]) if n in each.factors else "" for n in names]
-        line += [text(each.widths), f"{each.num_parameters:,}", f"{each.cost.macs:,}"]
-        line += [_seeds(row), spread(row, "accuracy"), spread(row, "loss")]
-        if reported:
-            line += [f"{reported[each.name]:.4f}" if each.name in reported else ""]
-        line += ["yes" if id(row) in best else ""] if several else []
-        lines.append(line)
-    parts = ["\n".join("| " + " | ".join(line) + " |" for line in lines)]
+    order, names = ranked(study, found), factor_names(found)
+    if study.kind == "one_at_a_time":
+        parts = [
+            f"Variation of {short(name)}:\n\n"
+            + _grid(study, variation(found, name), [name], places=False)
+            for name in names
+        ]
+    else:
+        names = [] if study.kind == "list" else names
+        parts = [_grid(study, order, names, places=True)]
     parts.append(
         "Accuracy and loss: of the best validation, mean ± standard deviation over "
         "seeds."
     )
-    parts += _asides(order)
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *_asides(order)]) + "\n"
+
+
+def _grid(study: Study, rows: Sequence[Row], names: list[str], places: bool) -> str:
+    several = len(study.objectives) > 1
+    best = {id(row) for row in front(study, rows)} if several else set()
+    header = [""] * places + ["design", *map(short, names)]
+    header += ["widths", "parameters", "MACs", "seeds", "validation accuracy", "loss"]
+    header += ["reported"] if study.reported else []
+    header += ["on the Pareto front"] if several else []
+    lines = [header, ["---"] * len(header)]
+    for place, row in enumerate((r for r in rows if not r.candidate.refusal), 1):
+        each = row.candidate
+        line = [str(place)] * places + [each.name]
+        line += [text(factor(row, name)) for name in names]
+        line += [text(each.widths), f"{each.num_parameters:,}", f"{each.cost.macs:,}"]
+        line += [_seeds(row), spread(row, "accuracy"), spread(row, "loss")]
+        if study.reported:
+            claim = study.reported.get(each.name)
+            line.append("" if claim is None else f"{claim:.4f}")
+        line += ["yes" if id(row) in best else ""] * several
+        lines.append(line)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _seeds(row: Row) -> str:
@@ -235,7 +265,7 @@ def csv(found: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
     lines = []
     for row in found:
         each = row.candidate
-        start = [each.name, *(_cell(each.factors.get(name, "")) for name in names)]
+        start = [each.name, *(_cell(factor(row, name)) for name in names)]
         start += [text(each.widths), each.num_parameters, each.cost.macs]
         if each.refusal:
             lines.append([*start, "", "refused", 0, *[""] * len(CSV_RUN), each.refusal])
@@ -248,4 +278,4 @@ def csv(found: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
 
 
 def _cell(value: Any) -> Any:
-    return text(value) if isinstance(value, list | tuple) else value
+    return text(value) if isinstance(value, list | tuple | type(None)) else value

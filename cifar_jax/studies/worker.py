@@ -10,6 +10,7 @@ import jax
 from cifar_jax import UserError
 from cifar_jax.analysis import efficiency
 from cifar_jax.analysis.inference import Predictor
+from cifar_jax.studies import designs
 from cifar_jax.studies.journal import Job, Journal
 from cifar_jax.studies.study import Study
 from cifar_jax.training import loop
@@ -47,7 +48,8 @@ def _run(study: Study, journal: Journal, job: Job) -> None:
         if means["val"] is None:
             return
         journal.report(job, means["epoch"], means["val"][key])
-        if means["epoch"] < study.epochs and journal.prunes(job):
+        last = job.candidate.config.train.epochs
+        if means["epoch"] < last and journal.prunes(job):
             raise _Pruned
 
     print(f"== {workdir}", flush=True)
@@ -55,6 +57,8 @@ def _run(study: Study, journal: Journal, job: Job) -> None:
         config = study.config(job.candidate, job.seed)
         result = loop.train_and_evaluate(config, workdir, on_epoch=on_epoch)
         measured = _measured(study, job, result, workdir)
+    except Stopped:
+        raise
     except _Pruned:
         journal.prune(job)
     except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
@@ -69,7 +73,7 @@ def _run(study: Study, journal: Journal, job: Job) -> None:
 
 def run_directory(folder: pathlib.Path, name: str, seed: int) -> pathlib.Path:
     """Returns the folder of a run, an ordinary run directory."""
-    return folder / "runs" / name / f"seed-{seed}"
+    return folder / "runs" / designs.folder_of(name) / f"seed-{seed}"
 
 
 def _measured(study: Study, job: Job, result, workdir) -> dict[str, Any]:

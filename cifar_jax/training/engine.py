@@ -5,10 +5,11 @@ batches ahead of the devices, in the same order, so that the losses are the same
 """
 
 import contextlib
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -20,7 +21,7 @@ from cifar_jax.training import sharding, steps
 from cifar_jax.training.interrupt import StopRequest
 from cifar_jax.training.profiling import Profiler
 from cifar_jax.training.setup import Setup
-from cifar_jax.training.state import Metrics, TrainState, create_state
+from cifar_jax.training.state import Metrics, TrainState, state_maker
 
 # Batches that are made while the devices work on one: enough to hide a slow gather.
 BATCHES_AHEAD = 2
@@ -47,10 +48,15 @@ class Engine:
         # An argument of the call: as a constant it would be compiled in.
         self._teacher = setup.teacher and setup.teacher.variables
         self.replicated = sharding.replicated(setup.mesh)
-        self._init_key, self._train_key, self._order_key = jax.jit(
-            lambda: tuple(jax.random.split(jax.random.key(seed), 3)),
-            out_shardings=self.replicated,
-        )()
+        self._set_keys(seed)
+        self._create = state_maker(
+            setup.model,
+            setup.optimizer,
+            image_shape=setup.source.image_shape,
+            average=setup.options.ema_decay > 0,
+            sharding=self.replicated,
+            stem_kernel=setup.stem_kernel,
+        )
         self._order = jax.jit(
             functools.partial(batches.epoch_order, num_examples=len(setup.train)),
             out_shardings=self.replicated,
@@ -70,17 +76,21 @@ class Engine:
             static_argnames="augmentation",
         )
 
+    def with_seed(self, seed: int) -> Self:
+        """Returns an engine for another seed, with the same arrays and programs."""
+        other = copy.copy(self)
+        other._set_keys(seed)
+        return other
+
+    def _set_keys(self, seed: int) -> None:
+        self._init_key, self._train_key, self._order_key = jax.jit(
+            lambda: tuple(jax.random.split(jax.random.key(seed), 3)),
+            out_shardings=self.replicated,
+        )()
+
     def first_state(self) -> TrainState:
         """Returns the state before the first step."""
-        return create_state(
-            self._init_key,
-            self._setup.model,
-            self._setup.optimizer,
-            image_shape=self._setup.source.image_shape,
-            average=self._setup.options.ema_decay > 0,
-            sharding=self.replicated,
-            stem_kernel=self._setup.stem_kernel,
-        )
+        return self._create(self._init_key)
 
     def empty_metrics(self) -> Metrics:
         """Returns metrics of no examples."""
@@ -92,19 +102,18 @@ class Engine:
         Where sharpness-aware minimisation starts late, the steps before it have a call
         of their own: XLA:CPU runs convolutions in a branch a hundred times slower.
         """
+        self._call = self._early_call = self._compile(state, self._setup)
         options = self._setup.options
-        self._call = self._early_call = self._compile(state, options)
         if options.sam_start:
             plain = dataclasses.replace(options, sam_rho=0.0)
-            self._early_call = self._compile(state, plain)
+            early = dataclasses.replace(self._setup, options=plain)
+            self._early_call = self._compile(state, early)
 
-    def _compile(self, state: TrainState, options: steps.StepOptions) -> Callable:
-        if self._setup.placement == "device":
-            call = steps.make_train_call(options, self._setup.steps_per_dispatch)
-        else:
-            call = functools.partial(steps.train_on_batch, options=options)
+    def _compile(self, state: TrainState, setup: Setup) -> Callable:
         call = jax.jit(
-            call, out_shardings=(self.replicated, self.replicated), donate_argnums=0
+            training_call(setup),
+            out_shardings=(self.replicated, self.replicated),
+            donate_argnums=0,
         )
         with self.epoch(0, 0) as feed:
             arguments = (state, self.empty_metrics(), *feed(1))
@@ -116,9 +125,13 @@ class Engine:
         end = min(end, start) if step < start else end
         return min(self._setup.steps_per_dispatch, end - step)
 
-    def program(self) -> str:
-        """Returns the compiled training call, as XLA's text."""
-        return self._call.as_text()
+    def program(self, step: int) -> str:
+        """Returns the compiled training call of a step, as XLA's text."""
+        return self._call_at(step).as_text()
+
+    def _call_at(self, step: int) -> Callable:
+        is_early = step < self._setup.options.sam_start
+        return self._early_call if is_early else self._call
 
     @contextlib.contextmanager
     def epoch(self, epoch: int, position: int) -> Iterator[Feed]:
@@ -157,8 +170,7 @@ class Engine:
         """
         if self._profiler:
             self._profiler.before_call(metrics)
-        is_early = step < self._setup.options.sam_start
-        call = self._early_call if is_early else self._call
+        call = self._call_at(step)
         return call(state, metrics, *feed(num_steps), teacher=self._teacher)
 
     def evaluate(
@@ -220,6 +232,13 @@ class Engine:
             arrays = sharding.put((examples.images, examples.labels), self.replicated)
             self._held[id(examples)] = examples, arrays
         return self._held[id(examples)][1]
+
+
+def training_call(setup: Setup) -> Callable:
+    """Returns what is compiled: `(state, metrics, *fed) -> (state, metrics)`."""
+    if setup.placement == "device":
+        return steps.make_train_call(setup.options, setup.steps_per_dispatch)
+    return functools.partial(steps.train_on_batch, options=setup.options)
 
 
 def means(metrics: Metrics) -> dict[str, float]:

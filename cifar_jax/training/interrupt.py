@@ -15,11 +15,13 @@ class Stopped(Exception):
 
     Attributes:
       exit_code: 128 plus the number of a signal; 0 after `train.max_seconds`.
+      reason: The signal's name, or what has been reached.
     """
 
-    def __init__(self, message: str, exit_code: int):
+    def __init__(self, message: str, exit_code: int, reason: str = ""):
         super().__init__(message)
         self.exit_code = exit_code
+        self.reason = reason
 
 
 class StopRequest:

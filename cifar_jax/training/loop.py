@@ -22,6 +22,7 @@ from cifar_jax.training import (
     setup,
     tracking,
 )
+from cifar_jax.training.calls import ALONE, Company, Compile, Train, Work, serve
 from cifar_jax.training.checkpoint import NotFiniteError
 from cifar_jax.training.due import Timer
 from cifar_jax.training.engine import Engine, Feed, Interrupted, means
@@ -86,7 +87,7 @@ def train_and_evaluate(
                 engine = Engine(prepared, config.seed, profiler)
                 trainer = Trainer(config, prepared, engine, run, stop, start)
                 trainer.on_epoch = on_epoch
-                result = trainer.run()
+                result = serve(trainer.run(), engine)
         distributed.say(results.summary(result, run.path))
         return result
 
@@ -96,6 +97,8 @@ class Trainer:
 
     The position is the state's step and the number of epochs that are closed, that is
     validated and logged; both are saved, so a stop is possible anywhere.
+
+    What the devices are to train it asks for: so several runs can share a call.
 
     Attributes:
       on_epoch: As `train_and_evaluate` has it.
@@ -111,8 +114,10 @@ class Trainer:
         run: RunDirectory,
         stop: StopRequest,
         start: float,
+        company: Company = ALONE,
     ):
         self._config = config
+        self._company = company
         self._setup = prepared
         self._run = run
         self._stop = stop
@@ -139,20 +144,29 @@ class Trainer:
             num_epochs=prepared.num_epochs,
             total_steps=prepared.total_steps,
             batch_size=prepared.options.batch_size,
+            name=company.name,
+            display=company.display,
             quiet=not distributed.is_primary(),
         )
 
-    def run(self) -> dict[str, Any]:
-        """Runs what is left, and returns what result.json holds."""
+    def run(self) -> Work:
+        """Runs what is left.
+
+        Yields:
+          What it asks the devices for, whose answer is to be sent back.
+
+        Returns:
+          What result.json holds.
+        """
         with contextlib.ExitStack() as stack:
             stack.callback(self._saver.close)
             self._restore()
             stack.enter_context(self._progress)
             if not self._is_over():
                 with self._clock("compile"):  # so that its time is known apart
-                    self._engine.compile(self._state)
+                    yield Compile(self._state)
             while not self._is_over():
-                self._train_epoch(self._facts["epoch"])
+                yield from self._train_epoch(self._facts["epoch"])
                 self._close_epoch(self._facts["epoch"])
             variables = self._best_variables()
             result = results.make(
@@ -165,6 +179,7 @@ class Trainer:
                 steps=self._step,
                 best=self._facts["best"],
                 seconds=self._seconds(),
+                together=self._company.size,
             )
         self._run.write_result(result)  # when the checkpoints are on disk
         return result
@@ -194,7 +209,7 @@ class Trainer:
     def _tree(self) -> dict[str, Any]:
         return {"state": self._state, "metrics": self._metrics}
 
-    def _train_epoch(self, epoch: int) -> None:
+    def _train_epoch(self, epoch: int) -> Work:
         steps_per_epoch = self._setup.options.steps_per_epoch
         start, end = epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch
         if self._step == start and self._config.train.reload_best:
@@ -202,24 +217,27 @@ class Trainer:
         with self._engine.epoch(epoch, self._step - start) as feed:
             while self._step < end:
                 self._stop_if_asked()
-                self._train_some(epoch, feed, end)
+                yield from self._train_some(epoch, feed, end)
                 if self._saver.is_due() and self._step < end:
                     self._save()
 
-    def _train_some(self, epoch: int, feed: Feed, end: int) -> None:
+    def _train_some(self, epoch: int, feed: Feed, end: int) -> Work:
         """Trains for one call of the devices."""
         num_steps = self._engine.num_steps(self._step, end)
-        start, before, step = time.perf_counter(), self._metrics, self._step
-        self._state, self._metrics = self._engine.train(
-            self._state, self._metrics, feed, step=step, num_steps=num_steps
-        )
+        start, before, step = self._company.clock(), self._metrics, self._step
+        try:
+            self._state, self._metrics = yield Train(
+                self._state, before, feed, num_steps, step, step + num_steps == end
+            )
+        except Stopped as other:  # of the company
+            self._save_and_stop(other.reason, other.exit_code)
         self._step += num_steps
         if step % self._setup.options.steps_per_epoch:
             # The call before this one: the device never waits to be watched.
             self._watch(epoch, step, before)
         if self._step == end:
             jax.block_until_ready(self._metrics)
-        self._count(num_steps, time.perf_counter() - start)
+        self._count(num_steps, self._company.clock() - start)
 
     def _count(self, num_steps: int, seconds: float) -> None:
         self._facts["seconds"]["train"] += seconds
@@ -331,6 +349,7 @@ class Trainer:
             f"stopped by {reason} at step {self._step:,}, all saved in "
             f"{self._run.path}; the same command goes on from there",
             exit_code,
+            reason,
         )
 
     def _final_scores(self, variables: dict[str, Any]) -> dict[str, Any]:
@@ -365,11 +384,11 @@ class Trainer:
     @contextlib.contextmanager
     def _clock(self, name: str):
         """Adds the block's time to one of the run's clocks."""
-        start = time.perf_counter()
+        start = self._company.clock()
         try:
             yield
         finally:
-            self._facts["seconds"][name] += time.perf_counter() - start
+            self._facts["seconds"][name] += self._company.clock() - start
 
     def _seconds(self) -> dict[str, float]:
         """Returns the clocks of all sessions of the run, up to now."""

@@ -13,14 +13,34 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+class Display(rich.progress.Progress):
+    """Where runs show their lines: live on a terminal.
+
+    Args:
+      quiet: Print nothing.
+      console: Where to print; None: standard output.
+    """
+
+    def __init__(self, *, quiet=False, console=None):
+        console = console or rich.console.Console(highlight=False, quiet=quiet)
+        super().__init__(
+            rich.progress.BarColumn(bar_width=20),
+            rich.progress.TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+
 class Progress:
-    """A live line on a terminal; elsewhere a plain line now and then.
+    """A run's live line on a terminal; elsewhere a plain line now and then.
 
     Args:
       num_epochs: Epochs of the run.
       total_steps: Steps of the run.
       batch_size: Images in a step.
-      console: Where to print; None: standard output.
+      name: What its lines begin with.
+      display: That several runs share; None: one of its own.
       quiet: Print nothing there.
     """
 
@@ -28,33 +48,39 @@ class Progress:
     SECONDS_BETWEEN_LINES = 30.0
 
     def __init__(
-        self, *, num_epochs, total_steps, batch_size, console=None, quiet=False
+        self,
+        *,
+        num_epochs: int,
+        total_steps: int,
+        batch_size: int,
+        name: str = "",
+        display: Display | None = None,
+        quiet: bool = False,
     ):
-        self._console = console or rich.console.Console(highlight=False, quiet=quiet)
+        self._display = display or Display(quiet=quiet)
+        self._console = self._display.console
+        self._owns_display = display is None
+        self._name = f"{name}  " if name else ""
         self._num_epochs = num_epochs
         self._total_steps = total_steps
         self._batch_size = batch_size
         self._measured = (0, 0.0)  # steps, seconds: of this process, compile excluded
         self._last_line = time.perf_counter()
-        self._bar = rich.progress.Progress(
-            rich.progress.BarColumn(bar_width=20),
-            rich.progress.TextColumn("{task.description}"),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=total_steps)
+        self._task = self._display.add_task(name, total=total_steps)
 
     def __enter__(self):
-        self._bar.start()
+        if self._owns_display:
+            self._display.start()
         return self
 
     def __exit__(self, *error):
-        self._bar.stop()
+        self._display.remove_task(self._task)
+        if self._owns_display:
+            self._display.stop()
 
     def say(self, text: str) -> None:
         """Prints a line above the live one."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(f"{self._name}{text}", markup=False, soft_wrap=True)
 
     def count(self, num_steps: int, seconds: float) -> None:
         """Takes in the time that steps took."""
@@ -81,7 +107,9 @@ class Progress:
             f"loss {means['loss']:.4f}  accuracy {means['accuracy']:.4f}  "
             f"lr {learning_rate:.2e}  {self._speed(step)}"
         )
-        self._bar.update(self._task, completed=step, description=text)
+        self._display.update(
+            self._task, completed=step, description=f"{self._name}{text}"
+        )
         now = time.perf_counter()
         since = now - self._last_line
         if not self._console.is_terminal and since > self.SECONDS_BETWEEN_LINES:

@@ -39,7 +39,7 @@ def rehearse(config: ConfigDict, devices: Sequence[jax.Device] | None = None) ->
         num_images = config.train.batch_size // max(config.train.views, 1)
         num_train = NUM_STEPS * num_images + num_val
         fake.write(source, data, num_train=num_train, num_test=NUM_TEST)
-        short = _shortened(config, data, num_val)
+        short = shortened(config, data, num_val)
         first = loop.train_and_evaluate(short, workdir, devices=devices)
         (workdir / "result.json").unlink()  # as if it had been killed at the end
         again = loop.train_and_evaluate(short, workdir, devices=devices, resume="must")
@@ -52,7 +52,8 @@ def rehearse(config: ConfigDict, devices: Sequence[jax.Device] | None = None) ->
     )
 
 
-def _shortened(config: ConfigDict, data: pathlib.Path, num_val: int) -> ConfigDict:
+def shortened(config: ConfigDict, data: pathlib.Path, num_val: int) -> ConfigDict:
+    """Returns the config of an epoch on a data set that `fake.write` has written."""
     short = config.copy_and_resolve_references()
     short.data.update(
         name=fake.NAME,

@@ -39,6 +39,7 @@ def make(
     best: dict[str, Any] | None,
     scores: dict[str, dict[str, Any]],
     seconds: dict[str, float],
+    together: int = 1,
 ) -> dict[str, Any]:
     """Returns what result.json holds.
 
@@ -53,6 +54,7 @@ def make(
       scores: By name, `accuracy`, `loss` and `num_examples`, or None: `test` and, where
         there is test-time augmentation, `test_tta` and `val_tta`.
       seconds: `total`, `compile`, `train` and `evaluate`.
+      together: Runs that shared the devices, this one among them.
     """
     val = None
     if best and setup.val_split == "val":
@@ -78,6 +80,7 @@ def make(
         "seed": config["seed"],
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "images_per_second": round(images / seconds["train"], 1),
+        "together": together,
         **environment(setup.mesh),
     }
 

@@ -5,7 +5,8 @@ Durations are turned from epochs into steps here, once.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -151,11 +152,10 @@ def make(
         ),
     )
     placement = _placement(config, mesh, train)
-    whitens = model.design.stem == "whitening"
     schedule, optimizer = make_optimizer(
         config,
         options.steps_per_epoch,
-        frozen=("stem_conv/kernel",) if whitens else (),
+        frozen=frozen(model),
         paths=count.parameter_paths(model, source.image_shape),
     )
     return Setup(
@@ -168,7 +168,7 @@ def make(
         flops_per_image=2 * macs,
         schedule=schedule,
         optimizer=optimizer,
-        stem_kernel=_whitening(model.design, train, options) if whitens else None,
+        stem_kernel=_whitening(model.design, train, options) if frozen(model) else None,
         options=options,
         mesh=mesh,
         num_epochs=config.train.epochs,
@@ -257,12 +257,18 @@ def _sam_start(config: ConfigDict, steps_per_epoch: int, total_steps: int) -> in
     )
 
 
+def frozen(model: Any) -> tuple[str, ...]:
+    """Returns the paths of the parameters that stay as they are."""
+    return ("stem_conv/kernel",) if model.design.stem == "whitening" else ()
+
+
 def make_optimizer(
     config: ConfigDict,
     steps_per_epoch: int,
     *,
     frozen: tuple[str, ...],
     paths: Sequence[str],
+    traced: Mapping[str, jax.Array] = MappingProxyType({}),
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """Returns the learning rate by step, and the Optax chain that uses it.
 
@@ -271,16 +277,20 @@ def make_optimizer(
       steps_per_epoch: Steps in an epoch.
       frozen: Paths of parameters that stay as they are.
       paths: Of all parameters.
+      traced: What takes the place of some numbers of `config.optim`.
     """
-    options = config.optim.to_dict()
+    options = config.optim.to_dict() | traced
     for key in ("sam_rho", "sam_adaptive", "sam_start"):  # they belong to the step
         options.pop(key, None)
-    schedule, momentum = schedules.make(
-        peak=options.pop("learning_rate"),
+    peak = options.pop("learning_rate")
+    is_traced = "learning_rate" in traced
+    shape, momentum = schedules.make(
+        peak=1.0 if is_traced else peak,
         steps_per_epoch=steps_per_epoch,
         total_steps=config.train.epochs * steps_per_epoch,
         **config.schedule.to_dict(),
     )
+    schedule = (lambda step: peak * shape(step)) if is_traced else shape
     optim.check_multipliers(options["lr_multipliers"], paths)
     return schedule, optim.make_optimizer(
         schedule=schedule, momentum_schedule=momentum, frozen=frozen, **options

@@ -1,5 +1,6 @@
 """What training changes: weights, batch statistics, optimiser state, averages."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -42,8 +43,18 @@ class Metrics(metrics.Collection):
     accuracy: metrics.Average.from_output("correct")
 
 
-def create_state(
-    key: jax.Array,
+def create_state(key: jax.Array, *args: Any, **options: Any) -> TrainState:
+    """Returns the state before the first step, made on its devices.
+
+    Args:
+      key: For the weights.
+      *args: Of `state_maker`.
+      **options: Likewise.
+    """
+    return state_maker(*args, **options)(key)
+
+
+def state_maker(
     model: Any,
     optimizer: optax.GradientTransformation,
     *,
@@ -51,11 +62,10 @@ def create_state(
     average: bool,
     sharding: Sharding,
     stem_kernel: np.ndarray | None = None,
-) -> TrainState:
-    """Returns the state before the first step, made on its devices.
+) -> Callable[[jax.Array], TrainState]:
+    """Returns the compiled function from a key to the state before the first step.
 
     Args:
-      key: For the weights.
       model: The network, a Flax module.
       optimizer: Optax chain.
       image_shape: Height, width and channels.
@@ -77,13 +87,17 @@ def create_state(
         )
         return state.replace(averages=state.variables if average else None)
 
-    if isinstance(key, jax.core.Tracer):  # only the shapes are asked for
-        return create(key)
     # Optimising so many random numbers takes LLVM most of the time of a short run.
     on_cpu = next(iter(sharding.device_set)).platform == "cpu"
     options = {"xla_backend_optimization_level": 0} if on_cpu else {}
     jitted = jax.jit(create, out_shardings=sharding, compiler_options=options)
-    return jitted(key)
+
+    def make(key):
+        if isinstance(key, jax.core.Tracer):  # only the shapes are asked for
+            return create(key)
+        return jitted(key)
+
+    return make
 
 
 def update_averages(state: TrainState, decay: float) -> TrainState:

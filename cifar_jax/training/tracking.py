@@ -146,9 +146,7 @@ class RunDirectory:
         Raises:
           UserError: names what is free and what is needed.
         """
-        folders = (self.checkpoints, self.best)
-        files = (file for folder in folders for file in folder.rglob("*"))
-        needed = num_bytes - sum(file.stat().st_size for file in files)
+        needed = num_bytes - sum(map(_size, (self.checkpoints, self.best)))
         free = shutil.disk_usage(self.path).free
         if needed > free:
             raise UserError(
@@ -313,6 +311,16 @@ def changes(
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key) and not key.startswith(free)
     }
+
+
+def _size(folder: pathlib.Path) -> int:
+    """Returns the bytes in a folder, out of which Orbax may be deleting files."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += pathlib.Path(root, name).stat().st_size
+    return total
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _state_template(network: Trained, sharding: Sharding) -> Any:
     _, optimizer = setup.make_optimizer(
         ConfigDict(network.config),
         steps_per_epoch,
-        frozen=("stem_conv/kernel",) if model.design.stem == "whitening" else (),
+        frozen=setup.frozen(model),
         paths=count.parameter_paths(model, image_shape),
     )
     state = jax.eval_shape(

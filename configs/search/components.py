@@ -6,9 +6,8 @@ Which parts help so small a network for so short a time is a hint, and no more, 
 helps 4.8 million parameters for longer.
 Measured: not yet.
 
-tiny: 500 images, an epoch and one seed, to see that everything runs.
-Commands: python -m cifar_jax.search --config configs/search/components.py --workdir DIR
-python -m cifar_jax.search --config configs/search/components.py:tiny --workdir DIR
+small: 500 images, an epoch and one seed, to see that everything runs.
+Command: python -m cifar_jax.search --config configs/search/components.py
 """
 
 from cifar_jax import config as default
@@ -68,14 +67,13 @@ def base():
     return config
 
 
-def get_config(form=None):
+def get_config(variant="full"):
     config = default.get_study_config()
     config.base = base()
-    config.study.kind = "list"
     config.study.space = tuple(
         dict(name=name, change=change) for name, change in ITEMS.items()
     )
-    if form == "tiny":
+    if variant == "small":
         config.base.data.train_split = "train[:1%]"
         config.base.data.validation = 100
         config.base.train.epochs = 1

@@ -4,7 +4,6 @@ import datetime
 import pathlib
 from collections.abc import Sequence
 
-import cifar_jax
 from cifar_jax.analysis.output import Output
 from cifar_jax.analysis.report import (
     chart,
@@ -20,6 +19,7 @@ from cifar_jax.analysis.report.document import Document
 from cifar_jax.analysis.report.groups import group
 from cifar_jax.analysis.report.run import Run
 from cifar_jax.analysis.report.text import plural, sample
+from cifar_jax.training.results import versions
 
 
 def default_folder(runs: Sequence[Run]) -> pathlib.Path:
@@ -49,7 +49,8 @@ def make(runs: Sequence[Run], now: datetime.datetime) -> Document:
         networks.section(groups, made),
         overview.settings_section(groups),
     ]
-    origin = f"Made on {now:%Y-%m-%d at %H:%M} by cifar_jax {cifar_jax.__version__}"
+    (version,) = versions(["cifar-jax"]).values()
+    origin = f"Made on {now:%Y-%m-%d at %H:%M} by cifar_jax {version}"
     return Document(title, origin, sections)
 
 

@@ -9,14 +9,15 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
-from cifar_jax.analysis.report.palette import LIGHT, series
+from cifar_jax.analysis.report.palette import LIGHT, series, shape
 
 DPI = 72  # of SVG: a length in the figure is the same number there
 SIZE = (4.8, 3.3)  # inches
-_LONGEST_NAME = 34
-_MOST_NAMES = 12  # in a legend
+_LONGEST_NAME = 24
+_MOST_NAMES = 8  # in a legend: more would leave no room for the chart
+_LETTER = 4.7  # typical width, in points
 _LOG_FROM = 5  # ratio of the largest value to the smallest
 _STYLE = {
     "font.size": 9,
@@ -72,7 +73,7 @@ class Chart:
     def __init__(self, title: str, x: str, y: str, text: str):
         self.title, self.text = title, text
         self.marks: list[Marks] = []
-        self._legend: dict[str, Line2D] = {}
+        self._legend: list[tuple[str, Line2D]] = []
         with style():
             self.figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
             self.axes = self.figure.subplots()
@@ -130,7 +131,7 @@ class Chart:
                 [x],
                 [y],
                 None if spread is None else [spread],
-                fmt="o",
+                fmt=shape(number),
                 color=colour,
                 markerfacecolor="none" if hollow else colour,
                 markersize=6,
@@ -148,8 +149,7 @@ class Chart:
           **look: Of the line beside it.
         """
         colour = LIGHT["muted" if number is None else series(number)]
-        short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
-        self._legend[short] = Line2D([], [], color=colour, **look)
+        self._legend.append((_short(name), Line2D([], [], color=colour, **look)))
 
     def over_epochs(self, num_epochs: int) -> None:
         """Lays out the x-axis for a whole run, however far it is."""
@@ -161,6 +161,7 @@ class Chart:
         values = np.concatenate([marks.x for marks in self.marks])
         if values.min() > 0 and values.max() / values.min() >= _LOG_FROM:
             self.axes.set_xscale("log")
+            self.axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
             self.axes.xaxis.set_minor_formatter("")
         else:
             self.axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -168,24 +169,31 @@ class Chart:
         self.axes.xaxis.set_major_formatter(EngFormatter(unit=unit, sep=""))
 
     def finish(self) -> None:
-        """Draws the legend, and settles where everything lies."""
-        names = dict(list(self._legend.items())[:_MOST_NAMES])
-        if (left_out := len(self._legend) - len(names)) > 0:
-            names[f"and {left_out} more"] = Line2D([], [], linestyle="none")
-        longest = max(map(len, names), default=0)
+        """Draws the legend, unless it is too long, and settles where all lies."""
         with style():
-            self.figure.legend(
-                names.values(),
-                names,
-                loc="outside upper left",
-                ncols=4 if longest < 12 else 2,
-                handlelength=1.8,
-                columnspacing=1.4,
-                labelcolor=LIGHT["ink"],
-            )
+            if 0 < len(self._legend) <= _MOST_NAMES:
+                names, lines = zip(*self._legend, strict=True)
+                column = 40 + _LETTER * max(map(len, names))
+                self.figure.legend(
+                    lines,
+                    names,
+                    loc="outside upper left",
+                    ncols=max(1, int(DPI * SIZE[0] / column)),
+                    handlelength=1.8,
+                    columnspacing=1.4,
+                    labelcolor=LIGHT["ink"],
+                )
             self.figure.draw_without_rendering()
         # Else SVG and PNG would each be laid out anew, a point or two apart.
         self.figure.set_layout_engine("none")
+
+
+def _short(name: str) -> str:
+    """Returns a name without its middle, if it is long: ends tell names apart."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    half = _LONGEST_NAME // 2
+    return f"{name[: half - 1]}…{name[-half:]}"
 
 
 @contextlib.contextmanager

@@ -23,7 +23,6 @@ RESULT = {
     "config": dict,
     "num_parameters": int,
     "flops_per_image": int,
-    "test.accuracy": _NUMBER,
     "best_epoch": int,
     "epochs": int,
     "seconds.total": _NUMBER,
@@ -34,7 +33,7 @@ RESULT = {
     "device": str,
     "num_devices": int,
 }
-VALIDATION = {"accuracy": _NUMBER}
+SCORED = ("val", "test", "val_tta", "test_tta")  # of a result; None if not looked at
 RECORD = {
     "recipe": str,
     "config": dict,
@@ -46,7 +45,6 @@ RECORD = {
 }
 SEED = {
     "seed": int,
-    "test": _NUMBER,
     "best_epoch": int,
     "epochs": int,
     "images_per_second": _NUMBER,
@@ -78,6 +76,18 @@ SPEED = {
     "num_devices": int,
     "device": str,
 }
+
+
+def checked_result(result: Any, path: pathlib.Path) -> dict[str, Any]:
+    """Returns what result.json holds, with None for images that were not scored.
+
+    Raises:
+      UserError: names what it lacks.
+    """
+    checked(result, RESULT, path)
+    scored = [name for name in SCORED if result.get(name) is not None]
+    checked(result, {f"{name}.accuracy": _NUMBER for name in scored}, path)
+    return {**dict.fromkeys(SCORED), **result}
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:

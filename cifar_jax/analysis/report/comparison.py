@@ -6,14 +6,16 @@ from typing import Any
 
 from cifar_jax.analysis.report import tradeoffs
 from cifar_jax.analysis.report.document import Cell, Note, Section, Table
-from cifar_jax.analysis.report.groups import Group, differences
+from cifar_jax.analysis.report.groups import MISSING, Group, differences
+from cifar_jax.analysis.report.groups import sample as over_seeds
 from cifar_jax.analysis.report.networks import Networks
 from cifar_jax.analysis.report.run import Run
 from cifar_jax.analysis.report.text import (
     CHOSEN_ON_TEST,
     DAGGER,
+    NONZERO,
     NOTHING,
-    accuracy,
+    TTA,
     duration,
     gflops,
     nothing,
@@ -43,13 +45,15 @@ def group_table(groups: Sequence[Group], networks: Networks) -> Table:
             "seeds",
             "validation accuracy",
             "test accuracy",
+            TTA,
             "parameters",
+            NONZERO,
             "GFLOPs an image",
             "latency, ms",
             "training time",
         ],
         [_group_row(group, networks) for group in groups],
-    )
+    ).compact(TTA, NONZERO)
 
 
 def _group_row(group: Group, networks: Networks) -> list[Cell]:
@@ -62,7 +66,9 @@ def _group_row(group: Group, networks: Networks) -> list[Cell]:
         Cell(f"{count}" if count == seeds else f"{count} of {seeds}", number=count),
         sample(group.sample(lambda run: run.validation)),
         sample(group.sample(lambda run: run.test), mark=mark),
+        sample(group.sample(lambda run: run.test_tta), mark=mark),
         number(networks.parameters(run)),
+        sample(group.sample(lambda run: run.num_nonzero), ",.0f"),
         Cell(gflops(flops), number=flops) if flops else nothing(),
         number(group.latency, ".3g"),
         duration(group.sample(lambda run: run.result["seconds"]["total"])),
@@ -81,11 +87,12 @@ def run_table(groups: Sequence[Group]) -> Table:
             "chosen by",
             "validation accuracy",
             "test accuracy",
+            TTA,
             "images/s",
             "devices",
         ],
         [_run_row(group, run) for group in groups for run in group.runs],
-    )
+    ).compact(TTA)
 
 
 def _run_row(group: Group, run: Run) -> list[Cell]:
@@ -93,10 +100,7 @@ def _run_row(group: Group, run: Run) -> list[Cell]:
     planned = run.config["train"]["epochs"]
     epochs = "imported" if run.imported else f"{run.epochs_done} of {planned}"
     devices = f"{result['num_devices']} x {result['device']}" if result else NOTHING
-    test = nothing()
-    if run.test is not None:
-        mark = DAGGER if run.chose_on_test else ""
-        test = Cell(f"{accuracy(run.test)}{mark}", number=run.test)
+    mark = DAGGER if run.chose_on_test else ""
     return [
         Cell(run.name, series=group.number),
         Cell(str(run.seed), number=run.seed),
@@ -104,7 +108,8 @@ def _run_row(group: Group, run: Run) -> list[Cell]:
         number(run.best_epoch),
         Cell(how_chosen(run)),
         number(run.validation, ".4f"),
-        test,
+        sample(over_seeds([run.test]), mark=mark),
+        sample(over_seeds([run.test_tta]), mark=mark),
         number(result and result["images_per_second"], ",.0f"),
         Cell(devices),
     ]
@@ -166,4 +171,6 @@ def _differences(groups: Sequence[Group]) -> Table:
 
 def shown(value: Any) -> str:
     """Returns a config's value, as JSON has it."""
+    if value is MISSING:
+        return NOTHING
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,6 +1,7 @@
 """A report as plain data. `html` and `markdown` write it."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -62,6 +63,16 @@ class Table:
     total: Sequence[Cell] = ()
     matrix: bool = False
     drawing: Drawing | None = None
+
+    def compact(self, *optional: str) -> "Table":
+        """Returns the table without those of these columns that hold no number."""
+        kept = [
+            name not in optional or numeric
+            for name, numeric in zip(self.columns, self.numeric, strict=True)
+        ]
+        rows = [list(itertools.compress(row, kept)) for row in self.rows]
+        columns = list(itertools.compress(self.columns, kept))
+        return dataclasses.replace(self, columns=columns, rows=rows)
 
     @property
     def numeric(self) -> list[bool]:

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 
 from cifar_jax.analysis.evaluation import Request, evaluate
 from cifar_jax.analysis.output import Output
+from cifar_jax.analysis.report import commands
 from cifar_jax.analysis.report.run import Run
 
 
 def evaluate_missing(runs: Sequence[Run]) -> None:
     """Scores the best weights of runs whose evaluation is missing or older than those.
 
-    Before a run ends that is on its validation images, and its latency is not measured:
-    the machine is at work. Evaluations of other weights or images are left alone.
+    Until its test images may be looked at, that is on its validation images; and while
+    it trains its latency is not measured: the machine is at work. Evaluations of other
+    weights or images are left alone.
 
     Args:
       runs: Any runs; records are left out.
@@ -23,21 +25,19 @@ def evaluate_missing(runs: Sequence[Run]) -> None:
         if reason := _reason_against(run):
             print(f"{run.name} is not evaluated: {reason}")
             continue
-        request = Request(workdir=run.path, validation=not run.ended, speed=run.ended)
+        request = Request(
+            workdir=run.path, validation=not run.may_test, speed=run.ended
+        )
         evaluate(request, Output(run.path / "evaluation"))
 
 
-def _reason_against(run: Run) -> str | None:
+def _reason_against(run: Run) -> str:
     if run.is_record:
         return "a record holds no weights"
     if run.evaluation and not run.evaluation.split:
         return "it has an evaluation of other weights or images"
-    split = "test" if run.ended else "val"
+    split = "test" if run.may_test else "val"
     if run.evaluation and run.evaluation.split == split:
         if run.evaluation.record["epoch"] == run.best_epoch:
             return "it has been"
-    if not run.ended and not run.config["data"]["validation"]:
-        return "it has not ended, and has no validation images"
-    if run.best_epoch is None:
-        return "its first epoch has not ended"
-    return None
+    return commands.reason_to_wait(run)

@@ -11,6 +11,8 @@ from typing import Any
 from cifar_jax.analysis.report.run import Run
 from cifar_jax.training.tracking import FREE_KEYS, flat
 
+MISSING = object()  # the value of a setting that a config does not have
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
@@ -106,42 +108,47 @@ def group(runs: Sequence[Run]) -> list[Group]:
 
 
 def differences(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """Returns the settings that differ between groups, with each group's value."""
-    every = [settings(group.runs[0]) for group in groups]
+    """Returns the settings that differ between groups, with each group's value.
+
+    That is `MISSING` where the group's version of the package had no such setting.
+    """
+    every = [_what_counts(group.runs[0]) for group in groups]
     keys = dict.fromkeys(key for each in every for key in each)
-    values = {key: [each.get(key) for each in every] for key in keys if key != "seed"}
+    values = {key: [each.get(key, MISSING) for each in every] for key in keys}
+    return {key: each for key, each in values.items() if _differ(each)}
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    known = (value for value in values if value is not MISSING)
+    return len({json.dumps(value, sort_keys=True) for value in known}) > 1
+
+
+def _what_counts(run: Run) -> dict[str, Any]:
+    """Returns the settings that change what is computed, but for the seed."""
     return {
-        key: found
-        for key, found in values.items()
-        if not key.startswith(FREE_KEYS)
-        and len({json.dumps(value, sort_keys=True) for value in found}) > 1
+        key: value
+        for key, value in flat(run.config).items()
+        if key != "seed" and not key.startswith(FREE_KEYS)
     }
-
-
-def settings(run: Run) -> dict[str, Any]:
-    """Returns a run's config, flat: values by keys such as optim.name."""
-    return flat(run.config)
 
 
 def _key(run: Run) -> str:
     """Returns what runs of one group have in common."""
-    kept = {
-        key: value
-        for key, value in settings(run).items()
-        if key != "seed" and not key.startswith(FREE_KEYS)
-    }
-    return json.dumps(kept, sort_keys=True)
+    return json.dumps(_what_counts(run), sort_keys=True)
 
 
 def _names(members: Sequence[Sequence[str]]) -> list[str]:
     """Returns what the names of each group's runs have in common, or the first ones."""
-    names = []
-    for runs in members:
-        names.append(runs[0] if len(runs) == 1 else _common(runs))
+    names = [runs[0] if len(runs) == 1 else _common(runs) for runs in members]
     return [
-        name if name and names.count(name) == 1 else ", ".join(runs)
+        name if name and names.count(name) == 1 else _listed(runs)
         for name, runs in zip(names, members, strict=True)
     ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 2} more" if len(names) > 3 else ""
+    return ", ".join(names[:2] if rest else names) + rest
 
 
 def _common(names: Sequence[str]) -> str:

@@ -37,6 +37,7 @@ def render(document: Document) -> str:
         "svg": svg.inline,
         "points": svg.points,
         "series": palette.series,
+        "shape": palette.shape,
     }
     script = (_FOLDER / "page.js").read_text()
     return environment.get_template("page.html").render(

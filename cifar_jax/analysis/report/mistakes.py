@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cifar_jax.analysis import plots
+from cifar_jax.analysis.report import commands
 from cifar_jax.analysis.report.document import (
     Cell,
     Drawing,
@@ -19,7 +20,6 @@ from cifar_jax.analysis.report.document import (
 )
 from cifar_jax.analysis.report.evaluated import Evaluation
 from cifar_jax.analysis.report.groups import Group
-from cifar_jax.analysis.report.networks import Networks
 from cifar_jax.analysis.report.run import Run
 from cifar_jax.analysis.report.text import accuracy, nothing, number, printable
 
@@ -64,21 +64,10 @@ def _blocks(run: Run, suffix: str) -> list:
 
 
 def _missing(run: Run, text: str) -> Note:
-    """Returns a note on what is missing, with the command that makes it, honestly.
-
-    Before the end of a run that is with validation images, and without the latency: the
-    machine is at work.
-    """
-    if run.ended:
-        return Note(text, Networks.command(run, "--latency"))
-    if not run.config["data"]["validation"]:
-        later = (
-            "The run holds out no validation images, so that has to wait for its end."
-        )
-        return Note(f"{text} {later}")
-    if run.best_epoch is None:
-        return Note(f"{text} There is nothing to evaluate before its first epoch ends.")
-    return Note(text, Networks.command(run, "--validation"))
+    """Returns a note on what is missing, with the command that makes it."""
+    if reason := commands.reason_to_wait(run):
+        return Note(f"{text} {run.name} cannot be evaluated yet: {reason}.")
+    return Note(text, commands.evaluate(run))
 
 
 def _names(run: Run) -> list[str]:
@@ -110,9 +99,9 @@ def _warnings(run: Run, found: Evaluation) -> list[Note]:
     """Returns what the evaluation is not: of the weights or images one would think."""
     record, notes = found.record, []
     if found.split == run.choice_split and not run.imported:
-        text = "The epoch was chosen on these images: on others it is not as good."
+        text = "The epoch was chosen on these images: expect less on others."
         notes.append(Note(text, warns=run.chose_on_test))
-    if found.split == "val" and run.ended:
+    if found.split == "val" and run.may_test:
         text = "The run has ended: its test images may be looked at."
         notes.append(_missing(run, text))
     if record["weights"] == "best" and record["epoch"] != run.best_epoch:

@@ -1,6 +1,5 @@
 """The networks of runs: their layers, their size, and what they cost."""
 
-import shlex
 from collections.abc import Sequence
 
 from cifar_jax import UserError
@@ -53,12 +52,6 @@ class Networks:
             return run.result["flops_per_image"]
         rows = self.rows(run)
         return 2 * count.total(rows).macs if isinstance(rows, list) else None
-
-    @staticmethod
-    def command(run: Run, *options: str) -> str:
-        """Returns the command that evaluates a run."""
-        words = ["python", "-m", "cifar_jax.evaluate", "--workdir", str(run.path)]
-        return shlex.join([*words, *options])
 
 
 def section(groups: Sequence[Group], networks: Networks) -> Section:

@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Sequence
 
 from cifar_jax.analysis import scores
+from cifar_jax.analysis.report import commands
 from cifar_jax.analysis.report.comparison import how_chosen, shown
 from cifar_jax.analysis.report.document import (
     Cell,
@@ -13,17 +14,18 @@ from cifar_jax.analysis.report.document import (
     Section,
     Table,
 )
-from cifar_jax.analysis.report.groups import Group, settings
+from cifar_jax.analysis.report.groups import Group
 from cifar_jax.analysis.report.networks import Networks
 from cifar_jax.analysis.report.run import Run
 from cifar_jax.analysis.report.text import CHOSEN_ON_TEST, DAGGER, accuracy, gflops
 from cifar_jax.models import count
 from cifar_jax.training.progress import clock_time
+from cifar_jax.training.tracking import flat
 
 
 def section(run: Run, networks: Networks) -> Section:
     """Returns the figures of one run."""
-    facts = [_test(run), _validation(run), *_size(run, networks)]
+    facts = [_test(run), _augmented(run), _validation(run), *_size(run, networks)]
     if run.result:
         facts += _ended(run)
     elif not run.imported:
@@ -37,7 +39,7 @@ def section(run: Run, networks: Networks) -> Section:
         blocks.append(Note(_live(run)))
     if run.ended and not run.is_record and not run.latency:
         text = "Latency is not measured yet."
-        blocks.append(Note(text, networks.command(run, "--latency")))
+        blocks.append(Note(text, commands.evaluate(run)))
     return Section("Summary", blocks)
 
 
@@ -46,6 +48,8 @@ def _test(run: Run) -> Fact:
         return _imported(run)
     if not run.result:
         return Fact("Test accuracy", "not yet", "scored once, when the run ends")
+    if run.test is None:
+        return Fact("Test accuracy", "not scored", "evaluate.test is False")
     total = run.result["test"].get("num_examples")
     mark = DAGGER if run.chose_on_test else ""
     detail = "the epoch was chosen on them" if run.chose_on_test else "scored once"
@@ -53,6 +57,14 @@ def _test(run: Run) -> Fact:
         low, high = scores.wilson_interval(round(run.test * total), total)
         detail = f"95% interval {low:.4f} to {high:.4f}; {total:,} images, {detail}"
     return Fact("Test accuracy", f"{accuracy(run.test)}{mark}", detail)
+
+
+def _augmented(run: Run) -> Fact | None:
+    if run.test_tta is None:
+        return None
+    name = run.setting("evaluate.tta")
+    detail = f"test-time augmentation: {name}" if name else ""
+    return Fact("Test accuracy, augmented", accuracy(run.test_tta), detail)
 
 
 def _imported(run: Run) -> Fact:
@@ -80,6 +92,8 @@ def _size(run: Run, networks: Networks) -> list[Fact]:
         return []
     stands = count.budget_line(parameters, run.setting("budget.limit"))
     detail = stands.split(" parameters", 1)[1].lstrip(":; ")
+    if run.num_nonzero is not None:
+        detail += f"; {run.num_nonzero:,} are not zero"
     return [
         Fact("Parameters", f"{parameters:,}", detail),
         Fact("GFLOPs an image", gflops(flops), f"{flops // 2:,} multiply-adds"),
@@ -128,7 +142,9 @@ def settings_section(groups: Sequence[Group]) -> Section:
     blocks = []
     for group in groups:
         run = group.runs[0]
-        values = {key: value for key, value in settings(run).items() if key != "seed"}
+        values = {
+            key: value for key, value in flat(run.config).items() if key != "seed"
+        }
         rows = [[Cell(key), Cell(shown(value))] for key, value in values.items()]
         table = Table(f"Config of {group.name}", ["setting", "value"], rows)
         notes = [Note(_versions(run))] if run.result else []

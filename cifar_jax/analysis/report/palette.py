@@ -37,6 +37,11 @@ def series(number: int) -> str:
     return f"series-{number % NUM_SERIES}"
 
 
+def shape(number: int) -> str:
+    """Returns the matplotlib marker that tells apart series of one colour."""
+    return "osD^"[number // NUM_SERIES % 4]
+
+
 def css(colours: dict[str, str]) -> str:
     """Returns the colours as CSS variables."""
     return " ".join(f"--{name}: {value};" for name, value in colours.items())

@@ -15,6 +15,7 @@ from cifar_jax.analysis.report.runs import from_file
 from cifar_jax.analysis.report.text import (
     CHOSEN_ON_TEST,
     DAGGER,
+    TTA,
     duration,
     gflops,
     number,
@@ -89,11 +90,12 @@ def _table(groups: Sequence[Group], start: pathlib.Path) -> str:
         "seeds",
         "validation accuracy",
         "test accuracy",
+        TTA,
         "time",
         "device",
     ]
     rows = [_row(each, start) for each in ranked]
-    lines = [markdown.table(Table("", columns, rows))]
+    lines = [markdown.table(Table("", columns, rows).compact(TTA))]
     if any(each.chose_on_test for each in groups):
         lines.append(markdown.escape(CHOSEN_ON_TEST))
     return "\n\n".join(lines)
@@ -102,7 +104,8 @@ def _table(groups: Sequence[Group], start: pathlib.Path) -> str:
 def _rank(each: Group):
     result = each.runs[0].result
     best = each.sample(lambda run: run.test)
-    return each.runs[0].config["data"]["name"], -best.mean, result["device"]
+    order = -best.mean if best else 0
+    return each.runs[0].config["data"]["name"], order, result["device"]
 
 
 def _row(each: Group, start: pathlib.Path) -> list[Cell]:
@@ -118,6 +121,7 @@ def _row(each: Group, start: pathlib.Path) -> list[Cell]:
         number(len(each.finished)),
         sample(each.sample(lambda run: run.validation)),
         sample(each.sample(lambda run: run.test), mark=mark),
+        sample(each.sample(lambda run: run.test_tta), mark=mark),
         duration(each.sample(lambda run: run.result["seconds"]["total"])),
         Cell(device),
     ]

@@ -7,10 +7,15 @@ from typing import Any
 
 from cifar_jax.analysis.report.checked import look_up
 from cifar_jax.analysis.report.evaluated import Evaluation
+from cifar_jax.training import pruning
 from cifar_jax.training.policy import RANKS
 
 # What runs did whose config has no such key yet.
-_EARLIER = {"evaluate.best_by": "accuracy", "evaluate.select_on": "val"}
+_EARLIER = {
+    "evaluate.best_by": "accuracy",
+    "evaluate.select_on": "val",
+    "evaluate.test": True,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +61,13 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Tells whether its weights are final, so that test images may be looked at."""
+        """Tells whether its weights are final."""
         return self.result is not None or self.imported
+
+    @property
+    def may_test(self) -> bool:
+        """Tells whether its test images may be looked at: a study keeps them."""
+        return self.ended and self.setting("evaluate.test")
 
     @property
     def chose_on_test(self) -> bool:
@@ -87,7 +97,12 @@ class Run:
     @property
     def best(self) -> Mapping[str, Any] | None:
         """The row of the best epoch so far, as the run itself ranks them, or None."""
-        rows = [row for row in self.rows if row["split"] == self.choice_split]
+        first = self._ships_from()
+        rows = [
+            row
+            for row in self.rows
+            if row["split"] == self.choice_split and row["step"] >= first
+        ]
         rank = RANKS.get(self.setting("evaluate.best_by"))
         if not rank or not all({"accuracy", "loss"} <= set(row) for row in rows):
             return None
@@ -106,7 +121,7 @@ class Run:
     def validation(self) -> float | None:
         """Validation accuracy of the best epoch (so far), if it has validated."""
         if self.result:
-            return self.result["val"] and self.result["val"]["accuracy"]
+            return self._accuracy("val")
         return self.best["accuracy"] if self.best and not self.chose_on_test else None
 
     @property
@@ -116,5 +131,33 @@ class Run:
 
     @property
     def test(self) -> float | None:
-        """Test accuracy of a run that has ended."""
-        return self.result and self.result["test"]["accuracy"]
+        """Test accuracy of a run that has ended, if it was to look at it."""
+        return self._accuracy("test")
+
+    @property
+    def test_tta(self) -> float | None:
+        """The same with test-time augmentation, if the config asks for it."""
+        return self._accuracy("test_tta")
+
+    @property
+    def num_nonzero(self) -> int | None:
+        """Parameters that are not zero, if some were pruned."""
+        result = self.result or {}
+        return result["num_nonzero"] if result.get("sparsity") else None
+
+    def _accuracy(self, name: str) -> float | None:
+        scores = (self.result or {}).get(name)
+        return scores and scores["accuracy"]
+
+    def _ships_from(self) -> int:
+        """Returns the first step after which the weights may be the best."""
+        prune = self.config.get("prune")
+        if not prune or not self.rows:
+            return 0
+        steps_per_epoch = self.rows[0]["step"] // self.rows[0]["epoch"]
+        plan = pruning.make_plan(
+            *(prune[key] for key in ("sparsity", "start", "stop")),
+            steps_per_epoch=steps_per_epoch,
+            total_steps=steps_per_epoch * self.config["train"]["epochs"],
+        )
+        return plan.stop if plan else 0

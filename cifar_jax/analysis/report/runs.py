@@ -78,7 +78,7 @@ def _from_record(path: pathlib.Path, record: Mapping[str, Any]) -> list[Run]:
             **{key: row[key] for key in ("best_epoch", "epochs", "images_per_second")},
             **{
                 key: None if row.get(key) is None else {"accuracy": row[key]}
-                for key in ("val", "test", "test_tta")
+                for key in checked.SCORED
             },
             "config": {**record["config"], "seed": row["seed"]},
             "versions": record.get("versions", {}),
@@ -94,7 +94,7 @@ def _from_record(path: pathlib.Path, record: Mapping[str, Any]) -> list[Run]:
 
 
 def _from_result(path: pathlib.Path, result: Any, name: str = "") -> Run:
-    result = _checked_result(result, path)
+    result = checked.checked_result(result, path)
     return Run(
         path=path,
         name=name,
@@ -119,7 +119,7 @@ def _read_directory(path: pathlib.Path) -> Run:
     config, dataset = directory.config(), directory.dataset()
     result = directory.result()
     if result is not None:
-        result = _checked_result(result, path / "result.json")
+        result = checked.checked_result(result, path / "result.json")
     try:
         rows = [row for row in directory.rows() if _is_row(row)]
     except UnicodeDecodeError as error:
@@ -146,13 +146,6 @@ def _is_row(row: Any) -> bool:
         and kinds.keys() <= row.keys()
         and all(isinstance(row[key], kinds.get(key, (int, float))) for key in row)
     )
-
-
-def _checked_result(result: Any, path: pathlib.Path) -> Any:
-    checked.checked(result, checked.RESULT, path)
-    if result.get("val") is not None:
-        checked.checked(result["val"], checked.VALIDATION, path)
-    return {"val": None, **result}
 
 
 def _names(paths: Sequence[pathlib.Path]) -> list[str]:

@@ -4,6 +4,8 @@ from cifar_jax.analysis.report.document import Cell
 from cifar_jax.analysis.report.groups import Sample
 from cifar_jax.training.progress import clock_time
 
+TTA = "test with augmentation"
+NONZERO = "not zero"
 NOTHING = "–"
 DAGGER = " †"
 CHOSEN_ON_TEST = (

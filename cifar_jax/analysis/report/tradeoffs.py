@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
+from cifar_jax.analysis.report import commands
 from cifar_jax.analysis.report.chart import Chart
 from cifar_jax.analysis.report.document import Charts, Note
 from cifar_jax.analysis.report.groups import Group
 from cifar_jax.analysis.report.groups import sample as over_seeds
 from cifar_jax.analysis.report.networks import Networks
+from cifar_jax.analysis.report.palette import shape
+from cifar_jax.analysis.report.run import Run
 
 
 def charts(groups: Sequence[Group], networks: Networks) -> list[Charts | Note]:
@@ -43,13 +46,20 @@ def charts(groups: Sequence[Group], networks: Networks) -> list[Charts | Note]:
             "without an honest test accuracy yet. Bars: standard deviation over seeds."
         )
         found.append(Charts(charts, caption))
-    without = [each for each in groups if each.latency is None]
+    without = [
+        runs[0]
+        for each in groups
+        if not each.latency and (runs := [run for run in each.runs if _measurable(run)])
+    ]
     if without:
-        names = ", ".join(each.name for each in without)
-        text = f"Latency is not measured for {names}. For a run that has ended:"
-        run = without[0].runs[0]
-        found.append(Note(text, networks.command(run, "--latency")))
+        names = ", ".join(run.name for run in without)
+        text = f"Latency is not measured; for each of {names}:"
+        found.append(Note(text, commands.evaluate(without[0])))
     return found
+
+
+def _measurable(run: Run) -> bool:
+    return run.ended and not run.is_record
 
 
 def _scatter(groups, label: str, unit: str, value) -> Chart | None:
@@ -73,7 +83,9 @@ def _scatter(groups, label: str, unit: str, value) -> Chart | None:
             hollow=kind != "test",
             label=(f"{x:.4g}{unit} {label}", f"{kind} {shown}"),
         )
-        chart.name(group.name, group.number, marker="o", linestyle="none")
+        chart.name(
+            group.name, group.number, marker=shape(group.number), linestyle="none"
+        )
     if not chart.marks:
         return None
     chart.over_quantity(unit)

@@ -1,0 +1,34 @@
+"""What the small variants of studies share: minutes on two cores."""
+
+
+def small(config, *, narrower=1, limit=None):
+    """Shrinks a study: 2,500 images of CIFAR-10, two epochs, maps of half the side.
+
+    Args:
+      config: Of the study; it is changed.
+      narrower: By how much the widths of the base are divided.
+      limit: Of the parameters; None lifts the budget.
+    """
+    base = config.base
+    base.data.train_split = "train[:2500]"
+    base.data.test_split = "test[:1000]"
+    base.data.validation = 500
+    base.model.stem_stride = 2
+    base.model.widths = tuple(max(1, width // narrower) for width in base.model.widths)
+    base.budget.limit = limit
+    base.train.epochs = 2
+    base.train.batch_size = min(64, base.train.batch_size)
+    config.study.reported = ()  # of other networks
+    config.study.threads = 1  # so that the results do not depend on the workers
+    return config
+
+
+def is_small(variant):
+    """Tells the variant after the colon of --config FILE:VARIANT.
+
+    Raises:
+      ValueError: names the two that there are.
+    """
+    if variant not in ("full", "small"):
+        raise ValueError(f"variant {variant!r} is unknown; use full or small")
+    return variant == "small"

@@ -1,0 +1,228 @@
+"""What a study lays out before it runs: spaces, the budget rule, and costs."""
+
+import importlib
+import pathlib
+
+import pytest
+from designs import SMALL, VARIANTS
+
+from cifar_jax import UserError
+from cifar_jax import config as default
+from cifar_jax.models import count, design, formula
+from cifar_jax.models.cost import cost_of
+from cifar_jax.models.resnet import create
+from cifar_jax.studies import designs, factors, plan, study
+
+CIFAR = (32, 32, 3)
+FOLDER = pathlib.Path(__file__).parents[1] / "configs" / "search"
+STUDIES = sorted(
+    path.stem
+    for path in FOLDER.glob("*.py")
+    if path.stem not in ("components", "small", "report_004_base")
+)
+# Largest C below 5,000,000 parameters, by N and then B from 1 to 7. In report 004's
+# Table 8 seven of the cells have one to three channels fewer.
+WIDEST = {
+    2: (259, 174, 140, 120, 107, 97, 90),
+    3: (129, 85, 68, 59, 52, 47, 44),
+    4: (64, 42, 34, 29, 26, 23, 21),
+    5: (32, 21, 17, 14, 13, 11, 10),
+}
+
+
+def config_of(name, variant="full"):
+    return importlib.import_module(f"configs.search.{name}").get_config(variant)
+
+
+def rules(**options):
+    base = default.get_config()
+    base.model.update(stage_sizes=(1, 1), widths=(8, 16))
+    return designs.Rules(base, CIFAR, 10, **options)
+
+
+def parameters(stages, blocks, width):
+    options = dict(stage_sizes=(blocks,) * stages, widths=(width,))
+    return formula.closed_form(design.resolve(options), CIFAR, 10)
+
+
+def test_table_8_has_the_largest_widths_that_fit():
+    found = {each.name: each for each in study.make(config_of("table_8")).candidates}
+    assert len(found) == 28
+    for stages, widths in WIDEST.items():
+        for blocks, width in enumerate(widths, 1):
+            each = found[f"N{stages}-B{blocks}"]
+            assert each.widths == tuple(width * 2**stage for stage in range(stages))
+            assert each.num_parameters == parameters(stages, blocks, width) < 5_000_000
+            assert parameters(stages, blocks, width + 1) >= 5_000_000
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("variant", ["full", "small"])
+def test_every_study_keeps_its_budget(name, variant):
+    made = study.make(config_of(name, variant))
+    limit = made.rules.base.budget.limit
+    found = made.candidates or plan.examples(made)
+    assert found and not any(each.refusal for each in found)
+    assert all(limit is None or each.num_parameters < limit for each in found)
+    if made.candidates:
+        assert set(made.reported) <= {each.name for each in found}
+    record = importlib.import_module(f"configs.search.{name}").__doc__
+    assert f"configs/search/{name}.py" in record and "small:" in record
+
+
+@pytest.mark.parametrize("form", [None, "tiny"])
+def test_components_are_compared_under_the_budget(form):
+    found = study.make(config_of("components", form)).candidates
+    assert len(found) > 15 and found[0].name == "base"
+    assert not any(each.refusal for each in found)
+
+
+def test_reports_first_tables_are_their_designs():
+    """The printed counts of Tables 1 to 6; F=5 without the stem's kernel of 1x1."""
+    made = study.make(config_of("tables_1_to_6"))
+    found = {each.name: each.num_parameters for each in made.candidates}
+    assert found["base"] == 11_173_962
+    assert (found["N2"], found["N6"]) == (676_682, 178_992_202)
+    assert (found["B1"], found["B10"]) == (4_903_242, 61_339_722)
+    assert (found["C2"], found["C256"]) == (11_420, 178_585_866)
+    assert (found["F1"], found["F5"]) == (1_407_562, 30_706_762)
+    assert (found["P1"], found["P2"], found["P3"]) == (11_250_762, 11_189_322, 11173962)
+    assert (found["K3"], found["K5"]) == (12_550_218, 15_302_730)
+    assert len(found) == 28  # each other value of N, B, C, F, P and K once
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+@pytest.mark.parametrize("growth", [1.5, 2])
+def test_budget_rule_against_brute_force(multiple, growth):
+    limit = 60_000
+    law = rules(widest=True, multiple=multiple)
+    law.base.budget.limit = limit
+    each = designs.candidate(law, {"N": 3, "B": 1, "growth": growth})
+    start = tuple(round(8 * growth**stage) for stage in range(3))
+
+    def size(first):
+        widths = (max(1, first * w // 8 // multiple) * multiple for w in start)
+        options = dict(stage_sizes=(1, 1, 1), widths=tuple(widths))
+        return formula.closed_form(design.resolve(options), CIFAR, 10)
+
+    best = max(w for w in range(multiple, 200, multiple) if size(w) < limit)
+    assert each.widths[0] == best
+    assert each.num_parameters == size(best) < limit
+    assert all(width % multiple == 0 for width in each.widths)
+
+
+def test_designs_over_the_budget_are_refused_with_a_reason():
+    law = rules()
+    law.base.budget.limit = 10_000
+    fits, over = designs.fixed("grid", [dict(factor="C", values=(4, 64))], law)
+    assert fits.refusal is None
+    number = f"{over.num_parameters:,}"
+    assert over.num_parameters >= 10_000 and over.refusal.startswith(number)
+    law = rules(widest=True)
+    law.base.budget.limit = 20
+    assert "no width has fewer than 20" in designs.candidate(law, {"N": 2}).refusal
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_costs_are_those_of_the_network(name):
+    model = create(
+        num_classes=7, image_shape=(20, 24, 3), **{**SMALL, **VARIANTS[name]}
+    )
+    rows = count.layer_table(model, (20, 24, 3))
+    convolutions = [
+        row for row in rows if len(row.output_shape) == 3 and row.macs and row.name
+    ]
+    found = cost_of(model.design, (20, 24, 3), 7)
+    assert found.macs == count.total(rows).macs
+    assert found.convolutions == len(convolutions)
+    sizes = (h * w * c for h, w, c in (row.output_shape for row in convolutions))
+    assert found.elements == sum(sizes)
+
+
+def test_letters_and_keys_are_set():
+    base = default.get_config()
+    changed = factors.changed(
+        base, {"N": 3, "B2": 4, "C": 10, "growth": 1.5, "F": 5, "optim.momentum": 0.8}
+    )
+    assert changed.model.stage_sizes == (1, 4, 1)
+    assert changed.model.widths == (10, 15, 22)
+    assert changed.model.kernel_sizes == (5,)
+    assert changed.optim.momentum == 0.8
+    assert base.model.stage_sizes == (1, 1, 1, 1)
+    assert factors.value_of(changed, "B2") == 4
+    assert factors.value_of(changed, "B") == (1, 4, 1)
+    assert factors.value_of(changed, "optim.momentum") == 0.8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optim.learnin_rate": 1.0}, "did you mean optim.learning_rate"),
+        ({"model": 3}, "is no factor"),
+        ({"train.epochs.more": 3}, "is no factor"),
+        ({"N": "3"}, "factor N cannot be '3'"),
+        ({"B": 0}, "factor B cannot be 0"),
+        ({"train.epochs": "many"}, "train.epochs cannot be 'many'"),
+    ],
+)
+def test_wrong_factors_are_named(change, message):
+    with pytest.raises(UserError, match=message):
+        factors.changed(default.get_config(), change)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"study.kind": "random"}, "study.kind is 'random'; use list, grid"),
+        ({"study.space": ()}, "study.space is empty"),
+        ({"study.space": (dict(factor="N"),)}, "factor N of study.space has no values"),
+        ({"study.space": (1,)}, "study.space holds 1"),
+        ({"study.objectives": ("speed",)}, "use some of accuracy"),
+        ({"study.seeds": 0}, "study.seeds is 0; use at least 1"),
+        ({"base.data.validation": 0.0}, "chooses on validation images"),
+        ({"base.train.max_seconds": 5.0}, "runs of a study have all their epochs"),
+        ({"base.budget.limit": 10}, "no design of the study can run: N2"),
+        (
+            {"study.pruner": "halving", "study.objectives": ("accuracy", "macs")},
+            "give a single one",
+        ),
+        (
+            {"study.kind": "sample", "study.space": (dict(factor="N", low=3, high=2),)},
+            "goes from 3 to 2",
+        ),
+        (
+            {"study.kind": "sample", "study.space": (dict(factor="X", values=(1,)),)},
+            "X is no factor",
+        ),
+    ],
+)
+def test_wrong_studies_are_refused(keys, message):
+    config = default.get_study_config()
+    config.base.data.name = "digits"
+    config.study.kind = "grid"
+    config.study.space = (dict(factor="N", values=(2, 3)),)
+    for key, value in keys.items():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message):
+        study.make(config)
+
+
+def test_names_are_those_of_folders():
+    names = [
+        designs.name_of(each)
+        for each in (
+            {"N": 2, "B": 7},
+            {"optim.learning_rate": 1e-4, "schedule.name": "constant"},
+            {"model.widths": (8, 16)},
+            {"data.name": "a/b c"},
+            {},
+        )
+    ]
+    assert names[:3] == ["N2-B7", "learning_rate0.0001-constant", "widths8x16"]
+    assert names[3:] == ["a_b_c", "base"]
+    with pytest.raises(UserError, match="is called 'a/b'"):
+        designs.fixed("list", [dict(name="a/b", change={})], rules())
+    for names in (("a", "a"), ("a b", "a, b")):
+        items = [dict(name=name, change={}) for name in names]
+        with pytest.raises(UserError, match="two designs of study.space are called a"):
+            designs.fixed("list", items, rules())
