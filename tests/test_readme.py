@@ -63,6 +63,26 @@ def test_published_accuracies_come_from_result_files():
     assert set(published) <= accuracies
 
 
+def test_the_compression_comes_from_its_file():
+    record = json.loads((ROOT / "results/compression/cifar10_cpu.json").read_text())
+    for variant in record["variants"]:
+        (row,) = (
+            r for r in README.splitlines() if r.startswith(f"| `{variant['file']}")
+        )
+        test, val = variant["test"], variant["val"]
+        change = f"{100 * test['difference']:+.2f} ({test['p_value']:.2g})"
+        assert [cell.strip() for cell in row.split("|")[2:-1]] == [
+            f"{variant['num_nonzero']:,}",
+            f"{variant['bytes'] / 1000:,.0f}",
+            f"{variant['gzip_bytes'] / 1000:,.0f}",
+            f"{variant['latency_ms']['median']:.3f}",
+            f"{val['accuracy']:.4f}",
+            f"{test['accuracy']:.4f}",
+            change if test["difference"] else "",
+        ]
+        assert test["num_examples"] == 10_000
+
+
 def test_published_speeds_come_from_their_file():
     name = "results/benchmarks/cifar10_cpu.json"
     contenders = json.loads((ROOT / name).read_text())["contenders"].values()

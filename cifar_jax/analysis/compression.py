@@ -20,7 +20,7 @@ from cifar_jax.data import batches
 from cifar_jax.data.sources import Examples
 
 BATCH_SIZE = 256  # of the throughput
-ROUNDS = 7
+ROUNDS = 15
 SECONDS = 0.3  # of a turn, about
 
 
