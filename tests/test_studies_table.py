@@ -8,7 +8,7 @@ import rich.console
 from optuna.trial import TrialState, create_trial
 from studying import make
 
-from cifar_jax.studies import designs, live, plots, table, timing
+from cifar_jax.studies import designs, live, plots, results, table, timing
 
 STUDY = {
     "study.seeds": 2,
@@ -61,7 +61,7 @@ def test_errors_are_over_seeds(shown):
 
 def test_a_table_says_what_failed(shown):
     study, rows = shown
-    text = table.markdown(study, rows)
+    text = results.markdown(study, rows)
     assert "| 1 | C8 | 8 | 8-16 |" in text
     assert "- C4, seed 0: no good" in text and "- C6, seed 1: too bad" in text
     assert "| 1, 1 failed |" in text
@@ -72,7 +72,7 @@ def test_the_front_is_what_no_other_design_beats(shown):
     both = make(**STUDY, **{"study.objectives": ("accuracy", "macs")})
     # C4 has no accuracy; C8 costs more than C6, which is better
     assert [row.candidate.name for row in table.front(both, rows)] == ["C2", "C6"]
-    assert table.markdown(both, rows).count("| yes |") == 2
+    assert results.markdown(both, rows).count("| yes |") == 2
 
 
 def test_one_factor_is_shown_at_a_time():
@@ -88,7 +88,7 @@ def test_one_factor_is_shown_at_a_time():
     by_width = table.variation(rows, "C")
     assert [row.candidate.name for row in by_width] == ["C2", "base", "C8"]
     assert [table.factor(row, "C") for row in by_width] == [2, 4, 8]
-    text = table.markdown(study, rows)
+    text = results.markdown(study, rows)
     assert "Variation of C:" in text and "| base | adam |" in text
     assert [name for name, _ in plots.draw(study, rows)][:2] == [
         "accuracy_C",

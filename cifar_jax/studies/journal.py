@@ -15,12 +15,10 @@ back when the file server notices.
 
 import contextlib
 import dataclasses
-import fcntl
-import os
 import pathlib
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import optuna
@@ -28,54 +26,14 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from cifar_jax.studies import designs
+from cifar_jax.studies import designs, samplers
 from cifar_jax.studies.designs import Candidate
+from cifar_jax.studies.locks import KernelLock, mend
 from cifar_jax.studies.study import OBJECTIVES, Study
 
 POLL_SECONDS = 1.0
 MOST_STARTS = 3  # of a run whose worker dies each time before it has closed an epoch
 _MOST_PROPOSALS = 200  # in a row that are over the budget or known already
-
-
-class KernelLock:
-    """A lock between processes that its holder's death frees.
-
-    Args:
-      path: Of the file that is locked; made if need be.
-      on_acquire: Called when the lock is held.
-    """
-
-    def __init__(
-        self, path: pathlib.Path, on_acquire: Callable[[], None] = lambda: None
-    ):
-        self._path, self._on_acquire = path, on_acquire
-        self._file = None
-
-    def acquire(self, wait: bool = True) -> bool:
-        """Takes the lock, or returns False if it is held and `wait` is False."""
-        file = self._path.open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            self._on_acquire()
-        except BlockingIOError:
-            file.close()
-            return False
-        except BaseException:
-            file.close()
-            raise
-        self._file = file
-        return True
-
-    def release(self) -> None:
-        """Gives the lock back."""
-        self._file.close()
-
-    def __enter__(self):
-        self.acquire()
-        return self
-
-    def __exit__(self, *error):
-        self.release()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +70,7 @@ class Journal:
         self._claims.mkdir(parents=True, exist_ok=True)
         self._turn = KernelLock(folder / ".lock")
         path = folder / "journal.log"
-        lock = KernelLock(folder / ".journal.lock", lambda: _mend(path))
+        lock = KernelLock(folder / ".journal.lock", lambda: mend(path))
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with self._turn:
             self._storage = JournalStorage(JournalFileBackend(str(path), lock))
@@ -123,7 +81,12 @@ class Journal:
                     "maximize" if OBJECTIVES[name] else "minimize"
                     for name in study.objectives
                 ],
-                pruner=_pruner(study),
+                pruner=samplers.make_pruner(
+                    study.pruner,
+                    min_epochs=study.min_epochs,
+                    max_epochs=study.rules.base.train.epochs,
+                    reduction=study.reduction,
+                ),
                 load_if_exists=True,
             )
             self._enqueue((each, range(study.seeds)) for each in study.candidates)
@@ -283,7 +246,8 @@ class Journal:
             if len(sampled) >= self._study.trials:
                 return None
             trials = self._optuna.get_trials(deepcopy=False)
-            self._optuna.sampler = _sampler(self._study, len(trials))
+            seed = (self._study.sampler_seed * 1_000_003 + len(trials)) % 2**32
+            self._optuna.sampler = samplers.make_sampler(self._study.sampler, seed)
             trial = self._optuna.ask(self._study.distributions)
             name = f"t{trial.number:04}"
             candidate = designs.candidate(self._study.rules, trial.params, name)
@@ -328,43 +292,3 @@ class Journal:
 
 def _key(trial: FrozenTrial) -> tuple[str, int]:
     return trial.user_attrs["candidate"], trial.user_attrs["seed"]
-
-
-def _mend(path: pathlib.Path) -> None:
-    """Drops a last line that a full disk or a power cut has left unfinished."""
-    if not path.exists() or not path.stat().st_size:
-        return
-    with path.open("rb+") as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read() != b"\n":
-            content = path.read_bytes()
-            file.truncate(content.rfind(b"\n") + 1)
-
-
-def _pruner(study: Study) -> optuna.pruners.BasePruner:
-    if study.pruner == "none":
-        return optuna.pruners.NopPruner()
-    if study.pruner == "halving":
-        return optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=study.min_epochs, reduction_factor=study.reduction
-        )
-    return optuna.pruners.HyperbandPruner(
-        min_resource=study.min_epochs,
-        max_resource=study.rules.base.train.epochs,
-        reduction_factor=study.reduction,
-    )
-
-
-def _sampler(study: Study, number: int) -> optuna.samplers.BaseSampler:
-    """Returns the sampler of a trial; its draws depend on the trials before, alone."""
-    seed = (study.sampler_seed * 1_000_003 + number) % 2**32
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if study.sampler == "tpe":
-            # Trials that run count as bad ones: workers do not all try the same.
-            return optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, constant_liar=True
-            )
-        if study.sampler == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed)
-        return optuna.samplers.RandomSampler(seed=seed)

@@ -5,16 +5,15 @@ Nothing here needs JAX.
 
 import dataclasses
 import functools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import optuna
 from ml_collections import ConfigDict
+from optuna.distributions import BaseDistribution
 
 from cifar_jax import UserError
 from cifar_jax.data import sources
-from cifar_jax.studies import designs
+from cifar_jax.studies import designs, samplers
 from cifar_jax.studies.designs import Candidate, Rules
 
 KINDS = ("list", "grid", "one_at_a_time", "sample")
@@ -27,8 +26,6 @@ OBJECTIVES = {
     "latency": False,
     "seconds": False,
 }
-SAMPLERS = ("tpe", "nsga2", "random")
-PRUNERS = ("none", "halving", "hyperband")
 # Seeds of a sampled design's sampler and of a run are unsigned 32-bit numbers.
 _MOST = 2**32
 
@@ -45,11 +42,11 @@ class Study:
       seeds: Runs of each design.
       objectives: Of `OBJECTIVES`; the first one ranks the designs.
       latency: Whether to measure each design's.
-      sampler: Of `SAMPLERS`.
+      sampler: Of `samplers.SAMPLERS`.
       sampler_seed: For it.
       trials: Designs that are sampled.
       finalists: How many of them get all seeds.
-      pruner: Of `PRUNERS`.
+      pruner: Of `samplers.PRUNERS`.
       min_epochs: None ends before.
       reduction: Of so many runs one goes on, each time.
       reported: By the name of a design, the accuracy that its report has.
@@ -86,9 +83,9 @@ class Study:
         return self.seeds * sum(not each.refusal for each in self.candidates)
 
     @functools.cached_property
-    def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
+    def distributions(self) -> dict[str, BaseDistribution]:
         """What the sampler draws from, by factor."""
-        return {axis["factor"]: _distribution(axis) for axis in self.space}
+        return {axis["factor"]: samplers.distribution(axis) for axis in self.space}
 
     def config(self, candidate: Candidate, seed: int) -> ConfigDict:
         """Returns the config of a run.
@@ -135,8 +132,7 @@ def make(config: ConfigDict) -> Study:
     )
     if not known:
         for factor, distribution in made.distributions.items():  # to know the factors
-            value = distribution.to_external_repr(_least(distribution))
-            designs.candidate(rules, {factor: value})
+            designs.candidate(rules, {factor: samplers.least(distribution)})
     elif not made.runs:
         first = made.candidates[0]
         raise UserError(
@@ -151,14 +147,13 @@ _PLAIN = (
 )
 
 
-def _least(distribution) -> float:
-    categorical = isinstance(distribution, optuna.distributions.CategoricalDistribution)
-    return 0 if categorical else distribution.low
-
-
 def _check(base: ConfigDict, study: ConfigDict) -> None:
     for key, choices in (
-        *(("kind", KINDS), ("sampler", SAMPLERS), ("pruner", PRUNERS)),
+        *(
+            ("kind", KINDS),
+            ("sampler", samplers.SAMPLERS),
+            ("pruner", samplers.PRUNERS),
+        ),
         ("width", ("keep", "widest")),
     ):
         if study[key] not in choices:
@@ -224,28 +219,3 @@ def _check_space(study: ConfigDict) -> None:
                 f"factor {item['factor']} of study.space has no values; give "
                 f"values=(...){bounds}"
             )
-
-
-def _distribution(axis: Mapping[str, Any]) -> optuna.distributions.BaseDistribution:
-    factor = axis["factor"]
-    if "values" in axis:
-        return optuna.distributions.CategoricalDistribution(_plain(axis["values"]))
-    low, high, log = axis["low"], axis["high"], axis.get("log", False)
-    if not low < high or (log and low <= 0) or not math.isfinite(high - low):
-        raise UserError(
-            f"factor {factor} of study.space goes from {low} to {high}; use low below "
-            "high, and above 0 with log=True"
-        )
-    if isinstance(low, int) and isinstance(high, int):
-        return optuna.distributions.IntDistribution(low, high, log=log)
-    return optuna.distributions.FloatDistribution(low, high, log=log)
-
-
-def _plain(values: Sequence[Any]) -> tuple:
-    for value in values:
-        if not isinstance(value, bool | int | float | str | None):
-            raise UserError(
-                f"a sampled factor has the value {value!r}; use numbers, words or "
-                "None, and a letter (N, B, C, F, K, P) for what is a tuple"
-            )
-    return tuple(values)
