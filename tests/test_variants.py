@@ -44,6 +44,7 @@ def test_convolutions_agree(name):
 @pytest.mark.parametrize("change", variant_contender.CHANGES)
 def test_changed_networks_compute_the_same(change, compile_fast):
     options = dict(stage_sizes=(1,), widths=(4,), strides=(2,), dtype="float32")
+    options["downsample"] = "pool"
     model = create(num_classes=10, image_shape=(8, 8, 3), **options)
     changed = variant_contender.CHANGES[change](model)
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
