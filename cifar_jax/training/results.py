@@ -112,10 +112,14 @@ def summary(result: dict[str, Any], path: pathlib.Path) -> str:
     lines.append(
         f"{clock_time(seconds['total'])} in all: {clocks}; "
         f"{result['images_per_second']:,.0f} images/s on {result['num_devices']} x "
-        f"{result['device']}"
+        f"{result['device']}{_beside(result.get('together', 1) - 1)}"
     )
     lines.append(f"{path}: result.json, metrics.jsonl, best/, checkpoints/, tb/")
     return "\n".join(lines)
+
+
+def _beside(num_others: int) -> str:
+    return f", beside {num_others} other runs" if num_others else ""
 
 
 def _how_chosen(result: dict[str, Any]) -> str:
