@@ -284,7 +284,7 @@ def _study() -> ConfigDict:
     study.sampler_seed = 0
     study.trials = 30  # sample: designs that are tried, each with one seed
     study.finalists = 5  # sample: of which the best are run with all seeds
-    # runs that validate too badly end early: none, halving, or hyperband
+    # designs whose first run validates too badly end there: none, halving, or hyperband
     study.pruner = "none"
     study.min_epochs = 1  # none ends before
     study.reduction = 3  # of so many runs one goes on, each time
