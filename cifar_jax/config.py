@@ -290,5 +290,7 @@ def _study() -> ConfigDict:
     study.reduction = 3  # of so many runs one goes on, each time
     # what a report has: ("N3-B2", 0.9104), shown beside what is measured
     study.reported = ()
-    study.threads = 0  # CPU threads of a run; 0: the cores, shared by the workers
+    # CPU threads of a run, whose number changes its rounding; 0: the cores, shared by
+    # the workers of a command
+    study.threads = 0
     return study
