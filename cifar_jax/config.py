@@ -284,11 +284,13 @@ def _study() -> ConfigDict:
     study.sampler_seed = 0
     study.trials = 30  # sample: designs that are tried, each with one seed
     study.finalists = 5  # sample: of which the best are run with all seeds
-    # runs that validate too badly end early: none, halving, or hyperband
+    # designs whose first run validates too badly end there: none, halving, or hyperband
     study.pruner = "none"
     study.min_epochs = 1  # none ends before
     study.reduction = 3  # of so many runs one goes on, each time
     # what a report has: ("N3-B2", 0.9104), shown beside what is measured
     study.reported = ()
-    study.threads = 0  # CPU threads of a run; 0: the cores, shared by the workers
+    # CPU threads of a run, whose number changes its rounding; 0: the cores, shared by
+    # the workers of a command
+    study.threads = 0
     return study

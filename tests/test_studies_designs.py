@@ -1,5 +1,6 @@
 """What a study lays out before it runs: spaces, the budget rule, and costs."""
 
+import csv
 import importlib
 import pathlib
 
@@ -226,3 +227,22 @@ def test_names_are_those_of_folders():
         items = [dict(name=name, change={}) for name in names]
         with pytest.raises(UserError, match="two designs of study.space are called a"):
             designs.fixed("list", items, rules())
+
+
+def test_published_table_8_is_of_its_config():
+    """Each cell with each seed, and one worker or two the same."""
+    path = FOLDER.parents[1] / "results" / "studies" / "table_8_small"
+    made = study.make(config_of("table_8", "small"))
+    expected = [
+        (each.name, str(each.num_parameters), str(seed), "done")
+        for each in made.candidates
+        for seed in range(made.seeds)
+    ]
+    scores = []
+    for name in ("results.csv", "results_of_two_workers.csv"):
+        with (path / name).open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        keys = ("design", "parameters", "seed", "state")
+        assert [tuple(line[key] for key in keys) for line in lines] == expected
+        scores.append([(line["accuracy"], line["loss"]) for line in lines])
+    assert len(expected) == 84 and scores[0] == scores[1]

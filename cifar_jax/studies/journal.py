@@ -89,7 +89,8 @@ class Journal:
                 ),
                 load_if_exists=True,
             )
-            self._enqueue((each, range(study.seeds)) for each in study.candidates)
+            seeds = range(1 if study.staged else study.seeds)
+            self._enqueue((each, seeds) for each in study.candidates)
 
     def trials(self) -> list[FrozenTrial]:
         """Returns the newest trial of each run, in the order of their first ones."""
@@ -113,11 +114,10 @@ class Journal:
     def is_done(self) -> bool:
         """Tells whether no run is left, nor is to be proposed."""
         with self._turn:
-            if len(self._sampled()) < self._study.trials and self._study.samples:
+            if len(self._first_runs()) < self._study.trials and self._study.samples:
                 return False
-            return not self._extend() and all(
-                trial.state.is_finished() for trial in self.trials()
-            )
+            finished = all(trial.state.is_finished() for trial in self.trials())
+            return finished and not self._extend()
 
     def retry_failed(self) -> int:
         """Queues the failed runs again, and returns how many."""
@@ -148,7 +148,12 @@ class Journal:
         self._storage.set_trial_intermediate_value(job.trial_id, epoch, value)
 
     def prunes(self, job: Job) -> bool:
-        """Tells whether a run is too bad to go on."""
+        """Tells whether a run is too bad to go on.
+
+        Only the first run of a design can be: the mean over seeds is that of all.
+        """
+        if job.seed:
+            return False
         trial = self._storage.get_trial(job.trial_id)
         return self._optuna.pruner.prune(self._optuna, trial)
 
@@ -233,7 +238,7 @@ class Journal:
         lock = KernelLock(self._claims / str(number))
         return lock if lock.acquire(wait=False) else None
 
-    def _sampled(self) -> list[FrozenTrial]:
+    def _first_runs(self) -> list[FrozenTrial]:
         """Returns the first run of each design."""
         return [trial for trial in self.trials() if trial.user_attrs["seed"] == 0]
 
@@ -242,7 +247,7 @@ class Journal:
         if not self._study.samples:
             return None
         for _ in range(_MOST_PROPOSALS):
-            sampled = self._sampled()
+            sampled = self._first_runs()
             if len(sampled) >= self._study.trials:
                 return None
             trials = self._optuna.get_trials(deepcopy=False)
@@ -263,14 +268,19 @@ class Journal:
         return None
 
     def _extend(self) -> bool:
-        """Queues all seeds of the finalists, if it is time; tells whether it did."""
-        if not self._study.samples or self._study.seeds == 1:
+        """Queues all seeds of what is left after the first; tells whether it did.
+
+        To be called when no run is left.
+        """
+        if not self._study.staged:
             return False
-        done = [t for t in self._sampled() if t.state == TrialState.COMPLETE]
+        done = [t for t in self._first_runs() if t.state == TrialState.COMPLETE]
         sign = -1 if OBJECTIVES[self._study.objectives[0]] else 1
         done.sort(key=lambda trial: sign * trial.values[0])
-        best = [self._job(t, None).candidate for t in done[: self._study.finalists]]
-        return self._enqueue((each, range(1, self._study.seeds)) for each in best)
+        if self._study.samples:
+            done = done[: self._study.finalists]
+        left = [self._job(trial, None).candidate for trial in done]
+        return self._enqueue((each, range(1, self._study.seeds)) for each in left)
 
     def _enqueue(self, runs) -> bool:
         known, added = {_key(trial) for trial in self.trials()}, False

@@ -85,7 +85,15 @@ class View:
         aside = ", ".join(f"{n} {state}" for state, n in count.items() if n)
         seconds = clock_time(time.perf_counter() - self._start)
         aside = f" ({aside})" if aside else ""
-        return f"{seconds}  {ended}/{self._study.runs} runs{aside}"
+        return f"{seconds}  {ended}/{self._expected(rows)} runs{aside}"
+
+    def _expected(self, rows: Sequence[Row]) -> int:
+        """Returns how many runs the study has, as far as is known."""
+        if self._study.samples or not self._study.staged:
+            return self._study.runs
+        firsts = [row.runs[0] for row in rows if row.runs]
+        ended = sum(run.state in ("pruned", "failed") for run in firsts)
+        return self._study.runs - ended * (self._study.seeds - 1)
 
     def _table(self, rows: Sequence[Row], running: bool = True) -> rich.table.Table:
         shown = rich.table.Table(title=self._counts(rows), title_justify="left")

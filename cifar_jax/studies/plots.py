@@ -105,7 +105,12 @@ def _pareto(name: str, rows: Sequence[Row]) -> Figure:
         if accuracy[k] > best:
             best = accuracy[k]
             front.append(k)
-    axes.plot(costs[front], accuracy[front], "o-", color=RED, label="Pareto front")
+    axes.step(
+        *(costs[front], accuracy[front], "o-"),
+        where="post",
+        color=RED,
+        label="Pareto front",
+    )
     for k in front:
         axes.annotate(
             rows[k].candidate.name,

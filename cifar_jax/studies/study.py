@@ -76,6 +76,11 @@ class Study:
         return self.kind == "sample"
 
     @property
+    def staged(self) -> bool:
+        """Whether a design has more seeds only after the first one has done well."""
+        return self.samples or self.pruner != "none"
+
+    @property
     def runs(self) -> int:
         """How many runs the whole study has, at most."""
         if self.samples:
