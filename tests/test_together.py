@@ -8,7 +8,7 @@ import pytest
 from test_end_to_end import StopAfter, rows, tiny_config, train
 
 from cifar_jax import UserError
-from cifar_jax.training import interrupt, variants
+from cifar_jax.training import alike, interrupt
 from cifar_jax.training.joined import Joined
 from cifar_jax.training.together import train_together
 from cifar_jax.training.tracking import RunDirectory
@@ -165,5 +165,5 @@ def test_a_directory_in_use_is_no_run_of_the_group(digits_dir, tmp_path):
 
 def test_names_tell_runs_apart(digits_dir):
     configs = make_configs(digits_dir)
-    assert variants.names(configs[:2]) == ["seed 0", "seed 1"]
-    assert variants.names([configs[0]] * 2) == ["run 1", "run 2"]
+    assert alike.names(configs[:2]) == ["seed 0", "seed 1"]
+    assert alike.names([configs[0]] * 2) == ["run 1", "run 2"]

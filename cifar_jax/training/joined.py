@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cifar_jax.training import sharding, variants
+from cifar_jax.training import alike, sharding
 from cifar_jax.training.calls import Compile, Train
 from cifar_jax.training.engine import Engine, training_call
 from cifar_jax.training.setup import Setup
@@ -141,7 +141,7 @@ class Joined:
         values: Mapping[str, jax.Array],
     ) -> tuple[TrainState, Metrics]:
         """Does what the training call of one run does, with its numbers traced."""
-        varied = variants.vary(setup, self._config, values)
+        varied = alike.vary(setup, self._config, values)
         new, metrics = training_call(varied)(
             state.replace(tx=varied.optimizer), metrics, *fed
         )

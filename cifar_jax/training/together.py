@@ -12,15 +12,15 @@ import jax
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax.training import distributed, results, setup, sharding, tracking, variants
+from cifar_jax.training import alike, distributed, results, setup, sharding, tracking
 from cifar_jax.training.calls import Company
 from cifar_jax.training.engine import Engine
 from cifar_jax.training.interrupt import Stopped, StopRequest, listen
 from cifar_jax.training.joined import Joined
+from cifar_jax.training.lockstep import Lockstep
 from cifar_jax.training.loop import Trainer
 from cifar_jax.training.progress import Display
 from cifar_jax.training.tracking import RunDirectory
-from cifar_jax.training.turns import Turns
 
 
 def train_together(
@@ -37,7 +37,7 @@ def train_together(
     Each run directory is that of an ordinary run, which can be gone on with alone.
 
     Args:
-      configs: They differ in `seed` and in `variants.SCALARS` alone.
+      configs: They differ in `seed` and in `alike.SCALARS` alone.
       workdirs: A run directory for each.
       devices: To run on; None: all.
       resume: As in `loop.train_and_evaluate`.
@@ -59,16 +59,16 @@ def train_together(
             f"runs train together in one process, not in {jax.process_count()}; start "
             "one, or train them one after another"
         )
-    turns = Turns(variants.names(configs))
+    lockstep = Lockstep(alike.names(configs))
     with contextlib.ExitStack() as stack:
         runs = {}
         for number, (config, workdir) in enumerate(zip(configs, workdirs, strict=True)):
-            with turns.noting(number):
+            with lockstep.noting(number):
                 run = stack.enter_context(tracking.enter(workdir, config, resume))
                 if (result := run.result()) is None:
                     runs[number] = run
                 else:
-                    turns.outcomes[number] = result
+                    lockstep.outcomes[number] = result
         if runs:
             stop = stack.enter_context(listen())
             prepared = setup.make(configs[min(runs)], devices, distributed.say)
@@ -76,12 +76,12 @@ def train_together(
                 message = f"stopped by {stop.signal.name} before the first step"
                 raise Stopped(message, stop.exit_code)
             setups = _places(prepared, runs, spread)
-            _run(configs, setups, runs, turns, stop, start, form)
-    for number, (name, path) in enumerate(zip(turns.names, workdirs, strict=True)):
-        if not isinstance(turns.outcomes[number], Exception):
-            text = results.summary(turns.outcomes[number], pathlib.Path(path))
+            _run(configs, setups, runs, lockstep, stop, start, form)
+    for number, (name, path) in enumerate(zip(lockstep.names, workdirs, strict=True)):
+        if not isinstance(lockstep.outcomes[number], Exception):
+            text = results.summary(lockstep.outcomes[number], pathlib.Path(path))
             distributed.say(f"{name}:\n{text}")
-    return [turns.outcomes[number] for number in range(len(configs))]
+    return [lockstep.outcomes[number] for number in range(len(configs))]
 
 
 def _places(
@@ -90,7 +90,7 @@ def _places(
     """Returns the setup of each run, on its devices."""
     mesh = prepared.mesh
     meshes = [sharding.make_mesh([device]) for device in mesh.devices.flat]
-    places = [variants.place(prepared, each) for each in (meshes if spread else [mesh])]
+    places = [alike.place(prepared, each) for each in (meshes if spread else [mesh])]
     return dict(zip(runs, itertools.cycle(places)))
 
 
@@ -98,7 +98,7 @@ def _run(
     configs: Sequence[ConfigDict],
     setups: Mapping[int, setup.Setup],
     runs: Mapping[int, RunDirectory],
-    turns: Turns,
+    lockstep: Lockstep,
     stop: StopRequest,
     start: float,
     form: str | None,
@@ -113,14 +113,14 @@ def _run(
     with Display() as display:
         works = {}
         for number, run in runs.items():
-            config, clock = configs[number], turns.clock(number)
-            company = Company(len(runs), turns.names[number], display, clock)
-            with turns.noting(number):
-                varied = variants.vary(setups[number], config)
+            config, clock = configs[number], lockstep.clock(number)
+            company = Company(len(runs), lockstep.names[number], display, clock)
+            with lockstep.noting(number):
+                varied = alike.vary(setups[number], config)
                 run.claim(config, results.dataset(varied))
                 trainer = Trainer(
                     config, varied, engines[number], run, stop, start, company
                 )
                 works[number] = trainer.run()
-        values = variants.scalars(configs)
-        turns.run(works, Joined(setups, engines, configs[0], values, form))
+        values = alike.scalars(configs)
+        lockstep.run(works, Joined(setups, engines, configs[0], values, form))

@@ -1,4 +1,4 @@
-"""Runs that take turns: who is answered when, and what ends whom."""
+"""Runs in lockstep: who is answered when, and what ends whom."""
 
 from itertools import pairwise
 from types import SimpleNamespace
@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from cifar_jax import UserError
-from cifar_jax.training import turns as module
+from cifar_jax.training import lockstep as module
 from cifar_jax.training.calls import Compile, Train
 from cifar_jax.training.interrupt import Stopped
-from cifar_jax.training.turns import Turns
+from cifar_jax.training.lockstep import Lockstep
 
 END = 6
 
@@ -61,13 +61,13 @@ class Run:
 
 
 def turn(runs, answers=None):
-    turns = Turns([f"run {run.number}" for run in runs])
+    lockstep = Lockstep([f"run {run.number}" for run in runs])
     answers = answers or Answers()
     try:
-        turns.run({run.number: run.work() for run in runs}, answers)
+        lockstep.run({run.number: run.work() for run in runs}, answers)
     finally:
         assert all(run.closed for run in runs)
-    return turns.outcomes, answers
+    return lockstep.outcomes, answers
 
 
 def fail(error):
@@ -148,7 +148,7 @@ def test_a_fault_of_the_devices_ends_all():
 def test_a_clock_stands_still_while_only_others_are_at_work(monkeypatch):
     now, seconds = [0.0], {}
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    turns = Turns(["slow", "quick", "late"])
+    lockstep = Lockstep(["slow", "quick", "late"])
 
     class Slow(Answers):
         def compile(self, asked):
@@ -160,7 +160,7 @@ def test_a_clock_stands_still_while_only_others_are_at_work(monkeypatch):
             return super().train(asked)
 
     def work(number, steps, segment):
-        clock = turns.clock(number)
+        clock = lockstep.clock(number)
         starts = [clock()]
         yield Compile(None)
         starts.append(clock())
@@ -170,6 +170,6 @@ def test_a_clock_stands_still_while_only_others_are_at_work(monkeypatch):
         seconds[number] = [b - a for a, b in pairwise([*starts, clock()])]
 
     works = {0: work(0, range(3), 3), 1: work(1, range(3), 1), 2: work(2, [2], 0)}
-    turns.run(works, Slow())
+    lockstep.run(works, Slow())
     # Compiling for all, and then for fewer, counts for the first alone as compiling.
     assert seconds == {0: [100, 3 * 13], 1: [100, 3 * 11], 2: [100, 10]}

@@ -1,4 +1,4 @@
-"""Runs that take turns, so that a call of the devices can serve them all.
+"""Runs in lockstep, so that a call of the devices can serve them all.
 
 Each works until it asks for a call. When all have asked, one call answers all. A run
 that is behind the others, because it was interrupted between their saves and its own,
@@ -17,7 +17,7 @@ from cifar_jax.training.interrupt import Stopped
 from cifar_jax.training.joined import Joined
 
 
-class Turns:
+class Lockstep:
     """Runs by their numbers, from 0.
 
     Args:
