@@ -81,7 +81,7 @@ def _compare(variants, config, record: dict, output: pathlib.Path) -> None:
     from cifar_jax.analysis import compression
     from cifar_jax.analysis.output import replacing
     from cifar_jax.training import own_data, results, sharding
-    from cifar_jax.training.tracking import plain
+    from cifar_jax.training.plain_config import plain
 
     _, val = own_data.load(plain(config))
     test = own_data.load_test(plain(config))

@@ -293,4 +293,8 @@ def _study() -> ConfigDict:
     # CPU threads of a run, whose number changes its rounding; 0: the cores, shared by
     # the workers of a command
     study.threads = 0
+    # how many runs that differ in their seed, or also in numbers such as the learning
+    # rate, a worker trains together; scripts/benchmark_together.py tells whether that
+    # is faster on a device
+    study.together = 1
     return study

@@ -8,7 +8,7 @@ from cifar_jax import config as default
 from cifar_jax.analysis import scores, sections
 from cifar_jax.analysis.output import Output
 from cifar_jax.data.table import from_arrays
-from cifar_jax.training.tracking import plain
+from cifar_jax.training.plain_config import plain
 
 NAMES = ("cat", "dog", "frog")
 SIZE = 24  # images that are evaluated

@@ -20,7 +20,7 @@ from cifar_jax.analysis import compression
 from cifar_jax.data.sources import Examples
 from cifar_jax.formats import artifact
 from cifar_jax.training import own_data, setup, trained
-from cifar_jax.training.tracking import plain
+from cifar_jax.training.plain_config import plain
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

@@ -19,7 +19,8 @@ from cifar_jax import config as default
 from cifar_jax.formats import artifact, stablehlo, weights
 from cifar_jax.models.presets import PRESETS
 from cifar_jax.training import checkpoint, trained
-from cifar_jax.training.tracking import RunDirectory, plain
+from cifar_jax.training.plain_config import plain
+from cifar_jax.training.tracking import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

@@ -96,6 +96,25 @@ def test_a_killed_worker_gives_its_run_back(tmp_path):
     back.lock.release()
 
 
+def test_runs_are_claimed_together(tmp_path):
+    journal = Journal(make(**{"study.seeds": 3}), tmp_path)
+    job = journal.claim()
+
+    def same(candidate, seed):
+        return candidate == job.candidate
+
+    more = journal.claim_more(5, same)
+    assert [(each.candidate.name, each.seed) for each in more] == [("C2", 1), ("C2", 2)]
+    (other,) = journal.claim_more(1, lambda *run: True)
+    assert (other.candidate.name, other.seed) == ("C4", 0)
+    more[0].lock.release()  # its worker died
+    (again,) = Journal(make(), tmp_path).claim_more(9, same)
+    assert again.number == more[0].number
+    for each in (job, more[1], other, again):
+        finish(journal, each, 0.5)
+    assert finish_all(journal) == [("C4", 1), ("C4", 2)]
+
+
 def test_a_run_that_kills_its_workers_is_given_up(tmp_path):
     for start in range(MOST_STARTS):
         job = Journal(make(), tmp_path).claim()

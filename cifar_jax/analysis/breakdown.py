@@ -30,7 +30,7 @@ from cifar_jax.analysis import gpu
 from cifar_jax.analysis.hlo import CATEGORIES
 from cifar_jax.analysis.traces import Event
 from cifar_jax.analysis.workers import Worker
-from cifar_jax.training import tracking
+from cifar_jax.training import plain_config
 
 WARM_UP_STEPS = {"cpu": 3, "accelerator": 50}
 TRACED_STEPS = {"cpu": 5, "accelerator": 20}
@@ -71,7 +71,7 @@ def measure(
                 again = _measure(config, steps, repeats, {"XLA_FLAGS": _NO_GRAPHS})
                 record = {**again, "usual_step_ms": record["step_ms"]}
         record["gpu"] = watch.summary()
-    return {"kind": "breakdown", "config": tracking.plain(config), **record}
+    return {"kind": "breakdown", "config": plain_config.plain(config), **record}
 
 
 def _measure(config, steps, repeats, environment: Mapping[str, str]) -> dict[str, Any]:

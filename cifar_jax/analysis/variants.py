@@ -31,7 +31,7 @@ from cifar_jax.analysis.turns import (
 )
 from cifar_jax.analysis.variant_list import GROUPS, Variant
 from cifar_jax.analysis.workers import Worker
-from cifar_jax.training import tracking
+from cifar_jax.training import plain_config
 
 BASELINE = "as it is"
 PROTOCOLS = {
@@ -103,7 +103,7 @@ def measure(
 
 
 def _read(output: pathlib.Path, config: ConfigDict, recipe: str) -> dict[str, Any]:
-    plain = tracking.plain(config)
+    plain = plain_config.plain(config)
     if not output.exists():
         return {
             "kind": "variants",
@@ -114,7 +114,7 @@ def _read(output: pathlib.Path, config: ConfigDict, recipe: str) -> dict[str, An
             "variants": {},
         }
     record = json.loads(output.read_text())
-    changed = tracking.changes(record["config"], plain)
+    changed = plain_config.changes(record["config"], plain)
     if changed:
         raise UserError(
             f"{output} was made with another config ({'; '.join(changed.values())}); "

@@ -18,7 +18,8 @@ from cifar_jax.formats import artifact, torch_file
 from cifar_jax.models import torch_names, torch_resnet
 from cifar_jax.training import trained
 from cifar_jax.training.checkpoint import Checkpoints
-from cifar_jax.training.tracking import RunDirectory, plain
+from cifar_jax.training.plain_config import plain
+from cifar_jax.training.tracking import RunDirectory
 
 _WRAPPERS = ("state_dict", "model_state_dict", "net", "model")  # keys around a state
 

@@ -14,11 +14,14 @@ from cifar_jax.studies import live, results, table
 from cifar_jax.studies.crew import Crew
 from cifar_jax.studies.journal import Journal
 from cifar_jax.studies.study import Study
-from cifar_jax.training import tracking
+from cifar_jax.training import plain_config
 
 # Keys that a study may go on with other values of: it then has more runs, or its runs
 # other resources. Those of `base` are the run directories'.
-FREE_KEYS = ("study.seeds", "study.trials", "study.finalists", "study.latency")
+FREE_KEYS = (
+    *("study.seeds", "study.trials", "study.finalists"),
+    *("study.latency", "study.together"),
+)
 _LOOK_SECONDS = 0.5
 
 
@@ -87,11 +90,11 @@ def claim(folder: pathlib.Path, config: ConfigDict) -> None:
     Raises:
       UserError: names the keys that differ.
     """
-    path, new = folder / "study.json", tracking.plain(config)
+    path, new = folder / "study.json", plain_config.plain(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            changed = tracking.changes(json.loads(path.read_text()), new, _free())
+            changed = plain_config.changes(json.loads(path.read_text()), new, _free())
             if changed:
                 raise UserError(
                     f"{folder} holds a study of another config "
@@ -107,7 +110,7 @@ def claim(folder: pathlib.Path, config: ConfigDict) -> None:
 
 
 def _free() -> tuple[str, ...]:
-    return (*FREE_KEYS, *(f"base.{key}" for key in tracking.FREE_KEYS))
+    return (*FREE_KEYS, *(f"base.{key}" for key in plain_config.FREE_KEYS))
 
 
 def _prepare(study: Study) -> None:

@@ -18,7 +18,7 @@ import dataclasses
 import pathlib
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import optuna
@@ -66,6 +66,7 @@ class Journal:
     def __init__(self, study: Study, folder: pathlib.Path):
         self.folder = folder
         self._study = study
+        self._known = {each.name: each for each in study.candidates}
         self._claims = folder / "claims"
         self._claims.mkdir(parents=True, exist_ok=True)
         self._turn = KernelLock(folder / ".lock")
@@ -102,13 +103,10 @@ class Journal:
 
     def candidates(self) -> list[Candidate]:
         """Returns the designs that there are so far."""
-        known = {each.name: each for each in self._study.candidates}
+        known = dict(self._known)
         for trial in self.trials():
-            attrs = trial.user_attrs
-            if attrs["candidate"] not in known:
-                known[attrs["candidate"]] = designs.candidate(
-                    self._study.rules, attrs["factors"], attrs["candidate"]
-                )
+            name = trial.user_attrs["candidate"]
+            known[name] = known.get(name) or self._candidate(trial)
         return list(known.values())
 
     def is_done(self) -> bool:
@@ -135,13 +133,28 @@ class Journal:
         """
         while True:
             with self._turn:
-                job = self._take_over() or self._pop() or self._propose()
+                job = self._next() or self._propose()
                 if job is not None:
                     return job
                 running = any(not t.state.is_finished() for t in self.trials())
                 if not running and not self._extend():
                     return None
             time.sleep(POLL_SECONDS)
+
+    def claim_more(
+        self, most: int, fits: Callable[[Candidate, int], bool]
+    ) -> list[Job]:
+        """Claims runs that are to be done at the same time as one that is claimed.
+
+        Args:
+          most: How many.
+          fits: Tells of a design and a seed whether that run can be.
+        """
+        jobs = []
+        with self._turn:
+            while len(jobs) < most and (job := self._next(fits)) is not None:
+                jobs.append(job)
+        return jobs
 
     def report(self, job: Job, epoch: int, value: float) -> None:
         """Notes what a run validates at after an epoch."""
@@ -188,22 +201,35 @@ class Journal:
     def _set(self, trial_id: int, key: str, value: Any) -> None:
         self._storage.set_trial_user_attr(trial_id, key, value)
 
-    def _take_over(self) -> Job | None:
-        """Returns a run whose worker is gone."""
-        for trial in self._optuna.get_trials(deepcopy=False):
-            if trial.state != TrialState.RUNNING:
-                continue
-            lock = self._lock(trial.number)
-            if lock is None:
-                continue
-            if "candidate" not in trial.user_attrs:  # died while it was being made
-                self._optuna.tell(trial.number, state=TrialState.FAIL)
-                lock.release()
-                continue
-            job = self._job(trial, lock)
-            if self._start(trial) <= MOST_STARTS:
-                return job
-            self.fail(job, f"its process died {MOST_STARTS} times; see logs/")
+    def _next(
+        self, fits: Callable[[Candidate, int], bool] = lambda *run: True
+    ) -> Job | None:
+        """Returns a run whose worker is gone, or else the first one that waits."""
+        trials = self._optuna.get_trials(deepcopy=False)
+        for state in (TrialState.RUNNING, TrialState.WAITING):
+            for trial in trials:
+                if trial.state == state and (job := self._taken(trial, fits)):
+                    return job
+        return None
+
+    def _taken(self, trial: FrozenTrial, fits) -> Job | None:
+        """Claims a run that nobody works on, if it fits and can be done."""
+        if "candidate" in trial.user_attrs:
+            if not fits(self._candidate(trial), trial.user_attrs["seed"]):
+                return None
+        lock = self._lock(trial.number)
+        if lock is None:
+            return None
+        if "candidate" not in trial.user_attrs:  # died while it was being made
+            self._optuna.tell(trial.number, state=TrialState.FAIL)
+            lock.release()
+            return None
+        if trial.state == TrialState.WAITING:
+            self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+        job = self._job(trial, lock)
+        if self._start(trial) <= MOST_STARTS:
+            return job
+        self.fail(job, f"its process died {MOST_STARTS} times; see logs/")
         return None
 
     def _start(self, trial: FrozenTrial) -> int:
@@ -214,25 +240,15 @@ class Journal:
         self._set(trial._trial_id, "starts", [starts, epochs])
         return starts
 
-    def _pop(self) -> Job | None:
-        """Returns the first run that waits."""
-        if not self._optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            return None
-        number = self._optuna.ask().number
-        return self._claimed(number)
-
-    def _claimed(self, number: int) -> Job:
-        trial = self._optuna.get_trials(deepcopy=False)[number]
-        self._start(trial)
-        return self._job(trial, self._lock(number))
-
     def _job(self, trial: FrozenTrial, lock: KernelLock) -> Job:
-        name, seed = _key(trial)
-        known = {each.name: each for each in self._study.candidates}
-        candidate = known.get(name) or designs.candidate(
+        seed = trial.user_attrs["seed"]
+        return Job(trial.number, trial._trial_id, self._candidate(trial), seed, lock)
+
+    def _candidate(self, trial: FrozenTrial) -> Candidate:
+        name = trial.user_attrs["candidate"]
+        return self._known.get(name) or designs.candidate(
             self._study.rules, trial.user_attrs["factors"], name
         )
-        return Job(trial.number, trial._trial_id, candidate, seed, lock)
 
     def _lock(self, number: int) -> KernelLock | None:
         lock = KernelLock(self._claims / str(number))
@@ -256,12 +272,13 @@ class Journal:
             trial = self._optuna.ask(self._study.distributions)
             name = f"t{trial.number:04}"
             candidate = designs.candidate(self._study.rules, trial.params, name)
-            known = [self._job(each, None).candidate for each in sampled]
+            known = [self._candidate(each) for each in sampled]
             if candidate.refusal is None and not designs.same(candidate, known):
                 for key, value in (("factors", trial.params), ("seed", 0)):
                     self._set(trial._trial_id, key, value)
                 self._set(trial._trial_id, "candidate", name)
-                return self._claimed(trial.number)
+                trial = self._optuna.get_trials(deepcopy=False)[trial.number]
+                return self._taken(trial, lambda *run: True)
             reason = candidate.refusal or "it has been tried"
             self._set(trial._trial_id, "error", reason)
             self._optuna.tell(trial.number, state=TrialState.FAIL)
@@ -279,7 +296,7 @@ class Journal:
         done.sort(key=lambda trial: sign * trial.values[0])
         if self._study.samples:
             done = done[: self._study.finalists]
-        left = [self._job(trial, None).candidate for trial in done]
+        left = [self._candidate(trial) for trial in done]
         return self._enqueue((each, range(1, self._study.seeds)) for each in left)
 
     def _enqueue(self, runs) -> bool:

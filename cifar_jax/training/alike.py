@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from cifar_jax import UserError
 from cifar_jax.models import count
 from cifar_jax.training import checks, setup, sharding
-from cifar_jax.training.tracking import flat, plain
+from cifar_jax.training.plain_config import flat, plain
 
 # Numbers that a step only calculates with: a program can take them as arguments.
 SCALARS = (

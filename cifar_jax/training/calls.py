@@ -11,6 +11,10 @@ from cifar_jax.training.progress import Display
 from cifar_jax.training.state import Metrics, TrainState
 
 
+class RunEnded(Exception):
+    """Somebody who watches a run wants no more of it."""
+
+
 class Compile(NamedTuple):
     """A run asks for the training call to be compiled.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from cifar_jax import UserError
 from cifar_jax.training import distributed
-from cifar_jax.training.calls import Compile, Train, Work
+from cifar_jax.training.calls import Compile, RunEnded, Train, Work
 from cifar_jax.training.interrupt import Stopped
 from cifar_jax.training.joined import Joined
 
@@ -32,7 +32,7 @@ class Lockstep:
     def __init__(
         self,
         names: Sequence[str],
-        single: tuple[type[Exception], ...] = (UserError, OSError),
+        single: tuple[type[Exception], ...] = (UserError, OSError, RunEnded),
     ):
         self.outcomes: dict[int, dict[str, Any] | Exception] = {}
         self._single = single

@@ -27,11 +27,12 @@ from cifar_jax.training.checkpoint import NotFiniteError
 from cifar_jax.training.due import Timer
 from cifar_jax.training.engine import Engine, Feed, Interrupted, means
 from cifar_jax.training.interrupt import Stopped, StopRequest, listen
+from cifar_jax.training.plain_config import plain
 from cifar_jax.training.profiling import Profiler
 from cifar_jax.training.progress import Progress
 from cifar_jax.training.saver import Saver
 from cifar_jax.training.state import Metrics
-from cifar_jax.training.tracking import RunDirectory, plain
+from cifar_jax.training.tracking import RunDirectory
 from cifar_jax.training.watchdog import watch
 
 

@@ -1,11 +1,12 @@
 """Several runs that are trained together, each with its own run directory."""
 
 import contextlib
+import functools
 import itertools
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +32,7 @@ def train_together(
     resume: str = "auto",
     form: str | None = None,
     spread: bool = True,
+    on_epoch: Callable[[int, Mapping[str, Any]], None] | None = None,
 ) -> list[dict[str, Any] | Exception]:
     """Does for each config what `loop.train_and_evaluate` does, with shared calls.
 
@@ -44,10 +46,13 @@ def train_together(
       form: One of `joined.FORMS`; None: the one for these devices.
       spread: Whether each run has one of the devices, which may serve several runs;
         else each run's batches are split over all devices.
+      on_epoch: Called with the number of a run, from 0, and what the `on_epoch` of
+        `loop.train_and_evaluate` is called with. If it raises `RunEnded`, that run
+        ends, and another call goes on from there.
 
     Returns:
-      For each config what result.json holds, or the error (a UserError or OSError) that
-      has ended its run; the others go on without it.
+      For each config what result.json holds, or the error (a UserError, OSError or
+      RunEnded) that has ended its run; the others go on without it.
 
     Raises:
       UserError: If the configs differ in other keys, or what they share is no good.
@@ -76,7 +81,7 @@ def train_together(
                 message = f"stopped by {stop.signal.name} before the first step"
                 raise Stopped(message, stop.exit_code)
             setups = _places(prepared, runs, spread)
-            _run(configs, setups, runs, lockstep, stop, start, form)
+            _run(configs, setups, runs, lockstep, stop, start, form, on_epoch)
     for number, (name, path) in enumerate(zip(lockstep.names, workdirs, strict=True)):
         if not isinstance(lockstep.outcomes[number], Exception):
             text = results.summary(lockstep.outcomes[number], pathlib.Path(path))
@@ -102,6 +107,7 @@ def _run(
     stop: StopRequest,
     start: float,
     form: str | None,
+    on_epoch: Callable[[int, Mapping[str, Any]], None] | None,
 ) -> None:
     """Runs what is left of some of the runs, by their numbers."""
     # One for each mesh: it lends what it shares.
@@ -121,6 +127,8 @@ def _run(
                 trainer = Trainer(
                     config, varied, engines[number], run, stop, start, company
                 )
+                if on_epoch:
+                    trainer.on_epoch = functools.partial(on_epoch, number)
                 works[number] = trainer.run()
         values = alike.scalars(configs)
         lockstep.run(works, Joined(setups, engines, configs[0], values, form))

@@ -15,21 +15,8 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.training import distributed
+from cifar_jax.training.plain_config import changes, plain
 from cifar_jax.training.scalars import Scalars
-
-# Keys that change where or how fast a run computes, not what: a run may go on with
-# other values of these.
-FREE_KEYS = (
-    "data.dir",
-    "data.placement",
-    "data.source",
-    "checkpoint.",
-    "evaluate.batch_size",
-    "train.cpu_devices",
-    "train.max_seconds",
-    "train.steps_per_dispatch",
-    "train.watchdog_seconds",
-)
 
 # For a network file system to show a file to another host.
 SHARED_SECONDS = 10
@@ -277,40 +264,6 @@ def enter(
             run.check_shared(distributed.share(run.token))
             run.check(config, resume)
         yield run
-
-
-def plain(config: ConfigDict) -> dict[str, Any]:
-    """Returns a config as JSON reads it back."""
-    return json.loads(config.to_json_best_effort())
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns a plain config by the dotted paths of its keys."""
-    found = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
-
-
-def changes(
-    old: Mapping[str, Any], new: Mapping[str, Any], free: tuple[str, ...] = FREE_KEYS
-) -> dict[str, str]:
-    """Returns what differs between two plain configs, in words, by key.
-
-    Args:
-      old: The one before.
-      new: The one now.
-      free: Starts of the keys that may differ.
-    """
-    old, new = flat(old), flat(new)
-    return {
-        key: f"{key} was {old.get(key)}, now {new.get(key)}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not key.startswith(free)
-    }
 
 
 def _size(folder: pathlib.Path) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cifar_jax.analysis.report.run import Run
-from cifar_jax.training.tracking import FREE_KEYS, flat
+from cifar_jax.training.plain_config import FREE_KEYS, flat
 
 MISSING = object()  # the value of a setting that a config does not have
 

@@ -19,8 +19,8 @@ from cifar_jax.analysis.report.networks import Networks
 from cifar_jax.analysis.report.run import Run
 from cifar_jax.analysis.report.text import CHOSEN_ON_TEST, DAGGER, accuracy, gflops
 from cifar_jax.models import count
+from cifar_jax.training.plain_config import flat
 from cifar_jax.training.progress import clock_time
-from cifar_jax.training.tracking import flat
 
 
 def section(run: Run, networks: Networks) -> Section:
