@@ -60,11 +60,12 @@ def main() -> int:
 
 def _work(made, workdir: pathlib.Path) -> int:
     """Does runs until none is left: the part of one process of several."""
-    from cifar_jax.studies import crew
+    from cifar_jax.studies import cores, crew
     from cifar_jax.training import compilation, host_memory, interrupt, sharding
 
     host_memory.keep_freed()
     crew.end_with_parent()
+    cores.take(made.threads or cores.share(_WORKERS.value))
     logging.set_verbosity(logging.FATAL)
     sharding.divide_cpu(made.rules.base.train.cpu_devices)
     compilation.keep_programs()

@@ -8,6 +8,7 @@ import threading
 import time
 
 from cifar_jax import UserError
+from cifar_jax.studies import cores
 
 SHORT_LIFE = 60.0  # seconds
 MOST_SHORT_LIVES = 3  # in a row, after which starting another one will not help
@@ -30,7 +31,7 @@ class Crew:
         self, command: list[str], *, size: int, threads: int, folder: pathlib.Path
     ):
         self._command, self._size, self._folder = command, size, folder
-        self._threads = threads or share_of_cores(size)
+        self._threads = threads or cores.share(size)
         self._workers: dict[int, subprocess.Popen] = {}
         self._started: dict[int, float] = {}
         self._short_lives = 0
@@ -133,13 +134,6 @@ class Crew:
             else (b"\nstopping when all runs are saved; again to stop at once\n")
         )
         os.write(2, message)
-
-
-def share_of_cores(workers: int) -> int:
-    """Returns how many of the machine's cores each of some workers has."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
-    return max(1, cores // workers)
 
 
 def end_with_parent() -> None:

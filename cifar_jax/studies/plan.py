@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import rich.table
 
-from cifar_jax.studies import designs, live, table
-from cifar_jax.studies.crew import share_of_cores
+from cifar_jax.studies import cores, designs, live, table
 from cifar_jax.studies.designs import Candidate
 from cifar_jax.studies.study import Study
 from cifar_jax.training.progress import clock_time
@@ -61,7 +60,7 @@ def examples(study: Study) -> list[Candidate]:
 
 def _times(study: Study, sound: Sequence[Candidate], console, workers: int):
     """Returns seconds of a run by design, the names of the measured, and a sentence."""
-    threads = study.threads or share_of_cores(workers)
+    threads = study.threads or cores.share(workers)
     os.environ["NPROC"] = str(threads)  # as the workers have it; before JAX starts
     from cifar_jax.studies import timing
     from cifar_jax.training import sharding
