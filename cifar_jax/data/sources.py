@@ -4,9 +4,11 @@ A source is named by a string: `NAME`, `NAME:SPLIT`, `PATH` or `PATH:SPLIT`. A d
 of TFDS that is on disk, or that this package prepares, goes before a path of its name.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import re
+from collections.abc import Iterator
 
 from cifar_jax import UserError
 from cifar_jax.data import arrays, files, tfds_store, views
@@ -17,10 +19,11 @@ from cifar_jax.data.tfds_store import location, prepare
 
 __all__ = [
     *("Examples", "Report", "Source", "Table"),
-    *("check_split", "corruptions", "find", "load", "location", "open_table"),
-    *("prepare",),
+    *("check_split", "corruptions", "find", "keeping", "load"),
+    *("location", "open_table", "prepare"),
 ]
 
+_kept: dict[tuple, Examples] | None = None  # None: nothing is to be kept
 _TFDS_NAME = re.compile(r"([A-Za-z]\w*(?:/[\w-]+)?(?::\d+\.\d+\.\d+)?)(?::(.+))?")
 
 
@@ -108,9 +111,30 @@ def load(
     Raises:
       UserError: If it cannot be prepared, or its files are damaged or unreadable.
     """
+    key = (name, split, data_dir, image_size)
+    if _kept is not None and key in _kept:
+        return _kept[key]
     if _resolve(name, data_dir)[0] is None:
         prepare(name, data_dir, source=source, report=report)
-    return _open_split(name, split, data_dir, image_size).examples()
+    examples = _open_split(name, split, data_dir, image_size).examples()
+    if _kept is not None:
+        _kept.clear()
+        _kept[key] = examples
+    return examples
+
+
+@contextlib.contextmanager
+def keeping() -> Iterator[None]:
+    """Keeps what `load` reads last, for runs that load the same, until the block ends.
+
+    Nobody may change the arrays.
+    """
+    global _kept
+    _kept = {}
+    try:
+        yield
+    finally:
+        _kept = None
 
 
 def check_split(

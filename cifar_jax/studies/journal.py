@@ -192,11 +192,34 @@ class Journal:
         self._set(job.trial_id, "starts", [0, 0])
         job.lock.release()
 
+    def note_test(self, name: str, seed: int, accuracy: float) -> None:
+        """Notes the test accuracy of a run, by its design's name and its number."""
+        self._optuna.set_user_attr(f"test {name} {seed}", [name, seed, accuracy])
+
+    def tested(self) -> dict[tuple[str, int], float]:
+        """Returns the test accuracies of runs, by design and number."""
+        noted = self._optuna.user_attrs.items()
+        found = [value for key, value in noted if key.startswith("test ")]
+        return {(name, seed): accuracy for name, seed, accuracy in found}
+
     @contextlib.contextmanager
-    def alone(self, what: str) -> Iterator[None]:
-        """Keeps other workers out of a block, until it ends."""
-        with KernelLock(self._claims / what):
-            yield
+    def alone(self, what: str, *, wait: bool = True) -> Iterator[bool]:
+        """Keeps other workers out of a block, until it ends.
+
+        Args:
+          what: The same for all of them.
+          wait: Whether to wait for one that is in there.
+
+        Yields:
+          Whether the others are out.
+        """
+        lock = KernelLock(self._claims / what)
+        mine = lock.acquire(wait)
+        try:
+            yield mine
+        finally:
+            if mine:
+                lock.release()
 
     def _set(self, trial_id: int, key: str, value: Any) -> None:
         self._storage.set_trial_user_attr(trial_id, key, value)

@@ -1,14 +1,15 @@
 """The best design of a study, which alone is scored on the test set, once."""
 
 import json
-import pathlib
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from cifar_jax.analysis.inference import Predictor
 from cifar_jax.analysis.output import replacing
-from cifar_jax.data import sources
-from cifar_jax.studies import results, table
+from cifar_jax.data import sources, table
+from cifar_jax.studies import designs, results
+from cifar_jax.studies import table as tables
 from cifar_jax.studies.journal import Journal
 from cifar_jax.studies.study import Study
 from cifar_jax.studies.worker import run_directory
@@ -17,48 +18,60 @@ from cifar_jax.studies.worker import run_directory
 def score(study: Study, journal: Journal) -> None:
     """Scores the runs of the best design on the test images, and writes winner.json.
 
-    Nothing is scored again that has been: the study must have chosen another design, or
-    have more runs of it.
+    Several workers share the runs. Nothing is scored again that has been: the study
+    must have chosen another design, or have more runs of it.
     """
-    with journal.alone("winner"):
-        rows = table.rows(study, journal.candidates(), journal.trials())
-        best = table.ranked(study, rows)[0]
-        runs = [run for run in best.runs if run.state == "done"]
-        before = results.winner(journal.folder)
-        seeds = [run.seed for run in runs]
-        if not runs or (
-            before
-            and (before["design"], before["seeds"]) == (best.candidate.name, seeds)
-        ):
-            return
-        folders = [
-            run_directory(journal.folder, best.candidate.name, seed) for seed in seeds
-        ]
-        record = {
-            "design": best.candidate.name,
-            "factors": best.candidate.factors,
-            "widths": best.candidate.widths,
-            "parameters": best.candidate.num_parameters,
-            "macs": best.candidate.cost.macs,
-            "seeds": seeds,
-            "validation": best.values("accuracy"),
-            "test": [_test_accuracy(folder) for folder in folders],
-        }
-        with replacing(journal.folder / results.WINNER) as path:
-            path.write_text(json.dumps(record, indent=2) + "\n")
+    rows = tables.rows(study, journal.candidates(), journal.trials())
+    best = tables.ranked(study, rows)[0]
+    name, seeds = best.candidate.name, [r.seed for r in best.runs if r.state == "done"]
+    before = results.winner(journal.folder)
+    if not seeds or (before and (before["design"], before["seeds"]) == (name, seeds)):
+        return
+    images = _test_images(best.candidate.config)
+    for wait in (False, True):  # first those that nobody is at work on
+        for seed in seeds:
+            _score_one(journal, name, seed, images, wait)
+    tested = journal.tested()
+    record = {
+        "design": name,
+        "factors": best.candidate.factors,
+        "widths": best.candidate.widths,
+        "parameters": best.candidate.num_parameters,
+        "macs": best.candidate.cost.macs,
+        "seeds": seeds,
+        "validation": best.values("accuracy"),
+        "test": [tested[name, seed] for seed in seeds],
+    }
+    with journal.alone("winner"), replacing(journal.folder / results.WINNER) as path:
+        path.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _test_accuracy(workdir: pathlib.Path) -> float:
-    """Returns the accuracy of a run's best weights on its test images."""
-    predictor = Predictor(workdir, batch_size=500)
-    network = predictor.network
-    data = network.config["data"]
-    images = sources.open_table(
-        f"{data['name']}:{data['test_split']}",
-        data["dir"],
-        label_names=network.label_names,
-        image_shape=network.image_shape,
-        resize=data["image_size"] is not None,
+def _test_images(config: ConfigDict) -> table.Table:
+    """Reads the test images into memory, as the runs of a config know them."""
+    data = config.data
+    source = sources.find(data.name, data.dir, image_size=data.image_size)
+    spec = f"{data.name}:{data.test_split}"
+    examples = sources.open_table(
+        spec,
+        data.dir,
+        label_names=source.label_names,
+        image_shape=source.image_shape,
+        resize=data.image_size is not None,
+    ).examples()
+    return table.from_arrays(
+        spec, examples.images, examples.labels, label_names=source.label_names
     )
-    logits, labels = predictor.outputs(images)
-    return float(np.mean(logits[:, 0].argmax(axis=-1) == labels))
+
+
+def _score_one(
+    journal: Journal, name: str, seed: int, images: table.Table, wait: bool
+) -> None:
+    """Notes a run's accuracy on the test images, unless that is done, or being done."""
+    lock = f"test-{designs.folder_of(name)}-{seed}"
+    with journal.alone(lock, wait=wait) as mine:
+        if not mine or (name, seed) in journal.tested():
+            return
+        folder = run_directory(journal.folder, name, seed)
+        logits, labels = Predictor(folder, batch_size=500).outputs(images)
+        accuracy = np.mean(logits[:, 0].argmax(axis=-1) == labels)
+        journal.note_test(name, seed, float(accuracy))

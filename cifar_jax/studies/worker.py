@@ -10,6 +10,7 @@ import jax
 from cifar_jax import UserError
 from cifar_jax.analysis import efficiency
 from cifar_jax.analysis.inference import Predictor
+from cifar_jax.data import sources
 from cifar_jax.studies import designs
 from cifar_jax.studies.designs import Candidate
 from cifar_jax.studies.journal import Job, Journal
@@ -29,19 +30,25 @@ def work(study: Study, journal: Journal) -> None:
       Stopped: After SIGINT or SIGTERM; the runs are saved and given back.
     """
     design = None
-    while (job := journal.claim()) is not None:
-        if job.candidate.name != design:
-            jax.clear_caches()  # of programs that no other design will call
-            design = job.candidate.name
-        jobs = [job, *journal.claim_more(study.together - 1, _fits(study, job))]
-        try:
-            outcomes = _outcomes(study, journal, jobs)
-        except (Stopped, KeyboardInterrupt, SystemExit):
-            for each in jobs:
-                journal.give_back(each)
-            raise
-        for each, outcome in zip(jobs, outcomes, strict=True):
-            _close(study, journal, each, outcome)
+    with sources.keeping():
+        while (job := journal.claim()) is not None:
+            if job.candidate.name != design:
+                jax.clear_caches()  # of programs that no other design will call
+                design = job.candidate.name
+            jobs = [job, *journal.claim_more(study.together - 1, _fits(study, job))]
+            _work(study, journal, jobs)
+
+
+def _work(study: Study, journal: Journal, jobs: Sequence[Job]) -> None:
+    """Does runs that are claimed."""
+    try:
+        outcomes = _outcomes(study, journal, jobs)
+    except (Stopped, KeyboardInterrupt, SystemExit):
+        for job in jobs:
+            journal.give_back(job)
+        raise
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        _close(study, journal, job, outcome)
 
 
 def _fits(study: Study, job: Job) -> Callable[[Candidate, int], bool]:
