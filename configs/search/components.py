@@ -63,13 +63,14 @@ def base():
     config.optim.learning_rate = 0.2
     config.train.epochs = 4
     config.train.batch_size = 128
-    config.train.cpu_devices = 2
+    config.train.cpu_devices = 1
     return config
 
 
 def get_config(variant="full"):
     config = default.get_study_config()
     config.base = base()
+    config.study.threads = 1  # so that the results do not depend on the workers
     config.study.space = tuple(
         dict(name=name, change=change) for name, change in ITEMS.items()
     )
