@@ -124,6 +124,15 @@ def make_record(tests):
         "flops_per_image": 99,
         "device": "gpu",
         "num_devices": 1,
+        "data": {"name": "made", "note": "3 images differ"},
+        "clocks": {
+            "train": {"mean": 5.04},
+            "train_and_evaluate": {"mean": 6.1},
+            "cold_process": {"seconds": 70.25, "seed": 0},
+        },
+        "images_per_second": {"mean": 12_345.6},
+        "flops": {"mean": 2.5e14},
+        "share_of_peak": {"mean": 0.3456},
         "seeds": [
             {**row, "seed": seed, "val": test, "test": test, "test_tta": None}
             for seed, test in enumerate(tests)

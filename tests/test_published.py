@@ -30,10 +30,11 @@ def results(tmp_path):
     return folder
 
 
-def rows(page):
-    lines = [line for line in page.splitlines() if line.startswith("| ")]
+def rows(page, table=0):
+    """Returns the rows of one of a page's tables."""
+    found = re.findall(r"(?:^\| .*\n)+", page, re.M)[table]
     header, _, *rest = (
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in lines
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in found.splitlines()
     )
     return [dict(zip(header, row, strict=True)) for row in rest]
 
@@ -43,7 +44,7 @@ def test_every_record_has_a_row_and_every_row_its_files(results):
     assert list(pages) == [results.parent / "README.md", results / "README.md"]
     for path, page in pages.items():
         assert page.startswith("# Title\n\nbefore") and page.endswith("\n\nafter\n")
-        assert "old" not in page
+        assert "\nold\n" not in page
         first, second = rows(page)
         links = re.findall(r"\]\((.+?)\)", first["record"])
         assert [pathlib.Path(link).name for link in links] == ["0.json", "1.json"]
@@ -77,6 +78,49 @@ def test_a_record_that_chose_on_test_is_marked(results):
     (results / "chosen.json").write_text(json.dumps(result))
     page = published.pages(results)[results / "README.md"]
     assert "0.9900 †" in page and "no honest one" in page
+
+
+def test_clocks_and_the_note_on_the_data_stand_beside_a_record(results):
+    page = published.pages(results)[results / "README.md"]
+    assert "Data of recipe: made, 3 images differ." in page
+    (row,) = rows(page, 1)
+    assert row.pop("record").startswith("[recipe](")
+    assert row == {
+        "training": "5.0",
+        "with evaluation": "6.1",
+        "cold process": "70.2",
+        "images/s": "12,346",
+        "TFLOP/s": "250",
+        "of the peak": "34.6%",
+        "device": "1 x gpu",
+    }
+    record = make_record((0.80,))
+    del record["share_of_peak"]
+    (results / "recipe.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"recipe.json .* lacks share_of_peak.mean"):
+        published.pages(results)
+
+
+def test_speeds_stand_beside_those_of_peers(results):
+    def measured(rate, faster):
+        rates = {"images_per_second": {"median": rate}}
+        return {**rates, "ours_is_faster": {"median": faster}}
+
+    ours = {"train": measured(200.4, 1.0), "infer": measured(900, 1.0), "device": "gpu"}
+    torch = {"train": measured(100, 2.004), "infer": measured(100, 9.0)}
+    peers = {"ours": ours, "torch": torch}
+    (results / "speed.json").write_text(json.dumps({"contenders": peers}))
+    ours = {"train": measured(300, 1.0), "device": "tpu"}
+    peers = {"ours": ours, "plain_flax": {"train": measured(400, 0.75)}}
+    (results / "other.json").write_text(json.dumps({"contenders": peers}))
+    page = published.pages(results)[results / "README.md"]
+    found = [list(row.values())[1:] for row in rows(page, 2)]
+    assert list(rows(page, 2)[0])[2:-1] == ["ours", "plain flax", "torch"]
+    assert found == [
+        ["training", "300 (1.00)", "400 (0.75)", "–", "tpu"],
+        ["training", "200 (1.00)", "–", "100 (2.00)", "gpu"],
+        ["inference", "900 (1.00)", "–", "100 (9.00)", "gpu"],
+    ]
 
 
 @pytest.mark.parametrize("page", ["", published.BEGIN, published.END + published.BEGIN])

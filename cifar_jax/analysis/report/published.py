@@ -1,13 +1,14 @@
-"""The table of published records, in README.md and in results/README.md."""
+"""The tables of published records, in README.md and in results/README.md."""
 
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cifar_jax import UserError
 from cifar_jax.analysis.output import replacing
-from cifar_jax.analysis.report import markdown
+from cifar_jax.analysis.report import markdown, speeds
+from cifar_jax.analysis.report.checked import read_object
 from cifar_jax.analysis.report.document import Cell, Table
 from cifar_jax.analysis.report.groups import Group, group
 from cifar_jax.analysis.report.run import Run
@@ -38,11 +39,12 @@ def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give the one that holds the records")
-    groups = _read(folder)
+    paths = sorted(folder.rglob("*.json"))
+    groups, files = _read(paths), {path: read_object(path) for path in paths}
     found = {}
     for path in (folder.parent / "README.md", folder / "README.md"):
         if path.exists() and BEGIN in (text := path.read_text(encoding="utf-8")):
-            found[path] = _replace(text, _table(groups, path.parent), path)
+            found[path] = _replace(text, _tables(groups, files, path.parent), path)
     if not found:
         raise UserError(
             f"neither {folder.parent / 'README.md'} nor {folder / 'README.md'} holds "
@@ -57,18 +59,18 @@ def write(path: pathlib.Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _read(folder: pathlib.Path) -> list[Group]:
+def _read(paths: Sequence[pathlib.Path]) -> list[Group]:
     """Returns the runs of all records: a group for each config and device."""
     by_device: dict[tuple, list[Run]] = {}
-    for path in sorted(folder.rglob("*.json")):
+    for path in paths:
         for run in from_file(path):
             place = run.result["device"], run.result["num_devices"]
             by_device.setdefault(place, []).append(run)
     return [each for runs in by_device.values() for each in group(runs)]
 
 
-def _replace(text: str, table: str, path: pathlib.Path) -> str:
-    """Returns a page with a new table between its markers."""
+def _replace(text: str, tables: str, path: pathlib.Path) -> str:
+    """Returns a page with new tables between its markers."""
     if (
         text.count(BEGIN) != 1
         or text.count(END) != 1
@@ -76,12 +78,25 @@ def _replace(text: str, table: str, path: pathlib.Path) -> str:
     ):
         raise UserError(f"{path} needs {BEGIN} and, below it, {END}, once each")
     before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}"
+    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{rest.split(END)[1]}"
 
 
-def _table(groups: Sequence[Group], start: pathlib.Path) -> str:
-    """Returns the table as Markdown, with links that are good in a folder."""
-    ranked = sorted(groups, key=_rank)
+def _tables(
+    groups: Sequence[Group], files: Mapping[pathlib.Path, dict], start: pathlib.Path
+) -> str:
+    """Returns the tables as Markdown, with links that are good in a folder."""
+    lines = [_accuracies(groups, start)]
+    if any(each.chose_on_test for each in groups):
+        lines.append(markdown.escape(CHOSEN_ON_TEST))
+    lines += map(markdown.escape, speeds.data_notes(files))
+    for make in (speeds.of_records, speeds.of_peers):
+        table = make(files, lambda path: _address(path, start))
+        if table is not None:
+            lines += [f"{markdown.escape(table.caption)}:", markdown.table(table)]
+    return "\n\n".join(lines)
+
+
+def _accuracies(groups: Sequence[Group], start: pathlib.Path) -> str:
     columns = [
         "record",
         "data set",
@@ -94,11 +109,8 @@ def _table(groups: Sequence[Group], start: pathlib.Path) -> str:
         "time",
         "device",
     ]
-    rows = [_row(each, start) for each in ranked]
-    lines = [markdown.table(Table("", columns, rows).compact(TTA))]
-    if any(each.chose_on_test for each in groups):
-        lines.append(markdown.escape(CHOSEN_ON_TEST))
-    return "\n\n".join(lines)
+    rows = [_row(each, start) for each in sorted(groups, key=_rank)]
+    return markdown.table(Table("", columns, rows).compact(TTA))
 
 
 def _rank(each: Group):
