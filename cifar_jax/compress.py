@@ -78,8 +78,8 @@ def main() -> int:
 
 def _compare(variants, config, record: dict, output: pathlib.Path) -> None:
     """Prints the table of all forms, and writes it and the record."""
+    from cifar_jax._files import replacing
     from cifar_jax.analysis import compression
-    from cifar_jax.analysis.output import replacing
     from cifar_jax.training import own_data, results, sharding
     from cifar_jax.training.plain_config import plain
 

@@ -1,12 +1,10 @@
-"""Files that appear only when they are whole, and folders of them."""
+"""Folders of files, each of which appears only when it is whole."""
 
-import contextlib
 import csv
 import json
-import os
 import pathlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -14,16 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a path to write; it takes the given name when the block has succeeded."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from cifar_jax._files import replacing
 
 
 def write_json(path: pathlib.Path, record: Mapping[str, Any]) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cifar_jax import UserError
+from cifar_jax._files import replacing
 from cifar_jax.analysis import scores
 from cifar_jax.analysis.inference import Predictor
-from cifar_jax.analysis.output import replacing
 from cifar_jax.data.table import Rows, Table
 
 HEADER = ("ID", "Labels")

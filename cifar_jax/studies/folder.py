@@ -7,7 +7,7 @@ import time
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax.analysis.output import replacing
+from cifar_jax._files import replacing
 from cifar_jax.data import sources
 from cifar_jax.data.builders import BUILDERS
 from cifar_jax.studies import live, results, table

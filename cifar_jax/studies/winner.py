@@ -5,8 +5,8 @@ import json
 import numpy as np
 from ml_collections import ConfigDict
 
+from cifar_jax._files import replacing
 from cifar_jax.analysis.inference import Predictor
-from cifar_jax.analysis.output import replacing
 from cifar_jax.data import sources, table
 from cifar_jax.studies import designs, results
 from cifar_jax.studies import table as tables

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax._files import replacing
 from cifar_jax.training import distributed
 from cifar_jax.training.plain_config import changes, plain
 from cifar_jax.training.scalars import Scalars
@@ -179,9 +180,8 @@ class RunDirectory:
         """Drops the rows of all but the first epochs: those will be run again."""
         rows = [row for row in self.rows() if row["epoch"] <= num_epochs]
         with self._writing():
-            temporary = self._metrics.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            temporary.replace(self._metrics)
+            with replacing(self._metrics) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
             if self._tensorboard:
                 self._tensorboard.close()
             self._tensorboard = Scalars(self.path / "tb", purge_step=step + 1)
@@ -292,6 +292,5 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from cifar_jax import UserError
-from cifar_jax.analysis.output import replacing
+from cifar_jax._files import replacing
 from cifar_jax.analysis.report import markdown, speeds
 from cifar_jax.analysis.report.checked import read_object
 from cifar_jax.analysis.report.document import Cell, Table
