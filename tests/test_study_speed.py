@@ -66,3 +66,19 @@ def test_tiny_run(tmp_path, digits_dir):
         parts = seconds["compile"] + seconds["train"] + seconds["evaluate"]
         assert 0 < parts < seconds["total"]
         assert each["largest_distance_of_losses"] < 1e-5
+
+
+def test_a_design_of_a_study(digits_dir):
+    command = [sys.executable, "scripts/benchmark_together.py", "--design=N9-B9"]
+    command += ["--config=configs/search/table_8.py:small", "--runs=1"]
+    command += [
+        "--config.base.data.name=digits",
+        f"--config.base.data.dir={digits_dir}",
+    ]
+    command += ["--config.base.data.train_split=train"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and "--design is 'N9-B9'; use N2-B1, N2-B2" in done.stderr
+    command[1:3] = ["scripts/benchmark_together.py", "--design=x"]
+    command[3] = "--config=configs/quickstart.py"
+    done = subprocess.run(command[:4], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and "--design is for a study" in done.stderr

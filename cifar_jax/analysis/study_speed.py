@@ -50,7 +50,7 @@ class Turn(NamedTuple):
       end: Of the last.
       cpu: Seconds of all cores, which other work on the machine changes less.
       seconds: By `CLOCKS`, all its runs together.
-      losses: By run: of metrics.jsonl, and at last the test's.
+      losses: By run: of metrics.jsonl, and at last the test's, if that is scored.
     """
 
     start: float
@@ -166,6 +166,7 @@ def _train(
     host_memory.keep_freed()
     import jax
 
+    from cifar_jax.data import sources
     from cifar_jax.training import loop, sharding, together
     from cifar_jax.training.tracking import RunDirectory
 
@@ -174,6 +175,7 @@ def _train(
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cifar_jax-"))
         silence = stack.enter_context(open(os.devnull, "w"))
         stack.enter_context(contextlib.redirect_stdout(silence))
+        stack.enter_context(sources.keeping())  # as the worker of a study does
         # As a command has it: the second run finds what the first has compiled.
         jax.config.update("jax_compilation_cache_dir", os.path.join(folder, "programs"))
         paths = [pathlib.Path(folder, str(config.seed)) for config in configs]
@@ -198,7 +200,7 @@ def _train(
         cpu=cpu,
         seconds={clock: _total(results, clock) for clock in CLOCKS},
         losses=[
-            [*(row["loss"] for row in of_run), result["test"]["loss"]]
+            [each["loss"] for each in (*of_run, result["test"]) if each]
             for of_run, result in zip(rows, results, strict=True)
         ],
     )
