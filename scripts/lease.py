@@ -17,7 +17,7 @@ _MINUTES = flags.DEFINE_float(
     "minutes", 0.0, "for this call, about; 0: no limit", lower_bound=0.0
 )
 _STEPS = flags.DEFINE_list(
-    "steps", None, 'of the plan, such as "records seconds,breakdown best" [all]'
+    "steps", None, 'of the plan, such as "records seconds-full,breakdown best" [all]'
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "folder for the files [results; of the tiny form, runs/tiny]"

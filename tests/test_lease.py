@@ -92,11 +92,26 @@ def test_the_commands_of_the_plan_are_understood(tmp_path):
 
 def test_the_list_of_the_plan(tmp_path):
     command = [sys.executable, "scripts/lease.py", "--list", "--form=tiny"]
-    command += [f"--output={tmp_path}", "--source=DIR", "--steps=prepare,records best"]
+    command += [
+        f"--output={tmp_path}",
+        "--source=DIR",
+        "--steps=prepare,records best-tiny",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     first, second = done.stdout.splitlines()
     assert first.endswith("-m cifar_jax.prepare --dataset=cifar10 --source=DIR")
     assert "configs/records/best.py:tiny" in second and "--seeds=0,1" in second
     command[-1] = "--steps=none such"
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "use prepare, check, peers best" in done.stderr
+    assert done.returncode == 2 and "use prepare, check, peers best-tiny" in done.stderr
+
+
+def test_records_are_those_of_all_images_then_those_that_validate(tmp_path):
+    folders = (tmp_path / name for name in ("configs", "out", "runs"))
+    steps = lease.plan(*folders)
+    records = [step.output.stem for step in steps if step.name.startswith("records")]
+    assert records == ["seconds-full", "minute-full", "best-full", "seconds", "minute"]
+    for step in steps:
+        if step.output:
+            form = ":full" if step.output.stem.endswith("-full") else ""
+            assert step.command[1].endswith(f".py{form}")

@@ -17,6 +17,8 @@ from cifar_jax.analysis import benchmark
 
 # Seeds of each recipe: what the statistics of a record rest on.
 SEEDS = {"seconds": 10, "minute": 5, "best": 3}
+# Of a recipe that keeps validation images, by which it may be compared with others.
+VALIDATED_SEEDS = 3
 TINY_SEEDS = 2
 SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 # To end in time, a step is told less than what is left; and it is ended if it takes
@@ -68,24 +70,30 @@ def plan(
       configs: Folder of the recipes.
       output: Folder for the files.
       workdir: For run directories.
-      form: Of the recipes: "tiny" runs on a CPU in minutes.
+      form: Of the recipes: "tiny" runs on a CPU in minutes. Else the records are those
+        of the form "full", which trains on all images, and after them those of the
+        recipes as they are.
       source: Local copy of CIFAR-10 to prepare it from, or None.
       note: How the data differ from the original files, or None: what is known.
     """
     make = _Maker(configs, output, workdir, form, note)
-    return [
+    full = form or "full"
+    steps = [
         *([_prepare(source)] if source else []),
         make.check("seconds"),
         make.peers("best"),
-        make.record("seconds"),
-        make.record("minute"),
+        make.record("seconds", full),
+        make.record("minute", full),
         make.breakdown("best"),
         make.breakdown("seconds"),
-        make.record("best"),
+        make.record("best", full),
         make.breakdown("minute"),
         make.peers("seconds"),
+        make.record("seconds", form),
+        make.record("minute", form),
         make.variants("best"),
     ]
+    return list({step.name: step for step in steps}.values())
 
 
 class _Maker:
@@ -115,14 +123,17 @@ class _Maker:
         options = [f"--contenders={names}", "--kinds=train", *tiny]
         return self._step("peers", "benchmarks", recipe, options, least_minutes=4)
 
-    def record(self, recipe: str) -> Step:
+    def record(self, recipe: str, form: str) -> Step:
         """The recipe with several seeds."""
-        number = TINY_SEEDS if self._tiny else SEEDS[recipe]
-        options = [f"--seeds={','.join(map(str, range(number)))}"]
-        options.append(f"--workdir={self._workdir / self._name(recipe)}")
+        number = SEEDS[recipe] if form == "full" else VALIDATED_SEEDS
+        seeds = range(TINY_SEEDS if self._tiny else number)
+        options = [f"--seeds={','.join(map(str, seeds))}"]
+        options.append(f"--workdir={self._workdir / _name(recipe, form)}")
         if self._note is not None:
             options.append(f"--data_note={self._note}")
-        return self._step("records", "records", recipe, options, least_minutes=1)
+        return self._step(
+            "records", "records", recipe, options, form=form, least_minutes=1
+        )
 
     def breakdown(self, recipe: str) -> Step:
         """Where the time of a step goes."""
@@ -135,22 +146,26 @@ class _Maker:
         options = ["--rounds=2", "--seconds=0"] if self._tiny else []
         return self._step("variants", "variants", recipe, options, least_minutes=3)
 
-    def _name(self, recipe: str) -> str:
-        return f"{recipe}-{self._form}" if self._form else recipe
-
-    def _step(self, script, folder, recipe, options, *, least_minutes, limit=True):
+    def _step(
+        self, script, folder, recipe, options, *, least_minutes, limit=True, form=None
+    ):
+        form = self._form if form is None else form
         config = f"{self._configs / recipe}.py"
-        config += f":{self._form}" if self._form else ""
-        output = self._output / folder / f"{self._name(recipe)}.json"
+        config += f":{form}" if form else ""
+        output = self._output / folder / f"{_name(recipe, form)}.json"
         path = str(SCRIPTS / f"{script}.py")
         command = (path, f"--config={config}", f"--output={output}")
         return Step(
-            name=f"{script} {recipe}",
+            name=f"{script} {_name(recipe, form)}",
             command=(*command, *options),
             output=output,
             least_minutes=0.0 if self._tiny else least_minutes,
             limit=limit,
         )
+
+
+def _name(recipe: str, form: str) -> str:
+    return f"{recipe}-{form}" if form else recipe
 
 
 def _prepare(source: str) -> Step:
