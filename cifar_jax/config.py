@@ -1,6 +1,7 @@
 """The default config: every key that a config file or the command line may set.
 
-A config file starts from `get_config()` and overrides a few values.
+A config file starts from `get_config()` and overrides a few values. A new key has the
+default that runs without it had: so they can be gone on with.
 """
 
 from collections.abc import Mapping
@@ -293,8 +294,8 @@ def _study() -> ConfigDict:
     # CPU threads of a run, whose number changes its rounding; 0: the cores, shared by
     # the workers of a command
     study.threads = 0
-    # how many runs that differ in their seed, or also in numbers such as the learning
-    # rate, a worker trains together; scripts/benchmark_together.py tells whether that
-    # is faster on a device
+    # how many seeds of a design a worker trains together; if more than there are, also
+    # runs of other designs that differ in numbers alone (the learning rate, say), which
+    # changes the rounding; scripts/benchmark_together.py tells whether it is faster
     study.together = 1
     return study

@@ -65,7 +65,8 @@ def _work(made, workdir: pathlib.Path) -> int:
 
     host_memory.keep_freed()
     crew.end_with_parent()
-    cores.take(made.threads or cores.share(_WORKERS.value))
+    if not crew.gpus():
+        cores.take(made.threads or cores.share(_WORKERS.value))
     logging.set_verbosity(logging.FATAL)
     sharding.divide_cpu(made.rules.base.train.cpu_devices)
     compilation.keep_programs()

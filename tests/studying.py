@@ -26,6 +26,11 @@ def make(data_dir=None, **keys):
     return study.make(config_of(data_dir, **keys))
 
 
+def claim(journal):
+    """Returns the next run of a study, claimed, or None."""
+    return next(iter(journal.claim()), None)
+
+
 SAMPLED = {
     "study.kind": "sample",
     "study.space": (

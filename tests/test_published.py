@@ -123,6 +123,24 @@ def test_speeds_stand_beside_those_of_peers(results):
     ]
 
 
+def test_what_studies_have_chosen_is_shown(results):
+    winner = {"design": "N3-B2", "parameters": 44_370, "seeds": [0, 1]}
+    winner |= {"validation": [0.5, 0.7], "test": [0.4, 0.6]}
+    folder = results / "studies" / "table_8"
+    folder.mkdir(parents=True)
+    (folder / "winner.json").write_text(json.dumps(winner))
+    (folder / "table.md").write_text("")
+    page = published.pages(results)[results / "README.md"]
+    (row,) = rows(page, 2)
+    assert row.pop("study") == "[table\\_8](studies/table_8/table.md)"
+    accuracies = [f"{mean:.4f} ± {0.2 / 2**0.5:.4f}" for mean in (0.6, 0.5)]
+    assert list(row.values()) == ["N3-B2", "44,370", "2", *accuracies]
+    del winner["test"]
+    (folder / "winner.json").write_text(json.dumps(winner))
+    with pytest.raises(UserError, match=r"winner.json .* lacks test"):
+        published.pages(results)
+
+
 @pytest.mark.parametrize("page", ["", published.BEGIN, published.END + published.BEGIN])
 def test_pages_without_both_markers_are_refused(results, page):
     (results / "README.md").unlink()

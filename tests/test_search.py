@@ -12,7 +12,7 @@ import time
 
 import jax
 import pytest
-from studying import config_of, make
+from studying import claim, config_of, make
 
 from cifar_jax import UserError
 from cifar_jax.studies import folder, plan, results, table, winner, worker
@@ -152,7 +152,7 @@ def test_a_stopped_worker_gives_its_run_back(digits_dir, tmp_path, monkeypatch):
         patch.setattr(worker.loop, "train_and_evaluate", stop)
         with pytest.raises(Stopped):
             worker.work(study, journal)
-    job = Journal(study, tmp_path).claim()
+    job = claim(Journal(study, tmp_path))
     assert job.number == 0
     job.lock.release()
 
@@ -188,7 +188,7 @@ def test_runs_of_the_same_shapes_are_trained_together(
         journal = Journal(study, tmp_path / str(most))
         worker.work(study, journal)
         found[most] = rows(study, journal)
-    assert sizes == [3, 3]  # of four runs of each width; the fourth is alone
+    assert sizes == [3, 3]  # four runs of each width; the fourth is alone
     for apart, together in zip(*found.values(), strict=True):
         assert apart.candidate.name == together.candidate.name
         assert apart.count("done") == together.count("done") == 2
@@ -205,6 +205,24 @@ def test_a_run_in_company_is_pruned_alone(digits_dir, tmp_path, monkeypatch):
     worker.work(study, journal)
     states = [run.state for row in rows(study, journal) for run in row.runs]
     assert sizes == [2, 2] and states == ["pruned", "done"] * 2
+
+
+def test_a_fault_of_ours_fails_one_run(digits_dir, tmp_path, monkeypatch, capsys):
+    measured = worker._measured
+
+    def broken(study, result, workdir):
+        if workdir.name == "seed-0":
+            raise KeyError("latency")
+        return measured(study, result, workdir)
+
+    monkeypatch.setattr(worker, "_measured", broken)
+    study = make(digits_dir, **{"study.together": 2})
+    journal = Journal(study, tmp_path)
+    worker.work(study, journal)
+    found = [run for row in rows(study, journal) for run in row.runs]
+    assert [run.state for run in found] == ["failed", "done"] * 2
+    assert found[0].error == "KeyError: 'latency'"
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_what_fails_together_is_done_alone(digits_dir, tmp_path, monkeypatch):
@@ -302,8 +320,12 @@ def test_a_killed_study_goes_on_and_workers_can_share_it(digits_dir, tmp_path):
     ]
     assert runs[0] == runs[1] and len(runs[0]) == 4
 
+    winner = tmp_path / "killed" / "winner.json"
+    before = winner.read_text()
+    winner.unlink()  # as if it had been stopped before that
     done = start(tmp_path / "killed", digits_dir)
-    assert done.communicate()[0] and not done.returncode  # nothing is left to do
+    assert done.communicate()[0] and not done.returncode  # nothing else is left to do
+    assert winner.read_text() == before
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import socket
 import tempfile
 
 from cifar_jax.studies.locks import KernelLock
@@ -32,7 +33,8 @@ def take(count: int, folder: pathlib.Path | None = None) -> list[int]:
 
     Args:
       count: How many; if so many are not free, the process is not confined.
-      folder: For the locks, by which all workers on the machine know what is taken.
+      folder: For the locks, by which all workers of a user on the machine know what is
+        taken; None: one among the temporary files.
 
     Returns:
       The cores that the process may use now.
@@ -40,7 +42,8 @@ def take(count: int, folder: pathlib.Path | None = None) -> list[int]:
     cores = allowed()
     if count >= len(cores) or not hasattr(os, "sched_setaffinity"):
         return cores
-    folder = folder or pathlib.Path(tempfile.gettempdir(), f"cifar_jax-{os.getuid()}")
+    name = f"cifar_jax-{socket.gethostname()}-{os.getuid()}"
+    folder = folder or pathlib.Path(tempfile.gettempdir(), name)
     found = {}
     with contextlib.suppress(OSError):  # no place for locks
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -98,7 +98,7 @@ class Crew:
             "OMP_NUM_THREADS": str(self._threads),
             "PYTHONUNBUFFERED": "1",
         }
-        devices = _gpus()
+        devices = gpus()
         if self._size > 1 and devices:
             share["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
             if self._size > len(devices):
@@ -147,7 +147,7 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
     """Returns the NVIDIA GPUs that workers may use, without starting JAX."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

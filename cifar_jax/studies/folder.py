@@ -53,7 +53,8 @@ def run(
         journal.retry_failed()
     view = live.View(study)
     code = 0
-    if not journal.is_done():
+    done = journal.is_done()
+    if not done or not results.is_scored(study, _rows(study, journal), folder):
         _prepare(study)
         code = _work(study, journal, view, command, workers)
     found = _rows(study, journal)

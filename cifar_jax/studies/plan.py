@@ -61,7 +61,7 @@ def examples(study: Study) -> list[Candidate]:
 def _times(study: Study, sound: Sequence[Candidate], console, workers: int):
     """Returns seconds of a run by design, the names of the measured, and a sentence."""
     threads = study.threads or cores.share(workers)
-    os.environ["NPROC"] = str(threads)  # as the workers have it; before JAX starts
+    os.environ["NPROC"] = str(threads)  # as a worker has it; before JAX starts
     from cifar_jax.studies import timing
     from cifar_jax.training import sharding
 

@@ -41,6 +41,16 @@ def winner(folder: pathlib.Path) -> dict[str, Any] | None:
     return None
 
 
+def is_scored(study: Study, found: Sequence[table.Row], folder: pathlib.Path) -> bool:
+    """Tells whether winner.json is that of the best design, with all its runs.
+
+    It is, too, if no run has ended well, so that there is nothing to score.
+    """
+    best, record = table.ranked(study, found)[0], winner(folder)
+    known = (record["design"], record["seeds"]) if record else None
+    return not best.seeds or known == (best.candidate.name, best.seeds)
+
+
 def _verdict(record: Mapping[str, Any]) -> str:
     test = record["test"]
     spread = f" ± {statistics.stdev(test):.4f}" if len(test) > 1 else ""

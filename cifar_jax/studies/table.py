@@ -49,6 +49,11 @@ class Row:
     candidate: Candidate
     runs: tuple[Run, ...]
 
+    @property
+    def seeds(self) -> list[int]:
+        """Numbers of the runs that are done."""
+        return [run.seed for run in self.runs if run.state == "done"]
+
     def values(self, name: str) -> list[float]:
         """Returns a figure of all runs that are done, by seed."""
         if name in ("parameters", "macs"):

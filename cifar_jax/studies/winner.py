@@ -1,6 +1,8 @@
 """The best design of a study, which alone is scored on the test set, once."""
 
+import functools
 import json
+from collections.abc import Callable
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,12 +24,11 @@ def score(study: Study, journal: Journal) -> None:
     must have chosen another design, or have more runs of it.
     """
     rows = tables.rows(study, journal.candidates(), journal.trials())
-    best = tables.ranked(study, rows)[0]
-    name, seeds = best.candidate.name, [r.seed for r in best.runs if r.state == "done"]
-    before = results.winner(journal.folder)
-    if not seeds or (before and (before["design"], before["seeds"]) == (name, seeds)):
+    if results.is_scored(study, rows, journal.folder):
         return
-    images = _test_images(best.candidate.config)
+    best = tables.ranked(study, rows)[0]
+    name, seeds = best.candidate.name, best.seeds
+    images = functools.cache(lambda: _test_images(best.candidate.config))
     for wait in (False, True):  # first those that nobody is at work on
         for seed in seeds:
             _score_one(journal, name, seed, images, wait)
@@ -64,7 +65,11 @@ def _test_images(config: ConfigDict) -> table.Table:
 
 
 def _score_one(
-    journal: Journal, name: str, seed: int, images: table.Table, wait: bool
+    journal: Journal,
+    name: str,
+    seed: int,
+    images: Callable[[], table.Table],
+    wait: bool,
 ) -> None:
     """Notes a run's accuracy on the test images, unless that is done, or being done."""
     lock = f"test-{designs.folder_of(name)}-{seed}"
@@ -72,6 +77,6 @@ def _score_one(
         if not mine or (name, seed) in journal.tested():
             return
         folder = run_directory(journal.folder, name, seed)
-        logits, labels = Predictor(folder, batch_size=500).outputs(images)
+        logits, labels = Predictor(folder, batch_size=500).outputs(images())
         accuracy = np.mean(logits[:, 0].argmax(axis=-1) == labels)
         journal.note_test(name, seed, float(accuracy))

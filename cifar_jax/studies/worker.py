@@ -1,11 +1,13 @@
 """A worker: takes one run of a study after the other, until none is left."""
 
+import gc
 import pathlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.analysis import efficiency
@@ -29,65 +31,75 @@ def work(study: Study, journal: Journal) -> None:
     Raises:
       Stopped: After SIGINT or SIGTERM; the runs are saved and given back.
     """
-    design = None
+    fits, design = _fits(study), None
     with sources.keeping():
-        while (job := journal.claim()) is not None:
-            if job.candidate.name != design:
+        while jobs := journal.claim(study.together, fits):
+            if jobs[0].candidate.name != design:
                 jax.clear_caches()  # of programs that no other design will call
-                design = job.candidate.name
-            jobs = [job, *journal.claim_more(study.together - 1, _fits(study, job))]
-            _work(study, journal, jobs)
+                design = jobs[0].candidate.name
+            try:
+                outcomes = _outcomes(study, journal, jobs)
+                for job, outcome in zip(jobs, outcomes, strict=True):
+                    _close(study, journal, job, outcome)
+            except (Stopped, KeyboardInterrupt, SystemExit):
+                for job in jobs:
+                    journal.give_back(job)
+                raise
 
 
-def _work(study: Study, journal: Journal, jobs: Sequence[Job]) -> None:
-    """Does runs that are claimed."""
-    try:
-        outcomes = _outcomes(study, journal, jobs)
-    except (Stopped, KeyboardInterrupt, SystemExit):
-        for job in jobs:
-            journal.give_back(job)
-        raise
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        _close(study, journal, job, outcome)
+def _fits(study: Study) -> Callable[[Job, Candidate], bool]:
+    """Returns what tells whether runs of a design can be trained together with one.
 
+    Those of another design are only if its own seeds leave room: else it would depend
+    on the workers which runs are together.
+    """
+    known: dict[tuple[str, str], bool] = {}
 
-def _fits(study: Study, job: Job) -> Callable[[Candidate, int], bool]:
-    """Returns what tells whether a run can be trained together with another."""
-    config = study.config(job.candidate, job.seed)
-
-    def fits(candidate: Candidate, seed: int) -> bool:
-        try:
-            alike.differences([config, study.config(candidate, seed)])
-        except UserError:
+    def fits(job: Job, candidate: Candidate) -> bool:
+        names = job.candidate.name, candidate.name
+        if names[0] != names[1] and study.together <= study.seeds:
             return False
-        return True
+        if names not in known:
+            known[names] = _are_alike(job.candidate.config, candidate.config)
+        return known[names]
 
     return fits
+
+
+def _are_alike(*configs: ConfigDict) -> bool:
+    try:
+        alike.differences(configs)
+    except UserError:
+        return False
+    return True
 
 
 def _outcomes(
     study: Study, journal: Journal, jobs: Sequence[Job]
 ) -> list[dict[str, Any] | Exception]:
     """Trains runs; returns their results, or what has ended them."""
-    if len(jobs) == 1:
-        return [_alone(study, journal, jobs[0])]
-    paths = [_path(journal, job) for job in jobs]
-    print(f"== {', '.join(map(str, paths))}", flush=True)
-    try:
-        return together.train_together(
-            [study.config(job.candidate, job.seed) for job in jobs],
-            paths,
-            on_epoch=lambda run, means: _note(study, journal, jobs[run], means),
-        )
-    except Stopped:
-        raise
-    except Exception as error:  # too large for the memory, say
-        print(f"not together: {error}", flush=True)
-        return [_alone(study, journal, job) for job in jobs]
+    if len(jobs) > 1:
+        paths = [_path(journal, job) for job in jobs]
+        print(f"== {', '.join(map(str, paths))}", flush=True)
+        try:
+            return together.train_together(
+                [study.config(job.candidate, job.seed) for job in jobs],
+                paths,
+                on_epoch=lambda run, means: _note(study, journal, jobs[run], means),
+            )
+        except Stopped:
+            raise
+        except Exception as error:  # too large for the memory, say
+            _show(error)
+        print("not together, but one after another", flush=True)
+        gc.collect()  # the error held the arrays of all the runs
+    return [_alone(study, journal, job) for job in jobs]
 
 
 def _alone(study: Study, journal: Journal, job: Job) -> dict[str, Any] | Exception:
     print(f"== {_path(journal, job)}", flush=True)
+    if journal.is_closed(job):
+        return RunEnded()
     try:
         return loop.train_and_evaluate(
             study.config(job.candidate, job.seed),
@@ -97,13 +109,20 @@ def _alone(study: Study, journal: Journal, job: Job) -> dict[str, Any] | Excepti
     except Stopped:
         raise
     except Exception as error:  # whatever a design may trip over; the next may not
-        if not isinstance(error, (RunEnded, *_EXPECTED)):
-            traceback.print_exc()
-        return error
+        _show(error)
+        return error.with_traceback(None)  # which holds the run's arrays
+
+
+def _show(error: Exception) -> None:
+    """Prints an error, with its traceback if that tells more than its text."""
+    if isinstance(error, _EXPECTED):
+        print(error, flush=True)
+    elif not isinstance(error, RunEnded):
+        traceback.print_exception(error)
 
 
 def _note(study: Study, journal: Journal, job: Job, means: Mapping[str, Any]) -> None:
-    """Notes an epoch of a run in the journal, and ends one that is hopeless.
+    """Notes an epoch of a run in the journal, and closes one that is hopeless.
 
     Raises:
       RunEnded: It validates too badly to go on.
@@ -114,7 +133,8 @@ def _note(study: Study, journal: Journal, job: Job, means: Mapping[str, Any]) ->
     journal.report(job, means["epoch"], means["val"][key])
     last = job.candidate.config.train.epochs
     if means["epoch"] < last and journal.prunes(job):
-        raise RunEnded("pruned")
+        journal.prune(job)  # now: a pruner that is asked again may answer otherwise
+        raise RunEnded
 
 
 def _close(
@@ -122,19 +142,19 @@ def _close(
 ) -> None:
     """Writes what became of a run into the journal."""
     if isinstance(outcome, RunEnded):
-        journal.prune(job)
         return
     if not isinstance(outcome, Exception):
         try:
             measured = _measured(study, outcome, _path(journal, job))
-        except _EXPECTED as error:
+            values = [measured[name] for name in study.objectives]
+        except Exception as error:
+            _show(error)
             outcome = error
     if isinstance(outcome, Exception):
         name = "" if isinstance(outcome, _EXPECTED) else f"{type(outcome).__name__}: "
         journal.fail(job, f"{name}{outcome}".splitlines()[0])
-        return
-    values = [measured[name] for name in study.objectives]
-    journal.complete(job, values, measured)
+    else:
+        journal.complete(job, values, measured)
 
 
 def _path(journal: Journal, job: Job) -> pathlib.Path:
@@ -154,7 +174,8 @@ def _measured(study: Study, result, workdir) -> dict[str, Any]:
         "parameters": result["num_parameters"],
         "macs": result["flops_per_image"] // 2,
         "best_epoch": result["best_epoch"],
-        "seconds": result["seconds"]["total"],
+        # runs that train together have all of their seconds in common
+        "seconds": result["seconds"]["total"] / result["together"],
         "compile_seconds": result["seconds"]["compile"],
         "images_per_second": result["images_per_second"],
         "device": result["device"],

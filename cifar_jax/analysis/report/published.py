@@ -3,11 +3,11 @@
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cifar_jax import UserError
 from cifar_jax._files import replacing
-from cifar_jax.analysis.report import markdown, speeds
+from cifar_jax.analysis.report import markdown, measured
 from cifar_jax.analysis.report.checked import read_object
 from cifar_jax.analysis.report.document import Cell, Table
 from cifar_jax.analysis.report.groups import Group, group
@@ -23,13 +23,15 @@ from cifar_jax.analysis.report.text import (
     sample,
 )
 
+_MAKERS = (measured.of_records, measured.of_peers, measured.of_studies)
 BEGIN, END = "<!-- records:begin -->", "<!-- records:end -->"
 
 
 def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
     """Returns the pages that show the records, as they should be.
 
-    Those are README.md in the folder and above it, where they hold the markers.
+    Those are README.md in the folder and above it, where they hold the markers. The
+    first has what studies have chosen, too.
 
     Args:
       folder: Holds the records, at any depth.
@@ -44,7 +46,9 @@ def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
     found = {}
     for path in (folder.parent / "README.md", folder / "README.md"):
         if path.exists() and BEGIN in (text := path.read_text(encoding="utf-8")):
-            found[path] = _replace(text, _tables(groups, files, path.parent), path)
+            makers = _MAKERS if path.parent == folder else _MAKERS[:-1]
+            tables = _tables(groups, files, path.parent, makers)
+            found[path] = _replace(text, tables, path)
     if not found:
         raise UserError(
             f"neither {folder.parent / 'README.md'} nor {folder / 'README.md'} holds "
@@ -82,14 +86,17 @@ def _replace(text: str, tables: str, path: pathlib.Path) -> str:
 
 
 def _tables(
-    groups: Sequence[Group], files: Mapping[pathlib.Path, dict], start: pathlib.Path
+    groups: Sequence[Group],
+    files: Mapping[pathlib.Path, dict],
+    start: pathlib.Path,
+    makers: Sequence[Callable],
 ) -> str:
     """Returns the tables as Markdown, with links that are good in a folder."""
     lines = [_accuracies(groups, start)]
     if any(each.chose_on_test for each in groups):
         lines.append(markdown.escape(CHOSEN_ON_TEST))
-    lines += map(markdown.escape, speeds.data_notes(files))
-    for make in (speeds.of_records, speeds.of_peers):
+    lines += map(markdown.escape, measured.data_notes(files))
+    for make in makers:
         table = make(files, lambda path: _address(path, start))
         if table is not None:
             lines += [f"{markdown.escape(table.caption)}:", markdown.table(table)]

@@ -1,12 +1,13 @@
-"""Tables of the speeds that files of results hold: of records, and beside peers."""
+"""Tables of what files of results hold beside runs: clocks, peers, and studies."""
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cifar_jax.analysis.report import checked
 from cifar_jax.analysis.report.document import Cell, Table
-from cifar_jax.analysis.report.text import nothing, number
+from cifar_jax.analysis.report.groups import sample as sample_of
+from cifar_jax.analysis.report.text import nothing, number, sample
 
 _NUMBER = (int, float)
 _RECORD = {
@@ -21,6 +22,13 @@ _RECORD = {
     "data.note": str,
 }
 _PEER = {"images_per_second.median": _NUMBER, "ours_is_faster.median": _NUMBER}
+_WINNER = {
+    "design": str,
+    "parameters": int,
+    "seeds": list,
+    "validation": list,
+    "test": list,
+}
 _KINDS = {"train": "training", "infer": "inference"}
 
 Address = Callable[[pathlib.Path], str]
@@ -48,9 +56,13 @@ def of_records(files: Mapping[pathlib.Path, dict], address: Address) -> Table | 
     return Table(caption, columns, rows) if rows else None
 
 
-def _record_row(path: pathlib.Path, record: dict[str, Any], address: Address):
+def _record_row(
+    path: pathlib.Path, record: dict[str, Any], address: Address
+) -> list[Cell]:
     checked.checked(record, _RECORD, path)
     clocks, cold = record["clocks"], record["clocks"].get("cold_process")
+    if cold:
+        checked.checked(cold, {"seconds": _NUMBER}, path)
     return [
         Cell("", links=[(path.stem, address(path))]),
         number(clocks["train"]["mean"], ".1f"),
@@ -91,9 +103,11 @@ def of_peers(files: Mapping[pathlib.Path, dict], address: Address) -> Table | No
     return Table(caption, [*columns, "device"], rows) if rows else None
 
 
-def _peer_row(path, record, kind: str, names: Sequence[str], address: Address):
+def _peer_row(
+    path: pathlib.Path, record, kind: str, names: Iterable[str], address: Address
+) -> list[Cell]:
     peers = record["contenders"]
-    cells = [_peer(peers[n][kind], path) if n in peers else nothing() for n in names]
+    cells = [_peer(peers[n], kind, path) if n in peers else nothing() for n in names]
     return [
         Cell("", links=[(path.stem, address(path))]),
         Cell(_KINDS[kind]),
@@ -102,11 +116,48 @@ def _peer_row(path, record, kind: str, names: Sequence[str], address: Address):
     ]
 
 
-def _peer(measured: dict[str, Any], path: pathlib.Path) -> Cell:
+def _peer(peer: Any, kind: str, path: pathlib.Path) -> Cell:
+    measured = checked.checked(peer, {kind: dict}, path)[kind]
     checked.checked(measured, _PEER, path)
     rate = measured["images_per_second"]["median"]
     faster = measured["ours_is_faster"]["median"]
     return Cell(f"{rate:,.0f} ({faster:.2f})", number=rate)
+
+
+def of_studies(files: Mapping[pathlib.Path, dict], address: Address) -> Table | None:
+    """Returns what `cifar_jax.search` has chosen; None: there is nothing.
+
+    Args:
+      files: What JSON files hold.
+      address: Returns the link to a file.
+
+    Raises:
+      UserError: If one is damaged.
+    """
+    rows = [
+        _study_row(path, checked.checked(each, _WINNER, path), address)
+        for path, each in files.items()
+        if path.name == "winner.json"
+    ]
+    caption = (
+        "Studies: the design that each has chosen by its validation accuracy, and the "
+        "test accuracy of that design, the only one that was looked at"
+    )
+    columns = ["study", "chosen", "parameters", "seeds"]
+    columns += ["validation accuracy", "test accuracy"]
+    return Table(caption, columns, rows) if rows else None
+
+
+def _study_row(
+    path: pathlib.Path, winner: dict[str, Any], address: Address
+) -> list[Cell]:
+    return [
+        Cell("", links=[(path.parent.name, address(path.parent / "table.md"))]),
+        Cell(winner["design"]),
+        number(winner["parameters"]),
+        number(len(winner["seeds"])),
+        *(sample(sample_of(winner[key])) for key in ("validation", "test")),
+    ]
 
 
 def data_notes(files: Mapping[pathlib.Path, dict]) -> list[str]:
