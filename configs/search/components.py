@@ -4,7 +4,9 @@ A network of 266,050 parameters and its shape, on 8,000 images of CIFAR-10 for f
 epochs; 2,000 others validate. Three seeds of each, a minute a run on one core.
 Which parts help so small a network for so short a time is a hint, and no more, of what
 helps 4.8 million parameters for longer.
-Measured: not yet.
+Measured (results/studies/components), in validation accuracy: pools instead of strides
+0.056, the higher rate of biases 0.027, Muon instead of SGD 0.024, the whitening stem
+0.017; strong augmentation costs 0.03 to 0.06; of the others no difference shows.
 
 small: 500 images, an epoch and one seed, to see that everything runs.
 Command: python -m cifar_jax.search --config configs/search/components.py
