@@ -16,12 +16,12 @@ STUDY = {
 }
 
 
-def trial(name, seed, accuracy=None, error=None):
+def trial(name, seed, accuracy=None, error=None, **result):
     attrs = {"candidate": name, "seed": seed}
     if accuracy is None:
         attrs |= {"error": error}
         return create_trial(state=TrialState.FAIL, user_attrs=attrs)
-    attrs["result"] = {"accuracy": accuracy, "loss": 1.0, "seconds": 61.0}
+    attrs["result"] = {"accuracy": accuracy, "loss": 1.0, "seconds": 61.0, **result}
     return create_trial(
         state=TrialState.COMPLETE,
         values=[accuracy],
@@ -65,6 +65,19 @@ def test_a_table_says_what_failed(shown):
     assert "| 1 | C8 | 8 | 8-16 |" in text
     assert "- C4, seed 0: no good" in text and "- C6, seed 1: too bad" in text
     assert "| 1, 1 failed |" in text
+
+
+def test_test_time_augmentation_stands_beside_the_plain_figure(shown):
+    study, rows = shown
+    assert "TTA" not in results.markdown(study, rows)
+    trials = [trial("C2", n, 0.5, accuracy_tta=0.6 + n / 10) for n in range(2)]
+    rows = table.rows(study, study.candidates, trials)
+    header, _, first, *_ = results.markdown(study, rows).splitlines()
+    assert header.endswith("| validation accuracy | loss | accuracy with TTA |")
+    assert first.endswith("| 0.5000 ± 0.0000 | 1.0000 ± 0.0000 | 0.6500 ± 0.0707 |")
+    names, lines = results.csv(rows)
+    column = names.index("accuracy_tta")
+    assert [line[column] for line in lines] == [0.6, 0.7]
 
 
 def test_the_front_is_what_no_other_design_beats(shown):

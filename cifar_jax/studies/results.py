@@ -18,8 +18,8 @@ _CLOCKS = {"latency": "ms", "seconds": "s"}
 
 # Columns of results.csv that a run fills, if it is done.
 _RUN = (
-    *("accuracy", "loss", "best_epoch", "seconds", "compile_seconds"),
-    *("images_per_second", "latency", "device"),
+    *("accuracy", "loss", "accuracy_tta", "best_epoch", "seconds"),
+    *("compile_seconds", "images_per_second", "latency", "device"),
 )
 
 
@@ -86,6 +86,8 @@ def _grid(
     best = {id(row) for row in table.front(study, rows)} if several else set()
     header = [""] * places + ["design", *map(table.short, names)]
     header += ["widths", "parameters", "MACs", "seeds", "validation accuracy", "loss"]
+    tta = any(row.values("accuracy_tta") for row in rows)
+    header += ["accuracy with TTA"] * tta
     clocks = {name: unit for name, unit in _CLOCKS.items() if name in study.objectives}
     header += [f"{name} ({unit})" for name, unit in clocks.items()]
     header += ["reported"] if study.reported else []
@@ -101,6 +103,7 @@ def _grid(
             f"{each.cost.macs:,}",
         ]
         line += [_seeds(row), table.spread(row, "accuracy"), table.spread(row, "loss")]
+        line += [table.spread(row, "accuracy_tta")] * tta
         line += [table.spread(row, name, "{:.3g}".format) for name in clocks]
         if study.reported:
             claim = study.reported.get(each.name)

@@ -171,6 +171,7 @@ def _measured(study: Study, result, workdir) -> dict[str, Any]:
     measured = {
         "accuracy": result["val"]["accuracy"],
         "loss": result["val"]["loss"],
+        "accuracy_tta": (result.get("val_tta") or {}).get("accuracy"),
         "parameters": result["num_parameters"],
         "macs": result["flops_per_image"] // 2,
         "best_epoch": result["best_epoch"],
