@@ -196,6 +196,7 @@ def test_runs_of_the_same_shapes_are_trained_together(
         assert together.values("accuracy") == apart.values("accuracy")
 
 
+@pytest.mark.slow
 def test_a_run_in_company_is_pruned_alone(digits_dir, tmp_path, monkeypatch):
     keys = {"study.seeds": 1, "base.train.epochs": 2, "study.pruner": "halving"}
     study = make(digits_dir, **RATES, **keys, **{"study.together": 2})
@@ -207,6 +208,7 @@ def test_a_run_in_company_is_pruned_alone(digits_dir, tmp_path, monkeypatch):
     assert sizes == [2, 2] and states == ["pruned", "done"] * 2
 
 
+@pytest.mark.slow
 def test_a_fault_of_ours_fails_one_run(digits_dir, tmp_path, monkeypatch, capsys):
     measured = worker._measured
 
@@ -225,6 +227,7 @@ def test_a_fault_of_ours_fails_one_run(digits_dir, tmp_path, monkeypatch, capsys
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_fails_together_is_done_alone(digits_dir, tmp_path, monkeypatch):
     def fail(configs, *args, **options):
         raise MemoryError("too large")
