@@ -135,6 +135,10 @@ def test_what_studies_have_chosen_is_shown(results):
     assert row.pop("study") == "[table\\_8](studies/table_8/table.md)"
     accuracies = [f"{mean:.4f} ± {0.2 / 2**0.5:.4f}" for mean in (0.6, 0.5)]
     assert list(row.values()) == ["N3-B2", "44,370", "2", *accuracies]
+    winner |= {"design": "t0012", "factors": {"N": 3, "optim.name": "sgd"}}
+    (folder / "winner.json").write_text(json.dumps(winner))
+    page = published.pages(results)[results / "README.md"]
+    assert rows(page, 2)[0]["chosen"] == "N 3, name sgd"
     del winner["test"]
     (folder / "winner.json").write_text(json.dumps(winner))
     with pytest.raises(UserError, match=r"winner.json .* lacks test"):

@@ -1,6 +1,7 @@
 """Tables of what files of results hold beside runs: clocks, peers, and studies."""
 
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -153,11 +154,19 @@ def _study_row(
 ) -> list[Cell]:
     return [
         Cell("", links=[(path.parent.name, address(path.parent / "table.md"))]),
-        Cell(winner["design"]),
+        Cell(_chosen(winner)),
         number(winner["parameters"]),
         number(len(winner["seeds"])),
         *(sample(sample_of(winner[key])) for key in ("validation", "test")),
     ]
+
+
+def _chosen(winner: dict[str, Any]) -> str:
+    """Returns a design's name, and what it is if it was sampled: then it has a number."""
+    if not re.fullmatch(r"t\d+", winner["design"]):
+        return winner["design"]
+    factors = winner.get("factors", {}).items()
+    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in factors)
 
 
 def data_notes(files: Mapping[pathlib.Path, dict]) -> list[str]:
