@@ -162,7 +162,7 @@ def _study_row(
 
 
 def _chosen(winner: dict[str, Any]) -> str:
-    """Returns a design's name, and what it is if it was sampled: then it has a number."""
+    """Returns a design's name or, of a sampled one, which has a number, its factors."""
     if not re.fullmatch(r"t\d+", winner["design"]):
         return winner["design"]
     factors = winner.get("factors", {}).items()
