@@ -6,8 +6,10 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "cifar_jax"
-# Each room, with the rooms that it may use; the package itself has only the version
-# and the error for users' mistakes.
+# What all rooms may use, and which uses nothing of ours: the error for users' mistakes,
+# the default config, and files that appear whole.
+GROUND = {"UserError", "_files", "config"}
+# Each room, with the rooms that it may use.
 ROOMS = {
     "models": {"models"},
     "data": {"data"},
@@ -34,8 +36,14 @@ def test_imports_go_down(room):
     for path in files:
         for name in imported(path):
             parts = name.split(".")
-            if parts[0] == "cifar_jax" and parts[1:] != ["UserError"]:
-                assert parts[1] in ROOMS[room], f"{path} imports {name}"
+            if parts[0] == "cifar_jax":
+                assert parts[1] in ROOMS[room] | GROUND, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("name", ["__init__", "_files", "config"])
+def test_the_ground_stands_on_nothing_of_ours(name):
+    names = imported(PACKAGE / f"{name}.py")
+    assert not [each for each in names if each.startswith("cifar_jax")]
 
 
 def test_only_models_use_linen():
