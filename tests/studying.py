@@ -28,7 +28,12 @@ def make(data_dir=None, **keys):
 
 def claim(journal):
     """Returns the next run of a study, claimed, or None."""
-    return next(iter(journal.claim()), None)
+    return next(iter(journal.claim(1, same_design)), None)
+
+
+def same_design(job, candidate):
+    """Tells whether a design is that of a run."""
+    return candidate.name == job.candidate.name
 
 
 SAMPLED = {

@@ -71,9 +71,9 @@ def test_every_study_keeps_its_budget(name, variant):
     assert f"configs/search/{name}.py" in record and "small:" in record
 
 
-@pytest.mark.parametrize("form", [None, "tiny"])
-def test_components_are_compared_under_the_budget(form):
-    found = study.make(config_of("components", form)).candidates
+@pytest.mark.parametrize("variant", ["full", "small"])
+def test_components_are_compared_under_the_budget(variant):
+    found = study.make(config_of("components", variant)).candidates
     assert len(found) > 15 and found[0].name == "base"
     assert not any(each.refusal for each in found)
 
@@ -90,6 +90,12 @@ def test_reports_first_tables_are_their_designs():
     assert (found["P1"], found["P2"], found["P3"]) == (11_250_762, 11_189_322, 11173962)
     assert (found["K3"], found["K5"]) == (12_550_218, 15_302_730)
     assert len(found) == 28  # each other value of N, B, C, F, P and K once
+
+
+@pytest.mark.parametrize("name", ["components", *STUDIES])
+def test_an_unknown_variant_is_refused(name):
+    with pytest.raises(ValueError, match="variant 'smal' is unknown; use full,? .*"):
+        config_of(name, "smal")
 
 
 @pytest.mark.parametrize("multiple", [1, 8])

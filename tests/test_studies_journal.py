@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 from optuna.trial import TrialState
-from studying import SAMPLED, claim, make
+from studying import SAMPLED, claim, make, same_design
 
 from cifar_jax.studies import journal as journals
 from cifar_jax.studies import table
@@ -98,18 +98,18 @@ def test_a_killed_worker_gives_its_run_back(tmp_path):
 
 def test_runs_of_a_design_are_claimed_together(tmp_path):
     first, second = (Journal(make(**{"study.seeds": 3}), tmp_path) for _ in range(2))
-    jobs = first.claim(3) + second.claim(2)
+    jobs = first.claim(3, same_design) + second.claim(2, same_design)
     runs = [(job.candidate.name, job.seed) for job in jobs]
     assert runs == [("C2", 0), ("C2", 1), ("C2", 2), ("C4", 0), ("C4", 1)]
     for job in jobs[:2]:
         job.lock.release()  # their worker died: either may have killed it
     for number in (0, 1):
-        (again,) = second.claim(3)
+        (again,) = second.claim(3, same_design)
         assert (again.number, again.starts) == (number, 2)
         finish(second, again, 0.5)
     jobs[2].lock.release()
     first.give_back(jobs[3])  # this one was stopped
-    groups = second.claim(3), second.claim(3)
+    groups = second.claim(3, same_design), second.claim(3, same_design)
     assert [[job.number for job in group] for group in groups] == [[2], [3, 5]]
     for job in (*groups[0], *groups[1], jobs[4]):
         job.lock.release()

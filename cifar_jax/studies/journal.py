@@ -52,10 +52,6 @@ class Job:
     lock: KernelLock
 
 
-def _same_design(job: Job, candidate: Candidate) -> bool:
-    return candidate.name == job.candidate.name
-
-
 class Journal(Trials):
     """The trials of a study, and claims of its workers on them.
 
@@ -69,9 +65,7 @@ class Journal(Trials):
         self._claims = folder / "claims"
         self._claims.mkdir(exist_ok=True)
 
-    def claim(
-        self, most: int = 1, fits: Callable[[Job, Candidate], bool] = _same_design
-    ) -> list[Job]:
+    def claim(self, most: int, fits: Callable[[Job, Candidate], bool]) -> list[Job]:
         """Claims the next run, with others that are to be done at the same time.
 
         It waits while other workers may still give a run back. What has been begun

@@ -134,7 +134,7 @@ def _note(study: Study, journal: Journal, job: Job, means: Mapping[str, Any]) ->
     last = job.candidate.config.train.epochs
     if means["epoch"] < last and journal.prunes(job):
         journal.prune(job)  # now: a pruner that is asked again may answer otherwise
-        raise RunEnded
+        raise RunEnded("it validates too badly to go on")
 
 
 def _close(
@@ -176,7 +176,7 @@ def _measured(study: Study, result, workdir) -> dict[str, Any]:
         "macs": result["flops_per_image"] // 2,
         "best_epoch": result["best_epoch"],
         # runs that train together have all of their seconds in common
-        "seconds": result["seconds"]["total"] / result["together"],
+        "seconds": result["seconds"]["total"] / result.get("together", 1),
         "compile_seconds": result["seconds"]["compile"],
         "images_per_second": result["images_per_second"],
         "device": result["device"],

@@ -14,6 +14,7 @@ Command: python -m cifar_jax.search --config configs/search/components.py
 
 from cifar_jax import config as default
 from configs.records import seconds
+from configs.search.small import is_small
 
 CROP = dict(name="random_crop", padding=2, mode="reflect")
 FLIP = dict(name="alternating_flip")
@@ -76,7 +77,7 @@ def get_config(variant="full"):
     config.study.space = tuple(
         dict(name=name, change=change) for name, change in ITEMS.items()
     )
-    if variant == "small":
+    if is_small(variant):
         config.base.data.train_split = "train[:1%]"
         config.base.data.validation = 100
         config.base.train.epochs = 1

@@ -38,6 +38,8 @@ VARIANTS = {
 
 
 def get_config(variant="full"):
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r} is unknown; use {', '.join(VARIANTS)}")
     size, teaches = VARIANTS[variant]
     config = components.get_config(size)
     if teaches:
