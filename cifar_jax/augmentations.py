@@ -21,8 +21,8 @@ _PROGRESS = flags.DEFINE_float(
 def main() -> None:
     """Writes the picture and says what is in it."""
     # slow to import: not for --help
-    from cifar_jax.analysis import augment_sheet
     from cifar_jax.data import augment, sources
+    from cifar_jax.evaluation import augment_sheet
 
     config, output = _CONFIG.value, pathlib.Path(_OUTPUT.value)
     if output.suffix != ".png":

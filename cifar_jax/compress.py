@@ -79,7 +79,7 @@ def main() -> int:
 def _compare(variants, config, record: dict, output: pathlib.Path) -> None:
     """Prints the table of all forms, and writes it and the record."""
     from cifar_jax._files import replacing
-    from cifar_jax.analysis import compression
+    from cifar_jax.evaluation import compression
     from cifar_jax.training import own_data, results, sharding
     from cifar_jax.training.plain_config import plain
 
@@ -119,7 +119,7 @@ def _write(name: str, folder: pathlib.Path, kind, output: pathlib.Path, data_dir
     """Exports one form of one network."""
     import jax
 
-    from cifar_jax.analysis.compression import Variant
+    from cifar_jax.evaluation.compression import Variant
     from cifar_jax.formats import artifact
     from cifar_jax.training import trained
 

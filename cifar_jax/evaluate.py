@@ -46,8 +46,8 @@ def main() -> None:
     """Evaluates, and prints the figures."""
     network = _NETWORK()
     # slow to import: not for --help
-    from cifar_jax.analysis import evaluation, summary
-    from cifar_jax.analysis.output import Output
+    from cifar_jax.evaluation import evaluation, summary
+    from cifar_jax.evaluation.output import Output
 
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of what is asked for
     request = evaluation.Request(

@@ -37,8 +37,8 @@ def main() -> int:
         if not flag.value:
             raise _cli.UsageError(f"--{flag.name} is missing; see --help")
     # slow to import: not for --help
-    from cifar_jax.analysis import inference, predictions, progress
     from cifar_jax.data import sources
+    from cifar_jax.evaluation import inference, predictions, progress
 
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of what is asked for
     output = pathlib.Path(_OUTPUT.value)

@@ -39,8 +39,8 @@ def main(operands: list[str]) -> None:
     # slow to import: not for --help
     import jax
 
-    from cifar_jax.analysis.report import build, evaluating
-    from cifar_jax.analysis.report.runs import read_all
+    from cifar_jax.reporting import build, evaluating
+    from cifar_jax.reporting.runs import read_all
 
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of what is asked for
     runs = read_all(operands)
@@ -64,7 +64,7 @@ def _records(operands: list[str]) -> None:
             raise _cli.UsageError(f"--{flag.name} and --records: leave one out")
     if len(operands) > 1:
         raise _cli.UsageError(f"unexpected argument {operands[1]!r}; give one FOLDER")
-    from cifar_jax.analysis.report import published
+    from cifar_jax.reporting import published
 
     pages = published.pages(pathlib.Path(operands[0] if operands else "results"))
     stale = [path for path, text in pages.items() if path.read_text() != text]

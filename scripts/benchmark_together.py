@@ -32,7 +32,7 @@ _JSON = flags.DEFINE_string("json", None, "file for the record")
 
 def main() -> None:
     """Prints the table and writes the record."""
-    from cifar_jax.analysis import study_speed
+    from cifar_jax.evaluation import study_speed
 
     names = _ARRANGEMENTS.value
     if names is None:

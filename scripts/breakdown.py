@@ -22,7 +22,7 @@ _OUTPUT = flags.DEFINE_string(
 
 def main() -> None:
     """Prints the table and writes the record."""
-    from cifar_jax.analysis import breakdown, output
+    from cifar_jax.evaluation import breakdown, output
 
     name = _cli.config_name(flags.FLAGS["config"].config_filename)
     record = {

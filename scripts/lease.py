@@ -36,7 +36,7 @@ _LIST = flags.DEFINE_bool("list", False, "only print the commands, and what is d
 
 def main() -> int:
     """Runs the plan and says what is left."""
-    from cifar_jax.analysis import lease
+    from cifar_jax.evaluation import lease
 
     output = "runs/tiny" if _FORM.value == "tiny" else "results"
     steps = lease.plan(

@@ -33,7 +33,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "file for the record")
 
 def main() -> None:
     """Prints the table and writes the record."""
-    from cifar_jax.analysis import benchmark, output
+    from cifar_jax.evaluation import benchmark, output
 
     config, rounds, seconds = _CONFIG.value, _ROUNDS.value, _SECONDS.value
     if _TINY.value:

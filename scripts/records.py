@@ -32,7 +32,7 @@ _DATA_NOTE = flags.DEFINE_string(
 
 def main() -> None:
     """Runs what is missing and prints what the file holds."""
-    from cifar_jax.analysis import record_text, records
+    from cifar_jax.evaluation import record_text, records
 
     name = _cli.config_name(flags.FLAGS["config"].config_filename)
     record = records.make(

@@ -30,7 +30,7 @@ _OUTPUT = flags.DEFINE_string(
 
 def main() -> None:
     """Measures what is missing and prints what the file holds."""
-    from cifar_jax.analysis import variant_list, variants
+    from cifar_jax.evaluation import variant_list, variants
 
     name = _cli.config_name(flags.FLAGS["config"].config_filename)
     groups = _GROUPS.value or variant_list.GROUPS

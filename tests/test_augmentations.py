@@ -9,9 +9,9 @@ import pytest
 from augment_images import natural_images
 from PIL import Image
 
-from cifar_jax.analysis import augment_sheet
 from cifar_jax.data import sources
 from cifar_jax.data.sources import Examples
+from cifar_jax.evaluation import augment_sheet
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = ("cat", "ship", "automobile")

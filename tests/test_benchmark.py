@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cifar_jax import UserError, config
-from cifar_jax.analysis import benchmark, contenders, task
-from cifar_jax.analysis.workers import Seconds
+from cifar_jax.evaluation import benchmark, contenders, task
+from cifar_jax.evaluation.workers import Seconds
 from cifar_jax.models.resnet import create
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -140,7 +140,7 @@ def test_crop_and_flip_of_numpy():
 
 def test_crop_and_flip_of_torch():
     torch = pytest.importorskip("torch")
-    from cifar_jax.analysis import torch_contender
+    from cifar_jax.evaluation import torch_contender
 
     torch.manual_seed(0)
     check_crops(lambda images: torch_contender.crop_and_flip(torch.tensor(images)))
@@ -149,7 +149,7 @@ def test_crop_and_flip_of_torch():
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_torch_decays_kernels_alone(name):
     pytest.importorskip("torch")
-    from cifar_jax.analysis import torch_contender
+    from cifar_jax.evaluation import torch_contender
     from cifar_jax.models.torch_resnet import TorchResNet
 
     options = dict(stage_sizes=(1,), widths=(64,))
@@ -169,5 +169,5 @@ def test_torch_decays_kernels_alone(name):
 
 def test_pytorch_runs_without_jax():
     pytest.importorskip("torch")
-    code = "import sys, cifar_jax.analysis.torch_contender; assert 'jax' not in "
+    code = "import sys, cifar_jax.evaluation.torch_contender; assert 'jax' not in "
     subprocess.run([sys.executable, "-c", f"{code}sys.modules"], cwd=ROOT, check=True)

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from cifar_jax.analysis import breakdown, hlo, traces
-from cifar_jax.analysis.traces import Event
+from cifar_jax.evaluation import breakdown, hlo, traces
+from cifar_jax.evaluation.traces import Event
 
 ROOT = pathlib.Path(__file__).parent.parent
 # What XLA writes for a GPU, in short.

@@ -16,8 +16,8 @@ from test_end_to_end import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax import config as default
-from cifar_jax.analysis import compression
 from cifar_jax.data.sources import Examples
+from cifar_jax.evaluation import compression
 from cifar_jax.formats import artifact
 from cifar_jax.training import own_data, setup, trained
 from cifar_jax.training.plain_config import plain

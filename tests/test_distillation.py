@@ -9,7 +9,7 @@ import test_steps
 from test_steps import NUM_CLASSES, Run, check_close, examples, means
 
 from cifar_jax.training import steps
-from cifar_jax.training.distillation import Distillation
+from cifar_jax.training.methods.distillation import Distillation
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 

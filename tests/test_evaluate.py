@@ -13,12 +13,12 @@ from test_end_to_end import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax._files import replacing
-from cifar_jax.analysis import corruptions, efficiency, summary
-from cifar_jax.analysis.evaluation import Request, evaluate
-from cifar_jax.analysis.inference import Predictor
-from cifar_jax.analysis.output import Output
 from cifar_jax.data import sources
 from cifar_jax.data.table import from_arrays
+from cifar_jax.evaluation import corruptions, efficiency, summary
+from cifar_jax.evaluation.evaluation import Request, evaluate
+from cifar_jax.evaluation.inference import Predictor
+from cifar_jax.evaluation.output import Output
 
 
 @pytest.fixture(scope="module")

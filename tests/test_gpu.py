@@ -1,7 +1,7 @@
 import os
 import time
 
-from cifar_jax.analysis import gpu
+from cifar_jax.evaluation import gpu
 
 SMI = """#!/bin/sh
 case "$1" in

@@ -15,8 +15,9 @@ ROOMS = {
     "data": {"data"},
     "training": {"training", "data", "models"},
     "formats": {"formats", "training", "data", "models"},
-    "analysis": {"analysis", "training", "data", "models"},
-    "studies": {"studies", "analysis", "training", "data", "models"},
+    "evaluation": {"evaluation", "training", "data", "models"},
+    "reporting": {"reporting", "evaluation", "training", "data", "models"},
+    "studies": {"studies", "evaluation", "training", "data", "models"},
 }
 
 

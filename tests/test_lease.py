@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from cifar_jax.analysis import lease
-from cifar_jax.analysis.lease import Step
+from cifar_jax.evaluation import lease
+from cifar_jax.evaluation.lease import Step
 
 ROOT = pathlib.Path(__file__).parent.parent
 WRITE = "import json, sys; open(sys.argv[1], 'w').write(json.dumps({args}))"

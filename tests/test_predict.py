@@ -17,9 +17,9 @@ from test_end_to_end import tiny_config, train
 from test_evaluate import call
 
 from cifar_jax import UserError
-from cifar_jax.analysis import predictions
-from cifar_jax.analysis.inference import Predictor
 from cifar_jax.data import sources
+from cifar_jax.evaluation import predictions
+from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.training import trained
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -11,8 +11,9 @@ from test_end_to_end import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.data import sources
-from cifar_jax.training import lineage, policy, pruning, setup, trained
+from cifar_jax.training import lineage, policy, setup, trained
 from cifar_jax.training.engine import Engine
+from cifar_jax.training.methods import pruning
 from cifar_jax.training.optim import make_optimizer
 
 pytestmark = pytest.mark.usefixtures("compile_fast")

@@ -9,7 +9,7 @@ import pytest
 from made_runs import make_config, make_record, make_result
 
 from cifar_jax import UserError
-from cifar_jax.analysis.report import published
+from cifar_jax.reporting import published
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = f"# Title\n\nbefore\n\n{published.BEGIN}\nold\n{published.END}\n\nafter\n"

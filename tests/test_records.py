@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from cifar_jax import UserError, config
-from cifar_jax.analysis import record_text, records
+from cifar_jax.evaluation import record_text, records
 
 ROOT = pathlib.Path(__file__).parent.parent
 CIFAR = next(iter(records.COPIES))

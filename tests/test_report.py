@@ -24,8 +24,8 @@ from test_cli import call
 from test_end_to_end import tiny_config, train
 
 from cifar_jax import UserError
-from cifar_jax.analysis import efficiency
-from cifar_jax.analysis.report import (
+from cifar_jax.evaluation import efficiency
+from cifar_jax.reporting import (
     build,
     evaluating,
     markdown,
@@ -33,11 +33,11 @@ from cifar_jax.analysis.report import (
     svg,
     tradeoffs,
 )
-from cifar_jax.analysis.report.document import Cell, Charts, Note, Table
-from cifar_jax.analysis.report.evaluated import Evaluation
-from cifar_jax.analysis.report.groups import group
-from cifar_jax.analysis.report.networks import Networks
-from cifar_jax.analysis.report.runs import read_all
+from cifar_jax.reporting.document import Cell, Charts, Note, Table
+from cifar_jax.reporting.evaluated import Evaluation
+from cifar_jax.reporting.groups import group
+from cifar_jax.reporting.networks import Networks
+from cifar_jax.reporting.runs import read_all
 
 NOW = datetime.datetime(2026, 5, 4, 3, 2)
 

@@ -6,8 +6,8 @@ import pathlib
 
 import pytest
 
-from cifar_jax.analysis import task
 from cifar_jax.data.augment import make_pipeline
+from cifar_jax.evaluation import task
 from cifar_jax.models import count, resnet
 from cifar_jax.training import setup
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from cifar_jax.analysis import scores
+from cifar_jax.evaluation import scores
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from cifar_jax import UserError, config
-from cifar_jax.analysis import study_speed
+from cifar_jax.evaluation import study_speed
 
 ROOT = pathlib.Path(__file__).parent.parent
 

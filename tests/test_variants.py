@@ -13,10 +13,10 @@ from flax import linen as nn
 from jax import lax
 
 from cifar_jax import UserError, config
-from cifar_jax.analysis import variant_contender, variants
-from cifar_jax.analysis.turns import Protocol
-from cifar_jax.analysis.variant_list import VARIANTS, Variant
-from cifar_jax.analysis.workers import Seconds
+from cifar_jax.evaluation import variant_contender, variants
+from cifar_jax.evaluation.turns import Protocol
+from cifar_jax.evaluation.variant_list import VARIANTS, Variant
+from cifar_jax.evaluation.workers import Seconds
 from cifar_jax.models.resnet import create
 
 ROOT = pathlib.Path(__file__).parent.parent

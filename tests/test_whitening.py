@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from cifar_jax.training import whitening
+from cifar_jax.training.methods import whitening
 
 
 def smooth_images(channels=3):

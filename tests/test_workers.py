@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from cifar_jax import UserError
-from cifar_jax.analysis import workers
+from cifar_jax.evaluation import workers
 
 
 class Sleeper:
@@ -33,7 +33,7 @@ class Sleeper:
 @pytest.fixture
 def serve(monkeypatch):
     """Serves a sleeper in a thread: a process would take seconds to start."""
-    module = ModuleType("cifar_jax.analysis.sleeper")
+    module = ModuleType("cifar_jax.evaluation.sleeper")
     module.Sleeper = Sleeper
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(workers._WORKERS, "sleeper", ("sleeper", "Sleeper", ()))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cifar_jax._files import replacing
-from cifar_jax.analysis.output import Output
+from cifar_jax.evaluation.output import Output
 from cifar_jax.studies import plots, table
 from cifar_jax.studies.study import Study
 

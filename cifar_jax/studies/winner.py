@@ -8,8 +8,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax._files import replacing
-from cifar_jax.analysis.inference import Predictor
 from cifar_jax.data import sources, table
+from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.studies import designs, results
 from cifar_jax.studies import table as tables
 from cifar_jax.studies.journal import Journal

@@ -10,9 +10,9 @@ import jax
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax.analysis import efficiency
-from cifar_jax.analysis.inference import Predictor
 from cifar_jax.data import sources
+from cifar_jax.evaluation import efficiency
+from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.studies import designs
 from cifar_jax.studies.designs import Candidate
 from cifar_jax.studies.journal import Job, Journal

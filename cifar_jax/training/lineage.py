@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.models import count
-from cifar_jax.training import pruning, sharding, trained
+from cifar_jax.training import sharding, trained
 from cifar_jax.training.checkpoint import digest
-from cifar_jax.training.distillation import Distillation
+from cifar_jax.training.methods import pruning
+from cifar_jax.training.methods.distillation import Distillation
 from cifar_jax.training.optim import path_name
 from cifar_jax.training.setup import Setup, Teacher
 from cifar_jax.training.state import TrainState

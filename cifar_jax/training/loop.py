@@ -13,20 +13,13 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.data.sources import Examples
-from cifar_jax.training import (
-    distributed,
-    lineage,
-    policy,
-    pruning,
-    results,
-    setup,
-    tracking,
-)
+from cifar_jax.training import distributed, lineage, policy, results, setup, tracking
 from cifar_jax.training.calls import ALONE, Company, Compile, Train, Work, serve
 from cifar_jax.training.checkpoint import NotFiniteError
 from cifar_jax.training.due import Timer
 from cifar_jax.training.engine import Engine, Feed, Interrupted, means
 from cifar_jax.training.interrupt import Stopped, StopRequest, listen
+from cifar_jax.training.methods import pruning
 from cifar_jax.training.plain_config import plain
 from cifar_jax.training.profiling import Profiler
 from cifar_jax.training.progress import Progress

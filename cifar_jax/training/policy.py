@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax.training.tta import TTA
+from cifar_jax.training.methods.tta import TTA
 
 # How the best of two validations is found.
 RANKS = {

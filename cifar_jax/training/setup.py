@@ -18,16 +18,8 @@ from ml_collections import ConfigDict
 from cifar_jax import UserError
 from cifar_jax.data import augment, sources, splits
 from cifar_jax.models import count, resnet
-from cifar_jax.training import (
-    checks,
-    durations,
-    optim,
-    policy,
-    pruning,
-    schedules,
-    sharding,
-    whitening,
-)
+from cifar_jax.training import checks, durations, optim, policy, schedules, sharding
+from cifar_jax.training.methods import pruning, whitening
 from cifar_jax.training.steps import StepOptions, normalize
 
 # Five million patches of 3x3 pixels: more change no digit that matters.

@@ -16,8 +16,8 @@ import optax
 from jax.sharding import NamedSharding
 
 from cifar_jax.data import batches
-from cifar_jax.training import pruning, sam, tta
-from cifar_jax.training.distillation import Distillation
+from cifar_jax.training.methods import pruning, sam, tta
+from cifar_jax.training.methods.distillation import Distillation
 from cifar_jax.training.state import Metrics, TrainState, update_averages
 
 Augment = Callable[..., tuple[jax.Array, jax.Array]]
