@@ -294,8 +294,4 @@ def _study() -> ConfigDict:
     # CPU threads of a run, whose number changes its rounding; 0: the cores, shared by
     # the workers of a command
     study.threads = 0
-    # how many seeds of a design a worker trains together; if more than there are, also
-    # runs of other designs that differ in numbers alone (the learning rate, say), which
-    # changes the rounding; scripts/benchmark_together.py tells whether it is faster
-    study.together = 1
     return study

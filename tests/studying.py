@@ -26,16 +26,6 @@ def make(data_dir=None, **keys):
     return study.make(config_of(data_dir, **keys))
 
 
-def claim(journal):
-    """Returns the next run of a study, claimed, or None."""
-    return next(iter(journal.claim(1, same_design)), None)
-
-
-def same_design(job, candidate):
-    """Tells whether a design is that of a run."""
-    return candidate.name == job.candidate.name
-
-
 SAMPLED = {
     "study.kind": "sample",
     "study.space": (

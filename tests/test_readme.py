@@ -94,16 +94,3 @@ def test_published_speeds_come_from_their_file():
     (paragraph,) = (part for part in README.split("\n\n") if name in part)
     assert medians <= set(re.findall(r"[\d,]*\d", paragraph))
     assert set(re.findall(r"\d,\d{3}", paragraph)) <= medians
-
-
-def test_the_times_of_runs_together_come_from_their_files():
-    folder = ROOT / "results/benchmarks"
-    for name, count in (("together_one_core", 4), ("together_two_cores", 2)):
-        record = json.loads((folder / f"{name}.json").read_text())
-        runs = record["arrangements"].values()
-        medians = {f"{each['seconds']['total']['median']:.1f}" for each in runs}
-        before = README[: README.index(f"results/benchmarks/{name}.json")]
-        shown = re.findall(r"\b\d+\.\d\b", before)[-count:]
-        assert len(shown) == count and set(shown) <= medians
-        if name == "together_one_core":
-            assert record["arrangements"]["each"]["largest_distance_of_losses"] == 0

@@ -12,7 +12,7 @@ import time
 
 import jax
 import pytest
-from studying import claim, config_of, make
+from studying import config_of, make
 
 from cifar_jax import UserError
 from cifar_jax.studies import folder, plan, results, table, winner, worker
@@ -152,60 +152,9 @@ def test_a_stopped_worker_gives_its_run_back(digits_dir, tmp_path, monkeypatch):
         patch.setattr(worker.loop, "train_and_evaluate", stop)
         with pytest.raises(Stopped):
             worker.work(study, journal)
-    job = claim(Journal(study, tmp_path))
+    job = Journal(study, tmp_path).claim()
     assert job.number == 0
     job.lock.release()
-
-
-RATES = {
-    "study.kind": "grid",
-    "study.space": (
-        dict(factor="C", values=(2,)),
-        dict(factor="optim.learning_rate", values=(0.01, 0.02)),
-    ),
-    "base.model.activation": "mish",  # smooth: see test_together.py
-}
-
-
-def groups_of(monkeypatch):
-    """Returns how many runs are trained together, call by call, from now on."""
-    sizes, train_together = [], worker.together.train_together
-
-    def counted(configs, *args, **options):
-        sizes.append(len(configs))
-        return train_together(configs, *args, **options)
-
-    monkeypatch.setattr(worker.together, "train_together", counted)
-    return sizes
-
-
-def test_runs_of_the_same_shapes_are_trained_together(
-    digits_dir, tmp_path, monkeypatch
-):
-    found, sizes = {}, groups_of(monkeypatch)
-    for most in (1, 3):
-        study = make(digits_dir, **RATES, **{"study.together": most})
-        journal = Journal(study, tmp_path / str(most))
-        worker.work(study, journal)
-        found[most] = rows(study, journal)
-    assert sizes == [3]  # of four runs; the fourth is alone
-    for apart, together in zip(*found.values(), strict=True):
-        assert apart.candidate.name == together.candidate.name
-        assert apart.count("done") == together.count("done") == 2
-        assert together.values("loss") == pytest.approx(apart.values("loss"), abs=1e-5)
-        assert together.values("accuracy") == apart.values("accuracy")
-
-
-@pytest.mark.slow
-def test_a_run_in_company_is_pruned_alone(digits_dir, tmp_path, monkeypatch):
-    keys = {"study.seeds": 1, "base.train.epochs": 2, "study.pruner": "halving"}
-    study = make(digits_dir, **RATES, **keys, **{"study.together": 2})
-    journal = Journal(study, tmp_path)
-    monkeypatch.setattr(Journal, "prunes", lambda self, job: job.number % 2 == 0)
-    sizes = groups_of(monkeypatch)
-    worker.work(study, journal)
-    states = [run.state for row in rows(study, journal) for run in row.runs]
-    assert sizes == [2] and states == ["pruned", "done"]
 
 
 @pytest.mark.slow
@@ -218,25 +167,13 @@ def test_a_fault_of_ours_fails_one_run(digits_dir, tmp_path, monkeypatch, capsys
         return measured(study, result, workdir)
 
     monkeypatch.setattr(worker, "_measured", broken)
-    study = make(digits_dir, **{"study.together": 2})
+    study = make(digits_dir)
     journal = Journal(study, tmp_path)
     worker.work(study, journal)
     found = [run for row in rows(study, journal) for run in row.runs]
     assert [run.state for run in found] == ["failed", "done"] * 2
     assert found[0].error == "KeyError: 'latency'"
     assert "Traceback" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_what_fails_together_is_done_alone(digits_dir, tmp_path, monkeypatch):
-    def fail(configs, *args, **options):
-        raise MemoryError("too large")
-
-    monkeypatch.setattr(worker.together, "train_together", fail)
-    study = make(digits_dir, **{"study.together": 2})
-    journal = Journal(study, tmp_path)
-    worker.work(study, journal)
-    assert [row.count("done") for row in rows(study, journal)] == [2, 2]
 
 
 def test_another_study_is_refused(tmp_path):

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 from optuna.trial import TrialState
-from studying import SAMPLED, claim, make, same_design
+from studying import SAMPLED, make
 
 from cifar_jax.studies import journal as journals
 from cifar_jax.studies import table
@@ -23,8 +23,8 @@ def finish(journal, job, accuracy):
 
 def test_finalists_wait_for_the_last_run(tmp_path):
     first, second = (Journal(make(**SAMPLED), tmp_path) for _ in range(2))
-    jobs = [claim(first) for _ in range(4)]
-    last = claim(second)
+    jobs = [first.claim() for _ in range(4)]
+    last = second.claim()
     for job in jobs:
         finish(first, job, 0.5)
     assert not first.is_done()
@@ -37,7 +37,7 @@ def test_finalists_wait_for_the_last_run(tmp_path):
 
 def finish_all(journal, accuracy=lambda job: 0.5):
     done = []
-    while (job := claim(journal)) is not None:
+    while (job := journal.claim()) is not None:
         done.append((job.candidate.name, job.seed))
         finish(journal, job, accuracy(job))
     return done
@@ -54,16 +54,16 @@ def test_every_run_is_done_once_and_in_order(tmp_path):
     assert finish_all(journal) == expected
     assert journal.is_done()
     again = Journal(make(), tmp_path)
-    assert again.is_done() and claim(again) is None
+    assert again.is_done() and again.claim() is None
 
 
 def test_workers_share_a_study(tmp_path):
     first, second = Journal(make(), tmp_path), Journal(make(), tmp_path)
-    jobs = [claim(first), claim(second), claim(first), claim(second)]
+    jobs = [first.claim(), second.claim(), first.claim(), second.claim()]
     assert len({(job.candidate.name, job.seed) for job in jobs}) == 4
     for journal, job in zip((first, second, second, first), jobs, strict=True):
         finish(journal, job, 0.5)
-    assert claim(first) is None and claim(second) is None
+    assert first.claim() is None and second.claim() is None
 
 
 def test_more_seeds_are_added_to_a_study(tmp_path):
@@ -73,7 +73,7 @@ def test_more_seeds_are_added_to_a_study(tmp_path):
 
 
 def claim_and_wait(folder, connection):
-    job = claim(Journal(make(), pathlib.Path(folder)))
+    job = Journal(make(), pathlib.Path(folder)).claim()
     connection.send((job.candidate.name, job.seed))
     connection.recv()
 
@@ -85,47 +85,20 @@ def test_a_killed_worker_gives_its_run_back(tmp_path):
     process.start()
     name, seed = ours.recv()
     journal = Journal(make(), tmp_path)
-    mine = claim(journal)  # not the one that is being worked on
+    mine = journal.claim()  # not the one that is being worked on
     assert (mine.candidate.name, mine.seed) != (name, seed)
     process.kill()
     process.join()
-    back = claim(journal)
+    back = journal.claim()
     assert (back.candidate.name, back.seed) == (name, seed)
     assert back.number == 0
     mine.lock.release()
     back.lock.release()
 
 
-def test_runs_of_a_design_are_claimed_together(tmp_path):
-    first, second = (Journal(make(**{"study.seeds": 3}), tmp_path) for _ in range(2))
-    jobs = first.claim(3, same_design) + second.claim(2, same_design)
-    runs = [(job.candidate.name, job.seed) for job in jobs]
-    assert runs == [("C2", 0), ("C2", 1), ("C2", 2), ("C4", 0), ("C4", 1)]
-    for job in jobs[:2]:
-        job.lock.release()  # their worker died: either may have killed it
-    for number in (0, 1):
-        (again,) = second.claim(3, same_design)
-        assert (again.number, again.starts) == (number, 2)
-        finish(second, again, 0.5)
-    jobs[2].lock.release()
-    first.give_back(jobs[3])  # this one was stopped
-    groups = second.claim(3, same_design), second.claim(3, same_design)
-    assert [[job.number for job in group] for group in groups] == [[2], [3, 5]]
-    for job in (*groups[0], *groups[1], jobs[4]):
-        job.lock.release()
-
-
-def test_who_fits_is_asked(tmp_path):
-    journal = Journal(make(), tmp_path)
-    jobs = journal.claim(4, lambda job, candidate: candidate.name == "C4")
-    assert [job.number for job in jobs] == [0, 2, 3]
-    for job in jobs:
-        job.lock.release()
-
-
 def test_what_another_worker_closes_just_now_is_not_claimed(tmp_path, monkeypatch):
     first, second = (Journal(make(), tmp_path) for _ in range(2))
-    job, lock = claim(first), Journal._lock
+    job, lock = first.claim(), Journal._lock
 
     def late(self, number):
         if number == 0:
@@ -133,14 +106,14 @@ def test_what_another_worker_closes_just_now_is_not_claimed(tmp_path, monkeypatc
         return lock(self, number)
 
     monkeypatch.setattr(Journal, "_lock", late)
-    mine = claim(second)
+    mine = second.claim()
     assert mine.number == 1
     mine.lock.release()
 
 
 def test_what_is_closed_stays_so(tmp_path):
     journal = Journal(make(), tmp_path)
-    job = claim(journal)
+    job = journal.claim()
     assert not journal.is_closed(job)
     journal.prune(job)
     journal.give_back(job)
@@ -150,11 +123,11 @@ def test_what_is_closed_stays_so(tmp_path):
 
 def test_a_run_that_kills_its_workers_is_given_up(tmp_path):
     for start in range(MOST_STARTS):
-        job = claim(Journal(make(), tmp_path))
+        job = Journal(make(), tmp_path).claim()
         assert (job.number, start) == (0, start)
         job.lock.release()  # as the kernel does when the worker dies
     journal = Journal(make(), tmp_path)
-    job = claim(journal)
+    job = journal.claim()
     assert job.number == 1
     job.lock.release()
     (failed,) = (t for t in journal.trials() if t.state == TrialState.FAIL)
@@ -164,20 +137,20 @@ def test_a_run_that_kills_its_workers_is_given_up(tmp_path):
 def test_a_run_that_gets_on_is_not_given_up(tmp_path):
     for epoch in range(1, 2 * MOST_STARTS):
         journal = Journal(make(), tmp_path)
-        job = claim(journal)
+        job = journal.claim()
         assert job.number == 0
         journal.report(job, epoch, 0.1)
         job.lock.release()
     for _ in range(2 * MOST_STARTS):  # nor one that is stopped and saved
         journal = Journal(make(), tmp_path)
-        job = claim(journal)
+        job = journal.claim()
         assert job.number == 0
         journal.give_back(job)
 
 
 def test_failed_runs_are_kept_and_can_be_done_again(tmp_path):
     journal = Journal(make(), tmp_path)
-    journal.fail(claim(journal), "no good")
+    journal.fail(journal.claim(), "no good")
     assert len(finish_all(journal)) == 3
     assert journal.is_done()
     assert states(journal).count(TrialState.FAIL) == 1
@@ -188,7 +161,7 @@ def test_failed_runs_are_kept_and_can_be_done_again(tmp_path):
 
 def test_a_line_that_was_cut_off_is_dropped(tmp_path):
     journal = Journal(make(), tmp_path)
-    finish(journal, claim(journal), 0.5)
+    finish(journal, journal.claim(), 0.5)
     path = tmp_path / "journal.log"
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"op_code": 6, "work')
@@ -204,7 +177,7 @@ def test_sampled_designs_do_not_depend_on_the_worker(tmp_path):
         journals_ = [Journal(make(**SAMPLED), tmp_path / name) for _ in range(workers)]
         for number in range(5):
             journal = journals_[number % workers]
-            job = claim(journal)
+            job = journal.claim()
             assert job.seed == 0
             finish(journal, job, job.candidate.factors["C"] / 10)
         trials = journals_[0].trials()
@@ -236,7 +209,7 @@ def test_samplers_propose_what_fits(tmp_path, sampler):
         keys["study.objectives"] = ("accuracy", "macs")
     study = make(**keys)
     journal = Journal(study, tmp_path)
-    while (job := claim(journal)) is not None:
+    while (job := journal.claim()) is not None:
         assert job.candidate.num_parameters < 4_000
         values = [0.5, job.candidate.cost.macs][: len(study.objectives)]
         journal.complete(job, values, {"accuracy": 0.5, "loss": 1.0})
@@ -249,7 +222,7 @@ def test_hopeless_runs_are_pruned(tmp_path, pruner):
     keys["study.space"] = (dict(factor="C", values=tuple(range(1, 13))),)
     journal = Journal(make(**keys), tmp_path)
     ended = {}
-    while (job := claim(journal)) is not None:
+    while (job := journal.claim()) is not None:
         accuracy = 1 - job.candidate.factors["C"] / 20  # each worse than those before
         assert job.candidate.name not in ended
         for epoch in range(1, 5):

@@ -20,7 +20,7 @@ from cifar_jax.training import plain_config
 # other resources. Those of `base` are the run directories'.
 FREE_KEYS = (
     *("study.seeds", "study.trials", "study.finalists"),
-    *("study.latency", "study.together"),
+    *("study.latency", "study.together"),  # the second is one of older versions
 )
 _LOOK_SECONDS = 0.5
 

@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -65,26 +65,18 @@ class Journal(Trials):
         self._claims = folder / "claims"
         self._claims.mkdir(exist_ok=True)
 
-    def claim(self, most: int, fits: Callable[[Job, Candidate], bool]) -> list[Job]:
-        """Claims the next run, with others that are to be done at the same time.
+    def claim(self) -> Job | None:
+        """Claims the next run; returns None when the study is done.
 
-        It waits while other workers may still give a run back. What has been begun
-        before in vain is claimed alone: it may be what killed its worker.
-
-        Args:
-          most: How many runs.
-          fits: Tells whether runs of a design can be done together with one.
-
-        Returns:
-          The runs; none when the study is done.
+        It waits while other workers may still give a run back.
         """
         while True:
             with self._turn:
                 if job := self._next() or self._proposed():
-                    return [job, *self._company(job, most - 1, fits)]
+                    return job
                 running = any(not t.state.is_finished() for t in self.trials())
                 if not running and not self._extend():
-                    return []
+                    return None
             time.sleep(POLL_SECONDS)
 
     def complete(self, job: Job, values: list[float], result: dict[str, Any]) -> None:
@@ -147,12 +139,12 @@ class Journal(Trials):
             if mine:
                 lock.release()
 
-    def _next(self, fits: Callable[[FrozenTrial], bool] | None = None) -> Job | None:
+    def _next(self) -> Job | None:
         """Returns a run whose worker is gone, or else the first one that waits."""
         trials = self._all()
         for state in (TrialState.RUNNING, TrialState.WAITING):
             for trial in trials:
-                if trial.state == state and (job := self._taken(trial, fits)):
+                if trial.state == state and (job := self._taken(trial)):
                     return job
         return None
 
@@ -161,23 +153,8 @@ class Journal(Trials):
         trial = self._propose()
         return trial and self._taken(trial)
 
-    def _company(
-        self, job: Job, most: int, fits: Callable[[Job, Candidate], bool]
-    ) -> list[Job]:
-        """Claims more runs, that are to be done at the same time as one."""
-
-        def joins(trial: FrozenTrial) -> bool:
-            return not _starts(trial) and fits(job, self._candidate(trial))
-
-        jobs = []
-        while len(jobs) < most and job.starts == 1 and (other := self._next(joins)):
-            jobs.append(other)
-        return jobs
-
-    def _taken(
-        self, trial: FrozenTrial, fits: Callable[[FrozenTrial], bool] | None = None
-    ) -> Job | None:
-        """Claims a run that nobody works on, if it fits and can be done."""
+    def _taken(self, trial: FrozenTrial) -> Job | None:
+        """Claims a run that nobody works on, if it can be done."""
         lock = self._lock(trial.number)
         if lock is None:
             return None
@@ -187,7 +164,7 @@ class Journal(Trials):
             self._optuna.tell(trial.number, state=TrialState.FAIL)  # died in the making
             lock.release()
             return None
-        if trial.state.is_finished() or (fits and not fits(trial)):
+        if trial.state.is_finished():
             lock.release()
             return None
         if trial.state == TrialState.WAITING:

@@ -51,7 +51,6 @@ class Study:
       reduction: Of so many runs one goes on, each time.
       reported: By the name of a design, the accuracy that its report has.
       threads: CPU threads of a run, or 0.
-      together: How many runs of the same shapes a worker trains in one call, at most.
     """
 
     rules: Rules
@@ -70,7 +69,6 @@ class Study:
     reduction: int
     reported: dict[str, float]
     threads: int
-    together: int
 
     @property
     def samples(self) -> bool:
@@ -150,7 +148,7 @@ def make(config: ConfigDict) -> Study:
 
 _PLAIN = (
     *("kind", "seeds", "latency", "sampler", "sampler_seed", "trials", "finalists"),
-    *("pruner", "min_epochs", "reduction", "threads", "together"),
+    *("pruner", "min_epochs", "reduction", "threads"),
 )
 
 
@@ -165,7 +163,7 @@ def _check(base: ConfigDict, study: ConfigDict) -> None:
     ):
         if study[key] not in choices:
             raise UserError(f"study.{key} is {study[key]!r}; use {', '.join(choices)}")
-    for key in ("width_multiple", "seeds", "trials", "min_epochs", "together"):
+    for key in ("width_multiple", "seeds", "trials", "min_epochs"):
         if study[key] < 1:
             raise UserError(f"study.{key} is {study[key]}; use at least 1")
     for key, least in (("finalists", 0), ("threads", 0), ("reduction", 2)):

@@ -1,28 +1,28 @@
 """A worker: takes one run of a study after the other, until none is left."""
 
-import gc
 import pathlib
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.data import sources
 from cifar_jax.evaluation import efficiency
 from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.studies import designs
-from cifar_jax.studies.designs import Candidate
 from cifar_jax.studies.journal import Job, Journal
 from cifar_jax.studies.study import Study
-from cifar_jax.training import alike, loop, together
-from cifar_jax.training.calls import RunEnded
+from cifar_jax.training import loop
 from cifar_jax.training.interrupt import Stopped
 
 # What ends a run and needs no traceback.
 _EXPECTED = (UserError, OSError, jax.errors.JaxRuntimeError)
+
+
+class Pruned(Exception):
+    """Raised by `on_epoch` to end a run that validates too badly."""
 
 
 def work(study: Study, journal: Journal) -> None:
@@ -31,75 +31,22 @@ def work(study: Study, journal: Journal) -> None:
     Raises:
       Stopped: After SIGINT or SIGTERM; the runs are saved and given back.
     """
-    fits, design = _fits(study), None
+    design = None
     with sources.keeping():
-        while jobs := journal.claim(study.together, fits):
-            if jobs[0].candidate.name != design:
+        while job := journal.claim():
+            if job.candidate.name != design:
                 jax.clear_caches()  # of programs that no other design will call
-                design = jobs[0].candidate.name
+                design = job.candidate.name
             try:
-                outcomes = _outcomes(study, journal, jobs)
-                for job, outcome in zip(jobs, outcomes, strict=True):
-                    _close(study, journal, job, outcome)
+                _close(study, journal, job, _outcome(study, journal, job))
             except (Stopped, KeyboardInterrupt, SystemExit):
-                for job in jobs:
-                    journal.give_back(job)
+                journal.give_back(job)
                 raise
 
 
-def _fits(study: Study) -> Callable[[Job, Candidate], bool]:
-    """Returns what tells whether runs of a design can be trained together with one.
-
-    Those of another design are only if its own seeds leave room: else it would depend
-    on the workers which runs are together.
-    """
-    known: dict[tuple[str, str], bool] = {}
-
-    def fits(job: Job, candidate: Candidate) -> bool:
-        names = job.candidate.name, candidate.name
-        if names[0] != names[1] and study.together <= study.seeds:
-            return False
-        if names not in known:
-            known[names] = _are_alike(job.candidate.config, candidate.config)
-        return known[names]
-
-    return fits
-
-
-def _are_alike(*configs: ConfigDict) -> bool:
-    try:
-        alike.differences(configs)
-    except UserError:
-        return False
-    return True
-
-
-def _outcomes(
-    study: Study, journal: Journal, jobs: Sequence[Job]
-) -> list[dict[str, Any] | Exception]:
-    """Trains runs; returns their results, or what has ended them."""
-    if len(jobs) > 1:
-        paths = [_path(journal, job) for job in jobs]
-        print(f"== {', '.join(map(str, paths))}", flush=True)
-        try:
-            return together.train_together(
-                [study.config(job.candidate, job.seed) for job in jobs],
-                paths,
-                on_epoch=lambda run, means: _note(study, journal, jobs[run], means),
-            )
-        except Stopped:
-            raise
-        except Exception as error:  # too large for the memory, say
-            _show(error)
-        print("not together, but one after another", flush=True)
-        gc.collect()  # the error held the arrays of all the runs
-    return [_alone(study, journal, job) for job in jobs]
-
-
-def _alone(study: Study, journal: Journal, job: Job) -> dict[str, Any] | Exception:
+def _outcome(study: Study, journal: Journal, job: Job) -> dict[str, Any] | Exception:
+    """Trains a run; returns its result, or what has ended it."""
     print(f"== {_path(journal, job)}", flush=True)
-    if journal.is_closed(job):
-        return RunEnded()
     try:
         return loop.train_and_evaluate(
             study.config(job.candidate, job.seed),
@@ -117,7 +64,7 @@ def _show(error: Exception) -> None:
     """Prints an error, with its traceback if that tells more than its text."""
     if isinstance(error, _EXPECTED):
         print(error, flush=True)
-    elif not isinstance(error, RunEnded):
+    elif not isinstance(error, Pruned):
         traceback.print_exception(error)
 
 
@@ -125,7 +72,7 @@ def _note(study: Study, journal: Journal, job: Job, means: Mapping[str, Any]) ->
     """Notes an epoch of a run in the journal, and closes one that is hopeless.
 
     Raises:
-      RunEnded: It validates too badly to go on.
+      Pruned: The run validates too badly to continue.
     """
     if means["val"] is None:
         return
@@ -134,14 +81,14 @@ def _note(study: Study, journal: Journal, job: Job, means: Mapping[str, Any]) ->
     last = job.candidate.config.train.epochs
     if means["epoch"] < last and journal.prunes(job):
         journal.prune(job)  # now: a pruner that is asked again may answer otherwise
-        raise RunEnded("it validates too badly to go on")
+        raise Pruned("stopped by the pruner")
 
 
 def _close(
     study: Study, journal: Journal, job: Job, outcome: dict[str, Any] | Exception
 ) -> None:
     """Writes what became of a run into the journal."""
-    if isinstance(outcome, RunEnded):
+    if isinstance(outcome, Pruned):
         return
     if not isinstance(outcome, Exception):
         try:
@@ -175,8 +122,7 @@ def _measured(study: Study, result, workdir) -> dict[str, Any]:
         "parameters": result["num_parameters"],
         "macs": result["flops_per_image"] // 2,
         "best_epoch": result["best_epoch"],
-        # runs that train together have all of their seconds in common
-        "seconds": result["seconds"]["total"] / result.get("together", 1),
+        "seconds": result["seconds"]["total"],
         "compile_seconds": result["seconds"]["compile"],
         "images_per_second": result["images_per_second"],
         "device": result["device"],

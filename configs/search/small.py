@@ -20,7 +20,6 @@ def small(config, *, narrower=1, limit=None):
     base.train.batch_size = min(64, base.train.batch_size)
     config.study.reported = ()  # of other networks
     config.study.threads = 1  # so that the results do not depend on the workers
-    config.study.together = 3  # faster: results/benchmarks/together_one_core.json
     return config
 
 
