@@ -8,9 +8,9 @@ compared in size, time and accuracy. Typed again, an interrupted command goes on
 import json
 import pathlib
 
-from absl import flags, logging
+from absl import flags
 
-from cifar_jax import _cli, formats
+from cifar_jax import _cli, _runtime, formats
 from cifar_jax import config as default
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "run directory")
@@ -40,14 +40,10 @@ def main() -> int:
         raise _cli.UsageError("--workdir RUN is missing, such as runs/cifar10_cpu")
     if not (_PRUNE.value or _INT8.value):
         raise _cli.UsageError("nothing to do; give --prune, --int8, or both")
-    from cifar_jax.training import host_memory
-
-    host_memory.keep_freed()  # before anything starts threads
     # slow to import: not for --help
-    from cifar_jax.training import compilation, interrupt, loop, sharding
+    from cifar_jax.training import interrupt, loop
     from cifar_jax.training.tracking import RunDirectory
 
-    logging.set_verbosity(logging.FATAL)  # Orbax logs what it then raises
     workdir = pathlib.Path(_WORKDIR.value)
     output = pathlib.Path(_OUTPUT.value or workdir / "compression")
     run = RunDirectory(workdir)
@@ -55,8 +51,7 @@ def main() -> int:
     config.data.dir = _DATA_DIR.value or config.data.dir
     names = ["onnx", "onnx-int8"] if _INT8.value else ["onnx"]
     kinds = [formats.find(formats.MODULES[name]) for name in names]
-    sharding.divide_cpu(config.train.cpu_devices)
-    compilation.keep_programs()
+    _runtime.start(config.train.cpu_devices)
     networks, record = {"original": workdir}, {"workdir": str(workdir)}
     if _PRUNE.value:
         networks["pruned"] = output / "pruned"

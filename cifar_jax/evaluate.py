@@ -7,10 +7,9 @@ evaluation.json, tables and pictures.
 
 import pathlib
 
-import absl.logging
 from absl import flags
 
-from cifar_jax import _cli
+from cifar_jax import _cli, _runtime
 
 _NETWORK = _cli.define_network()
 _DATA = flags.DEFINE_string("data", None, "labelled source [the run's own test images]")
@@ -49,7 +48,7 @@ def main() -> None:
     from cifar_jax.evaluation import evaluation, summary
     from cifar_jax.evaluation.output import Output
 
-    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of what is asked for
+    _runtime.start()
     request = evaluation.Request(
         **network,
         data=_DATA.value,

@@ -11,9 +11,9 @@ before it gets its name. FILE.json beside it holds class names, image shape and 
 
 import pathlib
 
-from absl import flags, logging
+from absl import flags
 
-from cifar_jax import _cli, formats
+from cifar_jax import _cli, _runtime, formats
 
 _NETWORK = _cli.define_network()
 _FORMAT = flags.DEFINE_enum("format", None, list(formats.MODULES), "what to write")
@@ -27,10 +27,7 @@ def main() -> None:
     if _FORMAT.value is None:
         raise _cli.UsageError("--format is missing; see --help")
     # slow to import: not for --help
-    import jax
-
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of options that it changes
-    jax.config.update("jax_platforms", "cpu")  # a file is proved in float32
+    _runtime.start(cpu_only=True)  # a file is proved in float32
     from cifar_jax.formats import artifact
     from cifar_jax.training import trained
 

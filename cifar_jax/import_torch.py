@@ -9,9 +9,9 @@ The run directory that is made can be evaluated and exported like any other.
 
 import pathlib
 
-from absl import flags, logging
+from absl import flags
 
-from cifar_jax import _cli, formats
+from cifar_jax import _cli, _runtime, formats
 
 _WEIGHTS = flags.DEFINE_string("weights", None, "a state_dict, written by torch.save")
 _PRESET = flags.DEFINE_string("preset", None, "network, such as resnet18")
@@ -27,15 +27,12 @@ def main() -> None:
         if flag.value is None:
             raise _cli.UsageError(f"--{flag.name} is missing; see --help")
     # slow to import: not for --help
-    import jax
-
     from cifar_jax import config as default
     from cifar_jax.data import sources
     from cifar_jax.formats import artifact
     from cifar_jax.models.presets import PRESETS
 
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of options that it changes
-    jax.config.update("jax_platforms", "cpu")  # the weights are proved in float32
+    _runtime.start(cpu_only=True)  # the weights are proved in float32
     torch_import = formats.find("torch_import")
     if _PRESET.value not in PRESETS:
         raise _cli.UsageError(

@@ -6,9 +6,9 @@ overridden: --config.optim.learning_rate=0.05.
 
 import pathlib
 
-from absl import flags, logging
+from absl import flags
 
-from cifar_jax import UserError, _cli
+from cifar_jax import UserError, _cli, _runtime
 
 _CONFIG = _cli.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -42,26 +42,19 @@ _HEARTBEAT = flags.DEFINE_integer(
 
 def main() -> int:
     """Trains, or goes on training, and prints where everything is."""
-    from cifar_jax.training import host_memory
-
-    host_memory.keep_freed()  # before anything starts threads
     # slow to import: not for --help
     import jax
 
     from cifar_jax.training import (
-        compilation,
         distributed,
         interrupt,
         loop,
         rehearsal,
-        sharding,
     )
 
-    logging.set_verbosity(logging.FATAL)  # Orbax logs what it then raises
     name = _cli.config_name(flags.FLAGS["config"].config_filename)
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs", name))
-    sharding.divide_cpu(_CONFIG.value.train.cpu_devices)
-    compilation.keep_programs()
+    _runtime.start(_CONFIG.value.train.cpu_devices)
     try:
         if _DRY_RUN.value:  # of each process for itself
             rehearsal.rehearse(_CONFIG.value)

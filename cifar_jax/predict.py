@@ -7,10 +7,9 @@ cannot be read gets an empty label and its error.
 
 import pathlib
 
-import absl.logging
 from absl import flags
 
-from cifar_jax import UserError, _cli
+from cifar_jax import UserError, _cli, _runtime
 
 _NETWORK = _cli.define_network()
 _INPUT = flags.DEFINE_string("input", None, "source of images, such as a folder")
@@ -40,7 +39,7 @@ def main() -> int:
     from cifar_jax.data import sources
     from cifar_jax.evaluation import inference, predictions, progress
 
-    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of what is asked for
+    _runtime.start()
     output = pathlib.Path(_OUTPUT.value)
     predictions.check_path(output, _OVERWRITE.value)
     predictor = inference.Predictor(

@@ -9,9 +9,9 @@ machines that share DIR, it is shared. Any key can be overridden:
 import pathlib
 import sys
 
-from absl import flags, logging
+from absl import flags
 
-from cifar_jax import _cli
+from cifar_jax import _cli, _runtime
 
 _CONFIG = _cli.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -61,15 +61,12 @@ def main() -> int:
 def _work(made, workdir: pathlib.Path) -> int:
     """Does runs until none is left: the part of one process of several."""
     from cifar_jax.studies import cores, crew
-    from cifar_jax.training import compilation, host_memory, interrupt, sharding
+    from cifar_jax.training import interrupt
 
-    host_memory.keep_freed()
     crew.end_with_parent()
     if not crew.gpus():
         cores.take(made.threads or cores.share(_WORKERS.value))
-    logging.set_verbosity(logging.FATAL)
-    sharding.divide_cpu(made.rules.base.train.cpu_devices)
-    compilation.keep_programs()
+    _runtime.start(made.rules.base.train.cpu_devices)
 
     from cifar_jax.studies import winner, worker
     from cifar_jax.studies.journal import Journal

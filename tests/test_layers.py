@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "cifar_jax"
 # What all rooms may use, and which uses nothing of ours: the error for users' mistakes,
-# the default config, and files that appear whole.
-GROUND = {"UserError", "_files", "config"}
+# the default config, process set-up, and files that appear whole.
+GROUND = {"UserError", "_files", "_runtime", "config"}
 # Each room, with the rooms that it may use.
 ROOMS = {
     "models": {"models"},
@@ -41,7 +41,7 @@ def test_imports_go_down(room):
                 assert parts[1] in ROOMS[room] | GROUND, f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("name", ["__init__", "_files", "config"])
+@pytest.mark.parametrize("name", ["__init__", "_files", "_runtime", "config"])
 def test_the_ground_stands_on_nothing_of_ours(name):
     names = imported(PACKAGE / f"{name}.py")
     assert not [each for each in names if each.startswith("cifar_jax")]

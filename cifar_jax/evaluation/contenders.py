@@ -16,11 +16,12 @@ import optax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from cifar_jax import _runtime
 from cifar_jax.data.sources import Examples
 from cifar_jax.evaluation import efficiency, gpu, peaks
 from cifar_jax.evaluation.task import CROP_PADDING, Task
 from cifar_jax.models.design import pooled_size
-from cifar_jax.training import host_memory, results, setup, sharding
+from cifar_jax.training import results, setup, sharding
 from cifar_jax.training.engine import Engine, Feed, means
 from cifar_jax.training.interrupt import StopRequest
 from cifar_jax.training.state import create_state
@@ -131,8 +132,7 @@ class Ours(_Jax):
     """
 
     def __init__(self, config: ConfigDict, change: Callable = lambda model: model):
-        host_memory.keep_freed()
-        sharding.divide_cpu(config.train.cpu_devices)
+        _runtime.start(config.train.cpu_devices)
         super().__init__(config)
         model = change(self._setup.model)
         self._setup = dataclasses.replace(self._setup, model=model)

@@ -7,12 +7,12 @@ import re
 from typing import Any
 
 import jax.numpy as jnp
-from absl import logging
 from ml_collections import ConfigDict
 
+from cifar_jax import _runtime
 from cifar_jax.data import sources
 from cifar_jax.evaluation import gpu, peaks
-from cifar_jax.training import host_memory, loop, results, sharding
+from cifar_jax.training import loop, results, sharding
 from cifar_jax.training.interrupt import Stopped
 
 
@@ -26,9 +26,7 @@ class Runs:
     """
 
     def __init__(self, config: ConfigDict):
-        logging.set_verbosity(logging.FATAL)  # Orbax logs what it then raises
-        host_memory.keep_freed()
-        sharding.divide_cpu(config.train.cpu_devices)
+        _runtime.start(config.train.cpu_devices)
         self._config = config
 
     def facts(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import rich.table
 
+from cifar_jax import _runtime
 from cifar_jax.studies import cores, designs, live, table
 from cifar_jax.studies.designs import Candidate
 from cifar_jax.studies.study import Study
@@ -63,9 +64,8 @@ def _times(study: Study, sound: Sequence[Candidate], console, workers: int):
     threads = study.threads or cores.share(workers)
     os.environ["NPROC"] = str(threads)  # as a worker has it; before JAX starts
     from cifar_jax.studies import timing
-    from cifar_jax.training import sharding
 
-    sharding.divide_cpu(study.rules.base.train.cpu_devices)
+    _runtime.start(study.rules.base.train.cpu_devices)
     run = timing.size(study)
     few, times = timing.chosen(sound), []
     with console.status("") as status:

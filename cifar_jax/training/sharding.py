@@ -4,7 +4,6 @@ Under `jax.jit` the program is that of one big device: BatchNorm, for example, t
 statistics of the global batch.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,21 +14,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from cifar_jax import UserError
 
 AXIS = "data"
-
-
-def divide_cpu(num_devices: int) -> None:
-    """Lets JAX see a CPU as several devices; call it before JAX looks for devices.
-
-    XLA leaves cores idle in small convolutions, above all in the gradients of their
-    kernels; two devices on two cores train 1.2 times as fast as one. What the
-    environment asks for (XLA_FLAGS, JAX_NUM_CPU_DEVICES) comes first.
-
-    Args:
-      num_devices: How many; 0 leaves it to JAX.
-    """
-    asked = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if num_devices and not asked and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", num_devices)
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

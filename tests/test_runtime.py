@@ -1,0 +1,79 @@
+"""Process set-up: where compiled programs are kept, and what malloc keeps."""
+
+import platform
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from cifar_jax import _runtime
+
+CACHE = "jax_compilation_cache_dir"
+
+
+@pytest.fixture
+def cache_home(monkeypatch, tmp_path):
+    """A home for caches; JAX's own setting comes back afterwards."""
+    before = getattr(jax.config, CACHE)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jax.config.update(CACHE, None)
+    yield tmp_path
+    jax.config.update(CACHE, before)
+
+
+def test_each_kind_of_processor_has_its_folder(cache_home, monkeypatch):
+    folders = []
+    for processor in ("one", "one", "other"):
+        monkeypatch.setattr(platform, "processor", lambda p=processor: p)
+        _runtime.start()
+        folders.append(getattr(jax.config, CACHE))
+    assert folders[0] == folders[1] != folders[2]
+    assert all(path.startswith(str(cache_home / "cifar_jax")) for path in folders)
+
+
+def test_the_environment_comes_first(cache_home, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    _runtime.start()
+    assert getattr(jax.config, CACHE) is None
+
+
+def test_a_home_that_cannot_be_written_does_not_matter(cache_home):
+    (cache_home / "cifar_jax").write_text("a file is in the way")
+    _runtime.start()
+    assert getattr(jax.config, CACHE) is None
+
+
+# Page faults of calls that need 36 MB of temporary memory each; and the devices.
+FAULTS = """
+import resource, statistics, sys
+import jax, jax.numpy as jnp
+from cifar_jax import _runtime
+
+if sys.argv[1] == "start":
+    _runtime.start(cpu_devices=3)
+call = jax.jit(lambda x: jnp.tanh(x @ x.T) @ x)
+x, faults = jnp.full((3072, 8), 0.01), []
+for _ in range(30):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    x = call(x).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(statistics.median_low(faults[15:]), jax.device_count())
+"""
+
+
+def faults_and_devices(mode):
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True
+    )
+    return map(int, done.stdout.split())
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_freed_memory_is_used_again(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    faults, num_devices = faults_and_devices("start")
+    assert faults < 100
+    assert num_devices == 3
+    assert next(faults_and_devices("leave")) > 5000
