@@ -30,14 +30,14 @@ def main() -> None:
     if not 0 <= _PROGRESS.value < 1:
         raise UserError(f"--progress is {_PROGRESS.value}; use 0 or more, below 1")
     data = config.data
-    source = sources.find(data.name, data.dir)
+    source = sources.open(data.name, data.dir, local=data.source)
     if source.image_shape[-1] not in (1, 3):
         raise UserError(
             f"the images of {data.name} have {source.image_shape[-1]} channels; only "
             "1 (gray) and 3 (RGB) can be drawn"
         )
     augment.make_pipeline(config.augment, image_shape=source.image_shape)
-    examples = sources.load(data.name, data.train_split, data.dir, source=data.source)
+    examples = source.read(data.train_split)
     rows = augment_sheet.stages(
         config.augment,
         examples[augment_sheet.choose(examples, _IMAGES.value)],

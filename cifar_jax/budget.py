@@ -22,7 +22,7 @@ def main() -> None:
 
     config = _CONFIG.value
     data = config.data
-    source = sources.find(data.name, data.dir, image_size=data.image_size)
+    source = sources.open(data.name, data.dir, image_size=data.image_size)
     shape, limit = source.image_shape, count.checked_limit(config.budget.limit)
     model = resnet.create(
         num_classes=source.num_classes, image_shape=shape, **config.model.to_dict()

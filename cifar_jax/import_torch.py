@@ -38,7 +38,7 @@ def main() -> None:
         raise _cli.UsageError(
             f"--preset is {_PRESET.value}; use one of {', '.join(PRESETS)}"
         )
-    source = sources.find(_DATA.value)
+    source = sources.open(_DATA.value)
     config = default.get_config()
     config.model.update(PRESETS[_PRESET.value])
     config.budget.limit = None  # holds for what is trained here

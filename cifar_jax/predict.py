@@ -45,7 +45,7 @@ def main() -> int:
     predictor = inference.Predictor(
         **network, batch_size=_BATCH_SIZE.value, tta=_TTA.value
     )
-    table = sources.open_table(
+    table = sources.open_split(
         _INPUT.value,
         _DATA_DIR.value or predictor.network.config["data"]["dir"],
         image_shape=predictor.network.image_shape,

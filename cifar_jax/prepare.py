@@ -23,10 +23,11 @@ def main() -> None:
     from cifar_jax.data import sources  # slow to import: not for --help
 
     start = time.perf_counter()
-    if _SOURCE.value and (path := sources.location(_DATASET.value, _DATA_DIR.value)):
-        print(f"{_DATASET.value} is in {path}; to prepare it again, delete that folder")
+    source = sources.open(_DATASET.value, _DATA_DIR.value, local=_SOURCE.value)
+    if _SOURCE.value and source.path:
+        print(f"{source.name} is in {source.path}; to prepare it again, delete it")
         return
-    path = sources.prepare(_DATASET.value, _DATA_DIR.value, source=_SOURCE.value)
+    path = source.prepare()
     print(f"{_DATASET.value} is in {path} ({time.perf_counter() - start:.1f} s)")
 
 

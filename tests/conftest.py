@@ -33,7 +33,7 @@ def digits_dir(tmp_path_factory) -> str:
     from cifar_jax.data import sources
 
     folder = str(tmp_path_factory.mktemp("tfds"))
-    sources.prepare("digits", folder, report=lambda line: None)
+    sources.open("digits", folder, report=lambda line: None).prepare()
     return folder
 
 

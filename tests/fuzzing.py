@@ -96,7 +96,7 @@ def check(source, *, written, files, count, canary):
 
 def _outcome(source):
     try:
-        table = sources.open_table(str(source))
+        table = sources.open_split(str(source))
         rows = table.read(0, len(table))
     except UserError as error:
         assert "\n" not in str(error)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from cifar_jax import config as default
-from cifar_jax.data.table import from_arrays
+from cifar_jax.data.dataset import from_arrays
 from cifar_jax.evaluation import scores, sections
 from cifar_jax.evaluation.output import Output
 from cifar_jax.training.plain_config import plain

@@ -15,10 +15,10 @@ import pytest
 import requests
 import small_cifar
 import tensorflow_datasets as tfds
-from small_cifar import LAYOUT, LAYOUT_100, PYTHON_LAYOUT, PYTHON_LAYOUT_100
+from small_cifar import PYTHON_SPEC, PYTHON_SPEC_100, SPEC, SPEC_100
 
 from cifar_jax import UserError
-from cifar_jax.data import archives, download, layouts, sources
+from cifar_jax.data import archive_spec, archives, download, sources
 
 
 @pytest.fixture(scope="module")
@@ -27,24 +27,24 @@ def good(tmp_path_factory):
     root = tmp_path_factory.mktemp("cifar")
     folder = small_cifar.write_folder(root / "unpacked")
     (root / "packed").mkdir()
-    small_cifar.pack(folder, root / "packed" / LAYOUT.archive)
+    small_cifar.pack(folder, root / "packed" / SPEC.archive)
     return root
 
 
 @pytest.fixture
 def folder(good, tmp_path):
     """A copy of the unpacked folder, to be damaged."""
-    return shutil.copytree(good / "unpacked" / LAYOUT.folder, tmp_path / LAYOUT.folder)
+    return shutil.copytree(good / "unpacked" / SPEC.folder, tmp_path / SPEC.folder)
 
 
 @pytest.fixture
 def archive(good, tmp_path):
     """A copy of the archive, to be damaged."""
-    return shutil.copy(good / "packed" / LAYOUT.archive, tmp_path)
+    return shutil.copy(good / "packed" / SPEC.archive, tmp_path)
 
 
 def check_read(source):
-    splits = archives.read(source, LAYOUT)
+    splits = archives.read(source, SPEC)
     assert splits.keys() == {"train", "test"}
     for split, (images, labels) in splits.items():
         labels = labels["label"]
@@ -54,9 +54,9 @@ def check_read(source):
         assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
 
 
-def check_refused(source, match, layout=LAYOUT):
+def check_refused(source, match, spec=SPEC):
     with pytest.raises(UserError, match=match) as refused:
-        archives.read(source, layout)
+        archives.read(source, spec)
     assert "\n" not in str(refused.value)
 
 
@@ -64,35 +64,37 @@ def check_refused(source, match, layout=LAYOUT):
 def test_the_archive_is_the_one_that_tfds_knows(name):
     checksums = pathlib.Path(tfds.__file__).parent / "url_checksums" / f"{name}.txt"
     url, size, sha256, _ = checksums.read_text().split("\t")
-    official = {"cifar10": layouts.CIFAR10, "cifar100": layouts.CIFAR100}[name]
+    official = {"cifar10": archive_spec.CIFAR10, "cifar100": archive_spec.CIFAR100}[
+        name
+    ]
     assert (official.url, official.size, official.sha256) == (url, int(size), sha256)
 
 
 OTHERS = pytest.mark.parametrize(
-    "layout",
-    [LAYOUT_100, PYTHON_LAYOUT, PYTHON_LAYOUT_100],
-    ids=lambda layout: layout.folder,
+    "spec",
+    [SPEC_100, PYTHON_SPEC, PYTHON_SPEC_100],
+    ids=lambda spec: spec.folder,
 )
 
 
 @OTHERS
 @pytest.mark.parametrize("form", ["folder", "parent", "archive", "tar"])
-def test_the_other_archives(tmp_path, layout, form, monkeypatch):
+def test_the_other_archives(tmp_path, spec, form, monkeypatch):
     monkeypatch.setattr(
-        archives, "LAYOUTS", (LAYOUT, LAYOUT_100, PYTHON_LAYOUT, PYTHON_LAYOUT_100)
+        archives, "SPECS", (SPEC, SPEC_100, PYTHON_SPEC, PYTHON_SPEC_100)
     )
-    folder = small_cifar.write_folder(tmp_path / "copy", layout)
+    folder = small_cifar.write_folder(tmp_path / "copy", spec)
     source = {"folder": folder, "parent": folder.parent}.get(form)
     if source is None:
         mode = "w:gz" if form == "archive" else "w"
         source = small_cifar.pack(folder, tmp_path / "copy.data", mode)
-    assert archives.recognise(source) is layout
-    for split, (images, labels) in archives.read(source, layout).items():
-        true_images, true_labels = small_cifar.labelled(split, layout)
+    assert archives.recognise(source) is spec
+    for split, (images, labels) in archives.read(source, spec).items():
+        true_images, true_labels = small_cifar.labelled(split, spec)
         np.testing.assert_array_equal(images, true_images)
         assert labels.keys() == true_labels.keys()
-        table = sources.open_table(f"{source}:{split}")
-        assert table.label_names == layout.label_names
+        table = sources.open_split(f"{source}:{split}")
+        assert table.label_names == spec.label_names
         assert len(table) == len(true_images)
         rows = table.read(3, 9)
         np.testing.assert_array_equal(rows.images, true_images[3:9])
@@ -103,44 +105,44 @@ def test_the_other_archives(tmp_path, layout, form, monkeypatch):
 
 
 def test_label_names():
-    names = layouts.CIFAR100.labels
+    names = archive_spec.CIFAR100.labels
     assert (len(names["label"]), len(names["coarse_label"])) == (100, 20)
-    for labels in (layouts.CIFAR10.label_names, *names.values()):
+    for labels in (archive_spec.CIFAR10.label_names, *names.values()):
         assert sorted(set(labels)) == list(labels)
 
 
 @pytest.mark.parametrize(
-    ("layout", "kind"),
+    ("spec", "kind"),
     [
-        (PYTHON_LAYOUT, "label"),
-        *((LAYOUT_100, kind) for kind in LAYOUT_100.labels),
-        *((PYTHON_LAYOUT_100, kind) for kind in LAYOUT_100.labels),
+        (PYTHON_SPEC, "label"),
+        *((SPEC_100, kind) for kind in SPEC_100.labels),
+        *((PYTHON_SPEC_100, kind) for kind in SPEC_100.labels),
     ],
 )
-def test_wrong_labels_are_refused(tmp_path, layout, kind):
-    folder = small_cifar.write_folder(tmp_path, layout)
-    path, column = folder / layout.files["test"][0], list(layout.labels).index(kind)
+def test_wrong_labels_are_refused(tmp_path, spec, kind):
+    folder = small_cifar.write_folder(tmp_path, spec)
+    path, column = folder / spec.files["test"][0], list(spec.labels).index(kind)
     for label, match in ((255, f"record 4 has {kind} 255, but"), (0, "instead of")):
-        if layout.keys:
+        if spec.keys:
             batch = pickle.loads(path.read_bytes())
-            old = batch[layout.keys[kind].encode()]
+            old = batch[spec.keys[kind].encode()]
             old[4] = label if old[4] != label else label + 1
             path.write_bytes(pickle.dumps(batch))
         else:
             content = bytearray(path.read_bytes())
-            place = 4 * layout.record_bytes + column
+            place = 4 * spec.record_bytes + column
             content[place] = label if content[place] != label else label + 1
             path.write_bytes(content)
-        check_refused(folder, match, layout)
+        check_refused(folder, match, spec)
 
 
-@pytest.mark.parametrize("layout", [PYTHON_LAYOUT, PYTHON_LAYOUT_100])
-def test_batches_of_other_content_are_refused(tmp_path, layout):
-    folder = small_cifar.write_folder(tmp_path, layout)
-    path = folder / layout.files["test"][0]
+@pytest.mark.parametrize("spec", [PYTHON_SPEC, PYTHON_SPEC_100])
+def test_batches_of_other_content_are_refused(tmp_path, spec):
+    folder = small_cifar.write_folder(tmp_path, spec)
+    path = folder / spec.files["test"][0]
     good = pickle.loads(path.read_bytes())
-    count = layout.records_per_file["test"]
-    key = layout.keys["label"].encode()
+    count = spec.records_per_file["test"]
+    key = spec.keys["label"].encode()
     for change, match in (
         ({b"data": good[b"data"][1:]}, "holds images .* instead of"),
         ({b"data": good[b"data"][:, :12]}, r"holds images \(.*, 2, 2, 3\) instead of"),
@@ -155,12 +157,12 @@ def test_batches_of_other_content_are_refused(tmp_path, layout):
         ({b"extra": bytes(10_000_000)}, "has .* bytes, far too many; copy it again"),
     ):
         path.write_bytes(pickle.dumps({**good, **change}))
-        check_refused(folder, match, layout)
+        check_refused(folder, match, spec)
         archive = small_cifar.pack(folder, tmp_path / "a.tar.gz")
-        check_refused(archive, match, layout)
+        check_refused(archive, match, spec)
     del good[key]
     path.write_bytes(pickle.dumps(good))
-    check_refused(folder, f"lacks {key.decode()}; copy it again", layout)
+    check_refused(folder, f"lacks {key.decode()}; copy it again", spec)
 
 
 def test_another_archive_is_named(tmp_path):
@@ -170,24 +172,24 @@ def test_another_archive_is_named(tmp_path):
     with pytest.raises(
         UserError, match="is none of the archives cifar-10-binary.tar.g"
     ):
-        sources.open_table(str(path))
+        sources.open_split(str(path))
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match="is damaged, truncated or not a tar archive"):
-        sources.open_table(str(path))
+        sources.open_split(str(path))
 
 
 def test_an_oversized_member_is_not_read(tmp_path):
     """It would inflate to a gigabyte."""
     path = tmp_path / "archive.tar.gz"
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
-        member = tarfile.TarInfo(f"{PYTHON_LAYOUT.folder}/data_batch_1")
+        member = tarfile.TarInfo(f"{PYTHON_SPEC.folder}/data_batch_1")
         member.size = 1 << 30
         with pathlib.Path("/dev/zero").open("rb") as zeros:
             tar.fileobj.write(member.tobuf())
             for _ in range(64):
                 tar.fileobj.write(zeros.read(1 << 20))
     tracemalloc.start()
-    check_refused(path, "data_batch_1 has 1,073,741,824 bytes, far too", PYTHON_LAYOUT)
+    check_refused(path, "data_batch_1 has 1,073,741,824 bytes, far too", PYTHON_SPEC)
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
 
@@ -196,9 +198,9 @@ def test_an_oversized_member_is_not_read(tmp_path):
     "source",
     [
         "unpacked",
-        f"unpacked/{LAYOUT.folder}",
+        f"unpacked/{SPEC.folder}",
         "packed",
-        f"packed/{LAYOUT.archive}",
+        f"packed/{SPEC.archive}",
     ],
 )
 def test_every_form_of_the_archive_holds_the_images(good, source):
@@ -207,7 +209,7 @@ def test_every_form_of_the_archive_holds_the_images(good, source):
 
 @pytest.mark.parametrize("mode", ["w", "w:bz2", "w:xz"])
 def test_an_archive_may_be_packed_in_another_way(good, tmp_path, mode):
-    folder = good / "unpacked" / LAYOUT.folder
+    folder = good / "unpacked" / SPEC.folder
     check_read(small_cifar.pack(folder, tmp_path / "copy", mode, prefix="./"))
 
 
@@ -263,7 +265,7 @@ def test_a_truncated_archive_is_refused(archive, share):
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 def test_no_flipped_bit_changes_an_image(good, tmp_path, mode):
-    folder = good / "unpacked" / LAYOUT.folder
+    folder = good / "unpacked" / SPEC.folder
     path = small_cifar.pack(folder, tmp_path / "archive", mode)
     content = path.read_bytes()
     random = np.random.default_rng(0)
@@ -285,7 +287,7 @@ def test_another_file_is_no_archive(tmp_path):
 def hostile_members(canary):
     """Members that would write or read elsewhere if they were unpacked."""
     content = b"canary"
-    for name in (f"../{canary.name}", str(canary), f"{LAYOUT.folder}/../../x"):
+    for name in (f"../{canary.name}", str(canary), f"{SPEC.folder}/../../x"):
         member = tarfile.TarInfo(name)
         member.size = len(content)
         yield member, content
@@ -303,7 +305,7 @@ def test_hostile_members_are_passed_over(good, tmp_path, monkeypatch):
     home.mkdir(parents=True)
     monkeypatch.chdir(home)
     path = tmp_path / "archive.tar"
-    small_cifar.pack(good / "unpacked" / LAYOUT.folder, path, "w")
+    small_cifar.pack(good / "unpacked" / SPEC.folder, path, "w")
     with tarfile.open(path, "a") as tar:
         for member, content in hostile_members(tmp_path / "canary"):
             tar.addfile(member, io.BytesIO(content))
@@ -314,22 +316,22 @@ def test_hostile_members_are_passed_over(good, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
 def test_a_link_in_the_place_of_a_file_is_no_file(good, tmp_path, kind):
-    target = good / "unpacked" / LAYOUT.folder / "test_batch.bin"
+    target = good / "unpacked" / SPEC.folder / "test_batch.bin"
     path = tmp_path / "archive.tar"
     with tarfile.open(path, "w") as tar:
         for file in sorted(target.parent.iterdir()):
-            member = tar.gettarinfo(file, f"{LAYOUT.folder}/{file.name}")
+            member = tar.gettarinfo(file, f"{SPEC.folder}/{file.name}")
             if file == target:
                 member.type, member.linkname, member.size = kind, str(target), 0
             tar.addfile(member, io.BytesIO(file.read_bytes()))
     check_refused(path, r"lacks test_batch\.bin")
 
 
-@pytest.mark.parametrize("name", [f"../{LAYOUT.folder}", f"/{LAYOUT.folder}", "other"])
+@pytest.mark.parametrize("name", [f"../{SPEC.folder}", f"/{SPEC.folder}", "other"])
 def test_files_elsewhere_in_the_archive_do_not_count(good, tmp_path, name):
     path = tmp_path / "archive.tar"
     with tarfile.open(path, "w") as tar:
-        for file in sorted((good / "unpacked" / LAYOUT.folder).iterdir()):
+        for file in sorted((good / "unpacked" / SPEC.folder).iterdir()):
             member = tar.gettarinfo(file, f"{name}/{file.name}")
             member.name = f"{name}/{file.name}"
             tar.addfile(member, io.BytesIO(file.read_bytes()))
@@ -338,7 +340,7 @@ def test_files_elsewhere_in_the_archive_do_not_count(good, tmp_path, name):
 
 CONTENT = b"as good as an archive" * 100_000
 DOWNLOAD = dataclasses.replace(
-    LAYOUT, size=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest()
+    SPEC, size=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest()
 )
 
 
@@ -391,7 +393,7 @@ def test_a_download_is_verified_and_kept(tmp_path, serve):
     assert path == folder / "cifar-10-binary.tar.gz"
     assert path.read_bytes() == CONTENT
     assert list(folder.iterdir()) == [path]
-    assert calls == [LAYOUT.url]
+    assert calls == [SPEC.url]
     assert seen[-1] == (len(CONTENT), len(CONTENT)) and len(seen) > 1
     assert download.download(DOWNLOAD, folder) == path
     assert len(calls) == 1, "a good copy was downloaded again"

@@ -20,7 +20,7 @@ SAVES = pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 
 def refuse(spec, match):
     with pytest.raises(UserError, match=match) as refused:
-        table = sources.open_table(str(spec))
+        table = sources.open_split(str(spec))
         table.read(0, len(table))
     assert "\n" not in str(refused.value)
 
@@ -58,9 +58,9 @@ SQUARE = IMAGES[:, :6]
 )
 def test_every_layout_of_the_pixels(tmp_path, stored, images):
     np.save(tmp_path / "x.npy", stored)
-    check(sources.open_table(str(tmp_path / "x.npy")), images, None)
+    check(sources.open_split(str(tmp_path / "x.npy")), images, None)
     np.savez(tmp_path / "x.npz", images=stored, labels=LABELS)
-    check(sources.open_table(str(tmp_path / "x.npz")), images)
+    check(sources.open_split(str(tmp_path / "x.npz")), images)
 
 
 @pytest.mark.parametrize("shape", [(10, 3, 8, 3), (10, 8, 6, 4), (10, 13), (10,), ()])
@@ -81,7 +81,7 @@ def test_pixels_that_are_no_bytes_are_refused(tmp_path, dtype):
 def test_names_in_an_npz(tmp_path, save, images, labels):
     path = tmp_path / "x.npz"
     save(path, **{images: IMAGES, labels: LABELS[:, None], "ids": np.arange(10)})
-    table = sources.open_table(str(path))
+    table = sources.open_split(str(path))
     check(table)
     assert table.ids == list(range(10))
     assert table.label_names == ("0", "1", "2", "3")
@@ -95,9 +95,9 @@ def test_splits_in_an_npz(tmp_path, save, names):
         image_name, label_name = names.replace("train", split).split()
         content |= {image_name: IMAGES[part], label_name: LABELS[part]}
     save(path, **content)
-    check(sources.open_table(f"{path}:train"), IMAGES[:6], LABELS[:6])
-    check(sources.open_table(str(path)), IMAGES[6:], LABELS[6:])
-    check(sources.open_table(f"{path}:test[:50%]+train[1:3]"), *_part([6, 7, 1, 2]))
+    check(sources.open_split(f"{path}:train"), IMAGES[:6], LABELS[:6])
+    check(sources.open_split(str(path)), IMAGES[6:], LABELS[6:])
+    check(sources.open_split(f"{path}:test[:50%]+train[1:3]"), *_part([6, 7, 1, 2]))
     refuse(f"{path}:val", "x.npz has no split 'val'; use train, test, or a part such")
 
 
@@ -108,7 +108,7 @@ def _part(rows):
 def test_cifar10_1_is_labelled_by_the_file_beside_it(tmp_path):
     np.save(tmp_path / "cifar10.1_v6_data.npy", IMAGES)
     np.save(tmp_path / "cifar10.1_v6_labels.npy", LABELS.astype(np.int32))
-    check(sources.open_table(str(tmp_path / "cifar10.1_v6_data.npy")))
+    check(sources.open_split(str(tmp_path / "cifar10.1_v6_data.npy")))
 
 
 def test_cifar10_c(tmp_path):
@@ -118,12 +118,12 @@ def test_cifar10_c(tmp_path):
     found = sources.corruptions(str(tmp_path))
     assert list(found) == ["fog", "gaussian_noise"]
     for name, images in (("fog", IMAGES), ("gaussian_noise", ~IMAGES)):
-        check(sources.open_table(f"{tmp_path}:{name}"), images)
+        check(sources.open_split(f"{tmp_path}:{name}"), images)
         for severity, spec in zip(range(1, 6), found[name], strict=True):
             assert spec == f"{tmp_path}:{name}/{severity}"
             part = slice(2 * severity - 2, 2 * severity)
-            check(sources.open_table(spec), images[part], LABELS[part])
-    check(sources.open_table(f"{tmp_path}:fog[:3]"), IMAGES[:3], LABELS[:3])
+            check(sources.open_split(spec), images[part], LABELS[part])
+    check(sources.open_split(f"{tmp_path}:fog[:3]"), IMAGES[:3], LABELS[:3])
     refuse(tmp_path, "has no split 'test'; use fog, fog/1")
     refuse(f"{tmp_path}:snow/1", "has no split 'snow/1'; use fog, fog/1")
     assert sources.corruptions("cifar10") == {}
@@ -251,7 +251,7 @@ def test_no_flipped_bit_changes_what_an_npz_holds(tmp_path, save):
         damaged[place] ^= 1 << RANDOM.integers(8)
         path.write_bytes(damaged)
         try:
-            table = sources.open_table(str(path))
+            table = sources.open_split(str(path))
             if table.label_names is not None:  # no name says which array has them
                 np.testing.assert_array_equal(table.read(0, 500).images, images)
                 np.testing.assert_array_equal(table.read(0, 500).labels, labels)
@@ -273,7 +273,7 @@ def test_truncated_files_are_refused(tmp_path, name, share):
 def test_a_mapped_file_does_not_fill_the_memory(tmp_path):
     shape = (30_000, 32, 32, 3)  # 92 MB; a hole, so it takes no room on disk
     np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, shape)
-    table = sources.open_table(str(tmp_path / "x.npy"))
+    table = sources.open_split(str(tmp_path / "x.npy"))
 
     def resident():
         with open("/proc/self/statm") as file:

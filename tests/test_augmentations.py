@@ -36,7 +36,7 @@ def test_it_writes_the_images_pixel_by_pixel(digits_dir, tmp_path):
     rows = "original, random_crop, random_rotation, all of them"
     assert done.stdout == f"{output}: 3 images of digits: {rows}\n"
     picture = np.asarray(Image.open(output))
-    examples = sources.load("digits", "train", digits_dir)
+    examples = sources.open("digits", digits_dir).read("train")
     images = examples.images[augment_sheet.choose(examples, 3)]
     height = images.shape[1]
     scale = augment_sheet.CELL // height

@@ -73,7 +73,7 @@ def test_a_runs_images_are_those_it_had(run, digits_dir):
     workdir, _ = run
     config = json.loads((workdir / "config.json").read_text())
     prepared = setup.make(default.of_run(config), None, lambda line: None)
-    test = setup.load_test(default.of_run(config))
+    test = prepared.source.read(config["data"]["test_split"])
     found = *own_data.load(config), own_data.load_test(config, digits_dir)
     for ours, theirs in zip(found, (prepared.train, prepared.val, test), strict=True):
         np.testing.assert_array_equal(ours.images, theirs.images)

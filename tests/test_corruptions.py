@@ -8,7 +8,7 @@ import pytest
 from augment_images import natural_images
 from PIL import Image, ImageFilter
 
-from cifar_jax.data.table import from_arrays
+from cifar_jax.data.dataset import from_arrays
 from cifar_jax.evaluation import corruptions
 
 

@@ -14,7 +14,7 @@ from test_end_to_end import tiny_config, train
 from cifar_jax import UserError
 from cifar_jax._files import replacing
 from cifar_jax.data import sources
-from cifar_jax.data.table import from_arrays
+from cifar_jax.data.dataset import from_arrays
 from cifar_jax.evaluation import corruptions, efficiency, summary
 from cifar_jax.evaluation.evaluation import Request, evaluate
 from cifar_jax.evaluation.inference import Predictor
@@ -31,7 +31,7 @@ def run(digits_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digits(digits_dir):
-    return sources.load("digits", "test[:50]", digits_dir)
+    return sources.open("digits", digits_dir).read("test[:50]")
 
 
 def evaluated(workdir, folder, **options):

@@ -10,8 +10,8 @@ from PIL import Image
 
 from cifar_jax import UserError
 from cifar_jax import config as default
-from cifar_jax.data import files, sources, views
-from cifar_jax.data.table import from_arrays
+from cifar_jax.data import files, sources, transforms
+from cifar_jax.data.dataset import from_arrays
 from cifar_jax.training import setup
 
 RANDOM = np.random.default_rng(0)
@@ -24,6 +24,11 @@ def write_pickle(path, **batch):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps({key.encode(): batch[key] for key in batch}))
     return path
+
+
+def read(name, split, data_dir=None, **options):
+    """Opens a data set and reads one of its splits."""
+    return sources.open(name, data_dir, **options).read(split)
 
 
 def refuse(function, *args, match, **options):
@@ -40,8 +45,8 @@ def test_a_pickled_batch(tmp_path, data, labels, ids, name):
     batch = {"data": data}
     batch |= {labels: LABELS} if labels else {}
     batch |= {"ids": ids} if ids is not None else {}
-    table = sources.open_table(str(write_pickle(tmp_path / name, **batch)))
-    rows = table.read(0, 100)
+    table = sources.open_split(str(write_pickle(tmp_path / name, **batch)))
+    rows = table.read(0, 9)
     np.testing.assert_array_equal(rows.images, IMAGES)
     assert table.image_shape == (4, 4, 3)
     assert table.ids == (None if ids is None else list(range(5, 14)))
@@ -62,69 +67,68 @@ def test_batches_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
         ({"data": ROWS, "labels": [2**80] * 9}, "(labels of dtype object|labels run)"),
         ({"data": ROWS, "ids": [None] * 9}, "the ids are no numbers or strings; leave"),
     ):
-        refuse(sources.open_table, str(write_pickle(path, **batch)), match=match)
+        refuse(sources.open_split, str(write_pickle(path, **batch)), match=match)
     monkeypatch.setattr(files, "MAX_PICKLE_BYTES", 100)
-    refuse(sources.open_table, str(path), match="at most 100 are read: save it as .npy")
+    refuse(sources.open_split, str(path), match="at most 100 are read: save it as .npy")
 
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "x.csv").write_text("1,2,3")
     match = "x.csv is no source of images that is known; give an official archive"
-    refuse(sources.open_table, str(tmp_path / "x.csv"), match=match)
+    refuse(sources.open_split, str(tmp_path / "x.csv"), match=match)
     (tmp_path / "empty").touch()
-    refuse(sources.open_table, str(tmp_path / "empty"), match="is no source of images")
+    refuse(sources.open_split, str(tmp_path / "empty"), match="is no source of images")
     for spec in (f"{tmp_path}/none", f"{tmp_path}/none:test", "none.npz", "./none"):
-        refuse(sources.open_table, spec, match=f"source {spec} does not exist; give a")
+        refuse(sources.open_split, spec, match=f"source {spec} does not exist; give a")
 
 
 def test_splits_are_files(tmp_path):
     write_pickle(tmp_path / "train.pkl", data=ROWS[:6], labels=LABELS[:6])
     np.savez(tmp_path / "test.npz", x=IMAGES[6:], y=LABELS[6:])
-    train, test = (sources.load(str(tmp_path), split) for split in ("train", "test"))
+    train, test = (read(str(tmp_path), split) for split in ("train", "test"))
     np.testing.assert_array_equal(train.images, IMAGES[:6])
     np.testing.assert_array_equal(test.images, IMAGES[6:])
     np.testing.assert_array_equal(test.labels, LABELS[6:])
-    joined = sources.load(str(tmp_path), "all")
+    joined = read(str(tmp_path), "all")
     assert len(joined) == 9
     np.savez(tmp_path / "test.npz", x_test=IMAGES, x_train=IMAGES)
     match = "test.npz holds the splits train, test; give it as a source of its own"
-    refuse(sources.load, str(tmp_path), "test", match=match)
+    refuse(read, str(tmp_path), "test", match=match)
 
 
 def test_a_part_of_what_has_no_splits(tmp_path):
     path = str(write_pickle(tmp_path / "a:b.pkl", data=ROWS, labels=LABELS))
-    found = sources.find(path)
+    found = sources.open(path)
     assert (found.num_classes, found.image_shape) == (3, (4, 4, 3))
-    assert found.data_dir == tmp_path
+    assert str(found.path) == path
     for spec, part in (
         ("images", slice(None)),
         ("images[3:5]", slice(3, 5)),
         ("images[-2:]", slice(7, 9)),
         ("images[:2]+images[8:]", [0, 1, 8]),
     ):
-        loaded = sources.load(path, spec)
+        loaded = read(path, spec)
         np.testing.assert_array_equal(loaded.images, IMAGES[part])
         np.testing.assert_array_equal(loaded.labels, np.array(LABELS)[part])
     match = r"a:b.pkl has no split 'test'; use images, or a part such as images\[:50%"
-    for function in (sources.load, sources.check_split):
-        refuse(function, path, "test", match=match)
+    refuse(found.check_split, "test", match=match)
+    refuse(found.read, "test", match=match)
     for split in ("images[", "images[:3", "images[99:]", "images+train", "images[x:]"):
-        refuse(sources.load, path, split, match="has no split .*; use images")
+        refuse(read, path, split, match="has no split .*; use images")
     match = r"b.pkl:images\[4:4\] is empty; choose another split"
-    refuse(sources.load, path, "images[4:4]", match=match)
+    refuse(read, path, "images[4:4]", match=match)
 
 
 def test_without_labels_nothing_is_trained(tmp_path):
     path = str(write_pickle(tmp_path / "batch", data=ROWS))
-    refuse(sources.find, path, match="batch has no labels; image and label are needed")
-    refuse(sources.load, path, "images", match="batch has no labels")
-    table = sources.open_table(path, label_names=("cat", "dog"))
+    refuse(sources.open, path, match="batch has no labels; image and label are needed")
+    table = sources.open_split(path, label_names=("cat", "dog"))
     refuse(table.examples, match="batch has no labels; give a labelled source")
 
 
 def test_a_part_of_a_table_in_pieces(tmp_path):
     write_pickle(tmp_path / "x", data=ROWS, labels=LABELS, ids=list("abcdefghi"))
-    table = sources.open_table(f"{tmp_path}/x:images[5:]+images[:3]")
+    table = sources.open_split(f"{tmp_path}/x:images[5:]+images[:3]")
     order = [5, 6, 7, 8, 0, 1, 2]
     assert table.ids == list("fghiabc") and len(table) == 7
     for size in (1, 2, 3, 7):
@@ -134,21 +138,21 @@ def test_a_part_of_a_table_in_pieces(tmp_path):
 
 
 def test_data_sets_of_tfds(digits_dir):
-    whole = sources.load("digits", "test", digits_dir)
+    whole = read("digits", "test", digits_dir)
     for spec, part in (
         ("digits", slice(None)),
         ("digits:test", slice(None)),
         ("digits:1.0.0:test[:50%]", slice(180)),
         ("digits:test[10:20]", slice(10, 20)),
     ):
-        table = sources.open_table(spec, digits_dir, image_shape=(32, 32, 3))
+        table = sources.open_split(spec, digits_dir, image_shape=(32, 32, 3))
         assert table.label_names == tuple("0123456789") and table.ids is None
         rows = list(table.chunks(77))
         images = np.concatenate([piece.images for piece in rows])
         labels = np.concatenate([piece.labels for piece in rows])
         np.testing.assert_array_equal(images, whole.images[part])
         np.testing.assert_array_equal(labels, whole.labels[part])
-    refuse(sources.open_table, "digits:x", digits_dir, match="no split 'x'; use train")
+    refuse(sources.open_split, "digits:x", digits_dir, match="no split 'x'; use train")
 
 
 def test_a_data_set_goes_before_a_folder_of_its_name(digits_dir, tmp_path, monkeypatch):
@@ -156,11 +160,11 @@ def test_a_data_set_goes_before_a_folder_of_its_name(digits_dir, tmp_path, monke
     for name in ("digits", "photos"):
         pathlib.Path(name).mkdir()
         Image.fromarray(IMAGES[0]).save(f"{name}/x.png")
-    assert len(sources.open_table("digits", digits_dir)) == 360
-    assert len(sources.open_table("./digits", digits_dir)) == 1
-    assert len(sources.open_table("photos", digits_dir)) == 1
+    assert len(sources.open_split("digits", digits_dir)) == 360
+    assert len(sources.open_split("./digits", digits_dir)) == 1
+    assert len(sources.open_split("photos", digits_dir)) == 1
     refuse(
-        sources.open_table, "photographs", digits_dir, match="cannot be prepared her"
+        sources.open_split, "photographs", digits_dir, match="cannot be prepared her"
     )
 
 
@@ -168,7 +172,7 @@ def test_damage_of_a_data_set_is_found_when_it_is_read(digits_dir, tmp_path):
     folder = shutil.copytree(digits_dir, tmp_path / "tfds")
     path = folder / "digits/1.0.0/digits-test.array_record-00000-of-00001"
     path.write_bytes(path.read_bytes()[:1000])
-    table = sources.open_table("digits", str(folder))
+    table = sources.open_split("digits", str(folder))
     match = (
         "split 'test' of .* cannot be read .*; check the split, or delete that folde"
     )
@@ -198,10 +202,13 @@ def test_labels_are_those_of_the_network(names, wanted, labels):
     table = table_of(names, [0, 1])
     if labels is None:
         refuse(
-            views.relabelled, table, wanted, match="^x has the classes .*, which are"
+            transforms.relabelled,
+            table,
+            wanted,
+            match="^x has the classes .*, which are",
         )
         return
-    table = views.relabelled(table, wanted)
+    table = transforms.relabelled(table, wanted)
     assert table.label_names == wanted
     np.testing.assert_array_equal(table.read(0, 2).labels, labels)
 
@@ -211,8 +218,8 @@ def test_arrays_are_resized_only_when_that_is_asked_for(channels):
     table = from_arrays("x", IMAGES[..., :channels])
     match = r"x has images of shape \(4, 4, .\) instead of \(6, 8, .\); resize them, or"
     for wanted in ((6, 8, 1), (6, 8, 3)):
-        refuse(views.resized, table, wanted, match=match)
-        rows = views.resized(table, wanted, resize=True).read(2, 5)
+        refuse(transforms.resized, table, wanted, match=match)
+        rows = transforms.resized(table, wanted, resize=True).read(2, 5)
         assert rows.images.shape == (3, *wanted)
         for image, resized in zip(
             IMAGES[2:5, ..., :channels], rows.images, strict=True
@@ -221,13 +228,13 @@ def test_arrays_are_resized_only_when_that_is_asked_for(channels):
             picture = picture.convert("L" if wanted[2] == 1 else "RGB")
             expected = picture.resize((8, 6), Image.Resampling.BICUBIC)
             np.testing.assert_array_equal(resized, np.reshape(expected, wanted))
-    assert views.resized(table, (4, 4, channels)) is table
+    assert transforms.resized(table, (4, 4, channels)) is table
 
 
 def write_photos(folder, digits_dir):
     """Writes some of the digits as folders of images."""
     for split, count in (("train", 300), ("test", 60)):
-        examples = sources.load("digits", split, digits_dir)[:count]
+        examples = read("digits", split, digits_dir)[:count]
         for k, (image, label) in enumerate(
             zip(examples.images, examples.labels, strict=True)
         ):
@@ -245,8 +252,8 @@ def test_training_from_folders_of_images(digits_dir, tmp_path):
     made = setup.make(config, None, lambda line: None)
     assert (len(made.train), len(made.val)) == (270, 30)
     assert made.options.num_classes == 10
-    test = setup.load_test(config)
-    digits = sources.load("digits", "test", digits_dir)[:60]
+    test = made.source.read("test")
+    digits = read("digits", "test", digits_dir)[:60]
     order = np.argsort(digits.labels, kind="stable")  # classes, then names of files
     np.testing.assert_array_equal(test.labels, digits.labels[order])
     config.data.test_split = "valid"
@@ -255,20 +262,21 @@ def test_training_from_folders_of_images(digits_dir, tmp_path):
     config.data.image_size = (24, 20)
     made = setup.make(config, None, lambda line: None)
     assert made.source.image_shape == made.train.images.shape[1:] == (24, 20, 3)
-    assert setup.load_test(config).images.shape == (60, 24, 20, 3)
+    assert made.source.read("test").images.shape == (60, 24, 20, 3)
 
 
 def test_images_are_resized_for_training(digits_dir, tmp_path):
     path = str(write_pickle(tmp_path / "x", data=ROWS, labels=LABELS))
     for name, split in (("digits", "test[:9]"), (path, "images")):
         size = dict(image_size=(5, 7))
-        assert sources.find(name, digits_dir, **size).image_shape == (5, 7, 3)
-        sources.check_split(name, split, digits_dir, **size)
-        resized = sources.load(name, split, digits_dir, **size).images
-        images = sources.load(name, split, digits_dir).images
+        source = sources.open(name, digits_dir, **size)
+        assert source.image_shape == (5, 7, 3)
+        source.check_split(split)
+        resized = source.read(split).images
+        images = read(name, split, digits_dir).images
         for image, small in zip(images, resized, strict=True):
             expected = Image.fromarray(image).resize((7, 5), Image.Resampling.BICUBIC)
             np.testing.assert_array_equal(small, np.asarray(expected))
     for size in ((5,), (0, 5), (5.0, 5.0)):
         match = r"data.image_size is \(.*; use a height and a width such as \(32, 32"
-        refuse(sources.find, path, image_size=size, match=match)
+        refuse(sources.open, path, image_size=size, match=match)

@@ -29,7 +29,7 @@ CLASSES = ["cat/0.png", "cat/1.png", "dog/2.png", "dog/3.png", "owl/4.png", "owl
 
 
 def read(spec, **options):
-    table = sources.open_table(str(spec), **options)
+    table = sources.open_split(str(spec), **options)
     return table, table.read(0, len(table))
 
 
@@ -79,20 +79,18 @@ def test_numbers_are_sorted_as_numbers(tmp_path):
 def test_splits_are_folders(tmp_path):
     write(tmp_path / "train", CLASSES)
     write(tmp_path / "test", ["dog/a.png", "owl/b.png"], IMAGES[:2])
-    found = sources.find(str(tmp_path))
-    assert (found.image_shape, found.label_names) == (SHAPE, ("cat", "dog", "owl"))
-    train = sources.load(str(tmp_path), "train")
-    np.testing.assert_array_equal(train.images, IMAGES)
-    test = sources.load(str(tmp_path), "test")
+    source = sources.open(str(tmp_path))
+    assert (source.image_shape, source.label_names) == (SHAPE, ("cat", "dog", "owl"))
+    np.testing.assert_array_equal(source.read("train").images, IMAGES)
+    test = source.read("test")
     np.testing.assert_array_equal(test.labels, [1, 2])  # as in training
-    part = sources.load(str(tmp_path), "train[50%:]")
-    np.testing.assert_array_equal(part.images, IMAGES[3:])
-    sources.check_split(str(tmp_path), "test[:1]")
+    np.testing.assert_array_equal(source.read("train[50%:]").images, IMAGES[3:])
+    source.check_split("test[:1]")
     with pytest.raises(UserError, match="no split 'val'; use .*test, train, or a part"):
-        sources.check_split(str(tmp_path), "val")
+        source.check_split("val")
     write(tmp_path / "test", ["fox/a.png"], IMAGES[:1])
     with pytest.raises(UserError, match="has the classes fox, which are not among"):
-        sources.load(str(tmp_path), "test")
+        sources.open(str(tmp_path)).read("test")
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -244,7 +242,7 @@ def test_for_training_a_bad_image_is_an_error_of_all(tmp_path):
     (tmp_path / "dog" / "2.png").write_bytes(b"")
     (tmp_path / "owl" / "4.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"dog/2.png cannot be read .*\(and 1 more\)"):
-        sources.load(str(tmp_path), "images")
+        sources.open(str(tmp_path)).read("images")
 
 
 def test_images_are_resized_only_when_that_is_asked_for(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_jax.data import archives, layouts
+from cifar_jax.data import archive_spec, archives
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (4, 4, 4, 3), np.uint8)
@@ -20,16 +20,16 @@ ROWS = np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2)).reshape(4, -1)
 RECORDS = b"".join(
     bytes([label]) + row.tobytes() for label, row in zip(LABELS, ROWS, strict=True)
 )
-LAYOUT = dataclasses.replace(
-    layouts.CIFAR10,
+SPEC = dataclasses.replace(
+    archive_spec.CIFAR10,
     files={"test": ("test_batch.bin",)},
     records_per_file={"test": 4},
     labels={"label": ("cat", "dog")},
     side=4,
 )
-PYTHON_LAYOUT = dataclasses.replace(
-    LAYOUT,
-    url=layouts.CIFAR10_PYTHON.url,
+PYTHON_SPEC = dataclasses.replace(
+    SPEC,
+    url=archive_spec.CIFAR10_PYTHON.url,
     folder="cifar-10-batches-py",
     files={"test": ("test_batch",)},
     keys={"label": "labels"},
@@ -60,10 +60,10 @@ def batches(canary):
     yield pickle.dumps({"data": IMAGES, "labels": list(LABELS)})
 
 
-def archive(mode, layout, content):
+def archive(mode, spec, content):
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=mode) as tar:
-        for name in (f"{layout.folder}/{layout.files['test'][0]}", "../other"):
+        for name in (f"{spec.folder}/{spec.files['test'][0]}", "../other"):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -72,8 +72,8 @@ def archive(mode, layout, content):
 
 def tar_files(canary):
     for mode in ("w", "w:gz", "w:bz2", "w:xz"):
-        yield archive(mode, LAYOUT, RECORDS)
-        yield archive(mode, PYTHON_LAYOUT, next(batches(canary)))
+        yield archive(mode, SPEC, RECORDS)
+        yield archive(mode, PYTHON_SPEC, next(batches(canary)))
 
 
 def npy_files(canary):
@@ -104,7 +104,7 @@ def image_files(canary):
 
 # For each parser: what is opened, the file in it that is damaged, and what is in it.
 PARSERS = {
-    "records": (LAYOUT.folder, f"{LAYOUT.folder}/test_batch.bin", lambda _: [RECORDS]),
+    "records": (SPEC.folder, f"{SPEC.folder}/test_batch.bin", lambda _: [RECORDS]),
     "tar": ("archive.tar.gz", "archive.tar.gz", tar_files),
     "pickle": ("batch.pkl", "batch.pkl", batches),
     "npy": ("images.npy", "images.npy", npy_files),
@@ -118,7 +118,7 @@ PARSERS = {
 )
 @pytest.mark.parametrize("parser", PARSERS)
 def test_damaged_files_are_read_or_refused(parser, count, tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "LAYOUTS", (LAYOUT, PYTHON_LAYOUT))
+    monkeypatch.setattr(archives, "SPECS", (SPEC, PYTHON_SPEC))
     opened, written, files = PARSERS[parser]
     canary = tmp_path / "canary"
     (tmp_path / written).parent.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cifar_jax import UserError
-from cifar_jax.data import pickle_machine, pickles
+from cifar_jax.data import pickles, safe_unpickler
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 12), np.uint8)
 MARK, STOP = b"(", b"."
@@ -248,7 +248,7 @@ def test_a_conversion_cannot_be_repeated_without_end():
 
 
 def test_a_pickle_that_never_ends_is_refused(monkeypatch):
-    monkeypatch.setattr(pickle_machine, "MAX_INSTRUCTIONS", 1000)
+    monkeypatch.setattr(safe_unpickler, "MAX_INSTRUCTIONS", 1000)
     refuse(b"}" + 2000 * b"N0" + b".", "more than 1,000 instructions")
 
 

@@ -41,7 +41,7 @@ def predictor(workdir):
 
 @pytest.fixture(scope="module")
 def digits(digits_dir):
-    return sources.load("digits", "test[:45]", digits_dir)
+    return sources.open("digits", digits_dir).read("test[:45]")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def logits(workdir, digits):
 def predicted(predictor, source, path, **options):
     shape = predictor.network.image_shape
     resize = options.pop("resize", False)
-    table = sources.open_table(str(source), image_shape=shape, resize=resize)
+    table = sources.open_split(str(source), image_shape=shape, resize=resize)
     summary = predictions.write(predictor, table, path, **options)
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.reader(file)), summary

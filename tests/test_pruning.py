@@ -195,7 +195,7 @@ def test_only_epochs_of_the_final_sparsity_are_shipped(
     assert dead == round(0.8 * sum(leaf.size for leaf in kernels))
     assert result["sparsity"] == pytest.approx(0.8, abs=1e-3)
     assert result["num_nonzero"] == result["num_parameters"] - dead
-    images = sources.load("digits", "test", digits_dir)
+    images = sources.open("digits", digits_dir).read("test")
     predictions = np.asarray(jax.jit(network.logits)(images.images)).argmax(-1)
     accuracy = (predictions == images.labels).mean()
     assert result["test"]["accuracy"] == pytest.approx(accuracy)

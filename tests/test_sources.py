@@ -14,7 +14,9 @@ from PIL import Image
 from sklearn import datasets
 
 from cifar_jax import UserError
-from cifar_jax.data import builders, download, layouts, sources, tfds_store
+from cifar_jax import config as default
+from cifar_jax.data import archive_spec, builders, download, sources, tfds_store
+from cifar_jax.training import loop
 
 
 def quiet(line):
@@ -31,7 +33,12 @@ def damaged(digits_dir, tmp_path):
 @pytest.fixture
 def small(monkeypatch):
     """Makes the CIFAR-10 of this package one of 120 images."""
-    monkeypatch.setattr(builders.BUILDERS["cifar10"], "layout", small_cifar.LAYOUT)
+    monkeypatch.setattr(builders.BUILDERS["cifar10"], "spec", small_cifar.SPEC)
+
+
+def read(name, split, data_dir=None, **options):
+    """Opens a data set and reads one of its splits."""
+    return sources.open(name, data_dir, **options).read(split)
 
 
 def check_refused(function, *args, match, **options):
@@ -48,9 +55,7 @@ def test_digits_are_those_of_scikit_learn(digits_dir):
         gray = Image.fromarray(np.rint(image * 255 / 16).astype(np.uint8), "L")
         gray = np.asarray(gray.resize((32, 32), Image.Resampling.BICUBIC))
         expected.append((np.stack([gray] * 3, axis=-1).tobytes(), label))
-    train, test = (
-        sources.load("digits", split, digits_dir) for split in ("train", "test")
-    )
+    train, test = (read("digits", split, digits_dir) for split in ("train", "test"))
     assert (len(train), len(test)) == (1437, 360)
     assert train.images.shape[1:] == (32, 32, 3)
     assert (train.images.dtype, train.labels.dtype) == (np.uint8, np.int32)
@@ -67,14 +72,14 @@ def test_digits_are_those_of_scikit_learn(digits_dir):
 def test_tfds_reads_what_was_prepared_here(tmp_path, small):
     folder = small_cifar.write_folder(tmp_path / "copy")
     lines = []
-    path = sources.prepare(
-        "cifar10", str(tmp_path), source=str(folder), report=lines.append
-    )
+    path = sources.open(
+        "cifar10", str(tmp_path), local=str(folder), report=lines.append
+    ).prepare()
     assert path == tmp_path / "cifar10" / "3.0.2"
     assert lines == [f"Preparing cifar10 in {tmp_path}"]
     for split in ("train", "test"):
         images, labels = small_cifar.examples(split)
-        ours = sources.load("cifar10", split, str(tmp_path), report=lines.append)
+        ours = read("cifar10", split, str(tmp_path), report=lines.append)
         np.testing.assert_array_equal(ours.images, images)
         np.testing.assert_array_equal(ours.labels, labels)
         theirs = tfds.data_source("cifar10", split=split, data_dir=tmp_path)
@@ -84,35 +89,35 @@ def test_tfds_reads_what_was_prepared_here(tmp_path, small):
             np.testing.assert_array_equal(theirs[k]["image"], images[k])
             assert theirs[k]["label"] == labels[k]
     names = tfds.builder("cifar10", data_dir=tmp_path).info.features["label"].names
-    assert tuple(names) == layouts.CIFAR10.label_names
+    assert tuple(names) == archive_spec.CIFAR10.label_names
     assert len(lines) == 1, "what is on disk was prepared again"
 
 
 def test_cifar100(tmp_path, monkeypatch):
-    layout = small_cifar.LAYOUT_100
-    monkeypatch.setattr(builders.BUILDERS["cifar100"], "layout", layout)
-    folder = small_cifar.write_folder(tmp_path / "copy", layout)
+    spec = small_cifar.SPEC_100
+    monkeypatch.setattr(builders.BUILDERS["cifar100"], "spec", spec)
+    folder = small_cifar.write_folder(tmp_path / "copy", spec)
     data_dir = str(tmp_path)
-    path = sources.prepare("cifar100", data_dir, source=str(folder), report=quiet)
+    path = sources.open("cifar100", data_dir, local=str(folder), report=quiet).prepare()
     assert path == tmp_path / "cifar100" / "3.0.2"  # the version of TFDS's builder
     theirs = tfds.builder("cifar100", data_dir=data_dir)
     assert theirs.info.features["coarse_label"].num_classes == 20
     source = tfds.data_source("cifar100", split="test", data_dir=data_dir)
-    images, labels = small_cifar.labelled("test", layout)
-    ours = sources.load("cifar100", "test", data_dir)
+    images, labels = small_cifar.labelled("test", spec)
+    ours = read("cifar100", "test", data_dir)
     np.testing.assert_array_equal(ours.images, images)
     np.testing.assert_array_equal(ours.labels, labels["label"])
     for k in (0, 1, 99):
         assert source[k]["label"] == labels["label"][k]
         assert source[k]["coarse_label"] == labels["coarse_label"][k]
-    assert sources.find("cifar100", data_dir).label_names == layout.label_names
-    assert sources.find("cifar100", str(tmp_path / "none")).num_classes == 100
+    assert sources.open("cifar100", data_dir).label_names == spec.label_names
+    assert sources.open("cifar100", str(tmp_path / "none")).num_classes == 100
 
 
 def test_a_data_set_is_known_before_it_is_prepared(digits_dir, tmp_path):
-    before = sources.find("digits", str(tmp_path))
-    assert not list(tmp_path.iterdir())
-    after = sources.find("digits", digits_dir)
+    before = sources.open("digits", str(tmp_path))
+    assert before.path is None and not list(tmp_path.iterdir())
+    after = sources.open("digits", digits_dir)
     assert before.image_shape == after.image_shape == (32, 32, 3)
     assert before.label_names == after.label_names == tuple("0123456789")
     assert before.num_classes == 10
@@ -120,8 +125,9 @@ def test_a_data_set_is_known_before_it_is_prepared(digits_dir, tmp_path):
 
 def test_the_folder_is_that_of_the_environment(digits_dir, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", digits_dir)
-    assert str(sources.find("digits").data_dir) == digits_dir
-    assert len(sources.load("digits", "test")) == 360
+    source = sources.open("digits")
+    assert str(source.path) == f"{digits_dir}/digits/1.0.0"
+    assert len(source.read("test")) == 360
 
 
 @pytest.mark.parametrize(
@@ -135,8 +141,8 @@ def test_the_folder_is_that_of_the_environment(digits_dir, monkeypatch):
     ],
 )
 def test_split_strings(digits_dir, split, part):
-    whole = sources.load("digits", "train", digits_dir)
-    loaded = sources.load("digits", split, digits_dir)
+    whole = read("digits", "train", digits_dir)
+    loaded = read("digits", split, digits_dir)
     np.testing.assert_array_equal(loaded.images, whole.images[part])
     np.testing.assert_array_equal(loaded.labels, whole.labels[part])
     np.testing.assert_array_equal(loaded.labels, whole[part].labels)
@@ -152,15 +158,13 @@ def test_split_strings(digits_dir, split, part):
     ],
 )
 def test_splits_that_do_not_exist_are_refused(digits_dir, split, match):
-    check_refused(sources.load, "digits", split, digits_dir, match=match)
+    check_refused(read, "digits", split, digits_dir, match=match)
 
 
 def test_unknown_data_sets_are_refused(tmp_path):
     match = "data set 'cifar11' is not in .* use cifar10, cifar100, digits, or set"
-    for function in (sources.find, sources.prepare):
-        check_refused(function, "cifar11", str(tmp_path), match=match)
-    check_refused(sources.find, "a b", str(tmp_path), match="a b does not exist; give")
-    check_refused(sources.prepare, "a b", str(tmp_path), match="check its name")
+    check_refused(sources.open, "cifar11", str(tmp_path), match=match)
+    check_refused(sources.open, "a b", str(tmp_path), match="a b does not exist; give")
 
 
 class Unlabelled(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -185,7 +189,7 @@ def test_data_without_labels_is_refused(tmp_path):
     with tfds_store.quiet_tfds():
         builder.download_and_prepare()
     match = r"has the features \['number'\]; image and label are needed"
-    check_refused(sources.find, "unlabelled", str(tmp_path), match=match)
+    check_refused(sources.open, "unlabelled", str(tmp_path), match=match)
 
 
 def test_without_a_network_there_are_three_ways_out(tmp_path, monkeypatch):
@@ -194,7 +198,7 @@ def test_without_a_network_there_are_three_ways_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(requests, "get", get)
     message = check_refused(
-        sources.load,
+        read,
         "cifar10",
         "train",
         str(tmp_path),
@@ -215,14 +219,14 @@ def test_without_a_network_there_are_three_ways_out(tmp_path, monkeypatch):
 def test_a_download_is_prepared(tmp_path, monkeypatch, small):
     folder = small_cifar.write_folder(tmp_path / "copy")
     monkeypatch.setattr(
-        download, "download", lambda layout, folder, *, progress: tmp_path / "copy"
+        download, "download", lambda spec, folder, *, progress: tmp_path / "copy"
     )
     lines = []
-    sources.prepare("cifar10", str(tmp_path), report=lines.append)
+    sources.open("cifar10", str(tmp_path), report=lines.append).prepare()
     shutil.rmtree(folder)
-    loaded = sources.load("cifar10", "test", str(tmp_path))
+    loaded = read("cifar10", "test", str(tmp_path))
     np.testing.assert_array_equal(loaded.images, small_cifar.examples("test")[0])
-    assert lines[0] == f"Downloading {layouts.CIFAR10.url} (170 MB)"
+    assert lines[0] == f"Downloading {archive_spec.CIFAR10.url} (170 MB)"
 
 
 def test_a_damaged_archive_leaves_no_data_set(tmp_path, small):
@@ -230,14 +234,13 @@ def test_a_damaged_archive_leaves_no_data_set(tmp_path, small):
     target, data_dir = folder / "test_batch.bin", str(tmp_path / "tfds")
     content = target.read_bytes()
     target.write_bytes(b"\xff" + content[1:])
-    options = dict(source=str(folder), report=quiet)
-    check_refused(
-        sources.prepare, "cifar10", data_dir, match="record 0 has label 255", **options
-    )
+    options = dict(local=str(folder), report=quiet)
+    source = sources.open("cifar10", data_dir, **options)
+    check_refused(source.prepare, match="record 0 has label 255")
     with pytest.raises(UserError):
-        sources.prepare("cifar10", data_dir, source=str(tmp_path / "x"), report=quiet)
+        read("cifar10", "test", data_dir, local=str(tmp_path / "x"), report=quiet)
     target.write_bytes(content)
-    assert len(sources.load("cifar10", "test", data_dir, **options)) == 20
+    assert len(read("cifar10", "test", data_dir, **options)) == 20
 
 
 @pytest.mark.parametrize("name", ["cifar10", "digits"])
@@ -246,7 +249,8 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch, name):
     (tmp_path / "file").touch()
     folder = str(tmp_path / "file" / "tfds")
     match = f"{folder} cannot be written"
-    check_refused(sources.prepare, name, folder, report=quiet, match=match)
+    source = sources.open(name, folder, report=quiet)
+    check_refused(source.prepare, match=match)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete"])
@@ -260,7 +264,7 @@ def test_damaged_images_are_refused(damaged, damage):
         end = {"flip": None, "truncate": len(content) // 2, "empty": 0}[damage]
         path.write_bytes(content[:end])
     match = "split 'train' of .*digits/1.0.0 cannot be read .* delete that folder and p"
-    check_refused(sources.load, "digits", "train", str(damaged.parents[1]), match=match)
+    check_refused(read, "digits", "train", str(damaged.parents[1]), match=match)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "empty", "delete"])
@@ -274,8 +278,7 @@ def test_damaged_metadata_is_refused(damaged, name, damage):
     folder = str(damaged.parents[1])
     match = "delete (.*digits|that folder) and prepare"
     options = dict(report=quiet, match=match)
-    check_refused(sources.load, "digits", "train", folder, **options)
-    check_refused(sources.prepare, "digits", folder, **options)
+    check_refused(read, "digits", "train", folder, **options)
 
 
 def test_a_format_that_only_tensorflow_reads_is_named(damaged, monkeypatch):
@@ -284,7 +287,7 @@ def test_a_format_that_only_tensorflow_reads_is_named(damaged, monkeypatch):
     path.write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     match = r"is in the format tfrecord, .* pip install 'cifar-jax\[tf\]', or prepare"
-    check_refused(sources.load, "digits", "train", str(damaged.parents[1]), match=match)
+    check_refused(read, "digits", "train", str(damaged.parents[1]), match=match)
 
 
 def test_a_format_without_random_access_is_read_on(monkeypatch):
@@ -308,7 +311,7 @@ def test_a_format_without_random_access_is_read_on(monkeypatch):
 
 
 def test_nothing_of_tfds_reaches_the_terminal(tmp_path, capfd):
-    sources.load("digits", "test", str(tmp_path), report=quiet)
+    read("digits", "test", str(tmp_path), report=quiet)
     assert capfd.readouterr() == ("", "")
 
 
@@ -322,6 +325,34 @@ def test_a_download_reports_its_tenths():
 
 
 def test_a_missing_split_is_refused_with_those_there_are(digits_dir):
-    sources.check_split("digits", "test[:50%]", digits_dir)
+    source = sources.open("digits", digits_dir)
+    source.check_split("test[:50%]")
     with pytest.raises(UserError, match="no split 'tset'; use train, test"):
-        sources.check_split("digits", "tset", digits_dir)
+        source.check_split("tset")
+
+
+def test_a_run_opens_its_data_set_once(digits_dir, tmp_path, monkeypatch):
+    builders, opened = [], []
+    read_only_builder = tfds.core.read_only_builder
+    find_builder = read_only_builder.builder_from_files
+    open_data = read_only_builder.ReadOnlyBuilder.as_data_source
+
+    def count_builder(name, **kwargs):
+        builders.append(name)
+        return find_builder(name, **kwargs)
+
+    def count_data(builder, split):
+        opened.append(split)
+        return open_data(builder, split)
+
+    monkeypatch.setattr(read_only_builder, "builder_from_files", count_builder)
+    monkeypatch.setattr(read_only_builder.ReadOnlyBuilder, "as_data_source", count_data)
+    config = default.get_config()
+    config.data.update(name="digits", dir=digits_dir, validation=20)
+    config.data.update(train_split="train[:80]", test_split="test[:10]")
+    config.model.update(widths=(4,), stage_sizes=(1,), strides=(1,))
+    config.train.update(batch_size=8, epochs=1)
+    config.augment = ()
+    loop.train_and_evaluate(config, tmp_path / "run")
+    assert builders == ["digits"]
+    assert opened == ["train[:80]", "test[:10]"]

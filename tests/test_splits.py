@@ -82,18 +82,18 @@ def make(digits_dir, **data):
 
 
 def test_statistics_come_from_the_images_that_are_trained_on(digits_dir, monkeypatch):
-    before, load = make(digits_dir), sources.load
+    before, read = make(digits_dir), sources.Source.read
     asked, target = [], before.val
 
-    def changed(name, split, *arguments, **options):
-        examples = load(name, split, *arguments, **options)
+    def changed(source, split):
+        examples = read(source, split)
         asked.append(split)
         wanted = {image.tobytes() for image in target.images}
         hit = np.array([image.tobytes() in wanted for image in examples.images])
         images = np.where(hit[:, None, None, None], 255, examples.images)
         return Examples(images.astype(np.uint8), examples.labels)
 
-    monkeypatch.setattr(sources, "load", changed)
+    monkeypatch.setattr(sources.Source, "read", changed)
     after = make(digits_dir)
     assert asked == ["train"]  # and nothing of the test images
     assert (after.val.images == 255).all()
@@ -106,7 +106,7 @@ def test_statistics_come_from_the_images_that_are_trained_on(digits_dir, monkeyp
 def test_the_split_has_a_seed_of_its_own(digits_dir):
     first, other = (make(digits_dir, split_seed=seed).val for seed in (0, 1))
     assert (first.images != other.images).any()
-    examples = sources.load("digits", "train", digits_dir)
+    examples = sources.open("digits", digits_dir).read("train")
     expected = splits.hold_out(examples, 0.25, seed=0)[1]
     np.testing.assert_array_equal(first.images, expected.images)
 

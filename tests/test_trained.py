@@ -31,7 +31,7 @@ def test_the_network_scores_what_its_run_says(run, digits_dir):
     before = files(workdir)
     network = trained.load(workdir)
     assert files(workdir) == before
-    test = sources.load("digits", "test", digits_dir)
+    test = sources.open("digits", digits_dir).read("test")
     logits = np.asarray(jax.jit(network.logits)(test.images), np.float64)
     assert (logits.argmax(-1) == test.labels).mean() == pytest.approx(
         result["test"]["accuracy"]

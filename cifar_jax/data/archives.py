@@ -15,8 +15,8 @@ import numpy as np
 
 from cifar_jax import UserError
 from cifar_jax.data import pickles
-from cifar_jax.data.layouts import LAYOUTS, Layout
-from cifar_jax.data.table import as_images, as_labels
+from cifar_jax.data.archive_spec import SPECS, ArchiveSpec
+from cifar_jax.data.dataset import as_images, as_labels
 
 Labels = Mapping[str, np.ndarray]  # int32 [N], by kind of label
 
@@ -24,13 +24,13 @@ _DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZM
 
 
 def read(
-    source: os.PathLike, layout: Layout, split: str | None = None
+    source: os.PathLike, spec: ArchiveSpec, split: str | None = None
 ) -> dict[str, tuple[np.ndarray, Labels]]:
     """Reads and checks a copy of an archive.
 
     Args:
       source: The archive, its unpacked folder, or a folder that holds either.
-      layout: What the archive must contain.
+      spec: What the archive must contain.
       split: The only one to read; None: all.
 
     Returns:
@@ -38,36 +38,36 @@ def read(
       in the official order.
 
     Raises:
-      UserError: If a file is missing, damaged, or not what the layout says.
+      UserError: If a file is missing, damaged, or not what the spec says.
     """
-    path = locate(source, layout)
-    splits = [split] if split else list(layout.files)
-    names = {name: split for split in splits for name in layout.files[split]}
+    path = locate(source, spec)
+    splits = [split] if split else list(spec.files)
+    names = {name: split for split in splits for name in spec.files[split]}
     read_members = _folder_members if path.is_dir() else _tar_members
-    members = read_members(path, names, layout)
+    members = read_members(path, names, spec)
     missing = [name for name in names if name not in members]
     if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; {_remedy(layout)}")
-    parse = _parse_pickle if layout.keys else _parse_binary
+        raise UserError(f"{path} lacks {', '.join(missing)}; {_remedy(spec)}")
+    parse = _parse_pickle if spec.keys else _parse_binary
     examples = {}
     for split in splits:
         parts = [
-            parse(members.pop(name), f"{path}: {name}", layout, split)
-            for name in layout.files[split]
+            parse(members.pop(name), f"{path}: {name}", spec, split)
+            for name in spec.files[split]
         ]
         images = np.concatenate([images for images, _ in parts])
         images = np.ascontiguousarray(images)
         labels = {
             kind: np.concatenate([labels[kind] for _, labels in parts])
-            for kind in layout.labels
+            for kind in spec.labels
         }
-        for kind in layout.labels:
-            _check_class_counts(labels[kind], f"{path}: split {split}", kind, layout)
+        for kind in spec.labels:
+            _check_class_counts(labels[kind], f"{path}: split {split}", kind, spec)
         examples[split] = images, labels
     return examples
 
 
-def locate(source: os.PathLike, layout: Layout) -> pathlib.Path:
+def locate(source: os.PathLike, spec: ArchiveSpec) -> pathlib.Path:
     """Returns the archive or the unpacked folder that `source` is or holds.
 
     Raises:
@@ -75,11 +75,11 @@ def locate(source: os.PathLike, layout: Layout) -> pathlib.Path:
     """
     source = pathlib.Path(source).expanduser()
     if not source.exists():
-        raise UserError(f"{source} does not exist; give a copy of {layout.archive}")
-    if path := _held(source, layout):
+        raise UserError(f"{source} does not exist; give a copy of {spec.archive}")
+    if path := _held(source, spec):
         return path
     raise UserError(
-        f"{source} holds neither {layout.archive} nor the folder {layout.folder}; "
+        f"{source} holds neither {spec.archive} nor the folder {spec.folder}; "
         "give the archive, its unpacked folder, or the folder that holds one of them"
     )
 
@@ -90,27 +90,27 @@ def is_archive(path: pathlib.Path, head: bytes) -> bool:
     return packed or head[257:262] == b"ustar" or ".tar" in path.suffixes
 
 
-def recognise(source: pathlib.Path) -> Layout | None:
-    """Returns the layout of an archive, its unpacked folder, or what holds either.
+def recognise(source: pathlib.Path) -> ArchiveSpec | None:
+    """Returns the spec of an archive, its unpacked folder, or what holds either.
 
     Raises:
       UserError: If it is a file, and no such archive.
     """
     if source.is_dir():
-        return next((layout for layout in LAYOUTS if _held(source, layout)), None)
-    by_folder = {layout.folder: layout for layout in LAYOUTS}
+        return next((spec for spec in SPECS if _held(source, spec)), None)
+    by_folder = {spec.folder: spec for spec in SPECS}
     for folder in _top_folders(source):
         if folder in by_folder:
             return by_folder[folder]
-    known = ", ".join(layout.archive for layout in LAYOUTS)
+    known = ", ".join(spec.archive for spec in SPECS)
     raise UserError(f"{source} is none of the archives {known}; unpack it first")
 
 
-def _held(source: pathlib.Path, layout: Layout) -> pathlib.Path | None:
-    first_files = [files[0] for files in layout.files.values()]
+def _held(source: pathlib.Path, spec: ArchiveSpec) -> pathlib.Path | None:
+    first_files = [files[0] for files in spec.files.values()]
     if source.is_file() or any((source / name).is_file() for name in first_files):
         return source
-    folder, archive = source / layout.folder, source / layout.archive
+    folder, archive = source / spec.folder, source / spec.archive
     if folder.is_dir():
         return folder
     return archive if archive.is_file() else None
@@ -131,23 +131,23 @@ def _top_folders(path: pathlib.Path) -> Iterator[str]:
 
 
 def _folder_members(
-    path: pathlib.Path, names: Mapping[str, str], layout: Layout
+    path: pathlib.Path, names: Mapping[str, str], spec: ArchiveSpec
 ) -> dict[str, bytes]:
     """The files of an unpacked folder, refused before reading if their size is off."""
     members = {}
     for name, split in names.items():
         if (path / name).is_file():
             size = (path / name).stat().st_size
-            _check_size(size, f"{path}: {name}", layout, split)
+            _check_size(size, f"{path}: {name}", spec, split)
             members[name] = (path / name).read_bytes()
     return members
 
 
 def _tar_members(
-    path: pathlib.Path, names: Mapping[str, str], layout: Layout
+    path: pathlib.Path, names: Mapping[str, str], spec: ArchiveSpec
 ) -> dict[str, bytes]:
     """The expected regular files of an archive; all else in it is passed over."""
-    expected = {f"{layout.folder}/{name}": name for name in names}
+    expected = {f"{spec.folder}/{name}": name for name in names}
     members = {}
     try:
         with tarfile.open(path, "r:*") as archive:
@@ -155,7 +155,7 @@ def _tar_members(
                 name = expected.get(member.name.removeprefix("./"))
                 if name is None or not member.isreg():
                     continue
-                _check_size(member.size, f"{path}: {name}", layout, names[name])
+                _check_size(member.size, f"{path}: {name}", spec, names[name])
                 members[name] = archive.extractfile(member).read()
             while archive.fileobj.read(1 << 20):
                 pass  # gzip checks its sum at the end of the file only
@@ -165,78 +165,80 @@ def _tar_members(
         reason = str(error).partition("\n")[0].rstrip(":")  # tarfile may list more
         raise UserError(
             f"{path} is damaged, truncated or not a tar archive ({reason}); "
-            f"{_remedy(layout)}"
+            f"{_remedy(spec)}"
         ) from error
     return members
 
 
 def _parse_binary(
-    content: bytes, where: str, layout: Layout, split: str
+    content: bytes, where: str, spec: ArchiveSpec, split: str
 ) -> tuple[np.ndarray, Labels]:
-    _check_size(len(content), where, layout, split)
-    records = np.frombuffer(content, np.uint8).reshape(-1, layout.record_bytes)
+    _check_size(len(content), where, spec, split)
+    records = np.frombuffer(content, np.uint8).reshape(-1, spec.record_bytes)
     labels = {
-        kind: _checked(records[:, column].astype(np.int32), where, kind, layout)
-        for column, kind in enumerate(layout.labels)
+        kind: _checked(records[:, column].astype(np.int32), where, kind, spec)
+        for column, kind in enumerate(spec.labels)
     }
-    return as_images(records[:, len(layout.labels) :], where), labels
+    return as_images(records[:, len(spec.labels) :], where), labels
 
 
 def _parse_pickle(
-    content: bytes, where: str, layout: Layout, split: str
+    content: bytes, where: str, spec: ArchiveSpec, split: str
 ) -> tuple[np.ndarray, Labels]:
     batch = pickles.read_batch(content, where)
-    missing = [key for key in ("data", *layout.keys.values()) if key not in batch]
+    missing = [key for key in ("data", *spec.keys.values()) if key not in batch]
     if missing:
-        raise UserError(f"{where} lacks {', '.join(missing)}; {_remedy(layout)}")
-    count = layout.records_per_file[split]
+        raise UserError(f"{where} lacks {', '.join(missing)}; {_remedy(spec)}")
+    count = spec.records_per_file[split]
     images = as_images(batch["data"], where)
-    if images.shape != (count, *layout.image_shape):
-        expected = (count, *layout.image_shape)
+    if images.shape != (count, *spec.image_shape):
+        expected = (count, *spec.image_shape)
         raise UserError(
             f"{where} holds images {images.shape} instead of {expected}; "
-            f"{_remedy(layout)}"
+            f"{_remedy(spec)}"
         )
     labels = {}
-    for kind, key in layout.keys.items():
+    for kind, key in spec.keys.items():
         values = as_labels(batch[key], count, where)
-        labels[kind] = _checked(values, where, kind, layout)
+        labels[kind] = _checked(values, where, kind, spec)
     return images, labels
 
 
-def _checked(labels: np.ndarray, where: str, kind: str, layout: Layout) -> np.ndarray:
-    num_classes = len(layout.labels[kind])
+def _checked(
+    labels: np.ndarray, where: str, kind: str, spec: ArchiveSpec
+) -> np.ndarray:
+    num_classes = len(spec.labels[kind])
     if labels.max() >= num_classes:
         index = int(np.argmax(labels >= num_classes))
         raise UserError(
             f"{where}: record {index} has {kind} {labels[index]}, but the labels are "
-            f"0 to {num_classes - 1}; {_remedy(layout)}"
+            f"0 to {num_classes - 1}; {_remedy(spec)}"
         )
     return labels
 
 
-def _check_size(size: int, where: str, layout: Layout, split: str) -> None:
-    expected = layout.records_per_file[split] * layout.record_bytes
-    if layout.keys and size > 2 * expected + (1 << 20):  # with names, in any protocol
-        raise UserError(f"{where} has {size:,} bytes, far too many; {_remedy(layout)}")
-    if not layout.keys and size != expected:
+def _check_size(size: int, where: str, spec: ArchiveSpec, split: str) -> None:
+    expected = spec.records_per_file[split] * spec.record_bytes
+    if spec.keys and size > 2 * expected + (1 << 20):  # with names, in any protocol
+        raise UserError(f"{where} has {size:,} bytes, far too many; {_remedy(spec)}")
+    if not spec.keys and size != expected:
         raise UserError(
-            f"{where} has {size:,} bytes instead of {expected:,}; {_remedy(layout)}"
+            f"{where} has {size:,} bytes instead of {expected:,}; {_remedy(spec)}"
         )
 
 
 def _check_class_counts(
-    labels: np.ndarray, where: str, kind: str, layout: Layout
+    labels: np.ndarray, where: str, kind: str, spec: ArchiveSpec
 ) -> None:
     """The official splits hold every class equally often."""
-    num_classes = len(layout.labels[kind])
+    num_classes = len(spec.labels[kind])
     counts = np.bincount(labels, minlength=num_classes)
     if (counts != len(labels) / num_classes).any():
         raise UserError(
             f"{where} holds {counts.tolist()} images of the classes instead of "
-            f"{len(labels) // num_classes} of each; {_remedy(layout)}"
+            f"{len(labels) // num_classes} of each; {_remedy(spec)}"
         )
 
 
-def _remedy(layout: Layout) -> str:
-    return f"copy it again from {layout.url}"
+def _remedy(spec: ArchiveSpec) -> str:
+    return f"copy it again from {spec.url}"

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from cifar_jax import UserError
-from cifar_jax.data.table import (
-    Table,
-    Tables,
+from cifar_jax.data.dataset import (
+    Dataset,
+    Splits,
     as_ids,
     as_images,
     as_labels,
@@ -39,7 +39,7 @@ UNNAMED = "images"  # what a split is called that the file gives no name
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
-def npz_tables(path: pathlib.Path) -> Tables:
+def npz_splits(path: pathlib.Path) -> Splits:
     """Returns what opens each split of an .npz file; `images` where it has no name.
 
     Raises:
@@ -76,7 +76,7 @@ def _member(members, keys: tuple[str, ...], split: str | None):
     return None
 
 
-def _npz_table(path: pathlib.Path, images, labels, ids) -> Table:
+def _npz_table(path: pathlib.Path, images, labels, ids) -> Dataset:
     where = f"{path}: {images.filename}"
     images = as_images(_read_member(path, images), where)
     if labels is not None:
@@ -88,7 +88,7 @@ def _npz_table(path: pathlib.Path, images, labels, ids) -> Table:
     return from_arrays(str(path), images, labels, ids=ids)
 
 
-def npy_table(path: pathlib.Path, labels_path: pathlib.Path | None = None) -> Table:
+def open_npy(path: pathlib.Path, labels_path: pathlib.Path | None = None) -> Dataset:
     """Returns the images of an .npy file, labelled by a file beside it.
 
     The labels of `NAME_data.npy` or `NAME_images.npy` are in `NAME_labels.npy` (as
@@ -125,7 +125,7 @@ def corruptions(folder: pathlib.Path) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name != "labels"))
 
 
-def corrupted_tables(folder: pathlib.Path) -> Tables:
+def corrupted_splits(folder: pathlib.Path) -> Splits:
     """Returns what opens each corruption: `NAME` whole, `NAME/3` at one severity."""
     return {
         name if severity is None else f"{name}/{severity}": functools.partial(
@@ -136,7 +136,7 @@ def corrupted_tables(folder: pathlib.Path) -> Tables:
     }
 
 
-def _corrupted(folder: pathlib.Path, name: str, severity: int | None) -> Table:
+def _corrupted(folder: pathlib.Path, name: str, severity: int | None) -> Dataset:
     path, labels_path = folder / f"{name}.npy", folder / "labels.npy"
     images = as_images(read_npy(path), str(path))
     labels = as_labels(read_npy(labels_path), len(images), str(labels_path))

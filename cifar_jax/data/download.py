@@ -7,19 +7,19 @@ from collections.abc import Callable
 import requests
 
 from cifar_jax import UserError
-from cifar_jax.data.layouts import Layout
+from cifar_jax.data.archive_spec import ArchiveSpec
 
 Report = Callable[[str], None]  # takes one line for the person who waits
 Progress = Callable[[int, int], None]  # done, total
 
 
 def download(
-    layout: Layout, folder: pathlib.Path, *, progress: Progress | None = None
+    spec: ArchiveSpec, folder: pathlib.Path, *, progress: Progress | None = None
 ) -> pathlib.Path:
     """Downloads the archive unless a good copy is already there.
 
     Args:
-      layout: What to download, with its size and SHA-256.
+      spec: What to download, with its size and SHA-256.
       folder: Where the archive is put, under its own name.
       progress: Called with the bytes so far and in all.
 
@@ -29,30 +29,30 @@ def download(
     Raises:
       UserError: If there is no connection, or what came is not the archive.
     """
-    path = folder / layout.archive
-    if path.exists() and _sha256(path) == layout.sha256:
+    path = folder / spec.archive
+    if path.exists() and _sha256(path) == spec.sha256:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     try:
-        with requests.get(layout.url, stream=True, timeout=10) as response:
+        with requests.get(spec.url, stream=True, timeout=10) as response:
             response.raise_for_status()
             with partial.open("wb") as file:
                 for chunk in response.iter_content(1 << 20):
                     file.write(chunk)
                     if progress:
-                        progress(file.tell(), layout.size)
+                        progress(file.tell(), spec.size)
         digest = _sha256(partial)
-        if digest != layout.sha256:
+        if digest != spec.sha256:
             raise UserError(
-                f"{layout.url} sent {partial.stat().st_size:,} bytes with SHA-256 "
-                f"{digest} instead of {layout.size:,} bytes with {layout.sha256}; "
+                f"{spec.url} sent {partial.stat().st_size:,} bytes with SHA-256 "
+                f"{digest} instead of {spec.size:,} bytes with {spec.sha256}; "
                 "try again, or give a copy of the archive"
             )
         partial.replace(path)
     except requests.RequestException as error:
         raise UserError(
-            f"{layout.url} cannot be downloaded ({type(error).__name__})"
+            f"{spec.url} cannot be downloaded ({type(error).__name__})"
         ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cifar_jax import UserError
-from cifar_jax.data.table import Rows, Table
+from cifar_jax.data.dataset import Batch, Dataset
 
 # Larger images are not decoded: a small file can claim to be a huge one.
 MAX_PIXELS = 50_000_000
@@ -30,12 +30,12 @@ def is_image(path: pathlib.Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def table(
+def open_folder(
     path: pathlib.Path,
     *,
     image_shape: tuple[int, int, int] | None = None,
     resize: bool = False,
-) -> Table:
+) -> Dataset:
     """Returns the images of a folder, or of one file, in the order of their names.
 
     Sub-folders are classes; a folder without them has no labels. Hidden files and files
@@ -62,9 +62,9 @@ def table(
             f"{path} is read as RGB, but {image_shape[2]} channels are wanted; save "
             "the images as an array, in .npy"
         )
-    fetch = functools.partial(_fetch, root, names, labels, image_shape[:2], resize)
+    read = functools.partial(_read, root, names, labels, image_shape[:2], resize)
     ids = [_printable(name) for name in names]
-    return Table(str(path), image_shape, len(names), fetch, label_names, ids)
+    return Dataset(str(path), image_shape, len(names), read, label_names, ids)
 
 
 def _printable(name: str) -> str:
@@ -141,14 +141,14 @@ def _first_size(root: pathlib.Path, names: list[str]) -> tuple[int, int]:
     raise UserError(f"none of the {len(names):,} images in {root} can be read")
 
 
-def _fetch(root, names, labels, size, resize, start: int, stop: int) -> Rows:
+def _read(root, names, labels, size, resize, start: int, stop: int) -> Batch:
     images, errors = np.zeros((stop - start, *size, 3), np.uint8), {}
     for k, name in enumerate(names[start:stop]):
         try:
             images[k] = _decode(root / name, size, resize)
         except _BadImage as error:
             errors[k] = f"{_printable(str(root / name))} {error}"
-    return Rows(images, None if labels is None else labels[start:stop], errors)
+    return Batch(images, None if labels is None else labels[start:stop], errors)
 
 
 def _decode(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cifar_jax import UserError
-from cifar_jax.data.pickle_machine import Machine, Record, Refused
+from cifar_jax.data.safe_unpickler import Record, SafeUnpickler, UnpicklingError
 
 # Functions of NumPy's pickles, each with what stands for it.
 _NUMPY = {
@@ -47,11 +47,15 @@ def read_batch(content: bytes, where: str) -> dict[str, Any]:
     """
     try:
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-            batch = Machine(content, _NUMPY).run()  # warns of escapes in damaged text
+            batch = SafeUnpickler(
+                content, _NUMPY
+            ).run()  # warns of escapes in damaged text
         if not isinstance(batch, dict):
-            raise Refused(f"it holds a {type(batch).__name__} instead of a dictionary")
+            raise UnpicklingError(
+                f"it holds a {type(batch).__name__} instead of a dictionary"
+            )
         return {_text(key): _value(value) for key, value in batch.items()}
-    except Refused as error:
+    except UnpicklingError as error:
         reason = str(error)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         # what the decoders of pickletools raise, and a stack that runs empty
@@ -84,27 +88,27 @@ def _array(record: Record) -> np.ndarray:
     elif record.function == "scalar":
         (dtype, content), shape, order = record.arguments, (), "C"
     else:
-        raise Refused(f"it holds a {record.function} where an array should be")
+        raise UnpicklingError(f"it holds a {record.function} where an array should be")
     dtype = _dtype(dtype)
     if isinstance(content, str):
         content = content.encode("latin-1")
     if not isinstance(content, bytes | bytearray) or order not in ("C", "F"):
-        raise Refused("it holds an array without its content")
+        raise UnpicklingError("it holds an array without its content")
     known = isinstance(shape, tuple) and len(shape) <= 4
     if not known or not all(isinstance(n, int) and n >= 0 for n in shape):
-        raise Refused("it holds an array without a shape")
+        raise UnpicklingError("it holds an array without a shape")
     if math.prod(shape) * dtype.itemsize != len(content):
-        raise Refused(f"it has {len(content):,} bytes for an array of {shape}")
+        raise UnpicklingError(f"it has {len(content):,} bytes for an array of {shape}")
     return np.frombuffer(content, dtype).reshape(shape, order=order)
 
 
 def _dtype(record) -> np.dtype:
     """The dtype of numbers that a record stands for."""
     if not isinstance(record, Record) or record.function != "dtype":
-        raise Refused("it holds an array without a dtype")
+        raise UnpicklingError("it holds an array without a dtype")
     code = record.arguments[0] if record.arguments else None
     code = code.decode("latin-1") if isinstance(code, bytes) else code
     if code not in _DTYPES:
-        raise Refused(f"it holds an array of dtype {str(code)[:20]!r}")
+        raise UnpicklingError(f"it holds an array of dtype {str(code)[:20]!r}")
     big = isinstance(record.state, tuple) and ">" in record.state[1:2]
     return np.dtype(code).newbyteorder(">" if big else "<")

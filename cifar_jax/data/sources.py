@@ -1,214 +1,211 @@
 """The front door of all data: TFDS data sets, archives, arrays, pickles, folders.
 
-A source is named by a string: `NAME`, `NAME:SPLIT`, `PATH` or `PATH:SPLIT`. A data set
-of TFDS that is on disk, or that this package prepares, goes before a path of its name.
+`open` is for training: it opens a labelled data set once, and its splits are read when
+they are needed. `open_split` is for evaluation and prediction: it opens one split of
+anything, labelled or not.
+
+Sources are named by strings, `NAME`, `NAME:SPLIT`, `PATH` or `PATH:SPLIT`. A data set
+of TFDS that is on disk, or that this package can prepare, precedes a path of its name.
 """
 
-import contextlib
-import dataclasses
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from cifar_jax import UserError
-from cifar_jax.data import arrays, files, tfds_store, views
-from cifar_jax.data.builders import BUILDERS
+from cifar_jax.data import arrays, tfds_store, transforms
+from cifar_jax.data.dataset import Dataset, Examples, ImageShape
 from cifar_jax.data.download import Report
-from cifar_jax.data.table import Examples, Table
-from cifar_jax.data.tfds_store import location, prepare
+from cifar_jax.data.files import FileStore
+from cifar_jax.data.tfds_store import TfdsStore
 
 __all__ = [
-    *("Examples", "Report", "Source", "Table"),
-    *("check_split", "corruptions", "find", "keeping", "load"),
-    *("location", "open_table", "prepare"),
+    "Dataset",
+    "Examples",
+    "Report",
+    "Source",
+    "corruptions",
+    "open",
+    "open_split",
 ]
 
-_kept: dict[tuple, Examples] | None = None  # None: nothing is to be kept
+# Groups: the data set, with its config and version if need be; its split.
 _TFDS_NAME = re.compile(r"([A-Za-z]\w*(?:/[\w-]+)?(?::\d+\.\d+\.\d+)?)(?::(.+))?")
 
 
-@dataclasses.dataclass(frozen=True)
 class Source:
-    """Labelled images that are on disk or that this package can prepare.
+    """A labelled data set, opened once: known at once, prepared and read on demand.
 
     Attributes:
-      name: Name of the TFDS data set, or a path.
-      image_shape: Height, width and channels.
-      label_names: Classes, by label.
-      data_dir: Folder of TFDS data sets, or the folder that the path is in.
+      name: Name of the TFDS data set, or path.
+      image_shape: Height, width and channels of the images.
+      label_names: Names of the classes, by label.
     """
 
-    name: str
-    image_shape: tuple[int, int, int]
-    label_names: tuple[str, ...]
-    data_dir: pathlib.Path
+    def __init__(
+        self,
+        name: str,
+        store: TfdsStore | FileStore,
+        *,
+        image_size: tuple[int, int] | None,
+        local: str | None,
+        report: Report,
+    ):
+        shape, label_names = store.describe()
+        if label_names is None:
+            raise UserError(
+                f"{name} has no labels; image and label are needed in a data set, and "
+                "in a folder one sub-folder for each class"
+            )
+        self.name = name
+        self.image_shape: ImageShape = (*image_size, shape[2]) if image_size else shape
+        self.label_names = label_names
+        self._store = store
+        self._resize = image_size is not None
+        self._local = local
+        self._report = report
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.label_names)
 
+    @property
+    def path(self) -> pathlib.Path | None:
+        """Where the data lies; None: it has yet to be prepared."""
+        return self._store.path
 
-def find(
+    def prepare(self) -> pathlib.Path:
+        """Prepares a TFDS data set, unless it is on disk; returns where the data lies.
+
+        Raises:
+          UserError: If the archive is damaged, or can be neither found nor downloaded.
+        """
+        return self._store.prepare(local=self._local, report=self._report)
+
+    def check_split(self, split: str) -> None:
+        """Refuses a split that `read` would refuse, and reads as little as possible.
+
+        Args:
+          split: Split string of TFDS, such as `train[:80%]`.
+
+        Raises:
+          UserError: names the splits that there are.
+        """
+        self.prepare()
+        self._store.check_split(split)
+
+    def open_split(self, split: str) -> Dataset:
+        """Opens a split, whose images are then read in pieces, in the order on disk.
+
+        Args:
+          split: Split string of TFDS.
+
+        Raises:
+          UserError: If it cannot be prepared, or has no such split.
+        """
+        self.prepare()
+        dataset = self._store.open_split(split)
+        dataset = transforms.resized(dataset, self.image_shape, resize=self._resize)
+        return transforms.relabelled(dataset, self.label_names)
+
+    def read(self, split: str) -> Examples:
+        """Reads a split into memory, in the order on disk.
+
+        Args:
+          split: Split string of TFDS.
+
+        Raises:
+          UserError: If it cannot be prepared, or its files are damaged or unreadable.
+        """
+        examples = self.open_split(split).examples()
+        # The arrays are the caller's now: a store that read a whole file drops it.
+        self._store.release()
+        return examples
+
+
+def open(
     name: str,
     data_dir: str | None = None,
     *,
-    image_size: tuple[int, int] | None = None,
+    image_size: Sequence[int] | None = None,
+    local: str | None = None,
+    report: Report = print,
 ) -> Source:
-    """Returns what is known of a data set before it is prepared or wholly read.
+    """Opens a labelled data set; prepares nothing, and reads as little as possible.
 
     Args:
       name: A TFDS data set, such as `cifar10`, or a path.
       data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
-      image_size: Height and width that the images are resized to (bicubic); None: they
-        all have one size.
+      image_size: Height and width that the images are resized to (bicubic); None: all
+        images have the same size.
+      local: Copy of the archive to prepare the data set from; None: it is downloaded.
+      report: Called with a line before each slow part.
 
     Raises:
       UserError: If it is not on disk and cannot be prepared, or holds no labelled
         images.
     """
-    path, _ = _resolve(name, data_dir)
-    if path is None:
-        shape, label_names = tfds_store.describe(name, data_dir)
-        folder = tfds_store.data_folder(data_dir)
-    else:
-        tables = files.tables(path, **_resizing(image_size))
-        table = tables["train" if "train" in tables else next(iter(tables))]()
-        shape, label_names, folder = table.image_shape, table.label_names, path.parent
-    if label_names is None:
+    size = None if image_size is None else _checked_size(image_size)
+    found, split = _resolve(name, data_dir)
+    if split is not None:
         raise UserError(
-            f"{name} has no labels; image and label are needed in a data set, and in a "
-            "folder one sub-folder for each class"
+            f"data set {name} ends in the split {split}; name the data set alone, and "
+            "its splits in data.train_split and data.test_split"
         )
-    if image_size is not None:
-        shape = (*_checked(image_size), shape[2])
-    return Source(name, shape, label_names, folder)
+    if isinstance(found, pathlib.Path):
+        shape = None if size is None else (*size, 3)
+        found = FileStore(found, image_shape=shape, resize=size is not None)
+    return Source(name, found, image_size=size, local=local, report=report)
 
 
-def load(
-    name: str,
-    split: str,
-    data_dir: str | None = None,
-    *,
-    image_size: tuple[int, int] | None = None,
-    source: str | None = None,
-    report: Report = print,
-) -> Examples:
-    """Reads a split into memory, preparing a data set of TFDS first if need be.
-
-    Args:
-      name: A TFDS data set, or a path.
-      split: Split string of TFDS, such as `train[:80%]`.
-      data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
-      image_size: Height and width that the images are resized to (bicubic); None: they
-        all have one size.
-      source: Local copy of the archive, used only to prepare the data set.
-      report: Called with a line before each slow part.
-
-    Returns:
-      The images in the order on disk.
-
-    Raises:
-      UserError: If it cannot be prepared, or its files are damaged or unreadable.
-    """
-    key = (name, split, data_dir, image_size)
-    if _kept is not None and key in _kept:
-        return _kept[key]
-    if _resolve(name, data_dir)[0] is None:
-        prepare(name, data_dir, source=source, report=report)
-    examples = _open_split(name, split, data_dir, image_size).examples()
-    if _kept is not None:
-        _kept.clear()
-        _kept[key] = examples
-    return examples
-
-
-@contextlib.contextmanager
-def keeping() -> Iterator[None]:
-    """Keeps what `load` reads last, for runs that load the same, until the block ends.
-
-    Nobody may change the arrays.
-    """
-    global _kept
-    _kept = {}
-    try:
-        yield
-    finally:
-        _kept = None
-
-
-def check_split(
-    name: str,
-    split: str,
-    data_dir: str | None = None,
-    *,
-    image_size: tuple[int, int] | None = None,
-) -> None:
-    """Refuses a split that cannot be read later; reads as little as that needs.
-
-    Args:
-      name: A TFDS data set that is on disk, or a path.
-      split: Split string of TFDS.
-      data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
-      image_size: Height and width that the images are resized to (bicubic); None: they
-        all have one size.
-
-    Raises:
-      UserError: names the splits that there are.
-    """
-    if _resolve(name, data_dir)[0] is None:
-        tfds_store.check_split(name, split, data_dir)
-    else:
-        _open_split(name, split, data_dir, image_size).read(0, 1)
-
-
-def open_table(
+def open_split(
     spec: str,
     data_dir: str | None = None,
     *,
     split: str = "test",
     label_names: tuple[str, ...] | None = None,
-    image_shape: tuple[int, int, int] | None = None,
+    image_shape: ImageShape | None = None,
     resize: bool = False,
-) -> Table:
-    """Opens any source for evaluation or prediction; its images are read in pieces.
+) -> Dataset:
+    """Opens a split of any source, labelled or not, for evaluation or prediction.
 
     Args:
       spec: `NAME`, `NAME:SPLIT`, `PATH` or `PATH:SPLIT`. A split string is one of TFDS,
         such as `test[:50%]`; CIFAR-10-C has the splits `fog` and `fog/3` for each of
         its corruptions; what has no splits needs none, or has the split `images`.
       data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
-      split: Read where the spec names none and the source has several.
-      label_names: Classes of the network, which the labels are matched to by their
-        names; None: the labels stay as they are.
-      image_shape: Height, width and channels of the network; None: those of the source.
-      resize: Whether images of another size are resized to it (bicubic). Else they are
+      split: Split that is read where the spec names none and the source has several.
+      label_names: Classes of the network, which the labels are matched to by name;
+        None: the labels stay as they are.
+      image_shape: Height, width and channels of the network's images; None: those of
+        the source.
+      resize: Whether images of another size are resized (bicubic); otherwise they are
         errors.
 
     Returns:
-      The table. It has labels if the source has.
+      The images, read in pieces. They have labels if the source has.
 
     Raises:
       UserError: If there is no such source, or it cannot be used as asked.
     """
-    path, selector = _resolve(spec, data_dir)
-    if path is None:
-        name, selector = _TFDS_NAME.fullmatch(spec).groups()
-        prepare(name, data_dir)
-        table = tfds_store.open_table(name, selector or split, data_dir)
+    found, selector = _resolve(spec, data_dir)
+    if isinstance(found, pathlib.Path):
+        files = FileStore(found, image_shape=image_shape, resize=resize)
+        dataset = files.open_split(selector, default=split)
     else:
-        tables = files.tables(path, image_shape=image_shape, resize=resize)
-        table = views.select(tables, selector, split, str(path))
+        found.prepare()
+        dataset = found.open_split(selector or split)
     if image_shape is not None:
-        table = views.resized(table, image_shape, resize=resize)
-    return views.relabelled(table, label_names) if label_names else table
+        dataset = transforms.resized(dataset, image_shape, resize=resize)
+    return transforms.relabelled(dataset, label_names) if label_names else dataset
 
 
 def corruptions(spec: str) -> dict[str, tuple[str, ...]]:
-    """Returns the sources that a folder laid out as CIFAR-10-C holds.
+    """Returns the sources in a folder laid out as CIFAR-10-C.
 
     Returns:
-      For each corruption, a spec of `open_table` for each severity, 1 to 5; empty if
+      For each corruption, a spec for `open_split` of each severity, 1 to 5; empty if
       the source is laid out in another way.
     """
     folder = pathlib.Path(spec).expanduser()
@@ -219,40 +216,14 @@ def corruptions(spec: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _open_split(name: str, split: str, data_dir: str | None, image_size) -> Table:
-    source = find(name, data_dir, image_size=image_size)
-    path, _ = _resolve(name, data_dir)
-    if path is None:
-        table = tfds_store.open_table(name, split, data_dir)
-    else:
-        options = _resizing(image_size) or dict(image_shape=source.image_shape)
-        table = views.select(files.tables(path, **options), split, split, name)
-    resize = image_size is not None
-    table = views.resized(table, source.image_shape, resize=resize)
-    return views.relabelled(table, source.label_names)
-
-
-def _resizing(image_size) -> dict:
-    """Options for images that lie in files of their own."""
-    if image_size is None:
-        return {}
-    return dict(image_shape=(*_checked(image_size), 3), resize=True)
-
-
-def _checked(image_size) -> tuple[int, int]:
-    size = tuple(image_size)
-    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise UserError(
-            f"data.image_size is {size}; use a height and a width such as (32, 32)"
-        )
-    return size
-
-
-def _resolve(spec: str, data_dir: str | None) -> tuple[pathlib.Path | None, str | None]:
-    """Returns the path and the split that a spec names; no path: a TFDS data set."""
+def _resolve(
+    spec: str, data_dir: str | None
+) -> tuple[TfdsStore | pathlib.Path, str | None]:
+    """Returns the data set or the path that a spec names, and its split if any."""
     match = _TFDS_NAME.fullmatch(spec)
-    if match and (match[1] in BUILDERS or location(match[1], data_dir)):
-        return None, match[2]
+    if match and (store := tfds_store.find(match[1], data_dir)):
+        return store, match[2]
+    # A path may hold colons itself: the longest one that exists counts.
     end = len(spec)
     while end > 0:
         path = pathlib.Path(spec[:end]).expanduser()
@@ -260,7 +231,16 @@ def _resolve(spec: str, data_dir: str | None) -> tuple[pathlib.Path | None, str 
             return path, spec[end + 1 :] or None
         end = spec.rfind(":", 0, end)
     if match and not pathlib.PurePath(spec).suffix:
-        return None, match[2]
+        raise tfds_store.unknown(match[1], data_dir)
     raise UserError(
         f"source {spec} does not exist; give a path, or a data set such as cifar10:test"
     )
+
+
+def _checked_size(image_size: Sequence[int]) -> tuple[int, int]:
+    size = tuple(image_size)
+    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise UserError(
+            f"data.image_size is {size}; use a height and a width such as (32, 32)"
+        )
+    return size

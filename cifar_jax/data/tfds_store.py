@@ -14,159 +14,196 @@ from absl import logging
 
 from cifar_jax import UserError
 from cifar_jax.data import archives, download
+from cifar_jax.data.archive_spec import ArchiveSpec
 from cifar_jax.data.builders import BUILDERS
+from cifar_jax.data.dataset import Batch, Dataset, ImageShape
 from cifar_jax.data.download import Report
-from cifar_jax.data.layouts import Layout
-from cifar_jax.data.table import Rows, Table
 
 
-def location(name: str, data_dir: str | None = None) -> pathlib.Path | None:
-    """Returns the folder of a data set that is on disk, else None."""
-    builder = _on_disk(name, data_folder(data_dir))
-    return builder and pathlib.Path(builder.data_path)
+class TfdsStore:
+    """A data set of TFDS that is on disk, or that this package can prepare.
 
-
-def prepare(
-    name: str,
-    data_dir: str | None = None,
-    *,
-    source: str | None = None,
-    report: Report = print,
-) -> pathlib.Path:
-    """Puts a data set on disk, unless it is there.
-
-    Args:
-      name: Of a data set that this package can prepare: a key of `BUILDERS`.
-      data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
-      source: Local copy of the official archive; None: it is downloaded.
-      report: Called with a line before each slow part.
-
-    Returns:
-      The folder of the data set.
-
-    Raises:
-      UserError: If the data set is unknown, its archive is damaged, or it can neither
-        be found nor downloaded.
+    Attributes:
+      name: Name of the data set, a key of `BUILDERS` if it is not on disk.
+      folder: Folder of TFDS data sets.
     """
-    folder = data_folder(data_dir)
-    if path := location(name, data_dir):
-        return path
-    brought = _brought(name, folder)
-    try:
-        if brought.layout is not None:
-            source = source or _download(name, brought.layout, folder, report)
-            archives.locate(source, brought.layout)  # fails before anything is written
-        report(f"Preparing {name} in {folder}")
-        with quiet_tfds():
-            builder = brought(source=source, data_dir=str(folder))
-            builder.download_and_prepare()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error})") from error
-    if _on_disk(name, folder) is None:  # TFDS has found its folder, but not all of it
-        raise UserError(
-            f"{builder.data_path} is incomplete; delete that folder and prepare the "
-            "data set again"
-        )
-    return pathlib.Path(builder.data_path)
 
+    def __init__(
+        self,
+        name: str,
+        folder: pathlib.Path,
+        builder: tfds.core.DatasetBuilder | None,
+    ):
+        """Takes TFDS's builder of the data set if it is on disk."""
+        self.name = name
+        self.folder = folder
+        self._builder = builder
 
-def describe(
-    name: str, data_dir: str | None = None
-) -> tuple[tuple[int, int, int], tuple[str, ...] | None]:
-    """Returns shape and classes of a data set, on disk or that can be prepared.
+    @property
+    def path(self) -> pathlib.Path | None:
+        """Folder of the data set; None: it is not on disk."""
+        return self._builder and pathlib.Path(self._builder.data_path)
 
-    Args:
-      name: Of the TFDS data set, such as `cifar10`.
-      data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+    def describe(self) -> tuple[ImageShape, tuple[str, ...] | None]:
+        """Returns height, width and channels, and the classes; None: no labels.
 
-    Returns:
-      Height, width and channels, and the names of the classes; None: it has no labels.
-
-    Raises:
-      UserError: If it is not on disk and cannot be prepared, or holds no images of one
-        size.
-    """
-    folder = data_folder(data_dir)
-    builder = _on_disk(name, folder)
-    if builder is None:
-        brought = _brought(name, folder)
-        return brought.image_shape, brought.labels["label"]
-    features = dict((builder.info.features or {}).items())
-    if "image" not in features:
-        raise UserError(
-            f"data set {name} in {folder} has the features {sorted(features)}; image "
-            "and label are needed"
-        )
-    label, shape = features.get("label"), features["image"].shape
-    classes = label is None or isinstance(label, tfds.features.ClassLabel)
-    if not classes or None in (shape or (None,)):
-        raise UserError(
-            f"data set {name} in {folder} has images of shape {shape} and labels "
-            f"{label}; images of one size and a ClassLabel are needed"
-        )
-    return tuple(shape), None if label is None else tuple(label.names)
-
-
-def open_table(name: str, split: str, data_dir: str | None = None) -> Table:
-    """Opens a split of a data set that is on disk.
-
-    Args:
-      name: Of the TFDS data set.
-      split: Split string of TFDS, such as `train[:80%]`.
-      data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
-
-    Raises:
-      UserError: If there is no such split; when rows are read: if files are damaged.
-    """
-    check_split(name, split, data_dir)
-    builder = _on_disk(name, data_folder(data_dir))
-    image_shape, label_names = describe(name, data_dir)
-    read = _reader(builder, split)
-
-    def fetch(start, stop):
-        try:
-            with quiet_tfds():
-                rows = read(start, stop)
-        except UserError:
-            raise
-        except Exception as error:  # TFDS and TensorFlow raise many kinds
+        Raises:
+          UserError: If it holds no images of one size, or labels that are not classes.
+        """
+        if self._builder is None:
+            return BUILDERS[self.name].image_shape, BUILDERS[self.name].labels["label"]
+        features = dict((self._builder.info.features or {}).items())
+        if "image" not in features:
             raise UserError(
-                f"split {split!r} of {builder.data_path} cannot be read "
-                f"({_first_line(error)}); check the split, or delete that folder and "
-                "prepare the data set again"
+                f"data set {self.name} in {self.folder} has the features "
+                f"{sorted(features)}; image and label are needed"
+            )
+        label, shape = features.get("label"), features["image"].shape
+        has_classes = label is None or isinstance(label, tfds.features.ClassLabel)
+        if not has_classes or None in (shape or (None,)):
+            raise UserError(
+                f"data set {self.name} in {self.folder} has images of shape {shape} "
+                f"and labels {label}; images of one size and a ClassLabel are needed"
+            )
+        return tuple(shape), None if label is None else tuple(label.names)
+
+    def prepare(
+        self, *, local: str | None = None, report: Report = print
+    ) -> pathlib.Path:
+        """Puts the data set on disk, unless it is there, and returns its folder.
+
+        Args:
+          local: Copy of the official archive; None: it is downloaded.
+          report: Called with a line before each slow part.
+
+        Raises:
+          UserError: If the archive is damaged, or can be neither found nor downloaded.
+        """
+        if self._builder is None:  # unless another process has prepared it since
+            self._builder = _on_disk(self.name, self.folder)
+        if self._builder is not None:
+            return pathlib.Path(self._builder.data_path)
+        builder_class = BUILDERS[self.name]
+        try:
+            if builder_class.spec is not None:
+                local = local or self._download(builder_class.spec, report)
+                # Fails before anything is written.
+                archives.locate(local, builder_class.spec)
+            report(f"Preparing {self.name} in {self.folder}")
+            with quiet_tfds():
+                builder = builder_class(source=local, data_dir=str(self.folder))
+                builder.download_and_prepare()
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written ({error})") from error
+        self._builder = _on_disk(self.name, self.folder)
+        if self._builder is None:  # TFDS has found its folder, but not all of it
+            raise UserError(
+                f"{builder.data_path} is incomplete; delete that folder and prepare "
+                "the data set again"
+            )
+        return pathlib.Path(self._builder.data_path)
+
+    def _download(self, spec: ArchiveSpec, report: Report) -> pathlib.Path:
+        report(f"Downloading {spec.url} ({spec.size / 1e6:.0f} MB)")
+        try:
+            return download.download(
+                spec, self.folder / "downloads", progress=download.tenths(report)
+            )
+        except UserError as error:
+            raise UserError(
+                f"data set {self.name} is not in {self.folder}, and {error}. Three "
+                "ways out: (1) connect and run the command again; (2) copy "
+                f"{spec.archive} here and run `python -m cifar_jax.prepare --dataset "
+                f"{self.name} --source PATH`; (3) copy the folder {self.name}/ of a "
+                f"machine that has it into {self.folder}, or set --config.data.dir or "
+                "TFDS_DATA_DIR to where it lies"
             ) from error
-        images = np.empty((len(rows), *image_shape), np.uint8)
-        for k, row in enumerate(rows):
-            images[k] = row["image"]
-        if label_names is None:
-            return Rows(images, None)
-        return Rows(images, np.array([row["label"] for row in rows], np.int32))
 
-    size = builder.info.splits[split].num_examples
-    return Table(f"{name}:{split}", image_shape, size, fetch, label_names)
+    def check_split(self, split: str) -> None:
+        """Refuses a split that the data set lacks; it must be on disk.
+
+        Args:
+          split: Split string of TFDS.
+
+        Raises:
+          UserError: names the splits that there are.
+        """
+        splits = self._builder.info.splits
+        try:
+            num_examples = splits[split].num_examples
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"data set {self.name} has no split {split!r}; use "
+                f"{', '.join(splits)}, or a part such as test[:50%]"
+            ) from error
+        if not num_examples:
+            raise UserError(
+                f"split {split!r} of {self.name} is empty; choose another split"
+            )
+
+    def open_split(self, split: str) -> Dataset:
+        """Opens a split of the data set, which must be on disk.
+
+        Args:
+          split: Split string of TFDS, such as `train[:80%]`.
+
+        Raises:
+          UserError: If there is no such split; when images are read: if files are
+            damaged.
+        """
+        self.check_split(split)
+        builder, (image_shape, label_names) = self._builder, self.describe()
+        read_rows = _reader(builder, split)
+
+        def read(start: int, stop: int) -> Batch:
+            try:
+                with quiet_tfds():
+                    rows = read_rows(start, stop)
+            except UserError:
+                raise
+            except Exception as error:  # TFDS and TensorFlow raise many kinds
+                raise UserError(
+                    f"split {split!r} of {builder.data_path} cannot be read "
+                    f"({_first_line(error)}); check the split, or delete that folder "
+                    "and prepare the data set again"
+                ) from error
+            images = np.empty((len(rows), *image_shape), np.uint8)
+            for k, row in enumerate(rows):
+                images[k] = row["image"]
+            if label_names is None:
+                return Batch(images, None)
+            return Batch(images, np.array([row["label"] for row in rows], np.int32))
+
+        size = builder.info.splits[split].num_examples
+        return Dataset(f"{self.name}:{split}", image_shape, size, read, label_names)
+
+    def release(self) -> None:
+        """Keeps nothing in memory, so there is nothing to do; see `FileStore`."""
 
 
-def check_split(name: str, split: str, data_dir: str | None = None) -> None:
-    """Refuses a split that a prepared data set lacks; reads no images.
+def find(name: str, data_dir: str | None = None) -> TfdsStore | None:
+    """Returns a data set that is on disk or can be prepared here, else None.
 
     Args:
-      name: Of the TFDS data set.
-      split: Split string of TFDS.
+      name: Name of the data set, such as `cifar10`.
       data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-      UserError: names the splits that there are.
+      UserError: If it is on disk and its description cannot be read.
     """
-    splits = _on_disk(name, data_folder(data_dir)).info.splits
-    try:
-        num_examples = splits[split].num_examples
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"data set {name} has no split {split!r}; use {', '.join(splits)}, or a "
-            "part such as test[:50%]"
-        ) from error
-    if not num_examples:
-        raise UserError(f"split {split!r} of {name} is empty; choose another split")
+    folder = _data_folder(data_dir)
+    builder = _on_disk(name, folder)
+    if builder is None and name not in BUILDERS:
+        return None
+    return TfdsStore(name, folder, builder)
+
+
+def unknown(name: str, data_dir: str | None) -> UserError:
+    """Returns the error for a data set that `find` does not know."""
+    return UserError(
+        f"data set {name!r} is not in {_data_folder(data_dir)} and cannot be prepared "
+        f"here; use {', '.join(BUILDERS)}, or set data.dir to where it lies"
+    )
 
 
 def _reader(builder, split: str) -> Callable[[int, int], list[dict]]:
@@ -198,7 +235,7 @@ def _tensorflow_rows(builder, split: str) -> Iterator[dict]:
         ) from error
 
 
-def data_folder(data_dir: str | None) -> pathlib.Path:
+def _data_folder(data_dir: str | None) -> pathlib.Path:
     """Returns the folder of TFDS data sets."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return pathlib.Path(data_dir or default).expanduser()
@@ -216,33 +253,6 @@ def _on_disk(name: str, folder: pathlib.Path):
         raise UserError(
             f"data set {name!r} in {folder} cannot be read ({_first_line(error)}); "
             f"check its name, or delete {folder / name} and prepare it again"
-        ) from error
-
-
-def _brought(name: str, folder: pathlib.Path):
-    if name not in BUILDERS:
-        raise UserError(
-            f"data set {name!r} is not in {folder} and cannot be prepared here; use "
-            f"{', '.join(BUILDERS)}, or set data.dir to where it lies"
-        )
-    return BUILDERS[name]
-
-
-def _download(
-    name: str, layout: Layout, folder: pathlib.Path, report: Report
-) -> pathlib.Path:
-    report(f"Downloading {layout.url} ({layout.size / 1e6:.0f} MB)")
-    try:
-        return download.download(
-            layout, folder / "downloads", progress=download.tenths(report)
-        )
-    except UserError as error:
-        raise UserError(
-            f"data set {name} is not in {folder}, and {error}. Three ways out: "
-            f"(1) connect and run the command again; (2) copy {layout.archive} here "
-            f"and run `python -m cifar_jax.prepare --dataset {name} --source PATH`; "
-            f"(3) copy the folder {name}/ of a machine that has it into {folder}, or "
-            "set --config.data.dir or TFDS_DATA_DIR to where it lies"
         ) from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from cifar_jax.data.table import Table
+from cifar_jax.data.dataset import Batch, Dataset
 
 # (image float64 [H, W, C] in [0, 1], strength, generator) -> the same, of any range
 Corrupt = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
@@ -127,14 +127,14 @@ def corrupt(
     return corrupted
 
 
-def corrupted(table: Table, name: str, severity: int, *, seed: int = 0) -> Table:
+def corrupted(table: Dataset, name: str, severity: int, *, seed: int = 0) -> Dataset:
     """Returns a table whose images are corrupted when they are read; see `corrupt`."""
 
-    def fetch(start, stop):
+    def read(start: int, stop: int) -> Batch:
         rows = table.read(start, stop)
         images = corrupt(rows.images, name, severity, seed=seed, start=start)
         return dataclasses.replace(rows, images=images)
 
     return dataclasses.replace(
-        table, name=f"{table.name} with {name}/{severity}", fetch=fetch
+        table, name=f"{table.name} with {name}/{severity}", read=read
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from cifar_jax import UserError
 from cifar_jax.data import sources
-from cifar_jax.data.table import Table, from_arrays
+from cifar_jax.data.dataset import Dataset, from_arrays
 from cifar_jax.evaluation import efficiency, robustness, scores, sections
 from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.evaluation.output import Output
@@ -123,14 +123,14 @@ class _Evaluation:
         self._output.record("evaluation.json", record)
         return record
 
-    def _table(self) -> Table:
+    def _table(self) -> Dataset:
         if self._request.validation:
             return validation_table(self._config, self._data_dir)
         return self._open(self._spec)
 
-    def _open(self, spec: str) -> Table:
+    def _open(self, spec: str) -> Dataset:
         size = self._config["data"]["image_size"]
-        return sources.open_table(
+        return sources.open_split(
             spec,
             self._data_dir,
             label_names=self._network.label_names,
@@ -183,7 +183,7 @@ class _Evaluation:
         logits, labels = self._predictor.outputs(table, "validation")
         return logits[:, 0], labels
 
-    def _compare(self, workdir: str, table: Table, plain, labels) -> dict[str, Any]:
+    def _compare(self, workdir: str, table: Dataset, plain, labels) -> dict[str, Any]:
         """Compares with another run on the same images, by McNemar's test."""
         logits = self._others[workdir].outputs(table, workdir)[0][:, 0]
         right = [each.argmax(axis=-1) == labels for each in (plain, logits)]
@@ -221,7 +221,7 @@ def _check(request: Request) -> None:
             raise UserError(f"--validation and --{name}: this {why}; leave one out")
 
 
-def validation_table(config: Mapping[str, Any], data_dir: str | None) -> Table:
+def validation_table(config: Mapping[str, Any], data_dir: str | None) -> Dataset:
     """Opens the images that a run held out of its training images.
 
     Args:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from cifar_jax import UserError
-from cifar_jax.data.table import Rows, Table
+from cifar_jax.data.dataset import Batch, Dataset
 from cifar_jax.evaluation.progress import progress
 from cifar_jax.training import sharding, trained
 from cifar_jax.training.methods import tta
@@ -53,7 +53,7 @@ class Predictor:
         self._split = sharding.split(self.mesh)
         self._calls = {}
 
-    def batch_size(self, table: Table) -> int:
+    def batch_size(self, table: Dataset) -> int:
         """Returns the images in a call for this table, shared by all devices evenly."""
         most = max(1, min(self._batch_size, len(table)))
         return -(-most // self.mesh.size) * self.mesh.size
@@ -82,7 +82,7 @@ class Predictor:
         network = dataclasses.replace(self.network, variables=variables)
         return tta.logits(network.logits, images, self._tta)
 
-    def batches(self, table: Table) -> Iterator[tuple[Rows, np.ndarray]]:
+    def batches(self, table: Dataset) -> Iterator[tuple[Batch, np.ndarray]]:
         """Yields all rows in order with their logits, float32 [B, 1 or 2, K].
 
         While the devices compute a batch, the next one is read.
@@ -102,7 +102,7 @@ class Predictor:
             if waiting:
                 yield _fetched(*waiting)
 
-    def outputs(self, table: Table, what: str = "") -> tuple[np.ndarray, np.ndarray]:
+    def outputs(self, table: Dataset, what: str = "") -> tuple[np.ndarray, np.ndarray]:
         """Runs all labelled images through the network, each exactly once.
 
         Args:
@@ -127,7 +127,7 @@ class Predictor:
         return np.concatenate(logits), np.concatenate(labels)
 
 
-def check_labelled(table: Table) -> None:
+def check_labelled(table: Dataset) -> None:
     """Refuses a table without labels or without images.
 
     Raises:
@@ -142,7 +142,7 @@ def check_labelled(table: Table) -> None:
         raise UserError(f"{table.name} is empty; choose another split or source")
 
 
-def _fetched(rows: Rows, logits: jax.Array) -> tuple[Rows, np.ndarray]:
+def _fetched(rows: Batch, logits: jax.Array) -> tuple[Batch, np.ndarray]:
     return rows, np.asarray(logits)[: len(rows.images)]
 
 

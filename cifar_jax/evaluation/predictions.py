@@ -11,7 +11,7 @@ import numpy as np
 
 from cifar_jax import UserError
 from cifar_jax._files import replacing
-from cifar_jax.data.table import Rows, Table
+from cifar_jax.data.dataset import Batch, Dataset
 from cifar_jax.evaluation import scores
 from cifar_jax.evaluation.inference import Predictor
 
@@ -40,7 +40,7 @@ class Summary:
 
 def write(
     predictor: Predictor,
-    table: Table,
+    table: Dataset,
     path: pathlib.Path,
     *,
     top_k: int = 0,
@@ -90,7 +90,7 @@ def write(
     return summary
 
 
-def _count(summary: Summary, rows: Rows, logits: np.ndarray) -> None:
+def _count(summary: Summary, rows: Batch, logits: np.ndarray) -> None:
     good = np.ones(len(logits), bool)
     good[list(rows.errors)] = False
     labels = logits[good].argmax(axis=-1)

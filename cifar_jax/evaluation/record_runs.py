@@ -66,11 +66,11 @@ class Runs:
     def data(self) -> dict[str, Any]:
         """Returns the data set's name, and SHA-256 of all its images and labels."""
         data = self._config.data
+        source = sources.open(data.name, data.dir, image_size=data.image_size)
         digests = {}
         for name, split in (("train", data.train_split), ("test", data.test_split)):
             split = re.sub(r"\[.*?\]", "", split)  # train[:10%] is a part of train
-            found = sources.load(data.name, split, data.dir, image_size=data.image_size)
-            digests[name] = digest(found)
+            digests[name] = digest(source.read(split))
         return {"name": data.name, "sha256": digests}
 
 

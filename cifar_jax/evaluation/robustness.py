@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 
 from cifar_jax.data.arrays import SEVERITIES
-from cifar_jax.data.table import Table
+from cifar_jax.data.dataset import Dataset
 from cifar_jax.evaluation import corruptions, plots
 from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.evaluation.output import Output
 
 # By corruption, what opens the table of each severity, the mildest first.
-Tables = Mapping[str, Sequence[Callable[[], Table]]]
+Tables = Mapping[str, Sequence[Callable[[], Dataset]]]
 
 
-def corrupted_tables(table: Table, seed: int) -> Tables:
+def corrupted_tables(table: Dataset, seed: int) -> Tables:
     """Returns the tables of all corruptions that are computed here.
 
     Args:

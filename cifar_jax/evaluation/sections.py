@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cifar_jax.data.table import Table
+from cifar_jax.data.dataset import Dataset
 from cifar_jax.evaluation import plots, scores
 from cifar_jax.evaluation.output import Output
 
@@ -106,7 +106,7 @@ def calibrate(
 def draw_errors(
     logits: np.ndarray,
     labels: np.ndarray,
-    table: Table,
+    table: Dataset,
     label_names: Sequence[str],
     output: Output,
 ) -> None:

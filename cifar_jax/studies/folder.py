@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from cifar_jax import UserError
 from cifar_jax._files import replacing
 from cifar_jax.data import sources
-from cifar_jax.data.builders import BUILDERS
 from cifar_jax.studies import live, results, table
 from cifar_jax.studies.crew import Crew
 from cifar_jax.studies.journal import Journal
@@ -117,5 +116,4 @@ def _free() -> tuple[str, ...]:
 def _prepare(study: Study) -> None:
     """Prepares the data set before workers would do so at once."""
     data = study.rules.base.data
-    if data.name in BUILDERS and not sources.location(data.name, data.dir):
-        sources.prepare(data.name, data.dir, source=data.source)
+    sources.open(data.name, data.dir, local=data.source).prepare()

@@ -117,7 +117,7 @@ def make(config: ConfigDict) -> Study:
     _check(base, study)
     base.evaluate.test = False
     data = base.data
-    source = sources.find(data.name, data.dir, image_size=data.image_size)
+    source = sources.open(data.name, data.dir, image_size=data.image_size)
     rules = Rules(
         base=base,
         image_shape=source.image_shape,

@@ -58,13 +58,10 @@ class Size:
 
 def size(study: Study) -> Size:
     """Returns how much a run of the study does; reads the data set's length alone."""
-    base, rules = study.rules.base, study.rules
-    table = sources.open_table(
-        f"{base.data.name}:{base.data.train_split}",
-        base.data.dir,
-        image_shape=rules.image_shape,
-        resize=base.data.image_size is not None,
-    )
+    base = study.rules.base
+    data = base.data
+    source = sources.open(data.name, data.dir, image_size=data.image_size)
+    table = source.open_split(data.train_split)
     held_out = base.data.validation
     num_val = round(held_out * len(table)) if held_out < 1 else int(held_out)
     steps = (len(table) - num_val) // base.train.batch_size
@@ -88,7 +85,7 @@ def measure(study: Study, candidate: Candidate) -> Times:
       UserError: As its run would.
     """
     config, data = study.config(candidate, 0), study.rules.base.data
-    source = sources.find(data.name, data.dir, image_size=data.image_size)
+    source = sources.open(data.name, data.dir, image_size=data.image_size)
     with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
         path, num_val = pathlib.Path(folder), 10 * source.num_classes
         num_train = config.train.batch_size + num_val

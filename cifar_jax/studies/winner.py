@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax._files import replacing
-from cifar_jax.data import sources, table
+from cifar_jax.data import dataset, sources
 from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.studies import designs, results
 from cifar_jax.studies import table as tables
@@ -47,20 +47,14 @@ def score(study: Study, journal: Journal) -> None:
         path.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _test_images(config: ConfigDict) -> table.Table:
+def _test_images(config: ConfigDict) -> dataset.Dataset:
     """Reads the test images into memory, as the runs of a config know them."""
     data = config.data
-    source = sources.find(data.name, data.dir, image_size=data.image_size)
+    source = sources.open(data.name, data.dir, image_size=data.image_size)
+    test = source.read(data.test_split)
     spec = f"{data.name}:{data.test_split}"
-    examples = sources.open_table(
-        spec,
-        data.dir,
-        label_names=source.label_names,
-        image_shape=source.image_shape,
-        resize=data.image_size is not None,
-    ).examples()
-    return table.from_arrays(
-        spec, examples.images, examples.labels, label_names=source.label_names
+    return dataset.from_arrays(
+        spec, test.images, test.labels, label_names=source.label_names
     )
 
 
@@ -68,7 +62,7 @@ def _score_one(
     journal: Journal,
     name: str,
     seed: int,
-    images: Callable[[], table.Table],
+    images: Callable[[], dataset.Dataset],
     wait: bool,
 ) -> None:
     """Notes a run's accuracy on the test images, unless that is done, or being done."""

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 
 from cifar_jax import UserError
-from cifar_jax.data import sources
 from cifar_jax.evaluation import efficiency
 from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.studies import designs
@@ -32,16 +31,15 @@ def work(study: Study, journal: Journal) -> None:
       Stopped: After SIGINT or SIGTERM; the runs are saved and given back.
     """
     design = None
-    with sources.keeping():
-        while job := journal.claim():
-            if job.candidate.name != design:
-                jax.clear_caches()  # of programs that no other design will call
-                design = job.candidate.name
-            try:
-                _close(study, journal, job, _outcome(study, journal, job))
-            except (Stopped, KeyboardInterrupt, SystemExit):
-                journal.give_back(job)
-                raise
+    while job := journal.claim():
+        if job.candidate.name != design:
+            jax.clear_caches()  # of programs that no other design will call
+            design = job.candidate.name
+        try:
+            _close(study, journal, job, _outcome(study, journal, job))
+        except (Stopped, KeyboardInterrupt, SystemExit):
+            journal.give_back(job)
+            raise
 
 
 def _outcome(study: Study, journal: Journal, job: Job) -> dict[str, Any] | Exception:

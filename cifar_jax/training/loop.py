@@ -355,7 +355,8 @@ class Trainer:
         if self._setup.val and self._setup.val_split == "val":
             shown["val_tta"] = self._setup.val
         if options.test:
-            test = shown["test_tta"] = setup.load_test(self._config)
+            test = self._setup.source.read(self._config.data.test_split)
+            shown["test_tta"] = test
             scores["test"] = self._score(test, variables)
         if options.tta != "none":
             for name, examples in shown.items():

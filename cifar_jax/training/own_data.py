@@ -23,7 +23,7 @@ def load(
       UserError: If the data is no longer there.
     """
     data = config["data"]
-    examples = _load(config, data["train_split"], data_dir)
+    examples = _open(config, data_dir).read(data["train_split"])
     if not data["validation"]:
         return examples, None
     return splits.hold_out(
@@ -36,10 +36,11 @@ def load(
 
 def load_test(config: Mapping[str, Any], data_dir: str | None = None) -> Examples:
     """Reads a run's test images; see `load`."""
-    return _load(config, config["data"]["test_split"], data_dir)
+    return _open(config, data_dir).read(config["data"]["test_split"])
 
 
-def _load(config: Mapping[str, Any], split: str, data_dir: str | None) -> Examples:
+def _open(config: Mapping[str, Any], data_dir: str | None) -> sources.Source:
     data = config["data"]
-    size = data["image_size"] and tuple(data["image_size"])
-    return sources.load(data["name"], split, data_dir or data["dir"], image_size=size)
+    return sources.open(
+        data["name"], data_dir or data["dir"], image_size=data["image_size"]
+    )

@@ -30,7 +30,7 @@ def rehearse(config: ConfigDict, devices: Sequence[jax.Device] | None = None) ->
     Raises:
       UserError: As the run would.
     """
-    source = sources.find(
+    source = sources.open(
         config.data.name, config.data.dir, image_size=config.data.image_size
     )
     with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:

@@ -109,14 +109,20 @@ def make(
       UserError: names the key, its value, the limit and the remedy.
     """
     mesh = sharding.make_mesh(devices)
-    data, image_size = config.data, config.data.image_size
-    source = sources.find(data.name, data.dir, image_size=image_size)
+    data = config.data
+    source = sources.open(
+        data.name,
+        data.dir,
+        image_size=data.image_size,
+        local=data.source,
+        report=report,
+    )
     model, num_parameters, macs = _make_model(config, source, report)
     pipeline = augment.make_pipeline(config.augment, image_shape=source.image_shape)
     checks.check(config, mesh)
     policy.check(config)
-    train, val = _load(config, report)
-    sources.check_split(data.name, data.test_split, data.dir, image_size=image_size)
+    train, val = _load(config, source)
+    source.check_split(data.test_split)
     mean, std = _normalization(config, train)
     batch_size, views = config.train.batch_size, config.train.views
     steps_per_epoch = _steps_per_epoch(len(train), batch_size, views)
@@ -169,14 +175,6 @@ def make(
     )
 
 
-def load_test(config: ConfigDict) -> sources.Examples:
-    """Reads the test images: once, when training has ended."""
-    data = config.data
-    return sources.load(
-        data.name, data.test_split, data.dir, image_size=data.image_size
-    )
-
-
 def _make_model(config: ConfigDict, source: sources.Source, report: sources.Report):
     model = resnet.create(
         num_classes=source.num_classes,
@@ -191,18 +189,11 @@ def _make_model(config: ConfigDict, source: sources.Source, report: sources.Repo
     return model, num_parameters, count.total(rows).macs
 
 
-def _load(config: ConfigDict, report: sources.Report):
+def _load(config: ConfigDict, source: sources.Source):
     data = config.data
-    examples = sources.load(
-        data.name,
-        data.train_split,
-        data.dir,
-        image_size=data.image_size,
-        source=data.source,
-        report=report,
-    )
+    examples = source.read(data.train_split)
     if config.evaluate.select_on == "test":
-        return examples, load_test(config)
+        return examples, source.read(data.test_split)
     if not data.validation:
         return examples, None
     return splits.hold_out(

@@ -4,7 +4,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from cifar_jax.data import archives, layouts
+from cifar_jax.data import archive_spec, archives
 from cifar_jax.data.builders._base import LabelledImages
 
 
@@ -15,10 +15,10 @@ class Cifar10(LabelledImages, skip_registration=True):
     # The version of TFDS's own builder, so that `tfds.data_source` reads what is
     # prepared here, and what TFDS has prepared is found here.
     VERSION = tfds.core.Version("3.0.2")
-    layout = layouts.CIFAR10
-    image_shape = layout.image_shape
-    labels = layout.labels
+    spec = archive_spec.CIFAR10
+    image_shape = spec.image_shape
+    labels = spec.labels
 
     def read(self, source: pathlib.Path):
         """Reads the archive, its unpacked folder, or a folder that holds either."""
-        return archives.read(source, self.layout)
+        return archives.read(source, self.spec)

@@ -4,7 +4,7 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from cifar_jax.data import archives, layouts
+from cifar_jax.data import archive_spec, archives
 from cifar_jax.data.builders._base import LabelledImages
 
 
@@ -13,10 +13,10 @@ class Cifar100(LabelledImages, skip_registration=True):
 
     name = "cifar100"
     VERSION = tfds.core.Version("3.0.2")  # of TFDS's own builder, as with cifar10
-    layout = layouts.CIFAR100
-    image_shape = layout.image_shape
-    labels = layout.labels
+    spec = archive_spec.CIFAR100
+    image_shape = spec.image_shape
+    labels = spec.labels
 
     def read(self, source: pathlib.Path):
         """Reads the archive, its unpacked folder, or a folder that holds either."""
-        return archives.read(source, self.layout)
+        return archives.read(source, self.spec)

@@ -16,7 +16,7 @@ class Digits(LabelledImages, skip_registration=True):
 
     name = "digits"
     VERSION = tfds.core.Version("1.0.0")
-    layout = None
+    spec = None
     image_shape = (32, 32, 3)
     labels = {"label": tuple("0123456789")}
 

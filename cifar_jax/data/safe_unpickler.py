@@ -27,7 +27,7 @@ _WITH_VALUE = {
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-class Refused(Exception):
+class UnpicklingError(Exception):
     """The pickle does what a batch of images never does."""
 
 
@@ -53,7 +53,7 @@ class Record:
     state: Any = None
 
 
-class Machine:
+class SafeUnpickler:
     """Runs the instructions of a pickle that build plain data."""
 
     def __init__(self, content: bytes, functions: Mapping[tuple[str, str], str]):
@@ -68,19 +68,21 @@ class Machine:
         """Returns what the pickle builds.
 
         Raises:
-          Refused: If it uses an instruction or a function that is not known.
+          UnpicklingError: If it uses an instruction or a function that is not known.
           Exception: If it is damaged: ValueError, IndexError, KeyError, TypeError or
             OverflowError.
         """
         for _ in range(MAX_INSTRUCTIONS):
             code = self._file.read(1).decode("latin-1")
             if code not in _OPCODES:
-                raise Refused("it is truncated" if not code else "it is no pickle")
+                raise UnpicklingError(
+                    "it is truncated" if not code else "it is no pickle"
+                )
             name = _OPCODES[code].name
             if name == "STOP":
                 return self._stack.pop()
             self._execute(name, self._argument(_OPCODES[code]))
-        raise Refused(f"it has more than {MAX_INSTRUCTIONS:,} instructions")
+        raise UnpicklingError(f"it has more than {MAX_INSTRUCTIONS:,} instructions")
 
     def _argument(self, opcode):
         if opcode.name == "STRING":  # pickletools knows ASCII only
@@ -99,11 +101,11 @@ class Machine:
         elif handler := getattr(self, f"_do_{name.lower()}", None):
             handler(argument)
         else:
-            raise Refused(f"it uses the instruction {name}")
+            raise UnpicklingError(f"it uses the instruction {name}")
 
     def _pop_many(self, count: int) -> list:
         if count > len(self._stack):
-            raise Refused("its stack runs empty")
+            raise UnpicklingError("its stack runs empty")
         start = len(self._stack) - count
         items = self._stack[start:]
         del self._stack[start:]
@@ -117,7 +119,7 @@ class Machine:
 
     def _do_proto(self, argument):
         if argument > 5:
-            raise Refused(f"it has protocol {argument}; 0 to 5 are read")
+            raise UnpicklingError(f"it has protocol {argument}; 0 to 5 are read")
 
     def _do_frame(self, argument):
         pass  # says where reading may pause
@@ -162,7 +164,7 @@ class Machine:
 
     def _extend(self, items: list) -> None:
         if not isinstance(self._stack[-1], list):
-            raise Refused(f"it appends to a {type(self._stack[-1]).__name__}")
+            raise UnpicklingError(f"it appends to a {type(self._stack[-1]).__name__}")
         self._stack[-1].extend(items)
 
     def _do_empty_dict(self, argument):
@@ -182,9 +184,9 @@ class Machine:
     def _update(self, items: list) -> None:
         keys = items[::2]
         if not isinstance(self._stack[-1], dict) or len(items) % 2:
-            raise Refused("it sets items of what is no dictionary")
+            raise UnpicklingError("it sets items of what is no dictionary")
         if not all(isinstance(key, str | bytes) for key in keys):
-            raise Refused("it has keys that are not strings")
+            raise UnpicklingError("it has keys that are not strings")
         self._stack[-1].update(zip(keys, items[1::2], strict=True))
 
     def _do_global(self, argument):
@@ -195,32 +197,34 @@ class Machine:
 
     def _push_function(self, module, name):
         if not isinstance(module, str) or not isinstance(name, str):
-            raise Refused("it names a function by what is no string")
+            raise UnpicklingError("it names a function by what is no string")
         if (module, name) not in self._functions:
-            raise Refused(f"it names {f'{module}.{name}'[:60]!r}")
+            raise UnpicklingError(f"it names {f'{module}.{name}'[:60]!r}")
         self._stack.append(_Function(self._functions[module, name]))
 
     def _do_reduce(self, argument):
         function, arguments = self._pop_many(2)
         if not isinstance(function, _Function) or not isinstance(arguments, tuple):
-            raise Refused("it calls what is no function of NumPy")
+            raise UnpicklingError("it calls what is no function of NumPy")
         if function.name == "encode":
             self._stack.append(self._encode(*arguments))
         elif function.name == "ndarray":
-            raise Refused("it makes an array without its content")
+            raise UnpicklingError("it makes an array without its content")
         else:
             self._stack.append(Record(function.name, arguments))
 
     def _encode(self, text="", encoding="latin1"):
         if not isinstance(text, str) or encoding != "latin1":
-            raise Refused("it encodes a text in another way than latin1")
+            raise UnpicklingError("it encodes a text in another way than latin1")
         self._spare -= len(text)
         if self._spare < 0:
-            raise Refused("it makes more bytes than it holds")
+            raise UnpicklingError("it makes more bytes than it holds")
         return text.encode("latin-1")
 
     def _do_build(self, argument):
         state = self._stack.pop()
         if not isinstance(self._stack[-1], Record):
-            raise Refused(f"it sets the state of a {type(self._stack[-1]).__name__}")
+            raise UnpicklingError(
+                f"it sets the state of a {type(self._stack[-1]).__name__}"
+            )
         self._stack[-1].state = state

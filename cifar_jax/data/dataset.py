@@ -1,4 +1,4 @@
-"""Images that are read in pieces, whatever they are stored in."""
+"""Images that are read in pieces, however they are stored."""
 
 import dataclasses
 import mmap
@@ -9,6 +9,8 @@ import numpy as np
 from cifar_jax import UserError
 
 MAX_CLASSES = 1 << 16
+
+ImageShape = tuple[int, int, int]  # height, width, channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +33,13 @@ class Examples:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
-    """A piece of a table.
+class Batch:
+    """Some consecutive images of a data set.
 
     Attributes:
       images: uint8 [N, H, W, C]; zeros where an image cannot be read.
       labels: int32 [N], or None.
-      errors: What is wrong with an image, in one line, by its place in the piece.
+      errors: Fault of each image that cannot be read, in one line, by its index here.
     """
 
     images: np.ndarray
@@ -46,37 +48,34 @@ class Rows:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class Dataset:
     """Images of one shape, with or without labels, that are read in pieces.
 
     Attributes:
-      name: What a person gave, for errors.
+      name: Source as the user named it, for errors.
       image_shape: Height, width and channels.
-      num_rows: Number of images.
-      fetch: Returns the rows from a start to an end, both within the table.
-      label_names: Classes, by label; None: there are no labels. Sources that hold only
-        numbers name the classes by their numbers.
-      ids: What the source calls each image; None: nothing.
+      num_images: Number of images.
+      read: Function that returns the images from a start to before a stop, which are
+        both within the data set.
+      label_names: Names of the classes, by label; None: there are no labels. Where a
+        source holds numbers only, the names are those numbers.
+      ids: Name or number of each image in the source; None: it has none.
     """
 
     name: str
-    image_shape: tuple[int, int, int]
-    num_rows: int
-    fetch: Callable[[int, int], Rows]
+    image_shape: ImageShape
+    num_images: int
+    read: Callable[[int, int], Batch]
     label_names: tuple[str, ...] | None = None
     ids: Sequence[str | int] | None = None
 
     def __len__(self) -> int:
-        return self.num_rows
+        return self.num_images
 
-    def read(self, start: int, stop: int) -> Rows:
-        """Reads the rows from `start` to before `stop`, or to the end."""
-        return self.fetch(start, min(stop, self.num_rows))
-
-    def chunks(self, size: int) -> Iterator[Rows]:
-        """Yields all rows in order, `size` at a time; the last may be fewer."""
-        for start in range(0, self.num_rows, size):
-            yield self.read(start, start + size)
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """Yields all images in order, `size` at a time; the last may be fewer."""
+        for start in range(0, self.num_images, size):
+            yield self.read(start, min(start + size, self.num_images))
 
     def examples(self) -> Examples:
         """Reads all labelled images into memory.
@@ -89,17 +88,18 @@ class Table:
                 f"{self.name} has no labels; give a labelled source, such as a folder "
                 "with one sub-folder for each class"
             )
-        if not self.num_rows:
+        if not self.num_images:
             raise UserError(f"{self.name} is empty; choose another split or source")
-        rows = self.read(0, self.num_rows)
-        if rows.errors:
-            more = f" (and {len(rows.errors) - 1} more)" if len(rows.errors) > 1 else ""
-            raise UserError(f"{next(iter(rows.errors.values()))}{more}")
-        return Examples(rows.images, rows.labels)
+        batch = self.read(0, self.num_images)
+        errors = list(batch.errors.values())
+        if errors:
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            raise UserError(f"{errors[0]}{more}")
+        return Examples(batch.images, batch.labels)
 
 
-# What opens each split of a source.
-Tables = Mapping[str, Callable[[], Table]]
+# Functions that open the splits of a source.
+Splits = Mapping[str, Callable[[], Dataset]]
 
 
 def from_arrays(
@@ -109,29 +109,29 @@ def from_arrays(
     *,
     label_names: tuple[str, ...] | None = None,
     ids: Sequence[str | int] | None = None,
-) -> Table:
-    """Returns a table of arrays, which may be mapped from a file.
+) -> Dataset:
+    """Returns a data set of arrays, which may be mapped from a file.
 
     Args:
-      name: For errors.
+      name: Name for errors.
       images: uint8 [N, H, W, C].
       labels: int32 [N], checked by `as_labels`.
-      label_names: Of the labels; None: their numbers.
-      ids: Of the images.
+      label_names: Names of the classes, by label; None: their numbers.
+      ids: Name or number of each image.
     """
     if labels is not None and label_names is None:
         label_names = tuple(str(k) for k in range(int(labels.max(initial=0)) + 1))
 
     mapped = _mapping(images)
 
-    def fetch(start, stop):
+    def read(start: int, stop: int) -> Batch:
         part = None if labels is None else labels[start:stop]
         piece = np.array(images[start:stop], order="C")
         if mapped is not None:  # else all that was read counts as memory in use
             mapped.madvise(mmap.MADV_DONTNEED)
-        return Rows(piece, part)
+        return Batch(piece, part)
 
-    return Table(name, images.shape[1:], len(images), fetch, label_names, ids)
+    return Dataset(name, images.shape[1:], len(images), read, label_names, ids)
 
 
 def _mapping(array: np.ndarray) -> mmap.mmap | None:

@@ -1,4 +1,4 @@
-"""Tables seen in another way: a part, other numbers of the classes, another size."""
+"""Splits seen in another way: a part, other numbers of the classes, another size."""
 
 import dataclasses
 
@@ -7,10 +7,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cifar_jax import UserError
-from cifar_jax.data.table import Rows, Table, Tables
+from cifar_jax.data.dataset import Batch, Dataset, Splits
 
 
-def select(tables: Tables, selector: str | None, default: str, name: str) -> Table:
+def select(tables: Splits, selector: str | None, default: str, name: str) -> Dataset:
     """Returns the split of a file or folder that a selector names.
 
     Args:
@@ -52,12 +52,12 @@ def select(tables: Tables, selector: str | None, default: str, name: str) -> Tab
     return concatenate(f"{name}:{selector}", parts)
 
 
-def concatenate(name: str, parts: list[tuple[Table, int, int]]) -> Table:
+def concatenate(name: str, parts: list[tuple[Dataset, int, int]]) -> Dataset:
     """Returns the rows of some tables, each from a start to an end.
 
     Args:
       name: Of the whole, for errors.
-      parts: Tables of images of one shape, each with start and end.
+      parts: Splits of images of one shape, each with start and end.
     """
     tables = [table for table, _, _ in parts]
     if len({(t.image_shape, t.label_names is None) for t in tables}) > 1:
@@ -71,7 +71,7 @@ def concatenate(name: str, parts: list[tuple[Table, int, int]]) -> Table:
         parts = [(t, *part[1:]) for t, part in zip(tables, parts, strict=True)]
     offsets = np.cumsum([0] + [stop - start for _, start, stop in parts])
 
-    def fetch(start, stop):
+    def read(start: int, stop: int) -> Batch:
         pieces = []
         for (table, low, high), offset in zip(parts, offsets[:-1], strict=True):
             begin, end = low + max(start - offset, 0), min(low + stop - offset, high)
@@ -84,11 +84,11 @@ def concatenate(name: str, parts: list[tuple[Table, int, int]]) -> Table:
         ids = [id for table, low, high in parts for id in table.ids[low:high]]
     size = int(offsets[-1])
     return dataclasses.replace(
-        tables[0], name=name, num_rows=size, fetch=fetch, ids=ids
+        tables[0], name=name, num_images=size, read=read, ids=ids
     )
 
 
-def _joined(pieces: list[Rows]) -> Rows:
+def _joined(pieces: list[Batch]) -> Batch:
     if len(pieces) == 1:
         return pieces[0]
     images, labels, errors, count = [], [], {}, 0
@@ -98,12 +98,12 @@ def _joined(pieces: list[Rows]) -> Rows:
         images.append(piece.images)
         labels.append(piece.labels)
     labelled = labels[0] is not None
-    return Rows(
+    return Batch(
         np.concatenate(images), np.concatenate(labels) if labelled else None, errors
     )
 
 
-def relabelled(table: Table, label_names: tuple[str, ...]) -> Table:
+def relabelled(table: Dataset, label_names: tuple[str, ...]) -> Dataset:
     """Returns a table with the classes numbered as a network knows them.
 
     Classes are matched by their names. Where either side has only numbers for names,
@@ -132,11 +132,11 @@ def relabelled(table: Table, label_names: tuple[str, ...]) -> Table:
         )
     numbers = np.array([known[name] for name in table.label_names], np.int32)
 
-    def fetch(start, stop):
+    def read(start: int, stop: int) -> Batch:
         rows = table.read(start, stop)
         return dataclasses.replace(rows, labels=numbers[rows.labels])
 
-    return dataclasses.replace(table, fetch=fetch, label_names=label_names)
+    return dataclasses.replace(table, read=read, label_names=label_names)
 
 
 def _are_numbers(names: tuple[str, ...]) -> bool:
@@ -144,8 +144,8 @@ def _are_numbers(names: tuple[str, ...]) -> bool:
 
 
 def resized(
-    table: Table, image_shape: tuple[int, int, int], *, resize: bool = False
-) -> Table:
+    table: Dataset, image_shape: tuple[int, int, int], *, resize: bool = False
+) -> Dataset:
     """Returns a table with the images of a network's shape.
 
     Args:
@@ -172,11 +172,11 @@ def resized(
         pil = pil.convert(mode).resize((width, height), Image.Resampling.BICUBIC)
         return np.asarray(pil).reshape(image_shape)
 
-    def fetch(start, stop):
+    def read(start: int, stop: int) -> Batch:
         rows = table.read(start, stop)
         images = np.zeros((len(rows.images), *image_shape), np.uint8)
         for k, image in enumerate(rows.images):
             images[k] = convert(image)
         return dataclasses.replace(rows, images=images)
 
-    return dataclasses.replace(table, fetch=fetch, image_shape=image_shape)
+    return dataclasses.replace(table, read=read, image_shape=image_shape)

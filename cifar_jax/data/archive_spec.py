@@ -7,7 +7,7 @@ _HOME = "https://www.cs.toronto.edu/~kriz"
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class ArchiveSpec:
     """An official archive of CIFAR-10 or CIFAR-100 (Krizhevsky, 2009).
 
     In the binary archives a record is one byte for each label, then the red, green and
@@ -62,7 +62,7 @@ class Layout:
         return self.records_per_file[split] * len(self.files[split])
 
 
-CIFAR10 = Layout(
+CIFAR10 = ArchiveSpec(
     url=f"{_HOME}/cifar-10-binary.tar.gz",
     size=170_052_171,
     sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
@@ -92,7 +92,7 @@ CIFAR10_PYTHON = dataclasses.replace(
     keys={"label": "labels"},
 )
 
-CIFAR100 = Layout(
+CIFAR100 = ArchiveSpec(
     url=f"{_HOME}/cifar-100-binary.tar.gz",
     size=168_513_733,
     sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
@@ -133,4 +133,4 @@ CIFAR100_PYTHON = dataclasses.replace(
     keys={"coarse_label": "coarse_labels", "label": "fine_labels"},
 )
 
-LAYOUTS = (CIFAR10, CIFAR100, CIFAR10_PYTHON, CIFAR100_PYTHON)
+SPECS = (CIFAR10, CIFAR100, CIFAR10_PYTHON, CIFAR100_PYTHON)
