@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from cifar_jax import UserError
+from cifar_jax.config import RENAMED_KEYS
 
 flags.disclaim_key_flags()  # those defined here belong to the command: --help
 
@@ -164,13 +165,20 @@ def _explain(error: Exception, argv: list[str], path: str | None) -> str:
         config = _load_alone(path) if path else ConfigDict()
     except Exception as fault:  # told with the tracebacks of all that it has passed
         *_, last = f"{type(fault).__name__}: {fault}".strip().splitlines()
-        return f"config {path} cannot be read: {last}"
+        hints = (
+            f"; {old} is now {new}"
+            for old, new in RENAMED_KEYS.items()
+            if f'"{old.rpartition(".")[2]}"' in last
+        )
+        return f"config {path} cannot be read: {last}{''.join(hints)}"
     keys = list(_keys(config))
     for arg in argv[1:]:
         match = re.match(r"--?(?:no)?config\.([^=]+)", arg)
         if match and re.sub(r"\[.*", "", match[1]) not in keys:
             close = difflib.get_close_matches(match[1], keys, n=1)
             remedy = f"did you mean {close[0]}?" if close else "see cifar_jax/config.py"
+            if match[1] in RENAMED_KEYS:
+                remedy = f"it is now {RENAMED_KEYS[match[1]]}"
             return f"config has no key {match[1]}; {remedy}"
     return f"{str(error) or type(error).__name__}".splitlines()[0]
 

@@ -47,7 +47,7 @@ def main() -> int:
     workdir = pathlib.Path(_WORKDIR.value)
     output = pathlib.Path(_OUTPUT.value or workdir / "compression")
     run = RunDirectory(workdir)
-    config = default.of_run(run.config())
+    config = default.config_from_dict(run.config())
     config.data.dir = _DATA_DIR.value or config.data.dir
     names = ["onnx", "onnx-int8"] if _INT8.value else ["onnx"]
     kinds = [formats.find(formats.MODULES[name]) for name in names]
@@ -76,10 +76,9 @@ def _compare(variants, config, record: dict, output: pathlib.Path) -> None:
     from cifar_jax._files import replacing
     from cifar_jax.evaluation import compression
     from cifar_jax.training import own_data, results, sharding
-    from cifar_jax.training.plain_config import plain
 
-    _, val = own_data.load(plain(config))
-    test = own_data.load_test(plain(config))
+    _, val = own_data.load(default.config_to_dict(config))
+    test = own_data.load_test(default.config_to_dict(config))
     record |= results.environment(sharding.make_mesh())
     record["versions"] |= results.versions(("onnx", "onnxruntime"))
     record |= compression.compare(variants, val=val, test=test)

@@ -5,10 +5,10 @@ import json
 import numpy as np
 
 from cifar_jax import config as default
+from cifar_jax.config import config_to_dict
 from cifar_jax.data.dataset import from_arrays
 from cifar_jax.evaluation import scores, sections
 from cifar_jax.evaluation.output import Output
-from cifar_jax.training.plain_config import plain
 
 NAMES = ("cat", "dog", "frog")
 SIZE = 24  # images that are evaluated
@@ -21,7 +21,7 @@ def make_config(seed=0, epochs=3, **settings):
     config.seed, config.train.epochs = seed, epochs
     for key, value in settings.items():
         config.update_from_flattened_dict({key.replace("__", "."): value})
-    return plain(config)
+    return config_to_dict(config)
 
 
 def rows(num_epochs, best=0.75, split="val"):

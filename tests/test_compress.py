@@ -20,7 +20,6 @@ from cifar_jax.data.sources import Examples
 from cifar_jax.evaluation import compression
 from cifar_jax.formats import artifact
 from cifar_jax.training import own_data, setup, trained
-from cifar_jax.training.plain_config import plain
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -48,31 +47,10 @@ def int8():
     return onnx_int8
 
 
-@pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("configs/*.py")), ids=lambda path: path.stem
-)
-def test_the_config_of_a_run_comes_back(path):
-    namespace = {}
-    exec(compile(path.read_text(), path, "exec"), namespace)
-    config = namespace["get_config"]()
-    config.optim.lr_multipliers = ((".*/bias", 2.0),)
-    config.data.image_size = (24, 24)
-    old = plain(config)
-    again = default.of_run(old)
-    assert plain(again) == old
-    assert again.optim.lr_multipliers == config.optim.lr_multipliers
-    assert again.augment == tuple(dict(each) for each in config.augment)
-    del old["prune"], old["model"]["bn_momentum"]  # of an earlier version
-    old["model"]["gone"] = 1
-    again = default.of_run(old)
-    assert again.prune == default.get_config().prune
-    assert again.model.bn_momentum == 0.9
-
-
 def test_a_runs_images_are_those_it_had(run, digits_dir):
     workdir, _ = run
     config = json.loads((workdir / "config.json").read_text())
-    prepared = setup.make(default.of_run(config), None, lambda line: None)
+    prepared = setup.make(default.config_from_dict(config), None, lambda line: None)
     test = prepared.source.read(config["data"]["test_split"])
     found = *own_data.load(config), own_data.load_test(config, digits_dir)
     for ours, theirs in zip(found, (prepared.train, prepared.val, test), strict=True):

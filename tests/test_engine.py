@@ -110,7 +110,7 @@ def train(prepared, num_steps):
 
 
 def test_views_are_the_same_from_the_host(prepared):
-    train = dict(views=2, epochs=3)
+    train = dict(repeats=2, epochs=3)
     on_device, on_host = (prepared(p, train=train) for p in ("device", "host"))
     num_examples = len(on_device.train)
     assert on_device.options.steps_per_epoch == num_examples // (BATCH // 2)

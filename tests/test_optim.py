@@ -131,7 +131,11 @@ def test_decay_of_all_parameters_and_moving_momentum_are_as_in_pytorch(
     torch = pytest.importorskip("torch")
     expected = run_torch(torch, kind, theirs(options), momenta=MOMENTA)
     optimizer = make_optimizer(
-        name, at(RATES), momentum_schedule=at(MOMENTA), decayed="all", **options
+        name,
+        at(RATES),
+        momentum_schedule=at(MOMENTA),
+        weight_decay_mask="all",
+        **options,
     )
     check_same(run_ours(optimizer, NUM_STEPS), expected)
 
@@ -143,7 +147,7 @@ def test_multipliers_are_the_rates_of_pytorchs_groups(name, kind, options):
     optimizer = make_optimizer(
         name,
         at(RATES),
-        decayed="all",
+        weight_decay_mask="all",
         lr_multipliers=(("b.*", 3.0), (".*", 1.0)),
         **options,
     )
@@ -190,8 +194,12 @@ def test_lion_follows_its_algorithm():
             {},
             "optim.name is 'rmsprop'; use adam, adamw, lion, sgd, sgdw, mu",
         ),
-        ("muon", {"muon_rest": "muon"}, "optim.muon_rest is 'muon'; use adam, adamw, "),
-        ("sgd", {"decayed": "bias"}, "optim.decayed is 'bias'; use all, kernels"),
+        (
+            "muon",
+            {"muon_fallback": "muon"},
+            "muon_fallback is 'muon'; use adam, adamw, ",
+        ),
+        ("sgd", {"weight_decay_mask": "bias"}, "mask is 'bias'; use all, kernels"),
         ("muon", {"momentum_schedule": at([0.9])}, "does not move muon's momentum"),
     ],
 )
@@ -367,7 +375,7 @@ def test_muon_leaves_the_rest_to_the_optimizer_that_is_named():
     params = fill(network())
     grads = fill(params, 1)
     updates = by_path(
-        one_update(make_optimizer("muon", muon_rest="adamw"), grads, params)
+        one_update(make_optimizer("muon", muon_fallback="adamw"), grads, params)
     )
     alone = by_path(one_update(make_optimizer("adamw"), grads, params))
     for path, update in updates.items():

@@ -101,5 +101,5 @@ def test_config_can_be_compared_with_pytorch(name):
     config = task.comparable(load(name))
     schedule, _ = setup.make_optimizer(config, 100, frozen=(), paths=[])
     assert [schedule(0), schedule(99)] == pytest.approx([1e-3, 1e-3])
-    assert config.optim.decayed == "kernels"
+    assert config.optim.weight_decay_mask == "kernels"
     assert config.optim.name in ("sgd", "adam", "adamw")

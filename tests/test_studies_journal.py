@@ -218,7 +218,7 @@ def test_samplers_propose_what_fits(tmp_path, sampler):
 
 @pytest.mark.parametrize("pruner", ["halving", "hyperband"])
 def test_hopeless_runs_are_pruned(tmp_path, pruner):
-    keys = {"study.pruner": pruner, "study.reduction": 2, "base.train.epochs": 4}
+    keys = {"study.pruner": pruner, "study.reduction_factor": 2, "base.train.epochs": 4}
     keys["study.space"] = (dict(factor="C", values=tuple(range(1, 13))),)
     journal = Journal(make(**keys), tmp_path)
     ended = {}

@@ -7,8 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax import config as default
-from cifar_jax.training import plain_config, tracking
+from cifar_jax.training import tracking
 from cifar_jax.training.tracking import RunDirectory
 
 
@@ -273,23 +272,6 @@ def test_tensorboard_has_the_numbers(run):
     for tag in (b"train/loss", b"train/accuracy", b"val/loss"):
         assert tag in content
     assert b"train/split" not in content
-
-
-def test_a_plain_config_is_what_json_reads_back():
-    config = make_config()
-    plain = plain_config.plain(config)
-    assert plain == json.loads(json.dumps(plain))
-    assert plain["model"] == {"widths": [8, 16], "se": {"ratio": 4}}
-
-
-def test_a_key_that_is_younger_than_the_run_had_its_default():
-    new = plain_config.plain(default.get_config())
-    old = json.loads(json.dumps(new))
-    del old["train"]["views"], old["prune"]
-    assert plain_config.changes(old, new) == {}
-    new["train"]["views"] = 2
-    expected = {"train.views": "train.views was 1, now 2"}
-    assert plain_config.changes(old, new) == expected
 
 
 def test_an_imported_network_is_work_too(run):

@@ -26,11 +26,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax.config import config_to_dict
 from cifar_jax.evaluation import gpu
 from cifar_jax.evaluation.hlo import CATEGORIES
 from cifar_jax.evaluation.traces import Event
 from cifar_jax.evaluation.workers import Worker
-from cifar_jax.training import plain_config
 
 WARM_UP_STEPS = {"cpu": 3, "accelerator": 50}
 TRACED_STEPS = {"cpu": 5, "accelerator": 20}
@@ -71,7 +71,7 @@ def measure(
                 again = _measure(config, steps, repeats, {"XLA_FLAGS": _NO_GRAPHS})
                 record = {**again, "usual_step_ms": record["step_ms"]}
         record["gpu"] = watch.summary()
-    return {"kind": "breakdown", "config": plain_config.plain(config), **record}
+    return {"kind": "breakdown", "config": config_to_dict(config), **record}
 
 
 def _measure(config, steps, repeats, environment: Mapping[str, str]) -> dict[str, Any]:

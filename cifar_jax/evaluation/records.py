@@ -23,10 +23,10 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from cifar_jax import UserError
+from cifar_jax.config import config_diff, config_to_dict
 from cifar_jax.evaluation import gpu
 from cifar_jax.evaluation.output import write_json
 from cifar_jax.evaluation.workers import Worker
-from cifar_jax.training import plain_config
 
 # Before the limit a run is told to stop, so that all is saved within it; and with less
 # than this left none is started.
@@ -165,7 +165,7 @@ class _Session:
 
 def _read(output: pathlib.Path, config: ConfigDict, recipe: str) -> dict[str, Any]:
     """Returns the record in a file, or an empty one."""
-    plain = plain_config.plain(config)
+    plain = config_to_dict(config)
     if not output.exists():
         return {
             "kind": "record",
@@ -179,7 +179,7 @@ def _read(output: pathlib.Path, config: ConfigDict, recipe: str) -> dict[str, An
         }
     try:
         record = json.loads(output.read_text())
-        changed = plain_config.changes(record["config"], plain)
+        changed = config_diff(record["config"], plain)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{output} is no record ({error!r}); choose another --output"

@@ -51,7 +51,7 @@ _COMMON = {
     "model.block_dropout": 0.0,
     "model.stochastic_depth": 0.0,
     "optim.gradient_clip": 0.0,
-    "optim.decayed": "kernels",
+    "optim.weight_decay_mask": "kernels",
     "optim.lr_multipliers": (),
     "optim.sam_rho": 0.0,
     "optim.learning_rate": 1e-3,
@@ -59,7 +59,7 @@ _COMMON = {
     "schedule.warmup": "0%",
     "schedule.momentum_range": None,
     "train.accumulate": 1,
-    "train.views": 1,
+    "train.repeats": 1,
     "train.ema_decay": 0.0,
     "prune.sparsity": 0.0,
 }

@@ -20,6 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax.config import config_diff, config_to_dict
 from cifar_jax.evaluation import gpu
 from cifar_jax.evaluation.output import write_json
 from cifar_jax.evaluation.turns import (
@@ -31,7 +32,6 @@ from cifar_jax.evaluation.turns import (
 )
 from cifar_jax.evaluation.variant_list import GROUPS, Variant
 from cifar_jax.evaluation.workers import Worker
-from cifar_jax.training import plain_config
 
 BASELINE = "as it is"
 PROTOCOLS = {
@@ -103,7 +103,7 @@ def measure(
 
 
 def _read(output: pathlib.Path, config: ConfigDict, recipe: str) -> dict[str, Any]:
-    plain = plain_config.plain(config)
+    plain = config_to_dict(config)
     if not output.exists():
         return {
             "kind": "variants",
@@ -114,7 +114,7 @@ def _read(output: pathlib.Path, config: ConfigDict, recipe: str) -> dict[str, An
             "variants": {},
         }
     record = json.loads(output.read_text())
-    changed = plain_config.changes(record["config"], plain)
+    changed = config_diff(record["config"], plain)
     if changed:
         raise UserError(
             f"{output} was made with another config ({'; '.join(changed.values())}); "

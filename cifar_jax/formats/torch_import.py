@@ -14,11 +14,11 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax.config import config_to_dict
 from cifar_jax.formats import artifact, torch_file
 from cifar_jax.models import torch_names, torch_resnet
 from cifar_jax.training import trained
 from cifar_jax.training.checkpoint import Checkpoints
-from cifar_jax.training.plain_config import plain
 from cifar_jax.training.tracking import RunDirectory
 
 _WRAPPERS = ("state_dict", "model_state_dict", "net", "model")  # keys around a state
@@ -52,7 +52,7 @@ def import_weights(
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"{workdir} exists; choose another --workdir")
     weights = read(path)
-    network = trained.blank(plain(config), dataset)
+    network = trained.blank(config_to_dict(config), dataset)
     shape, num_classes = network.image_shape, network.num_classes
     module = torch_resnet.create(network.config["model"], shape, num_classes)
     state = module.state_dict()

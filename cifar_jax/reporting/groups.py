@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cifar_jax.config import RESUMABLE_KEYS, flatten
 from cifar_jax.reporting.run import Run
-from cifar_jax.training.plain_config import FREE_KEYS, flat
 
 MISSING = object()  # the value of a setting that a config does not have
 
@@ -127,8 +127,8 @@ def _what_counts(run: Run) -> dict[str, Any]:
     """Returns the settings that change what is computed, but for the seed."""
     return {
         key: value
-        for key, value in flat(run.config).items()
-        if key != "seed" and not key.startswith(FREE_KEYS)
+        for key, value in flatten(run.config).items()
+        if key != "seed" and not key.startswith(RESUMABLE_KEYS)
     }
 
 

@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Sequence
 
+from cifar_jax.config import flatten
 from cifar_jax.evaluation import scores
 from cifar_jax.models import count
 from cifar_jax.reporting import commands
@@ -19,7 +20,6 @@ from cifar_jax.reporting.groups import Group
 from cifar_jax.reporting.networks import Networks
 from cifar_jax.reporting.run import Run
 from cifar_jax.reporting.text import CHOSEN_ON_TEST, DAGGER, accuracy, gflops
-from cifar_jax.training.plain_config import flat
 from cifar_jax.training.progress import clock_time
 
 
@@ -143,7 +143,7 @@ def settings_section(groups: Sequence[Group]) -> Section:
     for group in groups:
         run = group.runs[0]
         values = {
-            key: value for key, value in flat(run.config).items() if key != "seed"
+            key: value for key, value in flatten(run.config).items() if key != "seed"
         }
         rows = [[Cell(key), Cell(shown(value))] for key, value in values.items()]
         table = Table(f"Config of {group.name}", ["setting", "value"], rows)

@@ -8,12 +8,12 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax._files import replacing
+from cifar_jax.config import RESUMABLE_KEYS, config_diff, config_to_dict
 from cifar_jax.data import sources
 from cifar_jax.studies import live, results, table
 from cifar_jax.studies.crew import Crew
 from cifar_jax.studies.journal import Journal
 from cifar_jax.studies.study import Study
-from cifar_jax.training import plain_config
 
 # Keys that a study may go on with other values of: it then has more runs, or its runs
 # other resources. Those of `base` are the run directories'.
@@ -90,11 +90,11 @@ def claim(folder: pathlib.Path, config: ConfigDict) -> None:
     Raises:
       UserError: names the keys that differ.
     """
-    path, new = folder / "study.json", plain_config.plain(config)
+    path, new = folder / "study.json", config_to_dict(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            changed = plain_config.changes(json.loads(path.read_text()), new, _free())
+            changed = config_diff(json.loads(path.read_text()), new, _free())
             if changed:
                 raise UserError(
                     f"{folder} holds a study of another config "
@@ -110,7 +110,7 @@ def claim(folder: pathlib.Path, config: ConfigDict) -> None:
 
 
 def _free() -> tuple[str, ...]:
-    return (*FREE_KEYS, *(f"base.{key}" for key in plain_config.FREE_KEYS))
+    return (*FREE_KEYS, *(f"base.{key}" for key in RESUMABLE_KEYS))
 
 
 def _prepare(study: Study) -> None:

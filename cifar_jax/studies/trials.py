@@ -55,7 +55,7 @@ class Trials:
                     study.pruner,
                     min_epochs=study.min_epochs,
                     max_epochs=study.rules.base.train.epochs,
-                    reduction=study.reduction,
+                    reduction=study.reduction_factor,
                 ),
                 load_if_exists=True,
             )

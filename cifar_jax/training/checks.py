@@ -12,7 +12,7 @@ BOUNDS = (
     ("train.label_smoothing", 0, 1),
     ("train.ema_decay", 0, 1),
     ("train.accumulate", 1, None),
-    ("train.views", 1, None),
+    ("train.repeats", 1, None),
     ("train.patience", 0, None),
     ("train.max_seconds", 0, None),
     ("train.cpu_devices", 0, None),
@@ -50,10 +50,11 @@ def check(config: ConfigDict, mesh: Mesh) -> None:
             f"cannot share {part:g} of {config.train.batch_size} images evenly; use a "
             "number of parts that divides train.batch_size"
         )
-    if config.train.batch_size % max(config.train.views, 1):
+    if config.train.batch_size % max(config.train.repeats, 1):
         raise UserError(
-            f"train.batch_size is {config.train.batch_size}, which {config.train.views}"
-            " views of each image (train.views) do not divide; use a multiple"
+            f"train.batch_size is {config.train.batch_size}, which is not a "
+            f"multiple of train.repeats={config.train.repeats}, the repeats of each "
+            "image; use one"
         )
     for path, least, below in BOUNDS:
         section, key = path.split(".")

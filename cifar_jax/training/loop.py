@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax.config import config_to_dict
 from cifar_jax.data.sources import Examples
 from cifar_jax.training import distributed, lineage, policy, results, setup, tracking
 from cifar_jax.training.calls import ALONE, Company, Compile, Train, Work, serve
@@ -20,7 +21,6 @@ from cifar_jax.training.due import Timer
 from cifar_jax.training.engine import Engine, Feed, Interrupted, means
 from cifar_jax.training.interrupt import Stopped, StopRequest, listen
 from cifar_jax.training.methods import pruning
-from cifar_jax.training.plain_config import plain
 from cifar_jax.training.profiling import Profiler
 from cifar_jax.training.progress import Progress
 from cifar_jax.training.saver import Saver
@@ -165,7 +165,7 @@ class Trainer:
             variables = self._best_variables()
             result = results.make(
                 self._setup,
-                config=plain(self._config),
+                config=config_to_dict(self._config),
                 weights=pruning.sparsity(variables["params"]),
                 init=self._facts.get("init"),
                 scores=self._final_scores(variables),

@@ -126,11 +126,11 @@ def check_multipliers(lr_multipliers: Sequence, paths: Sequence[str]) -> None:
 
 
 def _check(name: str, momentum: optax.Schedule | None, options: dict) -> None:
-    rest = options["muon_rest"]
+    rest = options["muon_fallback"]
     for key, value, choices in (
         ("name", name, OPTIMIZERS),
-        ("muon_rest", rest, _DIRECTIONS),
-        ("decayed", options["decayed"], DECAYED),
+        ("muon_fallback", rest, _DIRECTIONS),
+        ("weight_decay_mask", options["weight_decay_mask"], DECAYED),
     ):
         if value not in choices:
             raise UserError(f"optim.{key} is {value!r}; use {', '.join(choices)}")
@@ -145,7 +145,7 @@ def _chain(name: str, schedule, momentum, options: dict) -> Parts:
     make, apart = _DIRECTIONS[name]
     direction = make(momentum, options)
     decay = optax.add_decayed_weights(
-        options["weight_decay"], DECAYED[options["decayed"]]
+        options["weight_decay"], DECAYED[options["weight_decay_mask"]]
     )
     parts = [direction, decay] if apart else [decay, direction]
     return [*parts, optax.scale_by_learning_rate(schedule)]
@@ -170,7 +170,7 @@ def _muon(name: str, schedule, momentum, options: dict) -> Parts:
             lambda _: _KERNEL_AS_MATRIX, params
         ),
     )
-    rest = optax.chain(*_chain(options["muon_rest"], schedule, None, options))
+    rest = optax.chain(*_chain(options["muon_fallback"], schedule, None, options))
     return [optax.partition({"muon": muon, "rest": rest}, _labels(label))]
 
 

@@ -36,7 +36,7 @@ def rehearse(config: ConfigDict, devices: Sequence[jax.Device] | None = None) ->
     with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
         data, workdir = pathlib.Path(folder, "data"), pathlib.Path(folder, "run")
         num_val = 2 * source.num_classes if config.data.validation else 0
-        num_images = config.train.batch_size // max(config.train.views, 1)
+        num_images = config.train.batch_size // max(config.train.repeats, 1)
         num_train = NUM_STEPS * num_images + num_val
         fake.write(source, data, num_train=num_train, num_test=NUM_TEST)
         short = shortened(config, data, num_val)

@@ -124,7 +124,7 @@ def make(
     train, val = _load(config, source)
     source.check_split(data.test_split)
     mean, std = _normalization(config, train)
-    batch_size, views = config.train.batch_size, config.train.views
+    batch_size, views = config.train.batch_size, config.train.repeats
     steps_per_epoch = _steps_per_epoch(len(train), batch_size, views)
     total_steps = config.train.epochs * steps_per_epoch
     options = StepOptions(

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax._files import replacing
+from cifar_jax.config import config_diff, config_to_dict
 from cifar_jax.training import distributed
-from cifar_jax.training.plain_config import changes, plain
 from cifar_jax.training.scalars import Scalars
 
 # For a network file system to show a file to another host.
@@ -117,7 +117,7 @@ class RunDirectory:
             )
         if not holds_work or not self._config.exists():
             return  # nothing to lose
-        changed = changes(_read_json(self._config), plain(config))
+        changed = config_diff(_read_json(self._config), config_to_dict(config))
         if changed:
             raise UserError(
                 f"{self.path} was made with another config "
@@ -157,7 +157,7 @@ class RunDirectory:
         """
         with self._writing():
             _write_json(self._dataset, dataset)
-            _write_json(self._config, plain(config))
+            _write_json(self._config, config_to_dict(config))
 
     def config(self) -> dict[str, Any]:
         """Returns the config that `claim` wrote."""

@@ -27,7 +27,7 @@ def get_config():
     config.optim.learning_rate = 0.01
     config.optim.nesterov = False
     config.schedule.name = "constant"
-    config.optim.decayed = "all"
+    config.optim.weight_decay_mask = "all"
     config.schedule.warmup = "0%"
     config.train.reload_best = True
     config.train.epochs = 100

@@ -23,7 +23,7 @@ def get_config():
     config.optim.learning_rate = 0.05
     config.optim.nesterov = False
     config.optim.weight_decay = 1e-3
-    config.optim.decayed = "all"
+    config.optim.weight_decay_mask = "all"
     config.schedule.warmup = "0%"
     config.schedule.per_epoch = True
     config.train.epochs = 200

@@ -53,7 +53,7 @@ ITEMS = {
     "TrivialAugment": {
         "augment": (CROP, FLIP, dict(name="trivial_augment_wide", stop=0.9))
     },
-    "two views, as many steps": {"train.views": 2, "train.epochs": 2},
+    "two repeats, as many steps": {"train.repeats": 2, "train.epochs": 2},
 }
 
 

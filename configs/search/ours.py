@@ -50,5 +50,5 @@ def get_config(variant="full"):
         study.trials = 8
         study.finalists = 2
         study.min_epochs = 1
-        study.reduction = 2
+        study.reduction_factor = 2
     return config

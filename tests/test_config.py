@@ -1,0 +1,118 @@
+"""The default config, and what becomes of the config of an older run."""
+
+import copy
+import importlib.util
+import json
+import pathlib
+import re
+
+import pytest
+
+from cifar_jax import UserError
+from cifar_jax import config as default
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def as_dict(config):
+    return default.config_to_dict(config)
+
+
+def older(**renamed):
+    """The default config as a version before the renamings wrote it."""
+    values = as_dict(default.get_config())
+    for old, new in default.RENAMED_KEYS.items():
+        section, name = new.split(".")
+        if section in values:
+            value = values[section].pop(name)
+            key = old.split(".")[1]
+            values[section][key] = renamed.get(key, value)
+    return values
+
+
+def test_every_key_has_a_comment():
+    lines = (ROOT / "cifar_jax" / "config.py").read_text().splitlines()
+    section = re.compile(r"    \S+ = (_\w+\(\)|get_config\(\)|ConfigDict\(\))$")
+    keys = [
+        (number, line)
+        for number, line in enumerate(lines)
+        if re.match(r"    (\w+\.)+\w+ = ", line) and not section.match(line)
+    ]
+    assert len(keys) > 100
+    for number, line in keys:
+        above = lines[number - 1].strip()
+        # a comment may stand for a pair, such as prune.start and prune.stop
+        assert "#" in line or above.startswith("#") or "start" in above, line
+
+
+def test_a_key_that_does_not_exist_cannot_be_set():
+    for config in (default.get_config(), default.get_study_config().base):
+        with pytest.raises(AttributeError, match="locked"):
+            config.train.epoch = 3
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("configs/*.py")), ids=lambda path: path.stem
+)
+def test_the_config_of_a_run_comes_back(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.optim.lr_multipliers = ((".*/bias", 2.0),)
+    config.data.image_size = (24, 24)
+    config.data.validation = 5000
+    written = as_dict(config)
+    assert written == json.loads(json.dumps(written))
+    again = default.config_from_dict(written)
+    assert as_dict(again) == written
+    assert again.optim.lr_multipliers == config.optim.lr_multipliers
+    assert again.augment == tuple(dict(transform) for transform in config.augment)
+
+
+def test_a_younger_key_had_its_default():
+    new = as_dict(default.get_config())
+    old = copy.deepcopy(new)
+    del old["prune"], old["model"]["bn_momentum"]
+    assert default.config_diff(old, new) == {}
+    new["prune"]["sparsity"] = 0.5
+    expected = {"prune.sparsity": "prune.sparsity was 0.0, now 0.5"}
+    assert default.config_diff(old, new) == expected
+    assert default.config_from_dict(old).model.bn_momentum == 0.9
+
+
+def test_a_renamed_key_keeps_its_value():
+    old = older(views=2, muon_rest="adamw", decayed="all")
+    config = default.config_from_dict(old)
+    assert config.train.repeats == 2
+    assert config.optim.muon_fallback == "adamw"
+    assert config.optim.weight_decay_mask == "all"
+    new = as_dict(default.get_config())
+    assert default.config_diff(older(), new) == {}
+    assert set(default.config_diff(old, new)) == {
+        *("train.repeats", "optim.muon_fallback", "optim.weight_decay_mask")
+    }
+
+
+def test_renamed_keys_of_a_study_are_known():
+    new = as_dict(default.get_study_config())
+    old = copy.deepcopy(new)
+    old["base"] = older(views=3)
+    old["study"]["reduction"] = old["study"].pop("reduction_factor")
+    expected = {"base.train.repeats": "base.train.repeats was 3, now 1"}
+    assert default.config_diff(old, new) == expected
+
+
+def test_a_key_that_is_gone_is_named():
+    old = as_dict(default.get_config())
+    old["model"]["gone"] = 1
+    with pytest.raises(UserError, match=r"has model\.gone=1, a key that this version"):
+        default.config_from_dict(old)
+    new = as_dict(default.get_config())
+    assert default.config_diff(old, new) == {"model.gone": "model.gone was 1, now None"}
+
+
+def test_keys_that_only_change_where_a_run_computes_may_differ():
+    old, new = (as_dict(default.get_config()) for _ in range(2))
+    new["data"]["dir"], new["checkpoint"]["keep"], new["seed"] = "elsewhere", 5, 1
+    assert set(default.config_diff(old, new)) == {"seed"}
