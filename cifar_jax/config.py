@@ -38,6 +38,10 @@ RENAMED_KEYS = {
     "study.reduction": "study.reduction_factor",
 }
 
+# Keys of earlier versions that only changed how fast a run or study computed: files
+# that have them may be resumed without.
+REMOVED_KEYS = ("study.together",)
+
 
 def get_config() -> ConfigDict:
     """Returns the default config, which trains resnet_4p9m on CIFAR-10."""
@@ -355,7 +359,7 @@ def config_diff(
     return {
         key: f"{key} was {old.get(key)}, now {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(ignore)
+        if old.get(key) != new.get(key) and not key.startswith(ignore + REMOVED_KEYS)
     }
 
 
