@@ -1,120 +1,245 @@
-"""What the commands share: the config flag, one-line errors, and exit codes.
+"""What the commands share: their flags, one-line errors, and exit codes.
 
 0: done. 1: a fault. 2: wrong usage. 130, 143: stopped by SIGINT or SIGTERM.
+
+A command is a module with `define_flags(flags)` and `main(flags)`; its docstring is
+what --help prints first.
 """
 
 import difflib
+import errno
+import importlib.util
 import pathlib
 import re
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, NoReturn, TypedDict
 
-from absl import flags
+from absl import flags as absl_flags
 from ml_collections import ConfigDict, config_flags
 
 from cifar_jax import UserError
 from cifar_jax.config import RENAMED_KEYS
 
-flags.disclaim_key_flags()  # those defined here belong to the command: --help
+absl_flags.disclaim_key_flags()  # flags defined here belong to the command
 
 
 class UsageError(UserError):
     """The command line is wrong: exit code 2."""
 
 
-def define_config() -> flags.FlagHolder:
-    """Defines --config FILE and --config.KEY=VALUE."""
-    return config_flags.DEFINE_config_file(
-        "config", None, "config file, such as configs/resnet_4p9m.py", lock_config=True
-    )
+class Flags:
+    """The flags of one command: defined by its `define_flags`, read by its `main`.
 
+    Each call of a command has its own, so that several fit into one process. The value
+    of --name is the attribute `name`.
 
-def define_network() -> Callable[[], dict[str, Any]]:
-    """Defines --workdir RUN, --checkpoint PATH, --best, --last and --ema.
-
-    Returns:
-      What reads them: `workdir`, and `which` and `step` as `trained.load` takes them.
+    Attributes:
+      argv: Arguments of the command, without its name.
+      operands: Arguments that are not options; see `allow_operands`.
+      config_path: Value of --config: `configs/NAME.py` or `configs/NAME.py:FORM`.
     """
-    flags.DEFINE_string("workdir", None, "run directory")
-    flags.DEFINE_string(
-        "checkpoint",
-        None,
-        "instead of --workdir: RUN/best/STEP or RUN/checkpoints/STEP",
+
+    def __init__(self, argv: Sequence[str]):
+        self.argv = list(argv)
+        self.operands: list[str] = []
+        self.config_path = ""
+        self.values = absl_flags.FlagValues()
+        self._config: ConfigDict | None = None
+        self._operands_allowed = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "values":  # not there yet: this object is being copied
+            raise AttributeError(name)
+        return getattr(self.values, name)
+
+    @property
+    def config_name(self) -> str:
+        """What to call the config: the name of its file, and the form, if any."""
+        file, _, form = self.config_path.partition(":")
+        return "-".join(filter(None, [pathlib.Path(file).stem, form]))
+
+    def add_string(self, name: str, text: str, default: str | None = None) -> None:
+        """Defines --name TEXT; `text` is for --help."""
+        absl_flags.DEFINE_string(name, default, text, self.values)
+
+    def add_bool(self, name: str, text: str, default: bool = False) -> None:
+        """Defines --name and --noname."""
+        absl_flags.DEFINE_bool(name, default, text, self.values)
+
+    def add_integer(
+        self, name: str, text: str, default: int | None = None, **bounds: int
+    ) -> None:
+        """Defines --name INTEGER, with `lower_bound` and `upper_bound`."""
+        absl_flags.DEFINE_integer(
+            name, default, text, flag_values=self.values, **bounds
+        )
+
+    def add_float(
+        self, name: str, text: str, default: float | None = None, **bounds: float
+    ) -> None:
+        """Defines --name NUMBER, with `lower_bound` and `upper_bound`."""
+        absl_flags.DEFINE_float(name, default, text, flag_values=self.values, **bounds)
+
+    def add_enum(
+        self, name: str, choices: Sequence[str], text: str, default: str | None = None
+    ) -> None:
+        """Defines --name, one of the choices."""
+        absl_flags.DEFINE_enum(name, default, choices, text, self.values)
+
+    def add_list(self, name: str, text: str, default: str | None = None) -> None:
+        """Defines --name A,B,C."""
+        absl_flags.DEFINE_list(name, default, text, self.values)
+
+    def add_multi_string(self, name: str, text: str) -> None:
+        """Defines --name TEXT, which may be repeated."""
+        absl_flags.DEFINE_multi_string(name, [], text, self.values)
+
+    def allow_operands(self) -> None:
+        """Allows arguments that are not options."""
+        self._operands_allowed = True
+
+    def parse(self) -> None:
+        """Parses `argv`, once all flags are defined.
+
+        Raises:
+          UsageError: If it is wrong.
+        """
+        argv = self.argv
+        if "config" in self.values:
+            argv = self._load_config(argv)
+        self.values.set_gnu_getopt(True)  # options may follow other arguments
+        try:
+            if self._config is not None:  # --config.KEY, for those that `argv` has
+                del self.values.config  # which was for --help
+                config_flags.DEFINE_config_dict(
+                    "config", self._config, flag_values=self.values, sys_argv=argv
+                )
+            self.operands = self.values(["", *argv])[1:]
+        except Exception as error:  # parsers of config keys raise IndexError, say
+            text = str(error) or type(error).__name__
+            raise UsageError(text.splitlines()[0]) from error
+        if self.operands and not self._operands_allowed:
+            raise UsageError(
+                f"unexpected argument {self.operands[0]!r}; options start with --"
+            )
+
+    def _load_config(self, argv: list[str]) -> list[str]:
+        """Loads what --config names, and returns the other arguments."""
+        path, argv = _take_config(argv)
+        if not path:
+            raise UsageError("--config FILE is missing, such as configs/quickstart.py")
+        self.config_path, self._config = path, _read_config(path)
+        keys = list(_keys(self._config))
+        for argument in argv:
+            match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+            if match and re.sub(r"\[.*", "", match[1]) not in keys:
+                close = difflib.get_close_matches(match[1], keys, n=1)
+                remedy = (
+                    f"did you mean {close[0]}?" if close else "see cifar_jax/config.py"
+                )
+                if match[1] in RENAMED_KEYS:
+                    remedy = f"it is now {RENAMED_KEYS[match[1]]}"
+                raise UsageError(f"config has no key {match[1]}; {remedy}")
+        return argv
+
+
+def define_config(flags: Flags) -> None:
+    """Defines --config FILE and --config.KEY=VALUE."""
+    flags.add_string("config", "config file, such as configs/resnet_4p9m.py")
+
+
+def define_network(flags: Flags) -> None:
+    """Defines --workdir RUN, --checkpoint PATH, --best, --last and --ema."""
+    flags.add_string("workdir", "run directory")
+    flags.add_string(
+        "checkpoint", "instead of --workdir: RUN/best/STEP or RUN/checkpoints/STEP"
     )
-    flags.DEFINE_bool("best", False, "weights: best by validation [default]")
-    flags.DEFINE_bool("last", False, "weights: those of the newest state")
-    flags.DEFINE_bool("ema", False, "weights: the newest state's averages")
-    return _chosen_network
+    flags.add_bool("best", "weights: best by validation [default]")
+    flags.add_bool("last", "weights: those of the newest state")
+    flags.add_bool("ema", "weights: the newest state's averages")
 
 
-def _chosen_network() -> dict[str, Any]:
-    given = flags.FLAGS
-    asked = [name for name in ("best", "last", "ema") if given[name].value]
+class NetworkChoice(TypedDict):
+    """Which weights of which run, as `load_model` takes them."""
+
+    workdir: pathlib.Path
+    which: str
+    step: int | None
+
+
+def chosen_network(flags: Flags) -> NetworkChoice:
+    """Returns what the flags of `define_network` ask for."""
+    asked = [name for name in ("best", "last", "ema") if getattr(flags, name)]
     if len(asked) > 1:
         raise UsageError(f"give one of --{' and --'.join(asked)}, not both")
-    if given.checkpoint and given.workdir:
+    if flags.checkpoint and flags.workdir:
         raise UsageError("give --workdir or --checkpoint, not both")
-    if given.checkpoint:
-        return _checkpoint(pathlib.Path(given.checkpoint), *asked)
-    if not given.workdir:
-        raise UsageError("--workdir RUN is missing, such as runs/quickstart")
-    which = asked[0] if asked else "best"
-    return {"workdir": pathlib.Path(given.workdir), "which": which, "step": None}
-
-
-def _checkpoint(path: pathlib.Path, asked: str | None = None) -> dict[str, Any]:
-    """Returns which of a run's weights a checkpoint's folder holds."""
-    kinds = {"best": ("best",), "checkpoints": ("last", "ema")}
-    kind = path.absolute().parent.name
-    if not path.name.isdecimal() or kind not in kinds:
+    if not flags.checkpoint:
+        if not flags.workdir:
+            raise UsageError("--workdir RUN is missing, such as runs/quickstart")
+        which = asked[0] if asked else "best"
+        return {"workdir": pathlib.Path(flags.workdir), "which": which, "step": None}
+    path = pathlib.Path(flags.checkpoint)
+    folders = {"best": ["best"], "checkpoints": ["last", "ema"]}
+    weights = folders.get(path.absolute().parent.name)
+    if weights is None or not path.name.isdecimal():
         raise UsageError(
             f"--checkpoint is {path}; give RUN/best/STEP or RUN/checkpoints/STEP"
         )
-    which = asked or kinds[kind][0]
-    if which not in kinds[kind]:
+    which = asked[0] if asked else weights[0]
+    if which not in weights:
         raise UsageError(f"{path} holds no weights for --{which}; leave it out")
     workdir = path.absolute().parent.parent
     return {"workdir": workdir, "which": which, "step": int(path.name)}
 
 
-def config_name(path: str) -> str:
-    """Returns what to call a config: its file's name, and the form if one is asked for.
-
-    Args:
-      path: As --config has it: `configs/quickstart.py`, or `configs/NAME.py:FORM`.
-    """
-    file, _, form = path.partition(":")
-    return "-".join(filter(None, [pathlib.Path(file).stem, form]))
-
-
-def run(main: Callable[..., int | None], usage: str, *, operands: bool = False) -> None:
-    """Parses the command line, runs a command, and exits with its code.
-
-    Args:
-      main: The command; with `operands`, it gets the list of them.
-      usage: What --help prints first.
-      operands: Whether there may be arguments that are no options.
-    """
+def run(
+    define_flags: Callable[[Flags], None],
+    main: Callable[[Flags], int | None],
+    usage: str,
+) -> NoReturn:
+    """Runs a command as this process, and exits with its code."""
     # As SIGINT does, so that unfinished files are taken away.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    sys.exit(_exit_code(main, usage, sys.argv, operands))
+    # absl's own log complains where its flags, which no command has, are not parsed.
+    absl_flags.FLAGS.mark_as_parsed()
+    sys.exit(_exit_code(define_flags, main, usage, sys.argv[1:]))
 
 
-def _exit_code(main, usage: str, argv: list[str], operands: bool) -> int:
+def run_command(command: ModuleType, argv: Sequence[str]) -> int:
+    """Runs a command within this process.
+
+    Args:
+      command: Module of the command, such as `cifar_jax.evaluate`.
+      argv: Its arguments.
+
+    Returns:
+      Its exit code; what it has to say is on stdout and stderr.
+    """
+    usage = command.__doc__ or ""
+    return _exit_code(command.define_flags, command.main, usage, argv)
+
+
+def _exit_code(define_flags, main, usage: str, argv: Sequence[str]) -> int:
+    flags = Flags(argv)
+    define_flags(flags)
+    if any(argument in ("-h", "--help") for argument in argv):
+        _, *lines = flags.values.get_help(include_special_flags=False).splitlines()
+        print("\n".join([usage, *lines[1:]]))
+        return 0
     try:
-        rest = _parse(argv, usage)
-        if operands:
-            return main(rest) or 0
-        if rest:
-            raise UsageError(f"unexpected argument {rest[0]!r}; options start with --")
-        return main() or 0
+        flags.parse()
+        return main(flags) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except OSError as error:
-        remedy = "check the path, its permissions and the free space"
+        if (remedy := _remedy(error)) is None:
+            raise  # a fault of the program, whose traceback is needed
         print(f"error: {error}; {remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -122,76 +247,80 @@ def _exit_code(main, usage: str, argv: list[str], operands: bool) -> int:
         return 130
 
 
-def _parse(argv: list[str], usage: str) -> list[str]:
-    """Returns the arguments that are no options, and do not belong to one."""
-    if any(arg in ("-h", "--help") for arg in argv[1:]):
-        print(f"{usage}\n{flags.FLAGS.main_module_help()}")
-        raise SystemExit(0)
-    path = _config_path(argv)
-    if path is not None:
-        _check_exists(path)
-        # A config may start from another: `from configs.records import seconds`.
-        sys.path.append(str(pathlib.Path.cwd()))
-    flags.FLAGS.set_gnu_getopt(True)  # options may follow other arguments
-    try:
-        rest = flags.FLAGS(argv)[1:]
-    except Exception as error:  # whatever a config file or a parser raises
-        raise UsageError(_explain(error, argv, path)) from error
-    if "config" in flags.FLAGS and path is None:
-        raise UsageError("--config FILE is missing, such as configs/quickstart.py")
-    return rest
+_REMEDIES = {
+    "check the path": "ENOENT ENOTDIR EISDIR EEXIST ENAMETOOLONG",
+    "check its permissions": "EACCES EPERM EROFS",
+    "free some space": "ENOSPC EDQUOT EFBIG",
+    "check the disk": "EIO ESTALE ENODEV",
+    "close other programs": "EMFILE ENFILE ENOMEM",
+    "check what reads the output": "EPIPE",
+    "check the connection": "ECONNREFUSED ECONNRESET ETIMEDOUT EHOSTUNREACH",
+}
 
 
-def _config_path(argv: list[str]) -> str | None:
-    """Returns the value of --config, before anything is parsed."""
-    for arg, following in zip(argv, [*argv[1:], None], strict=True):
-        if match := re.fullmatch(r"--?config(?:=(.*))?", arg):
-            return match[1] if match[1] is not None else following
+def _remedy(error: OSError) -> str | None:
+    """Returns what a person can do about an error of the operating system."""
+    name = errno.errorcode.get(error.errno or 0)
+    for remedy, names in _REMEDIES.items():
+        if name in names.split():
+            return remedy
     return None
 
 
-def _check_exists(path: str) -> None:
-    if pathlib.Path(path.split(":")[0]).is_file():
-        return
-    known = sorted(str(known) for known in pathlib.Path("configs").rglob("*.py"))
-    close = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-    remedy = f"did you mean {close[0]}?" if close else "give the path of a config file"
-    raise UsageError(f"config {path} does not exist; {remedy}")
+def _take_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Returns the value of --config, and the other arguments."""
+    path, others, arguments = None, [], iter(argv)
+    for argument in arguments:
+        if match := re.fullmatch(r"--?config(?:=(.*))?", argument):
+            path = match[1] if match[1] is not None else next(arguments, None)
+        else:
+            others.append(argument)
+    return path, others
 
 
-def _explain(error: Exception, argv: list[str], path: str | None) -> str:
-    """Returns what is wrong with the command line, in one line."""
+def _read_config(path: str) -> ConfigDict:
+    """Returns what `get_config` of a config file returns."""
+    file, *form = path.split(":", 1)
+    if not pathlib.Path(file).is_file():
+        known = sorted(map(str, pathlib.Path("configs").rglob("*.py")))
+        close = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+        remedy = (
+            f"did you mean {close[0]}?" if close else "give the path of a config file"
+        )
+        raise UsageError(f"config {path} does not exist; {remedy}")
+    if (here := str(pathlib.Path.cwd())) not in sys.path:
+        # A config may start from another: `from configs.records import seconds`.
+        sys.path.append(here)
     try:
-        config = _load_alone(path) if path else ConfigDict()
-    except Exception as fault:  # told with the tracebacks of all that it has passed
-        *_, last = f"{type(fault).__name__}: {fault}".strip().splitlines()
+        spec = importlib.util.spec_from_file_location("config", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config(*form)
+    except Exception as error:  # a config file may raise anything
+        reason = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
+        lines = [
+            f.lineno
+            for f in traceback.extract_tb(error.__traceback__)
+            if f.filename == file
+        ]
+        where = f" (line {lines[-1]})" if lines else ""
         hints = (
             f"; {old} is now {new}"
             for old, new in RENAMED_KEYS.items()
-            if f'"{old.rpartition(".")[2]}"' in last
+            if f'"{old.rpartition(".")[2]}"' in reason
         )
-        return f"config {path} cannot be read: {last}{''.join(hints)}"
-    keys = list(_keys(config))
-    for arg in argv[1:]:
-        match = re.match(r"--?(?:no)?config\.([^=]+)", arg)
-        if match and re.sub(r"\[.*", "", match[1]) not in keys:
-            close = difflib.get_close_matches(match[1], keys, n=1)
-            remedy = f"did you mean {close[0]}?" if close else "see cifar_jax/config.py"
-            if match[1] in RENAMED_KEYS:
-                remedy = f"it is now {RENAMED_KEYS[match[1]]}"
-            return f"config has no key {match[1]}; {remedy}"
-    return f"{str(error) or type(error).__name__}".splitlines()[0]
+        raise UsageError(
+            f"config {path} cannot be read: {reason}{where}{''.join(hints)}"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise UsageError(
+            f"config {path} cannot be read: get_config() returns "
+            f"{type(config).__name__}, not a ConfigDict"
+        )
+    return config
 
 
-def _load_alone(path: str) -> ConfigDict:
-    """Loads a config without what the command line overrides."""
-    alone = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=alone, sys_argv=[])
-    alone(["", f"--config={path}"])
-    return holder.value
-
-
-def _keys(config: ConfigDict, prefix: str = ""):
+def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
     for key in config:
         yield prefix + key
         if isinstance(config[key], ConfigDict):

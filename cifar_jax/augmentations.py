@@ -6,29 +6,30 @@ A few training images of the config's data set, as they are, after each transfor
 
 import pathlib
 
-from absl import flags
-
 from cifar_jax import UserError, _cli
 
-_CONFIG = _cli.define_config()
-_OUTPUT = flags.DEFINE_string("output", "augmentations.png", "picture to write")
-_IMAGES = flags.DEFINE_integer("images", 8, "how many images", lower_bound=1)
-_PROGRESS = flags.DEFINE_float(
-    "progress", 0.5, "share of the run, for transforms with start, stop or ramp"
-)
+
+def define_flags(flags: _cli.Flags) -> None:
+    """Defines the command's flags."""
+    _cli.define_config(flags)
+    flags.add_string("output", "picture to write", "augmentations.png")
+    flags.add_integer("images", "how many images", 8, lower_bound=1)
+    flags.add_float(
+        "progress", "share of the run, for transforms with start, stop or ramp", 0.5
+    )
 
 
-def main() -> None:
+def main(flags: _cli.Flags) -> None:
     """Writes the picture and says what is in it."""
     # slow to import: not for --help
     from cifar_jax.data import augment, sources
     from cifar_jax.evaluation import augment_sheet
 
-    config, output = _CONFIG.value, pathlib.Path(_OUTPUT.value)
+    config, output = flags.config, pathlib.Path(flags.output)
     if output.suffix != ".png":
         raise UserError(f"--output is {output}; it needs a name that ends in .png")
-    if not 0 <= _PROGRESS.value < 1:
-        raise UserError(f"--progress is {_PROGRESS.value}; use 0 or more, below 1")
+    if not 0 <= flags.progress < 1:
+        raise UserError(f"--progress is {flags.progress}; use 0 or more, below 1")
     data = config.data
     source = sources.open(data.name, data.dir, local=data.source)
     if source.image_shape[-1] not in (1, 3):
@@ -40,10 +41,10 @@ def main() -> None:
     examples = source.read(data.train_split)
     rows = augment_sheet.stages(
         config.augment,
-        examples[augment_sheet.choose(examples, _IMAGES.value)],
+        examples[augment_sheet.choose(examples, flags.images)],
         num_classes=source.num_classes,
         seed=config.seed,
-        progress=_PROGRESS.value,
+        progress=flags.progress,
     )
     augment_sheet.draw(rows, source.label_names).save(output)
     titles = ", ".join(row.title.splitlines()[0] for row in rows)
@@ -51,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _cli.run(main, __doc__)
+    _cli.run(define_flags, main, __doc__)

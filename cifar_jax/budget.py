@@ -7,20 +7,21 @@ exit code is 1, and the error names the largest width that fits. Nothing is allo
 import dataclasses
 import json
 
-from absl import flags
-
 from cifar_jax import _cli
 
-_CONFIG = _cli.define_config()
-_JSON = flags.DEFINE_bool("json", False, "print one JSON object instead of the table")
+
+def define_flags(flags: _cli.Flags) -> None:
+    """Defines the command's flags."""
+    _cli.define_config(flags)
+    flags.add_bool("json", "print one JSON object instead of the table")
 
 
-def main() -> None:
+def main(flags: _cli.Flags) -> None:
     """Prints the layer table, its totals and the budget line."""
     from cifar_jax.data import sources  # slow to import: not for --help
     from cifar_jax.models import count, resnet
 
-    config = _CONFIG.value
+    config = flags.config
     data = config.data
     source = sources.open(data.name, data.dir, image_size=data.image_size)
     shape, limit = source.image_shape, count.checked_limit(config.budget.limit)
@@ -28,7 +29,7 @@ def main() -> None:
         num_classes=source.num_classes, image_shape=shape, **config.model.to_dict()
     )
     rows, facts = count.layer_table(model, shape), _facts(model, shape, limit)
-    if _JSON.value:
+    if flags.json:
         layers = [dataclasses.asdict(row) for row in rows]
         print(json.dumps(facts | {"layers": layers}, indent=2))
     else:
@@ -68,4 +69,4 @@ def _counts(facts: dict) -> str:
 
 
 if __name__ == "__main__":
-    _cli.run(main, __doc__)
+    _cli.run(define_flags, main, __doc__)

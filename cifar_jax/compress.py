@@ -8,54 +8,53 @@ compared in size, time and accuracy. Typed again, an interrupted command goes on
 import json
 import pathlib
 
-from absl import flags
-
 from cifar_jax import _cli, _runtime, formats
 from cifar_jax import config as default
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "run directory")
-_PRUNE = flags.DEFINE_float(
-    "prune",
-    0.0,
-    "share of the weights in the blocks' kernels that become zero",
-    lower_bound=0,
-    upper_bound=0.99,
-)
-_EPOCHS = flags.DEFINE_integer(
-    "epochs", None, "to prune in [a fifth of the run's, at least 2]", lower_bound=1
-)
-_LEARNING_RATE = flags.DEFINE_float(
-    "learning_rate", None, "to prune with, at its peak [a quarter of the run's]"
-)
-_INT8 = flags.DEFINE_bool("int8", False, "also write the networks with 8 bits")
-_OUTPUT = flags.DEFINE_string("output", None, "folder [compression, in the run's]")
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "folder of TFDS data sets [that of the run]"
-)
+
+def define_flags(flags: _cli.Flags) -> None:
+    """Defines the command's flags."""
+    flags.add_string("workdir", "run directory")
+    flags.add_float(
+        "prune",
+        "share of the weights in the blocks' kernels that become zero",
+        0.0,
+        lower_bound=0,
+        upper_bound=0.99,
+    )
+    flags.add_integer(
+        "epochs", "to prune in [a fifth of the run's, at least 2]", lower_bound=1
+    )
+    flags.add_float(
+        "learning_rate", "to prune with, at its peak [a quarter of the run's]"
+    )
+    flags.add_bool("int8", "also write the networks with 8 bits")
+    flags.add_string("output", "folder [compression, in the run's]")
+    flags.add_string("data_dir", "folder of TFDS data sets [that of the run]")
 
 
-def main() -> int:
+def main(flags: _cli.Flags) -> int:
     """Makes the networks, and prints the table."""
-    if not _WORKDIR.value:
+    if not flags.workdir:
         raise _cli.UsageError("--workdir RUN is missing, such as runs/cifar10_cpu")
-    if not (_PRUNE.value or _INT8.value):
+    if not (flags.prune or flags.int8):
         raise _cli.UsageError("nothing to do; give --prune, --int8, or both")
     # slow to import: not for --help
     from cifar_jax.training import interrupt, loop
     from cifar_jax.training.tracking import RunDirectory
 
-    workdir = pathlib.Path(_WORKDIR.value)
-    output = pathlib.Path(_OUTPUT.value or workdir / "compression")
+    workdir = pathlib.Path(flags.workdir)
+    output = pathlib.Path(flags.output or workdir / "compression")
     run = RunDirectory(workdir)
     config = default.config_from_dict(run.config())
-    config.data.dir = _DATA_DIR.value or config.data.dir
-    names = ["onnx", "onnx-int8"] if _INT8.value else ["onnx"]
+    config.data.dir = flags.data_dir or config.data.dir
+    names = ["onnx", "onnx-int8"] if flags.int8 else ["onnx"]
     kinds = [formats.find(formats.MODULES[name]) for name in names]
     _runtime.start(config.train.cpu_devices)
     networks, record = {"original": workdir}, {"workdir": str(workdir)}
-    if _PRUNE.value:
+    if flags.prune:
         networks["pruned"] = output / "pruned"
-        fine_tuning = _fine_tuning(config, workdir, run.dataset())
+        fine_tuning = _fine_tuning(flags, config, workdir, run.dataset())
         try:
             result = loop.train_and_evaluate(fine_tuning, networks["pruned"])
         except interrupt.Stopped as stopped:
@@ -91,16 +90,16 @@ def _compare(variants, config, record: dict, output: pathlib.Path) -> None:
     print(f"{output}: compression.json, compression.md, and the networks")
 
 
-def _fine_tuning(config, workdir: pathlib.Path, dataset: dict):
+def _fine_tuning(flags: _cli.Flags, config, workdir: pathlib.Path, dataset: dict):
     """Returns the config of the run that prunes: short, and gentle to the weights."""
     pruned = config.copy_and_resolve_references()
     pruned.init.workdir = str(workdir)
-    pruned.prune.update(sparsity=_PRUNE.value, start="0%", stop="50%")
+    pruned.prune.update(sparsity=flags.prune, start="0%", stop="50%")
     pruned.data.update(mean=tuple(dataset["mean"]), std=tuple(dataset["std"]))
     pruned.schedule = default.get_config().schedule
-    pruned.optim.learning_rate = _LEARNING_RATE.value or config.optim.learning_rate / 4
+    pruned.optim.learning_rate = flags.learning_rate or config.optim.learning_rate / 4
     pruned.train.update(
-        epochs=_EPOCHS.value or max(2, config.train.epochs // 5),
+        epochs=flags.epochs or max(2, config.train.epochs // 5),
         patience=0,
         reload_best=False,
     )
@@ -128,4 +127,4 @@ def _write(name: str, folder: pathlib.Path, kind, output: pathlib.Path, data_dir
 
 
 if __name__ == "__main__":
-    _cli.run(main, __doc__)
+    _cli.run(define_flags, main, __doc__)

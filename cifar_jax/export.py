@@ -11,35 +11,36 @@ before it gets its name. FILE.json beside it holds class names, image shape and 
 
 import pathlib
 
-from absl import flags
-
 from cifar_jax import _cli, _runtime, formats
 
-_NETWORK = _cli.define_network()
-_FORMAT = flags.DEFINE_enum("format", None, list(formats.MODULES), "what to write")
-_OUTPUT = flags.DEFINE_string("output", None, "file [RUN/export/model and its suffix]")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace an older file")
+
+def define_flags(flags: _cli.Flags) -> None:
+    """Defines the command's flags."""
+    _cli.define_network(flags)
+    flags.add_enum("format", list(formats.MODULES), "what to write")
+    flags.add_string("output", "file [RUN/export/model and its suffix]")
+    flags.add_bool("overwrite", "replace an older file")
 
 
-def main() -> None:
+def main(flags: _cli.Flags) -> None:
     """Writes the file and says what it was proved with."""
-    chosen = _NETWORK()
-    if _FORMAT.value is None:
+    chosen = _cli.chosen_network(flags)
+    if flags.format is None:
         raise _cli.UsageError("--format is missing; see --help")
     # slow to import: not for --help
     _runtime.start(cpu_only=True)  # a file is proved in float32
     from cifar_jax.formats import artifact
     from cifar_jax.training import trained
 
-    kind = formats.find(formats.MODULES[_FORMAT.value])
+    kind = formats.find(formats.MODULES[flags.format])
     default = chosen["workdir"] / "export" / f"model{kind.SUFFIX}"
-    path = pathlib.Path(_OUTPUT.value or default)
+    path = pathlib.Path(flags.output or default)
     if not path.name.endswith(kind.SUFFIX):
         raise _cli.UsageError(f"--output is {path}; it needs a name in {kind.SUFFIX}")
     network = trained.load(**chosen)
-    card = artifact.export(network, kind, path, overwrite=_OVERWRITE.value)
+    card = artifact.export(network, kind, path, overwrite=flags.overwrite)
     print(f"{path}: {path.stat().st_size:,} bytes; {artifact.summary(card['check'])}")
 
 
 if __name__ == "__main__":
-    _cli.run(main, __doc__)
+    _cli.run(define_flags, main, __doc__)

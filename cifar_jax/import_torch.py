@@ -9,23 +9,24 @@ The run directory that is made can be evaluated and exported like any other.
 
 import pathlib
 
-from absl import flags
-
 from cifar_jax import _cli, _runtime, formats
 
-_WEIGHTS = flags.DEFINE_string("weights", None, "a state_dict, written by torch.save")
-_PRESET = flags.DEFINE_string("preset", None, "network, such as resnet18")
-_MEAN = flags.DEFINE_list("mean", None, "of each channel, such as 0.49,0.48,0.45")
-_STD = flags.DEFINE_list("std", None, "of each channel")
-_DATA = flags.DEFINE_string("data", "cifar10", "data set: class names and image shape")
-_WORKDIR = flags.DEFINE_string("workdir", None, "run directory to make")
+
+def define_flags(flags: _cli.Flags) -> None:
+    """Defines the command's flags."""
+    flags.add_string("weights", "a state_dict, written by torch.save")
+    flags.add_string("preset", "network, such as resnet18")
+    flags.add_list("mean", "of each channel, such as 0.49,0.48,0.45")
+    flags.add_list("std", "of each channel")
+    flags.add_string("data", "data set: class names and image shape", "cifar10")
+    flags.add_string("workdir", "run directory to make")
 
 
-def main() -> None:
+def main(flags: _cli.Flags) -> None:
     """Makes the run directory and says what it was proved with."""
-    for flag in (_WEIGHTS, _PRESET, _MEAN, _STD, _WORKDIR):
-        if flag.value is None:
-            raise _cli.UsageError(f"--{flag.name} is missing; see --help")
+    for name in ("weights", "preset", "mean", "std", "workdir"):
+        if getattr(flags, name) is None:
+            raise _cli.UsageError(f"--{name} is missing; see --help")
     # slow to import: not for --help
     from cifar_jax import config as default
     from cifar_jax.data import sources
@@ -34,19 +35,19 @@ def main() -> None:
 
     _runtime.start(cpu_only=True)  # the weights are proved in float32
     torch_import = formats.find("torch_import")
-    if _PRESET.value not in PRESETS:
+    if flags.preset not in PRESETS:
         raise _cli.UsageError(
-            f"--preset is {_PRESET.value}; use one of {', '.join(PRESETS)}"
+            f"--preset is {flags.preset}; use one of {', '.join(PRESETS)}"
         )
-    source = sources.open(_DATA.value)
+    source = sources.open(flags.data)
     config = default.get_config()
-    config.model.update(PRESETS[_PRESET.value])
+    config.model.update(PRESETS[flags.preset])
     config.budget.limit = None  # holds for what is trained here
-    config.data.name = _DATA.value
-    config.data.mean = mean = _channels(_MEAN, source.image_shape[-1])
-    config.data.std = std = _channels(_STD, source.image_shape[-1])
+    config.data.name = flags.data
+    config.data.mean = mean = _channels("mean", flags.mean, source.image_shape[-1])
+    config.data.std = std = _channels("std", flags.std, source.image_shape[-1])
     if min(std) <= 0:
-        raise _cli.UsageError(f"--std is {','.join(_STD.value)}; use values above 0")
+        raise _cli.UsageError(f"--std is {','.join(flags.std)}; use values above 0")
     dataset = {
         "name": source.name,
         "image_shape": list(source.image_shape),
@@ -54,22 +55,20 @@ def main() -> None:
         "mean": list(mean),
         "std": list(std),
     }
-    weights, workdir = pathlib.Path(_WEIGHTS.value), pathlib.Path(_WORKDIR.value)
+    weights, workdir = pathlib.Path(flags.weights), pathlib.Path(flags.workdir)
     check = torch_import.import_weights(weights, config, dataset, workdir)
-    print(f"{workdir}: {_PRESET.value}; {artifact.summary(check)}")
+    print(f"{workdir}: {flags.preset}; {artifact.summary(check)}")
 
 
-def _channels(flag: flags.FlagHolder, count: int) -> tuple[float, ...]:
+def _channels(name: str, texts: list[str], count: int) -> tuple[float, ...]:
     try:
-        values = tuple(float(value) for value in flag.value)
+        values = tuple(map(float, texts))
     except ValueError:
         values = ()
     if len(values) != count:
-        raise _cli.UsageError(
-            f"--{flag.name} is {','.join(flag.value)}; give {count} numbers"
-        )
+        raise _cli.UsageError(f"--{name} is {','.join(texts)}; give {count} numbers")
     return values
 
 
 if __name__ == "__main__":
-    _cli.run(main, __doc__)
+    _cli.run(define_flags, main, __doc__)

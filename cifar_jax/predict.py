@@ -7,57 +7,56 @@ cannot be read gets an empty label and its error.
 
 import pathlib
 
-from absl import flags
-
 from cifar_jax import UserError, _cli, _runtime
 
-_NETWORK = _cli.define_network()
-_INPUT = flags.DEFINE_string("input", None, "source of images, such as a folder")
-_OUTPUT = flags.DEFINE_string("output", None, "CSV file to write")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of TFDS data sets")
-_TOP_K = flags.DEFINE_integer(
-    "topk", 0, "also write the most likely classes and their probabilities"
-)
-_PROBABILITIES = flags.DEFINE_bool(
-    "probabilities", False, "also write the probability of each class"
-)
-_TTA = flags.DEFINE_enum(
-    "tta", "none", ["none", "flip", "multicrop"], "test-time augmentation"
-)
-_RESIZE = flags.DEFINE_bool("resize", False, "resize images of another size (bicubic)")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the output if it exists")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 500, "images in a call", lower_bound=1)
+
+def define_flags(flags: _cli.Flags) -> None:
+    """Defines the command's flags."""
+    _cli.define_network(flags)
+    flags.add_string("input", "source of images, such as a folder")
+    flags.add_string("output", "CSV file to write")
+    flags.add_string("data_dir", "folder of TFDS data sets")
+    flags.add_integer(
+        "topk", "also write the most likely classes and their probabilities", 0
+    )
+    flags.add_bool("probabilities", "also write the probability of each class")
+    flags.add_enum(
+        "tta", ["none", "flip", "multicrop"], "test-time augmentation", "none"
+    )
+    flags.add_bool("resize", "resize images of another size (bicubic)")
+    flags.add_bool("overwrite", "replace the output if it exists")
+    flags.add_integer("batch_size", "images in a call", 500, lower_bound=1)
 
 
-def main() -> int:
+def main(flags: _cli.Flags) -> int:
     """Writes the predictions, and prints how many images got each label."""
-    network = _NETWORK()
-    for flag in (_INPUT, _OUTPUT):
-        if not flag.value:
-            raise _cli.UsageError(f"--{flag.name} is missing; see --help")
+    network = _cli.chosen_network(flags)
+    for name in ("input", "output"):
+        if not getattr(flags, name):
+            raise _cli.UsageError(f"--{name} is missing; see --help")
     # slow to import: not for --help
     from cifar_jax.data import sources
     from cifar_jax.evaluation import inference, predictions, progress
 
     _runtime.start()
-    output = pathlib.Path(_OUTPUT.value)
-    predictions.check_path(output, _OVERWRITE.value)
+    output = pathlib.Path(flags.output)
+    predictions.check_path(output, flags.overwrite)
     predictor = inference.Predictor(
-        **network, batch_size=_BATCH_SIZE.value, tta=_TTA.value
+        **network, batch_size=flags.batch_size, tta=flags.tta
     )
     table = sources.open_split(
-        _INPUT.value,
-        _DATA_DIR.value or predictor.network.config["data"]["dir"],
+        flags.input,
+        flags.data_dir or predictor.network.config["data"]["dir"],
         image_shape=predictor.network.image_shape,
-        resize=_RESIZE.value,
+        resize=flags.resize,
     )
     with progress.progress("labelling", len(table)) as advance:
         summary = predictions.write(
             predictor,
             table,
             output,
-            top_k=_TOP_K.value,
-            probabilities=_PROBABILITIES.value,
+            top_k=flags.topk,
+            probabilities=flags.probabilities,
             advance=advance,
         )
     print(_histogram(summary, predictor.network.label_names))
@@ -88,4 +87,4 @@ def _histogram(summary, label_names) -> str:
 
 
 if __name__ == "__main__":
-    _cli.run(main, __doc__)
+    _cli.run(define_flags, main, __doc__)

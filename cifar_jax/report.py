@@ -10,65 +10,62 @@ into FOLDER/README.md and the README.md above it [FOLDER: results].
 import datetime
 import pathlib
 
-import absl.logging
-from absl import flags
-
-from cifar_jax import UserError, _cli
-
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "folder [the run directory; of several runs, runs/report]"
-)
-_EVALUATE = flags.DEFINE_bool(
-    "evaluate", False, "first evaluate the best weights of runs that lack it"
-)
-_RECORDS = flags.DEFINE_bool("records", False, "write the table of published records")
-_CHECK = flags.DEFINE_bool(
-    "check", False, "with --records: write nothing, fail if a table is not up to date"
-)
+from cifar_jax import UserError, _cli, _runtime
 
 
-def main(operands: list[str]) -> None:
+def define_flags(flags: _cli.Flags) -> None:
+    """Defines the command's flags."""
+    flags.allow_operands()
+    flags.add_string(
+        "output", "folder [the run directory; of several runs, runs/report]"
+    )
+    flags.add_bool("evaluate", "first evaluate the best weights of runs that lack it")
+    flags.add_bool("records", "write the table of published records")
+    flags.add_bool(
+        "check", "with --records: write nothing, fail if a table is not up to date"
+    )
+
+
+def main(flags: _cli.Flags) -> None:
     """Writes a report, or the table of records."""
-    if _RECORDS.value:
-        _records(operands)
+    operands = flags.operands
+    if flags.records:
+        _records(flags)
         return
-    if _CHECK.value:
+    if flags.check:
         raise _cli.UsageError("--check needs --records")
     if not operands:
         raise _cli.UsageError("RUN is missing, such as runs/quickstart")
     # slow to import: not for --help
-    import jax
-
     from cifar_jax.reporting import build, evaluating
     from cifar_jax.reporting.runs import read_all
 
-    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of what is asked for
     runs = read_all(operands)
-    if not (_EVALUATE.value and all(run.result for run in runs)):
-        # The accelerator is at work, or there is no work for it.
-        jax.config.update("jax_platforms", "cpu")
-    if _EVALUATE.value:
+    # Otherwise the accelerator is at work, or there is no work for it.
+    _runtime.start(cpu_only=not (flags.evaluate and all(run.result for run in runs)))
+    if flags.evaluate:
         evaluating.evaluate_missing(runs)
         runs = read_all(operands)
     document = build.make(runs, datetime.datetime.now())
-    folder = pathlib.Path(_OUTPUT.value or build.default_folder(runs))
+    folder = pathlib.Path(flags.output or build.default_folder(runs))
     files = build.write(document, folder)
     for line in build.lines(runs):
         print(line)
     print(f"{folder}: {', '.join(files)}")
 
 
-def _records(operands: list[str]) -> None:
-    for flag in (_OUTPUT, _EVALUATE):
-        if flag.value:
-            raise _cli.UsageError(f"--{flag.name} and --records: leave one out")
+def _records(flags: _cli.Flags) -> None:
+    operands = flags.operands
+    for name in ("output", "evaluate"):
+        if getattr(flags, name):
+            raise _cli.UsageError(f"--{name} and --records: leave one out")
     if len(operands) > 1:
         raise _cli.UsageError(f"unexpected argument {operands[1]!r}; give one FOLDER")
     from cifar_jax.reporting import published
 
     pages = published.pages(pathlib.Path(operands[0] if operands else "results"))
     stale = [path for path, text in pages.items() if path.read_text() != text]
-    if stale and _CHECK.value:
+    if stale and flags.check:
         raise UserError(
             f"{' and '.join(map(str, stale))} not up to date with the records; run "
             "python -m cifar_jax.report --records"
@@ -80,4 +77,4 @@ def _records(operands: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _cli.run(main, __doc__, operands=True)
+    _cli.run(define_flags, main, __doc__)

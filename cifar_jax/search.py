@@ -9,63 +9,63 @@ machines that share DIR, it is shared. Any key can be overridden:
 import pathlib
 import sys
 
-from absl import flags
-
 from cifar_jax import _cli, _runtime
 
-_CONFIG = _cli.define_config()
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "folder of the study [runs/ and the config's name]"
-)
-_WORKERS = flags.DEFINE_integer(
-    "workers", 1, "processes that do runs side by side on this machine", lower_bound=1
-)
-_PLAN = flags.DEFINE_bool(
-    "plan", False, "print the designs, their size and their time, and train nothing"
-)
-_MEASURE = flags.DEFINE_bool(
-    "plan_measure", True, "--plan: time a few designs here; else sizes alone"
-)
-_RETRY = flags.DEFINE_bool("retry_failed", False, "do failed runs once more")
-_WORKER = flags.DEFINE_integer(
-    "worker", None, "number of this worker; set by the command itself"
-)
+
+def define_flags(flags: _cli.Flags) -> None:
+    """Defines the command's flags."""
+    _cli.define_config(flags)
+    flags.add_string("workdir", "folder of the study [runs/ and the config's name]")
+    flags.add_integer(
+        "workers",
+        "processes that do runs side by side on this machine",
+        1,
+        lower_bound=1,
+    )
+    flags.add_bool(
+        "plan", "print the designs, their size and their time, and train nothing"
+    )
+    flags.add_bool(
+        "plan_measure", "--plan: time a few designs here; else sizes alone", True
+    )
+    flags.add_bool("retry_failed", "do failed runs once more")
+    flags.add_integer("worker", "number of this worker; set by the command itself")
 
 
-def main() -> int:
+def main(flags: _cli.Flags) -> int:
     """Runs, joins or goes on with a study, and writes its tables."""
     # slow to import: not for --help
     from cifar_jax.studies import folder, study
 
-    path, _, variant = flags.FLAGS["config"].config_filename.partition(":")
+    path, _, variant = flags.config_path.partition(":")
     name = "_".join(filter(None, (pathlib.Path(path).stem, variant)))
-    workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs", name))
-    made = study.make(_CONFIG.value)
-    if _PLAN.value:
+    workdir = pathlib.Path(flags.workdir or pathlib.Path("runs", name))
+    made = study.make(flags.config)
+    if flags.plan:
         from cifar_jax.studies import plan
 
-        plan.show(made, measure=_MEASURE.value, workers=_WORKERS.value)
+        plan.show(made, measure=flags.plan_measure, workers=flags.workers)
         return 0
-    if _WORKER.value is not None:
-        return _work(made, workdir)
+    if flags.worker is not None:
+        return _work(made, workdir, flags.workers)
     return folder.run(
         made,
-        _CONFIG.value,
+        flags.config,
         workdir,
-        command=[sys.executable, "-m", "cifar_jax.search", *sys.argv[1:]],
-        workers=_WORKERS.value,
-        retry_failed=_RETRY.value,
+        command=[sys.executable, "-m", "cifar_jax.search", *flags.argv],
+        workers=flags.workers,
+        retry_failed=flags.retry_failed,
     )
 
 
-def _work(made, workdir: pathlib.Path) -> int:
+def _work(made, workdir: pathlib.Path, num_workers: int) -> int:
     """Does runs until none is left: the part of one process of several."""
     from cifar_jax.studies import cores, crew
     from cifar_jax.training import interrupt
 
     crew.end_with_parent()
     if not crew.gpus():
-        cores.take(made.threads or cores.share(_WORKERS.value))
+        cores.take(made.threads or cores.share(num_workers))
     _runtime.start(made.rules.base.train.cpu_devices)
 
     from cifar_jax.studies import winner, worker
@@ -82,4 +82,4 @@ def _work(made, workdir: pathlib.Path) -> int:
 
 
 if __name__ == "__main__":
-    _cli.run(main, __doc__)
+    _cli.run(define_flags, main, __doc__)

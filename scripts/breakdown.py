@@ -7,32 +7,33 @@ The step is the recipe's, in the middle of its run.
 
 import pathlib
 
-from absl import flags
-
 from cifar_jax import _cli
 
-_CONFIG = _cli.define_config()
-_STEPS = flags.DEFINE_integer(
-    "steps", None, "of a timing and of the trace [5 on a CPU, else 20]", lower_bound=1
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "file for the record [results/breakdown/ and the config's name]"
-)
+
+def define_flags(flags: _cli.Flags) -> None:
+    """Defines the command's flags."""
+    _cli.define_config(flags)
+    flags.add_integer(
+        "steps", "of a timing and of the trace [5 on a CPU, else 20]", lower_bound=1
+    )
+    flags.add_string(
+        "output", "file for the record [results/breakdown/ and the config's name]"
+    )
 
 
-def main() -> None:
+def main(flags: _cli.Flags) -> None:
     """Prints the table and writes the record."""
     from cifar_jax.evaluation import breakdown, output
 
-    name = _cli.config_name(flags.FLAGS["config"].config_filename)
+    name = flags.config_name
     record = {
         "recipe": name,
-        **breakdown.measure(_CONFIG.value, steps=_STEPS.value),
+        **breakdown.measure(flags.config, steps=flags.steps),
     }
-    path = pathlib.Path(_OUTPUT.value or f"results/breakdown/{name}.json")
+    path = pathlib.Path(flags.output or f"results/breakdown/{name}.json")
     output.write_json(path, record)
     print(f"{breakdown.table(record)}\n{path}")
 
 
 if __name__ == "__main__":
-    _cli.run(main, __doc__)
+    _cli.run(define_flags, main, __doc__)

@@ -9,55 +9,55 @@ says that all is done. --form=tiny runs all of it on a CPU in some minutes.
 
 import pathlib
 
-from absl import flags
-
 from cifar_jax import _cli
 
-_MINUTES = flags.DEFINE_float(
-    "minutes", 0.0, "for this call, about; 0: no limit", lower_bound=0.0
-)
-_STEPS = flags.DEFINE_list(
-    "steps", None, 'of the plan, such as "records seconds-full,breakdown best" [all]'
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "folder for the files [results; of the tiny form, runs/tiny]"
-)
-_WORKDIR = flags.DEFINE_string("workdir", None, "for run directories [runs/records]")
-_CONFIGS = flags.DEFINE_string("configs", "configs/records", "folder of the recipes")
-_SOURCE = flags.DEFINE_string(
-    "source", None, "local copy of CIFAR-10 to prepare the data set from"
-)
-_DATA_NOTE = flags.DEFINE_string(
-    "data_note", None, "how the data differ from the original files [what is known]"
-)
-_FORM = flags.DEFINE_string("form", "", "of the recipes, such as tiny")
-_LIST = flags.DEFINE_bool("list", False, "only print the commands, and what is done")
+
+def define_flags(flags: _cli.Flags) -> None:
+    """Defines the command's flags."""
+    flags.add_float(
+        "minutes", "for this call, about; 0: no limit", 0.0, lower_bound=0.0
+    )
+    flags.add_list(
+        "steps",
+        'of the plan, such as "records seconds-full,breakdown best" [all]',
+    )
+    flags.add_string(
+        "output", "folder for the files [results; of the tiny form, runs/tiny]"
+    )
+    flags.add_string("workdir", "for run directories [runs/records]")
+    flags.add_string("configs", "folder of the recipes", "configs/records")
+    flags.add_string("source", "local copy of CIFAR-10 to prepare the data set from")
+    flags.add_string(
+        "data_note", "how the data differ from the original files [what is known]"
+    )
+    flags.add_string("form", "of the recipes, such as tiny", "")
+    flags.add_bool("list", "only print the commands, and what is done")
 
 
-def main() -> int:
+def main(flags: _cli.Flags) -> int:
     """Runs the plan and says what is left."""
     from cifar_jax.evaluation import lease
 
-    output = "runs/tiny" if _FORM.value == "tiny" else "results"
+    output = "runs/tiny" if flags.form == "tiny" else "results"
     steps = lease.plan(
-        pathlib.Path(_CONFIGS.value),
-        pathlib.Path(_OUTPUT.value or output),
-        pathlib.Path(_WORKDIR.value or "runs/records"),
-        form=_FORM.value,
-        source=_SOURCE.value,
-        note=_DATA_NOTE.value,
+        pathlib.Path(flags.configs),
+        pathlib.Path(flags.output or output),
+        pathlib.Path(flags.workdir or "runs/records"),
+        form=flags.form,
+        source=flags.source,
+        note=flags.data_note,
     )
     names = [step.name for step in steps]
-    for name in _STEPS.value or ():
+    for name in flags.steps or ():
         if name not in names:
             raise _cli.UsageError(f"--steps has {name!r}; use {', '.join(names)}")
-    steps = [step for step in steps if step.name in (_STEPS.value or names)]
-    if _LIST.value:
+    steps = [step for step in steps if step.name in (flags.steps or names)]
+    if flags.list:
         for step in steps:
             state = "done" if step.is_done() else "left"
             print(f"{state}: python {' '.join(step.command)}")
         return 0
-    found = lease.run(steps, _MINUTES.value)
+    found = lease.run(steps, flags.minutes)
     for state, those in found.items():
         print(f"{state}: {', '.join(those) or 'none'}")
     if found["left"] or found["failed"]:
@@ -68,4 +68,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    _cli.run(main, __doc__)
+    _cli.run(define_flags, main, __doc__)

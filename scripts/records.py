@@ -10,55 +10,59 @@ import pathlib
 import shlex
 import sys
 
-from absl import flags
-
 from cifar_jax import _cli
 
-_CONFIG = _cli.define_config()
-_SEEDS = flags.DEFINE_list("seeds", "0,1,2", "seeds, in their order")
-_MINUTES = flags.DEFINE_float(
-    "minutes", 0.0, "after which it saves and ends with 0; 0: never", lower_bound=0.0
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "file of the record [results/records/ and the config's name]"
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "for the run directories [runs/records/ and the config's name]"
-)
-_DATA_NOTE = flags.DEFINE_string(
-    "data_note", None, "how the data differ from the original files [what is known]"
-)
+
+def define_flags(flags: _cli.Flags) -> None:
+    """Defines the command's flags."""
+    _cli.define_config(flags)
+    flags.add_list("seeds", "seeds, in their order", "0,1,2")
+    flags.add_float(
+        "minutes",
+        "after which it saves and ends with 0; 0: never",
+        0.0,
+        lower_bound=0.0,
+    )
+    flags.add_string(
+        "output", "file of the record [results/records/ and the config's name]"
+    )
+    flags.add_string(
+        "workdir", "for the run directories [runs/records/ and the config's name]"
+    )
+    flags.add_string(
+        "data_note", "how the data differ from the original files [what is known]"
+    )
 
 
-def main() -> None:
+def main(flags: _cli.Flags) -> None:
     """Runs what is missing and prints what the file holds."""
     from cifar_jax.evaluation import record_text, records
 
-    name = _cli.config_name(flags.FLAGS["config"].config_filename)
+    name = flags.config_name
     record = records.make(
-        _CONFIG.value,
-        _seeds(),
+        flags.config,
+        _seeds(flags.seeds),
         recipe=name,
         command=shlex.join(["python", *sys.argv]),
-        output=pathlib.Path(_OUTPUT.value or f"results/records/{name}.json"),
-        workdir=pathlib.Path(_WORKDIR.value or f"runs/records/{name}"),
-        minutes=_MINUTES.value,
-        note=_DATA_NOTE.value,
+        output=pathlib.Path(flags.output or f"results/records/{name}.json"),
+        workdir=pathlib.Path(flags.workdir or f"runs/records/{name}"),
+        minutes=flags.minutes,
+        note=flags.data_note,
     )
     print(record_text.lines(record))
 
 
-def _seeds() -> list[int]:
+def _seeds(texts: list[str]) -> list[int]:
     try:
-        seeds = [int(text) for text in _SEEDS.value]
+        seeds = [int(text) for text in texts]
     except ValueError as error:
         raise _cli.UsageError(
-            f"--seeds is {','.join(_SEEDS.value)!r}; give whole numbers, such as 0,1,2"
+            f"--seeds is {','.join(texts)!r}; give whole numbers, such as 0,1,2"
         ) from error
     if not seeds or len(set(seeds)) < len(seeds):
-        raise _cli.UsageError(f"--seeds is {_SEEDS.value}; give each seed once")
+        raise _cli.UsageError(f"--seeds is {','.join(texts)}; give each seed once")
     return seeds
 
 
 if __name__ == "__main__":
-    _cli.run(main, __doc__)
+    _cli.run(define_flags, main, __doc__)

@@ -8,47 +8,44 @@ of pooling. Stopped by its time limit, the same command goes on with the groups 
 
 import pathlib
 
-from absl import flags
-
 from cifar_jax import _cli
 
-_CONFIG = _cli.define_config()
-_GROUPS = flags.DEFINE_list(
-    "groups", None, "of dispatch, graphs, network, compiler, widths [all]"
-)
-_ROUNDS = flags.DEFINE_integer("rounds", None, "turns of each [5]", lower_bound=1)
-_SECONDS = flags.DEFINE_float(
-    "seconds", None, "length of a turn [2 on a CPU, else 4]", lower_bound=0.0
-)
-_MINUTES = flags.DEFINE_float(
-    "minutes", 0.0, "after which no group is begun; 0: no limit", lower_bound=0.0
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "file for the record [results/variants/ and the config's name]"
-)
+
+def define_flags(flags: _cli.Flags) -> None:
+    """Defines the command's flags."""
+    _cli.define_config(flags)
+    flags.add_list("groups", "of dispatch, graphs, network, compiler, widths [all]")
+    flags.add_integer("rounds", "turns of each [5]", lower_bound=1)
+    flags.add_float("seconds", "length of a turn [2 on a CPU, else 4]", lower_bound=0.0)
+    flags.add_float(
+        "minutes", "after which no group is begun; 0: no limit", 0.0, lower_bound=0.0
+    )
+    flags.add_string(
+        "output", "file for the record [results/variants/ and the config's name]"
+    )
 
 
-def main() -> None:
+def main(flags: _cli.Flags) -> None:
     """Measures what is missing and prints what the file holds."""
     from cifar_jax.evaluation import variant_list, variants
 
-    name = _cli.config_name(flags.FLAGS["config"].config_filename)
-    groups = _GROUPS.value or variant_list.GROUPS
+    name = flags.config_name
+    groups = flags.groups or variant_list.GROUPS
     for group in groups:
         if group not in variant_list.GROUPS:
             known = ", ".join(variant_list.GROUPS)
             raise _cli.UsageError(f"--groups has {group!r}; use {known}")
     record = variants.measure(
-        _CONFIG.value,
+        flags.config,
         [each for each in variant_list.VARIANTS if each.group in groups],
         recipe=name,
-        output=pathlib.Path(_OUTPUT.value or f"results/variants/{name}.json"),
-        rounds=_ROUNDS.value,
-        seconds=_SECONDS.value,
-        minutes=_MINUTES.value,
+        output=pathlib.Path(flags.output or f"results/variants/{name}.json"),
+        rounds=flags.rounds,
+        seconds=flags.seconds,
+        minutes=flags.minutes,
     )
     print(variants.table(record))
 
 
 if __name__ == "__main__":
-    _cli.run(main, __doc__)
+    _cli.run(define_flags, main, __doc__)

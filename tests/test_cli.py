@@ -1,23 +1,15 @@
 """Mistakes on the command line: one line, the right exit code, no traceback."""
 
-import pathlib
+import errno
 import subprocess
 import sys
 
 import pytest
+from support.commands import ROOT, call
 
-ROOT = pathlib.Path(__file__).parent.parent
+from cifar_jax import _cli
+
 CONFIG = ["--config", "configs/quickstart.py"]
-
-
-def call(module, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", f"cifar_jax.{module}", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 @pytest.mark.parametrize(
@@ -33,6 +25,8 @@ def call(module, *arguments):
         ([*CONFIG, "--resume=must"], 1, "there is nothing to resume in"),
         ([*CONFIG, "--process_id=1"], 1, "--process_id go together"),
         ([*CONFIG, "--config.model.widths=512,1024,2048"], 1, "over the budget"),
+        (["--config.seed=x", *CONFIG], 2, "config.seed"),
+        ([*CONFIG, "--config.augment[9].name=crop"], 2, "index"),
         ([*CONFIG, "--config.data.name=imagenet"], 1, "use cifar10, cifar100, digits"),
         ([*CONFIG, "--config.augment[0].name=crop"], 1, "random_crop"),
     ],
@@ -47,17 +41,31 @@ def test_a_mistake_is_one_line(arguments, code, message, tmp_path):
     assert done.stderr.startswith("error: ")
 
 
-def test_a_broken_config_file_is_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "form", "message"),
+    [
+        (
+            "def get_config():\n    return 1 / 0\n",
+            "",
+            "ZeroDivisionError: division by zero (line 2)",
+        ),
+        (
+            "def get_config(form):\n    raise ValueError(form)\n",
+            ":huge",
+            "broken.py:huge cannot be read: ValueError: huge",
+        ),
+        ("def get_config()\n", "", "SyntaxError: expected ':'"),
+        ("", "", "no attribute 'get_config'"),
+        ("def get_config():\n    return {}\n", "", "returns dict, not a ConfigDict"),
+    ],
+)
+def test_a_broken_config_file_is_one_line(text, form, message, tmp_path):
     config = tmp_path / "broken.py"
-    config.write_text("def get_config():\n    return 1 / 0\n")
-    done = call("main", "--config", str(config))
-    assert done.returncode == 2
-    assert "ZeroDivisionError" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    config.write_text("def get_config(variant):\n    raise ValueError(variant)\n")
-    done = call("main", "--config", f"{config}:huge")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "broken.py:huge cannot be read: ValueError: huge" in done.stderr
+    config.write_text(text)
+    done = call("main", f"--config={config}{form}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"broken.py{form} cannot be read: " in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -98,3 +106,49 @@ def test_prepare_names_a_source_that_is_not_there(tmp_path):
     done = call("prepare", f"--data_dir={tmp_path}", "--source=nowhere")
     assert done.returncode == 1
     assert done.stderr.startswith("error: nowhere does not exist")
+
+
+def raiser(error):
+    """Returns a command that raises an error."""
+
+    def main(flags):
+        raise error
+
+    command = type(sys)("command", "What it does.")
+    command.define_flags, command.main = lambda flags: None, main
+    return command
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EACCES, "check its permissions"),
+        (errno.ENOENT, "check the path"),
+        (errno.ECONNRESET, "check the connection"),
+    ],
+)
+def test_an_error_of_the_system_has_its_remedy(number, remedy, capsys):
+    assert _cli.run_command(raiser(OSError(number, "What", "x.bin")), []) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line == f"error: [Errno {number}] What: 'x.bin'; {remedy}"
+
+
+def test_an_error_that_nobody_can_help_keeps_its_traceback():
+    with pytest.raises(OSError, match="damaged"):
+        _cli.run_command(raiser(OSError("damaged")), [])
+
+
+def test_a_process_exits_with_the_code_and_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "cifar_jax.main", *CONFIG, "--wrkdir=x"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == "error: Unknown command line flag 'wrkdir'. Did you mean: workdir ?\n"
+    )

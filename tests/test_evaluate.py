@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import call
+from support.commands import call
 from test_end_to_end import tiny_config, train
 
 from cifar_jax import UserError

@@ -20,7 +20,7 @@ from made_runs import (
     make_result,
     make_run,
 )
-from test_cli import call
+from support.commands import call
 from test_end_to_end import tiny_config, train
 
 from cifar_jax import UserError
