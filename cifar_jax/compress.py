@@ -41,7 +41,7 @@ def main(flags: _cli.Flags) -> int:
         raise _cli.UsageError("nothing to do; give --prune, --int8, or both")
     # slow to import: not for --help
     from cifar_jax.training import interrupt, loop
-    from cifar_jax.training.tracking import RunDirectory
+    from cifar_jax.training.workdir import RunDirectory
 
     workdir = pathlib.Path(flags.workdir)
     output = pathlib.Path(flags.output or workdir / "compression")
@@ -74,11 +74,12 @@ def _compare(variants, config, record: dict, output: pathlib.Path) -> None:
     """Prints the table of all forms, and writes it and the record."""
     from cifar_jax._files import replacing
     from cifar_jax.evaluation import compression
-    from cifar_jax.training import own_data, results, sharding
+    from cifar_jax.training import distributed, results, setup
 
-    _, val = own_data.load(default.config_to_dict(config))
-    test = own_data.load_test(default.config_to_dict(config))
-    record |= results.environment(sharding.make_mesh())
+    source = setup.open_source(config)
+    _, val = setup.read_train_and_val(config, source)
+    test = source.read(config.data.test_split)
+    record |= results.environment(distributed.make_mesh())
     record["versions"] |= results.versions(("onnx", "onnxruntime"))
     record |= compression.compare(variants, val=val, test=test)
     text = compression.table(record)
@@ -114,12 +115,12 @@ def _write(name: str, folder: pathlib.Path, kind, output: pathlib.Path, data_dir
 
     from cifar_jax.evaluation.compression import Variant
     from cifar_jax.formats import artifact
-    from cifar_jax.training import trained
+    from cifar_jax.training import pretrained
 
     cpu = jax.devices("cpu")[0]
     path = output / f"{name}{kind.SUFFIX}"
     with jax.default_device(cpu):  # a file is proved in float32
-        network = trained.load(folder, jax.sharding.SingleDeviceSharding(cpu))
+        network = pretrained.load_model(folder, jax.sharding.SingleDeviceSharding(cpu))
         network.config["data"]["dir"] = data_dir
         card = artifact.export(network, kind, path, overwrite=True)
     facts = {key: card[key] for key in ("num_parameters", "num_nonzero", "check")}

@@ -375,3 +375,68 @@ def _lists_to_tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _lists_to_tuples(entry) for key, entry in value.items()}
     return tuple(map(_lists_to_tuples, value)) if isinstance(value, list) else value
+
+
+# Bounds of the numbers in a config: the least value, and the first one too large.
+_BOUNDS = (
+    ("seed", 0, 2**32),
+    ("data.split_seed", 0, 2**32),
+    ("train.epochs", 1, None),
+    ("train.batch_size", 1, None),
+    ("train.label_smoothing", 0, 1),
+    ("train.ema_decay", 0, 1),
+    ("train.accumulate", 1, None),
+    ("train.repeats", 1, None),
+    ("train.patience", 0, None),
+    ("train.max_seconds", 0, None),
+    ("train.cpu_devices", 0, None),
+    ("train.steps_per_dispatch", 0, None),
+    ("train.watchdog_seconds", 0, None),
+    ("evaluate.batch_size", 1, None),
+    ("evaluate.every_epochs", 1, None),
+    ("checkpoint.every_epochs", 1, None),
+    ("checkpoint.every_seconds", 0, None),
+    ("checkpoint.keep", 1, None),
+    ("optim.gradient_clip", 0, None),
+    ("optim.weight_decay", 0, None),
+    ("optim.sam_rho", 0, None),
+    ("prune.sparsity", 0, 1),
+)
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses numbers that are out of bounds, and keys that contradict each other.
+
+    Raises:
+      UserError: names the key, its value and the limit.
+    """
+    values = flatten(config_to_dict(config))
+    for key, least, below in _BOUNDS:
+        value = values[key]
+        if value < least or (below is not None and value >= below):
+            limit = f"at least {least}" + (f" and below {below}" if below else "")
+            raise UserError(f"{key} is {value}; use {limit}")
+    train, evaluate = config.train, config.evaluate
+    if train.batch_size % train.repeats:
+        raise UserError(
+            f"train.batch_size is {train.batch_size}, which is not a multiple of "
+            f"train.repeats, {train.repeats}; use one that is"
+        )
+    on_test = evaluate.select_on == "test"
+    if on_test and config.data.validation:
+        raise UserError(
+            f"evaluate.select_on is 'test', but data.validation is "
+            f"{config.data.validation}; use 0, or select_on='val'"
+        )
+    if not (config.data.validation or on_test):
+        for key in ("patience", "reload_best"):
+            if train[key]:
+                raise UserError(
+                    f"train.{key} is {train[key]}, but data.validation is 0; hold out "
+                    "validation images"
+                )
+    if train.reload_best and train.ema_decay:
+        raise UserError(
+            f"train.reload_best needs train.ema_decay=0, not {train.ema_decay}: the "
+            "best weights are averages"
+        )

@@ -30,14 +30,14 @@ def main(flags: _cli.Flags) -> None:
     # slow to import: not for --help
     _runtime.start(cpu_only=True)  # a file is proved in float32
     from cifar_jax.formats import artifact
-    from cifar_jax.training import trained
+    from cifar_jax.training import pretrained
 
     kind = formats.find(formats.MODULES[flags.format])
     default = chosen["workdir"] / "export" / f"model{kind.SUFFIX}"
     path = pathlib.Path(flags.output or default)
     if not path.name.endswith(kind.SUFFIX):
         raise _cli.UsageError(f"--output is {path}; it needs a name in {kind.SUFFIX}")
-    network = trained.load(**chosen)
+    network = pretrained.load_model(**chosen)
     card = artifact.export(network, kind, path, overwrite=flags.overwrite)
     print(f"{path}: {path.stat().st_size:,} bytes; {artifact.summary(card['check'])}")
 

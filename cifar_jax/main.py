@@ -43,13 +43,13 @@ def main(flags: _cli.Flags) -> int:
     # slow to import: not for --help
     import jax
 
-    from cifar_jax.training import distributed, interrupt, loop, rehearsal
+    from cifar_jax.training import distributed, dry_run, interrupt, loop
 
     workdir = pathlib.Path(flags.workdir or f"runs/{flags.config_name}")
     _runtime.start(flags.config.train.cpu_devices)
     try:
         if flags.dry_run:  # of each process for itself
-            rehearsal.rehearse(flags.config)
+            dry_run.dry_run(flags.config)
             return 0
         distributed.initialize(
             flags.coordinator,
@@ -61,10 +61,10 @@ def main(flags: _cli.Flags) -> int:
             flags.config, workdir, resume=flags.resume, profile=flags.profile
         )
     except interrupt.Stopped as stopped:
-        distributed.say(stopped)
+        distributed.log(stopped)
         return stopped.exit_code
     except jax.errors.JaxRuntimeError as error:
-        distributed.end_if_alone(error)
+        distributed.exit_if_peer_died(error)
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(

@@ -11,8 +11,8 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from cifar_jax import UserError
-from cifar_jax.training import sharding
-from cifar_jax.training.checkpoint import Checkpoints, NotFiniteError, digest
+from cifar_jax.training import distributed
+from cifar_jax.training.checkpoint import CheckpointFolder, NotFiniteError, digest
 
 # Where a file is damaged, Orbax closes its event loop while TensorStore still reads.
 pytestmark = pytest.mark.filterwarnings(
@@ -31,7 +31,7 @@ def collect():
 
 
 def replicated(num_devices=1):
-    return sharding.replicated(sharding.make_mesh(jax.devices()[:num_devices]))
+    return distributed.replicated(distributed.make_mesh(jax.devices()[:num_devices]))
 
 
 def make_tree(step, placement=None):
@@ -56,7 +56,7 @@ class Opened:
 
     def __init__(self, folder, keep=2):
         self.lines = []
-        self.checkpoints = Checkpoints(folder, keep=keep, report=self.lines.append)
+        self.checkpoints = CheckpointFolder(folder, keep=keep, report=self.lines.append)
 
     def __enter__(self):
         return self.checkpoints, self.lines
@@ -152,7 +152,7 @@ def test_other_devices_restore_what_some_have_saved(tmp_path, before, after):
 
 
 def test_a_state_split_over_devices_is_saved_whole(tmp_path):
-    split = sharding.split(sharding.make_mesh())
+    split = distributed.split(distributed.make_mesh())
     values = np.arange(32.0).reshape(16, 2)
     with Opened(tmp_path) as (checkpoints, _):
         checkpoints.save(1, jax.device_put({"x": values}, split), {})

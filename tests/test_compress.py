@@ -19,7 +19,7 @@ from cifar_jax import config as default
 from cifar_jax.data.sources import Examples
 from cifar_jax.evaluation import compression
 from cifar_jax.formats import artifact
-from cifar_jax.training import own_data, setup, trained
+from cifar_jax.training import pretrained, setup
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -52,12 +52,14 @@ def test_a_runs_images_are_those_it_had(run, digits_dir):
     config = json.loads((workdir / "config.json").read_text())
     prepared = setup.make(default.config_from_dict(config), None, lambda line: None)
     test = prepared.source.read(config["data"]["test_split"])
-    found = *own_data.load(config), own_data.load_test(config, digits_dir)
+    source = setup.open_source(config, digits_dir)
+    test_again = source.read(config["data"]["test_split"])
+    found = *setup.read_train_and_val(config, source), test_again
     for ours, theirs in zip(found, (prepared.train, prepared.val, test), strict=True):
         np.testing.assert_array_equal(ours.images, theirs.images)
         np.testing.assert_array_equal(ours.labels, theirs.labels)
     config["data"]["validation"] = 0
-    assert own_data.load(config)[1] is None
+    assert setup.read_train_and_val(config, source)[1] is None
 
 
 def test_int8_predicts_nearly_the_same(run, int8, tmp_path, monkeypatch):
@@ -70,7 +72,7 @@ def test_int8_predicts_nearly_the_same(run, int8, tmp_path, monkeypatch):
     monkeypatch.setattr(
         int8, "_Calibration", lambda images: seen.append(images) or calibration(images)
     )
-    network, path = trained.load(workdir), tmp_path / "model.int8.onnx"
+    network, path = pretrained.load_model(workdir), tmp_path / "model.int8.onnx"
     card = artifact.export(network, int8, path)
     check = card["check"]
     assert check["agreement"] > 0.95
@@ -88,7 +90,8 @@ def test_int8_predicts_nearly_the_same(run, int8, tmp_path, monkeypatch):
     artifact.export(network, int8, path, overwrite=True)
     assert artifact.export(network, int8, path, overwrite=True) == card
     # What the ranges were measured on is held out of nothing but training.
-    train_images, held_out = own_data.load(network.config)
+    source = setup.open_source(network.config)
+    train_images, held_out = setup.read_train_and_val(network.config, source)
     known = {image.tobytes() for image in train_images.images}
     assert len(seen[0]) == int8.NUM_CALIBRATION
     assert all(image.tobytes() in known for image in seen[0])
@@ -96,7 +99,7 @@ def test_int8_predicts_nearly_the_same(run, int8, tmp_path, monkeypatch):
 
 
 def test_int8_that_loses_too_much_is_refused(run, int8, monkeypatch):
-    network = trained.load(run[0])
+    network = pretrained.load_model(run[0])
     good = jax.jit(network.logits)
     with pytest.raises(UserError, match="accuracy falls from .* nothing is kept"):
         int8.prove(network, lambda images: np.roll(good(images), 1, axis=-1))

@@ -6,7 +6,7 @@ from jax import lax
 
 from cifar_jax.models import convolution
 from cifar_jax.models.resnet import create
-from cifar_jax.training import sharding
+from cifar_jax.training import distributed
 
 
 def layer(convolve, kernel_size, stride):
@@ -51,8 +51,8 @@ def test_chunks_hold_every_image_once(per_device, count):
 
 def test_no_image_goes_to_another_device(monkeypatch):
     monkeypatch.setattr(convolution, "CHUNK", 2)
-    mesh = sharding.make_mesh()
-    split, whole = sharding.split(mesh), sharding.replicated(mesh)
+    mesh = distributed.make_mesh()
+    split, whole = distributed.split(mesh), distributed.replicated(mesh)
     conv = layer(convolution.convolve, 3, 1)
     gradient = jax.jit(
         jax.grad(lambda kernel, x: (conv(x, kernel) ** 2).sum()),

@@ -246,8 +246,8 @@ def test_a_part_of_the_flags_is_refused():
 
 
 def test_one_process_agrees_with_itself():
-    assert distributed.share("a") == "a"
-    with pytest.raises(UserError, match="^mine$"), distributed.together():
+    assert distributed.broadcast("a") == "a"
+    with pytest.raises(UserError, match="^mine$"), distributed.all_or_none():
         raise UserError("mine")
     assert distributed.is_primary()
     assert sys.modules["jax"].process_count() == 1

@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from cifar_jax.training.engine import Engine
 from test_end_to_end import tiny_config
 
 from cifar_jax import UserError
 from cifar_jax.data import sources
 from cifar_jax.training import setup
-from cifar_jax.training.engine import Engine
 
 BATCH = 128
 PLACES = [("device", 1), ("device", 8), ("host", 1), ("host", 8)]

@@ -12,8 +12,8 @@ import pytest
 from test_end_to_end import rows, start, tiny_config, train
 
 from cifar_jax import UserError
-from cifar_jax.training import tracking
-from cifar_jax.training.checkpoint import Checkpoints, digest
+from cifar_jax.training import workdir
+from cifar_jax.training.checkpoint import CheckpointFolder, digest
 
 # Orbax leaves threads and futures behind when the disk is full.
 pytestmark = pytest.mark.filterwarnings(
@@ -75,10 +75,10 @@ def whole(digits_dir, tmp_path_factory):
 @pytest.mark.parametrize(
     ("owner", "name", "calls"),
     [
-        (Checkpoints, "save", 0),
-        (Checkpoints, "save", 2),
-        (tracking.RunDirectory, "add_row", 3),
-        (tracking.RunDirectory, "write_result", 0),
+        (CheckpointFolder, "save", 0),
+        (CheckpointFolder, "save", 2),
+        (workdir.RunDirectory, "add_row", 3),
+        (workdir.RunDirectory, "write_result", 0),
     ],
 )
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(

@@ -19,8 +19,8 @@ from cifar_jax import config as default
 from cifar_jax.config import config_to_dict
 from cifar_jax.formats import artifact, stablehlo, weights
 from cifar_jax.models.presets import PRESETS
-from cifar_jax.training import checkpoint, trained
-from cifar_jax.training.tracking import RunDirectory
+from cifar_jax.training import checkpoint, pretrained
+from cifar_jax.training.workdir import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -67,7 +67,7 @@ def make_dataset(shape, num_classes):
 def make(options, shape=SHAPE, num_classes=10):
     """Returns a network with weights and statistics as in training, none at 0 or 1."""
     dataset = make_dataset(shape, num_classes)
-    network = trained.blank(config_to_dict(make_config(options)), dataset)
+    network = pretrained.abstract_model(config_to_dict(make_config(options)), dataset)
     key = np.random.default_rng(0)
 
     def fill(path, leaf):
@@ -278,7 +278,7 @@ def save_run(network, dataset, workdir):
     run = RunDirectory(workdir)
     workdir.mkdir()
     run.claim(make_config(SMALL), dataset)
-    checkpoints = checkpoint.Checkpoints(run.best, keep=1)
+    checkpoints = checkpoint.CheckpointFolder(run.best, keep=1)
     checkpoints.save(5, network.variables, {"epoch": 7})
     checkpoints.close()
 

@@ -13,9 +13,9 @@ from cifar_jax.training import interrupt
 )
 def test_a_signal_is_noted(number, exit_code):
     with interrupt.listen() as stop:
-        assert not stop
+        assert not stop.poll()
         os.kill(os.getpid(), number)
-        assert stop and stop.signal is number
+        assert stop.poll() and stop.signal is number
         assert stop.exit_code == exit_code
 
 

@@ -12,15 +12,7 @@ from conftest import fast_compilation
 from test_end_to_end import rows, tiny_config, train
 
 from cifar_jax import UserError
-from cifar_jax.training import (
-    checkpoint,
-    interrupt,
-    lineage,
-    rehearsal,
-    setup,
-    trained,
-)
-from cifar_jax.training.engine import Engine
+from cifar_jax.training import checkpoint, dry_run, interrupt, pretrained, setup
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -50,9 +42,9 @@ def test_a_run_starts_with_the_best_weights_of_another(parent, digits_dir, ema_d
     config.init.workdir, config.train.ema_decay = str(workdir), ema_decay
     config.seed = 5
     prepared = make(config)
-    first = Engine(prepared, config.seed).first_state()
-    state, facts = lineage.start(config, prepared, first)
-    best = trained.load(workdir)
+    first = prepared.create_state(jax.random.key(0))
+    state, facts = pretrained.initialize(config, prepared, first)
+    best = pretrained.load_model(workdir)
     equal(state.variables, best.variables)
     assert int(state.step) == 0
     expected = checkpoint.digest(jax.device_get(best.variables), {})
@@ -69,33 +61,33 @@ def test_other_shapes_are_refused(parent, digits_dir):
     config = tiny_config(digits_dir)
     config.init.workdir, config.model.widths = str(workdir), (8, 24)
     prepared = make(config)
-    first = Engine(prepared, 0).first_state()
+    first = prepared.create_state(jax.random.key(0))
     with pytest.raises(UserError, match=r"head/kernel is \(16, 10\).*config \(24, 10"):
-        lineage.start(config, prepared, first)
+        pretrained.initialize(config, prepared, first)
     config.init.workdir = str(workdir / "nowhere")
-    with pytest.raises(UserError, match="init.workdir is .*is no run directory"):
-        lineage.start(config, prepared, first)
+    with pytest.raises(UserError, match="init.workdir is .*is not a run directory"):
+        pretrained.initialize(config, prepared, first)
 
 
 def test_a_teacher_must_know_the_same_classes(parent, digits_dir, tmp_path):
     config = tiny_config(digits_dir)
     prepared = make(config)
-    assert lineage.with_teacher(config, prepared) is prepared
+    assert pretrained.with_teacher(config, prepared) is prepared
     config.distill.teacher = str(tmp_path / "teacher")
-    with pytest.raises(UserError, match="distill.teacher is .*is no run directory"):
-        lineage.with_teacher(config, prepared)
+    with pytest.raises(UserError, match="distill.teacher is .*is not a run directory"):
+        pretrained.with_teacher(config, prepared)
     shutil.copytree(parent[0], tmp_path / "teacher")
     path = tmp_path / "teacher" / "dataset.json"
     dataset = json.loads(path.read_text())
     dataset["label_names"][0] = "zero"
     path.write_text(json.dumps(dataset))
     with pytest.raises(UserError, match=r"whose label_names are \('zero'.*not the dat"):
-        lineage.with_teacher(config, prepared)
+        pretrained.with_teacher(config, prepared)
     for key, value in (("weight", 0.0), ("weight", 1.1), ("temperature", 0.0)):
         config = tiny_config(digits_dir)
         config.distill.teacher, config.distill[key] = str(parent[0]), value
         with pytest.raises(UserError, match=f"distill.{key} is {value}; use more than"):
-            lineage.with_teacher(config, prepared)
+            pretrained.with_teacher(config, prepared)
 
 
 def test_the_teacher_normalises_as_it_is_used_to(parent, digits_dir, tmp_path):
@@ -107,12 +99,14 @@ def test_the_teacher_normalises_as_it_is_used_to(parent, digits_dir, tmp_path):
     path.write_text(json.dumps(dataset))
     config = tiny_config(digits_dir)
     config.distill.teacher = str(tmp_path / "teacher")
-    prepared = lineage.with_teacher(config, make(config))
+    prepared = pretrained.with_teacher(config, make(config))
     images = prepared.train.images[:16]
-    teacher = trained.load(tmp_path / "teacher")
+    teacher = pretrained.load_model(tmp_path / "teacher")
     taught = prepared.options.distillation.teach(prepared.teacher.variables, images)
     np.testing.assert_allclose(taught, teacher.logits(images), rtol=1e-5, atol=1e-5)
-    assert not np.allclose(taught, trained.load(parent[0]).logits(images), atol=1e-2)
+    assert not np.allclose(
+        taught, pretrained.load_model(parent[0]).logits(images), atol=1e-2
+    )
 
 
 def student_config(parent, digits_dir):
@@ -143,8 +137,8 @@ def test_a_student_resumes_with_its_teacher_alone(
             train(student_config(source, digits_dir), run)
     shutil.move(source, tmp_path / "away")
     shutil.copytree(parent[0], source)
-    checkpoints = checkpoint.Checkpoints(source / "best", keep=1)
-    other = jax.tree.map(lambda leaf: leaf + 1, trained.load(source).variables)
+    checkpoints = checkpoint.CheckpointFolder(source / "best", keep=1)
+    other = jax.tree.map(lambda leaf: leaf + 1, pretrained.load_model(source).variables)
     checkpoints.save(999, other, {"epoch": 9})
     checkpoints.close()
     with pytest.raises(UserError, match=r"have changed since .*\(epoch 1 then, 9 now"):
@@ -155,7 +149,10 @@ def test_a_student_resumes_with_its_teacher_alone(
     assert rows(run) == rows(tmp_path / "whole")
     for key in ("init", "teacher", "test", "sparsity", "num_nonzero", "best_epoch"):
         assert resumed[key] == whole[key], key
-    equal(trained.load(run).variables, trained.load(tmp_path / "whole").variables)
+    equal(
+        pretrained.load_model(run).variables,
+        pretrained.load_model(tmp_path / "whole").variables,
+    )
 
 
 @pytest.mark.slow
@@ -164,5 +161,5 @@ def test_a_dry_run_has_its_teacher_too(parent, digits_dir, tmp_path, monkeypatch
     config = student_config(parent[0], digits_dir)
     config.prune.stop, config.train.epochs = "2 epochs", 3
     config.data.placement = "host"
-    rehearsal.rehearse(config, jax.devices()[:1])
+    dry_run.dry_run(config, jax.devices()[:1])
     assert list(tmp_path.iterdir()) == []

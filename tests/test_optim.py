@@ -212,7 +212,7 @@ def test_optimizers_that_make_no_sense_are_refused(name, options, match):
     ("multipliers", "match"),
     [
         ((("head/kernal", 2.0),), "'head/kernal', which matches no parameter; their"),
-        ((("(", 2.0),), r"'\(', which is no regular expression"),
+        ((("(", 2.0),), r"'\(', which is not a regular expression"),
         (((".*", -1.0),), "has -1.0 for '.*'; use 0 or more"),
     ],
 )

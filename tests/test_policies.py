@@ -10,7 +10,7 @@ import pytest
 from cifar_jax import UserError
 from cifar_jax import config as default
 from cifar_jax.training import engine, interrupt, loop
-from cifar_jax.training.tracking import RunDirectory
+from cifar_jax.training.workdir import RunDirectory
 
 ACCURACIES = (0.2, 0.5, 0.4, 0.5, 0.3, 0.1)
 LOSSES = (1.5, 1.6, 1.2, 1.4, 1.3, 1.9)

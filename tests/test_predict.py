@@ -20,7 +20,7 @@ from cifar_jax import UserError
 from cifar_jax.data import sources
 from cifar_jax.evaluation import predictions
 from cifar_jax.evaluation.inference import Predictor
-from cifar_jax.training import trained
+from cifar_jax.training import pretrained
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -46,7 +46,7 @@ def digits(digits_dir):
 
 @pytest.fixture(scope="module")
 def logits(workdir, digits):
-    return np.asarray(jax.jit(trained.load(workdir).logits)(digits.images))
+    return np.asarray(jax.jit(pretrained.load_model(workdir).logits)(digits.images))
 
 
 def predicted(predictor, source, path, **options):

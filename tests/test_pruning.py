@@ -11,8 +11,7 @@ from test_end_to_end import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.data import sources
-from cifar_jax.training import lineage, policy, setup, trained
-from cifar_jax.training.engine import Engine
+from cifar_jax.training import pretrained, results, setup
 from cifar_jax.training.methods import pruning
 from cifar_jax.training.optim import make_optimizer
 
@@ -138,7 +137,7 @@ def test_averages_are_as_sparse_and_otherwise_unchanged(monkeypatch):
             average = averages["params"][block]
             average["kernel"] = np.where(weights == 0, 0, average["kernel"])
         test_steps.check_close(run.state.averages, averages, rtol=1e-4, atol=1e-6)
-        shipped = pruning.sparsity(run.state.best_variables["params"])
+        shipped = pruning.sparsity(run.state.eval_variables["params"])
         assert shipped == pruning.sparsity(run.state.params)
 
 
@@ -154,8 +153,8 @@ def test_zeros_of_a_fresh_network_are_alive(digits_dir):
     config = tiny_config(digits_dir)
     config.model.dirac_init, config.prune.sparsity = True, 0.5
     prepared = setup.make(config, jax.devices()[:1], lambda line: None)
-    first = Engine(prepared, 0).first_state()
-    state, _ = lineage.start(config, prepared, first)
+    first = prepared.create_state(jax.random.key(0))
+    state, _ = pretrained.initialize(config, prepared, first)
     assert pruning.sparsity(first.params)["sparsity"] > 0.3
     assert pruning.sparsity(state.params)["sparsity"] == 0
     for one, other in zip(
@@ -179,12 +178,12 @@ def test_only_epochs_of_the_final_sparsity_are_shipped(
     digits_dir, tmp_path, monkeypatch
 ):
     """The first epoch is the best one, but not pruned enough."""
-    monkeypatch.setitem(policy.RANKS, "earliest", lambda val: (-val["epoch"],))
+    monkeypatch.setitem(results.RANKS, "earliest", lambda val: (-val["epoch"],))
     config = tiny_config(digits_dir)
     config.train.epochs, config.evaluate.best_by = 4, "earliest"
     config.prune.sparsity, config.prune.stop = 0.8, "3 epochs"
     result = train(config, tmp_path)
-    network = trained.load(tmp_path)
+    network = pretrained.load_model(tmp_path)
     assert result["best_epoch"] == network.epoch == 3
     kernels = [
         np.asarray(leaf)

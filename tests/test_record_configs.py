@@ -10,7 +10,7 @@ import pytest
 
 from cifar_jax.data.augment import make_pipeline
 from cifar_jax.models import count, resnet
-from cifar_jax.training import rehearsal, setup
+from cifar_jax.training import dry_run, setup
 
 ROOT = pathlib.Path(__file__).parents[1]
 CIFAR = (32, 32, 3)
@@ -85,5 +85,5 @@ def test_each_component_changes_the_base_and_what_it_makes_is_sound():
 )
 @pytest.mark.usefixtures("compile_fast")
 def test_the_tiny_form_runs_on_made_up_images(name, capsys):
-    rehearsal.rehearse(load(name, "tiny"), jax.devices()[:1])
+    dry_run.dry_run(load(name, "tiny"), jax.devices()[:1])
     assert "resuming at step 2" in capsys.readouterr().out

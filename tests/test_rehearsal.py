@@ -7,14 +7,14 @@ import pytest
 from test_end_to_end import tiny_config
 
 from cifar_jax import UserError
-from cifar_jax.training import loop, rehearsal
+from cifar_jax.training import dry_run, loop
 
 
 def test_a_dry_run_needs_no_data_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     config = tiny_config(str(tmp_path / "nowhere"))
     config.data.name = "cifar10"
-    rehearsal.rehearse(config, jax.devices()[:1])
+    dry_run.dry_run(config, jax.devices()[:1])
     assert list(tmp_path.iterdir()) == []
     output = capsys.readouterr().out
     assert "resuming at step 2" in output
@@ -27,7 +27,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path, monkeypatch):
     config.optim.learning_rate = 1e9
     config.model.widths = (2048, 4096)
     with pytest.raises(UserError, match="over the budget"):
-        rehearsal.rehearse(config, jax.devices()[:1])
+        dry_run.dry_run(config, jax.devices()[:1])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cifar_jax import UserError
 from cifar_jax import config as default
-from cifar_jax.training import durations, schedules
+from cifar_jax.training import schedules
 
 PEAK, EPOCH = 0.4, 5
 
@@ -75,7 +75,7 @@ def torch_warmed_up(name, warmup, total):
 
 # SequentialLR itself calls step(0), which PyTorch warns of.
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
-@pytest.mark.parametrize("name", schedules.FALLS)
+@pytest.mark.parametrize("name", schedules.DECAYS)
 @pytest.mark.parametrize(("warmup", "total"), [(6, 40), (1, 30), (9, 15)])
 def test_schedules_are_those_of_pytorch(name, warmup, total):
     schedule = make(
@@ -177,7 +177,7 @@ def test_schedules_follow_their_formulas(warmup, first):
     [("5 epochs", 35), ("1 epoch", 7), ("2.5epochs", 18), ("30 steps", 30), ("5%", 35)],
 )
 def test_durations_become_steps(duration, steps):
-    found = durations.to_steps("x", duration, steps_per_epoch=7, total_steps=700)
+    found = schedules.to_steps("x", duration, steps_per_epoch=7, total_steps=700)
     assert found == steps
 
 

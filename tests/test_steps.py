@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from cifar_jax.data import batches
-from cifar_jax.training import sharding, steps
+from cifar_jax.training import distributed, steps
 from cifar_jax.training.state import Metrics, create_state
 
 SHAPE = (4, 4, 3)
@@ -53,8 +53,8 @@ class Run:
         average=False,
         **options,
     ):
-        self.mesh = sharding.make_mesh(jax.devices()[:num_devices])
-        self.replicated = sharding.replicated(self.mesh)
+        self.mesh = distributed.make_mesh(jax.devices()[:num_devices])
+        self.replicated = distributed.replicated(self.mesh)
         defaults = dict(
             num_classes=NUM_CLASSES,
             batch_size=16,
@@ -65,7 +65,7 @@ class Run:
             std=STD,
             label_smoothing=0.0,
             ema_decay=0.0,
-            split=sharding.split(self.mesh),
+            split=distributed.split(self.mesh),
         )
         self.options = steps.StepOptions(**defaults | options)
         self.data = jax.device_put(examples(num_examples), self.replicated)
@@ -106,7 +106,7 @@ class Run:
         metrics = Metrics.empty()
         for index, mask in batches.every_example(len(labels), batch_size):
             metrics = call(
-                metrics, self.state.best_variables, images[index], labels[index], mask
+                metrics, self.state.eval_variables, images[index], labels[index], mask
             )
         return means(metrics)
 
@@ -333,7 +333,7 @@ def test_averages_follow_their_closed_form():
             jax.device_get(run.state.variables),
         )
         check_close(run.state.averages, averages, rtol=1e-4, atol=1e-6)
-    assert run.state.best_variables is run.state.averages
+    assert run.state.eval_variables is run.state.averages
     assert Run().state.averages is None
 
 

@@ -11,8 +11,8 @@ import pytest
 from cifar_jax import UserError
 from cifar_jax import config as default
 from cifar_jax.models.presets import PRESETS
-from cifar_jax.training import trained
-from cifar_jax.training.tracking import RunDirectory
+from cifar_jax.training import pretrained
+from cifar_jax.training.workdir import RunDirectory
 
 torch = pytest.importorskip("torch")
 from usual_resnets import ResNet, WideResNet  # noqa: E402
@@ -92,7 +92,7 @@ def test_a_usual_network_predicts_the_same(name, wrapper, tmp_path):
     normal = (images / 255 - MEAN) / STD
     with torch.no_grad():
         expected = network(torch.tensor(np.float32(normal.transpose(0, 3, 1, 2))))
-    found = trained.load(tmp_path / "run")
+    found = pretrained.load_model(tmp_path / "run")
     np.testing.assert_allclose(
         jax.jit(found.logits)(images), expected, rtol=0, atol=1e-4
     )
@@ -216,5 +216,5 @@ def test_the_command(tmp_path):
     done = call(*flags, *mean, f"--std={','.join(map(str, STD))}")
     assert done.returncode == 0, done.stderr
     assert "run: resnet20; on 17 random images it predicts the same" in done.stdout
-    network = trained.load(tmp_path / "run")
+    network = pretrained.load_model(tmp_path / "run")
     assert network.label_names[0] == "airplane"

@@ -7,8 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax.training import tracking
-from cifar_jax.training.tracking import RunDirectory
+from cifar_jax.training import workdir
+from cifar_jax.training.workdir import RunDirectory
 
 
 def make_config():
@@ -173,7 +173,7 @@ def test_files_that_vanish_meanwhile_take_no_room(run):
 
 
 def test_what_other_processes_do_writes_nothing(tmp_path):
-    run = tracking.WatchedRunDirectory(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run", is_writer=False)
     with run.lock():
         run.claim(make_config(), {})
         run.rewind(0, 0)
@@ -184,7 +184,7 @@ def test_what_other_processes_do_writes_nothing(tmp_path):
 
 
 def test_a_directory_that_is_not_shared_is_refused(run, monkeypatch):
-    monkeypatch.setattr(tracking, "SHARED_SECONDS", 0.2)
+    monkeypatch.setattr(workdir, "SHARED_SECONDS", 0.2)
     with run.lock():
         run.check_shared(run.token)
         with pytest.raises(UserError, match="is not the one of process 0"):

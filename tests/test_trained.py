@@ -11,7 +11,7 @@ from test_end_to_end import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.data import sources
-from cifar_jax.training import trained
+from cifar_jax.training import pretrained
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def files(folder):
 def test_the_network_scores_what_its_run_says(run, digits_dir):
     workdir, result = run
     before = files(workdir)
-    network = trained.load(workdir)
+    network = pretrained.load_model(workdir)
     assert files(workdir) == before
     test = sources.open("digits", digits_dir).read("test")
     logits = np.asarray(jax.jit(network.logits)(test.images), np.float64)
@@ -48,7 +48,7 @@ def test_a_checkpoint_that_is_being_written_is_left_alone(run, tmp_path):
     unfinished = workdir / "best" / "99.orbax-checkpoint-tmp"
     unfinished.mkdir()
     (unfinished / "part").write_text("data")
-    trained.load(workdir)
+    pretrained.load_model(workdir)
     assert (unfinished / "part").exists()
 
 
@@ -59,7 +59,7 @@ def test_damage_is_told_and_not_touched(run, tmp_path, capsys):
     shutil.copytree(newest, newest.with_name("999"))
     (newest.with_name("999") / "facts" / "metadata").write_text("{}")
     before = files(workdir)
-    assert trained.load(workdir).epoch == run[1]["best_epoch"]
+    assert pretrained.load_model(workdir).epoch == run[1]["best_epoch"]
     assert "checkpoint 999 is damaged" in capsys.readouterr().out
     assert files(workdir) == before
 
@@ -70,8 +70,8 @@ def test_last_and_averages_are_those_of_the_newest_state(run):
     newest = max(workdir.glob("checkpoints/[0-9]*"), key=lambda path: int(path.name))
     saved = ocp.PyTreeCheckpointer().restore(newest.absolute() / "tree")["state"]
     before = files(workdir)
-    last = trained.load(workdir, which="last")
-    average = trained.load(workdir, which="ema")
+    last = pretrained.load_model(workdir, which="last")
+    average = pretrained.load_model(workdir, which="ema")
     assert files(workdir) == before
     for key in ("params", "batch_stats"):
         jax.tree.map(np.testing.assert_array_equal, last.variables[key], saved[key])
@@ -85,12 +85,15 @@ def test_last_and_averages_are_those_of_the_newest_state(run):
 def test_one_checkpoint_is_asked_for_by_its_step(run):
     workdir, _ = run
     older, newer = sorted(int(path.name) for path in workdir.glob("checkpoints/[0-9]*"))
-    found = [trained.load(workdir, which="last", step=step) for step in (older, newer)]
+    found = [
+        pretrained.load_model(workdir, which="last", step=step)
+        for step in (older, newer)
+    ]
     assert [network.epoch for network in found] == [1, 2]
     kernels = [network.variables["params"]["stem_conv"]["kernel"] for network in found]
     assert (kernels[0] != kernels[1]).any()
     with pytest.raises(UserError, match=f"step 7; those there are of {older}, {newer}"):
-        trained.load(workdir, which="last", step=7)
+        pretrained.load_model(workdir, which="last", step=7)
 
 
 def test_a_run_without_averages_says_so(run, tmp_path):
@@ -99,23 +102,23 @@ def test_a_run_without_averages_says_so(run, tmp_path):
     config["train"]["ema_decay"] = 0.0
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="trained without averages.*ema_decay is 0"):
-        trained.load(tmp_path / "run", which="ema")
+        pretrained.load_model(tmp_path / "run", which="ema")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(UserError, match="checkpoints holds no network yet"):
-        trained.load(tmp_path / "run", which="last")
+        pretrained.load_model(tmp_path / "run", which="last")
 
 
 def test_what_is_no_run_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="config.json does not exist.*no run directory"):
-        trained.load(tmp_path)
+        pretrained.load_model(tmp_path)
     for name in ("config.json", "dataset.json"):
         shutil.copy(run[0] / name, tmp_path / name)
     with pytest.raises(
         UserError, match="best holds no network yet; wait for the first"
     ):
-        trained.load(tmp_path)
+        pretrained.load_model(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["model"]["widths"] = [0]
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="widths"):
-        trained.load(tmp_path)
+        pretrained.load_model(tmp_path)

@@ -14,7 +14,7 @@ from cifar_jax.data.dataset import Dataset, from_arrays
 from cifar_jax.evaluation import efficiency, robustness, scores, sections
 from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.evaluation.output import Output
-from cifar_jax.training import own_data
+from cifar_jax.training import setup
 from cifar_jax.training.results import environment
 
 
@@ -236,6 +236,7 @@ def validation_table(config: Mapping[str, Any], data_dir: str | None) -> Dataset
             "the run held out no validation images (data.validation is 0); leave "
             "--temperature and --validation out"
         )
-    _, held_out = own_data.load(config, data_dir)
+    source = setup.open_source(config, data_dir)
+    _, held_out = setup.read_train_and_val(config, source)
     name = f"validation images of {config['data']['name']}"
     return from_arrays(name, held_out.images, held_out.labels)

@@ -11,7 +11,7 @@ import numpy as np
 from cifar_jax import UserError
 from cifar_jax.data.dataset import Batch, Dataset
 from cifar_jax.evaluation.progress import progress
-from cifar_jax.training import sharding, trained
+from cifar_jax.training import distributed, pretrained
 from cifar_jax.training.methods import tta
 
 
@@ -26,7 +26,7 @@ class Predictor:
 
     Args:
       workdir: Run directory.
-      which: "best", "last" or "ema"; see `trained.load`.
+      which: "best", "last" or "ema"; see `pretrained.load_model`.
       step: Of the checkpoint; None: the newest.
       batch_size: Images in a call, at most; rounded up to what all devices share.
       tta: Of `tta.TTA`.
@@ -44,13 +44,15 @@ class Predictor:
         batch_size: int,
         tta: str = "none",
     ):
-        self.mesh = sharding.make_mesh()
-        replicated = sharding.replicated(self.mesh)
-        self.network = trained.load(workdir, replicated, which=which, step=step)
+        self.mesh = distributed.make_mesh()
+        replicated = distributed.replicated(self.mesh)
+        self.network = pretrained.load_model(
+            workdir, replicated, which=which, step=step
+        )
         self.views = 1 if tta == "none" else 2
         self._batch_size = batch_size
         self._tta = tta
-        self._split = sharding.split(self.mesh)
+        self._split = distributed.split(self.mesh)
         self._calls = {}
 
     def batch_size(self, table: Dataset) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cifar_jax import UserError
 from cifar_jax.training import results
-from cifar_jax.training.trained import Trained
+from cifar_jax.training.pretrained import LoadedModel
 
 Classify = Callable[[np.ndarray], np.ndarray]
 
@@ -25,7 +25,11 @@ _PACKAGES = ("cifar-jax", "jax", "numpy", "safetensors", "onnx", "torch")
 
 
 def export(
-    network: Trained, kind: ModuleType, path: pathlib.Path, *, overwrite: bool = False
+    network: LoadedModel,
+    kind: ModuleType,
+    path: pathlib.Path,
+    *,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Writes a network to a file, reads it back, and compares the two.
 
@@ -73,13 +77,13 @@ def card_path(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{path.name}.json")
 
 
-def in_float32(network: Trained) -> Trained:
+def in_float32(network: LoadedModel) -> LoadedModel:
     """Returns the same network, which computes in float32."""
     model = network.model.clone(dtype=jnp.float32)
     return dataclasses.replace(network, model=model)
 
 
-def describe(network: Trained) -> dict[str, Any]:
+def describe(network: LoadedModel) -> dict[str, Any]:
     """Returns what a user of the file must know, as plain data."""
     leaves = jax.device_get(jax.tree.leaves(network.variables["params"]))
     return {
@@ -100,12 +104,12 @@ def describe(network: Trained) -> dict[str, Any]:
     }
 
 
-def same_logits(network: Trained, classify: Classify) -> dict[str, float]:
+def same_logits(network: LoadedModel, classify: Classify) -> dict[str, float]:
     """Compares what was read back with the network; see `compare`."""
     return compare(jax.jit(network.logits), classify, network)
 
 
-def compare(ours: Classify, theirs: Classify, network: Trained) -> dict[str, float]:
+def compare(ours: Classify, theirs: Classify, network: LoadedModel) -> dict[str, float]:
     """Classifies the same random images twice.
 
     Args:

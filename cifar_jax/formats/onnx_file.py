@@ -14,7 +14,7 @@ from flax import traverse_util
 from onnx import TensorProto, helper, numpy_helper
 
 from cifar_jax.models.design import block_stride
-from cifar_jax.training.trained import Trained
+from cifar_jax.training.pretrained import LoadedModel
 
 SUFFIX = ".onnx"
 OPSET = 20  # the first with Gelu
@@ -24,7 +24,7 @@ _NORM = ("scale", "bias", "mean", "var")  # in ONNX's order
 _ACTIVATIONS = {"relu": "Relu", "mish": "Mish", "elu": "Elu", "gelu": "Gelu"}
 
 
-def write(network: Trained, path: os.PathLike, card: dict) -> None:
+def write(network: LoadedModel, path: os.PathLike, card: dict) -> None:
     """Writes a model with the input `images` and the output `logits`.
 
     Args:
@@ -64,7 +64,7 @@ class _Graph:
     Arrays have the paths of the Flax leaves that they come from.
     """
 
-    def __init__(self, network: Trained):
+    def __init__(self, network: LoadedModel):
         self.nodes, self.arrays = [], []
         self._design = network.model.design
         self._mean, self._std = network.mean, network.std

@@ -22,8 +22,8 @@ from cifar_jax import UserError
 from cifar_jax.data import batches
 from cifar_jax.data.sources import Examples
 from cifar_jax.formats import onnx_file
-from cifar_jax.training import own_data
-from cifar_jax.training.trained import Trained
+from cifar_jax.training import setup
+from cifar_jax.training.pretrained import LoadedModel
 
 SUFFIX = ".int8.onnx"
 NUM_CALIBRATION = 512  # training images
@@ -34,7 +34,7 @@ MOST_LOST = 0.05  # of the accuracy: more means that something is wrong
 read = onnx_file.read
 
 
-def write(network: Trained, path: os.PathLike, card: dict) -> None:
+def write(network: LoadedModel, path: os.PathLike, card: dict) -> None:
     """Writes a model like that of `onnx_file`, with integer arithmetic inside.
 
     Args:
@@ -42,7 +42,8 @@ def write(network: Trained, path: os.PathLike, card: dict) -> None:
       path: Of the file.
       card: Goes into the metadata.
     """
-    train, _ = own_data.load(network.config)
+    source = setup.open_source(network.config)
+    train, _ = setup.read_train_and_val(network.config, source)
     chosen = np.random.default_rng(0).permutation(len(train))[:NUM_CALIBRATION]
     with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
         whole, folded = (str(pathlib.Path(folder, name)) for name in ("a", "b"))
@@ -65,7 +66,7 @@ def write(network: Trained, path: os.PathLike, card: dict) -> None:
     onnx.save(model, path)
 
 
-def prove(network: Trained, classify: Callable) -> dict[str, Any]:
+def prove(network: LoadedModel, classify: Callable) -> dict[str, Any]:
     """Compares with the network on images that the ranges were not measured on.
 
     Args:
@@ -79,7 +80,8 @@ def prove(network: Trained, classify: Callable) -> dict[str, Any]:
     Raises:
       UserError: If too much accuracy is lost.
     """
-    train, held_out = own_data.load(network.config)
+    source = setup.open_source(network.config)
+    train, held_out = setup.read_train_and_val(network.config, source)
     examples = train[:NUM_COMPARED] if held_out is None else held_out
     before = _predict(jax.jit(network.logits), examples)
     after = _predict(classify, examples)

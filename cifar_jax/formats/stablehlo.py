@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from cifar_jax.training.trained import Trained
+from cifar_jax.training.pretrained import LoadedModel
 
 SUFFIX = ".stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(network: Trained, path: os.PathLike, card: dict) -> None:
+def write(network: LoadedModel, path: os.PathLike, card: dict) -> None:
     """Writes `jax.export`'s serialisation, the weights as constants in it.
 
     Products are asked for in float32 on every platform: GPUs and TPUs would otherwise

@@ -9,12 +9,12 @@ import torch
 from flax import traverse_util
 
 from cifar_jax.models import torch_resnet
-from cifar_jax.training.trained import Trained
+from cifar_jax.training.pretrained import LoadedModel
 
 SUFFIX = ".pt"
 
 
-def write(network: Trained, path: os.PathLike, card: dict) -> None:
+def write(network: LoadedModel, path: os.PathLike, card: dict) -> None:
     """Writes what `torch_resnet.load` reads; `torch.load(weights_only=True)` as well.
 
     Args:
@@ -25,7 +25,7 @@ def write(network: Trained, path: os.PathLike, card: dict) -> None:
     torch.save(translate(network).network.state_dict(), path)
 
 
-def translate(network: Trained) -> torch_resnet.Classifier:
+def translate(network: LoadedModel) -> torch_resnet.Classifier:
     """Returns the same network in PyTorch, in evaluation mode."""
     model = network.config["model"]
     module = torch_resnet.create(model, network.image_shape, network.num_classes)

@@ -17,9 +17,9 @@ from cifar_jax import UserError
 from cifar_jax.config import config_to_dict
 from cifar_jax.formats import artifact, torch_file
 from cifar_jax.models import torch_names, torch_resnet
-from cifar_jax.training import trained
-from cifar_jax.training.checkpoint import Checkpoints
-from cifar_jax.training.tracking import RunDirectory
+from cifar_jax.training import pretrained
+from cifar_jax.training.checkpoint import CheckpointFolder
+from cifar_jax.training.workdir import RunDirectory
 
 _WRAPPERS = ("state_dict", "model_state_dict", "net", "model")  # keys around a state
 
@@ -52,7 +52,7 @@ def import_weights(
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"{workdir} exists; choose another --workdir")
     weights = read(path)
-    network = trained.blank(config_to_dict(config), dataset)
+    network = pretrained.abstract_model(config_to_dict(config), dataset)
     shape, num_classes = network.image_shape, network.num_classes
     module = torch_resnet.create(network.config["model"], shape, num_classes)
     state = module.state_dict()
@@ -69,12 +69,12 @@ def import_weights(
     try:
         run = RunDirectory(partial)
         run.claim(config, dataset)
-        checkpoints = Checkpoints(run.best, keep=1)
+        checkpoints = CheckpointFolder(run.best, keep=1)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         facts = {"epoch": 0, "imported": path.name, "sha256": sha256}
         checkpoints.save(0, _variables(network, weights, module), facts)
         checkpoints.close()
-        ours = artifact.in_float32(trained.load(partial))
+        ours = artifact.in_float32(pretrained.load_model(partial))
         check = artifact.compare(torch_file.calls(theirs), jax.jit(ours.logits), ours)
         partial.rename(workdir)
     finally:

@@ -9,12 +9,12 @@ import os
 import torch
 
 from cifar_jax.formats import torch_file
-from cifar_jax.training.trained import Trained
+from cifar_jax.training.pretrained import LoadedModel
 
 SUFFIX = ".pt2"
 
 
-def write(network: Trained, path: os.PathLike, card: dict) -> None:
+def write(network: LoadedModel, path: os.PathLike, card: dict) -> None:
     """Writes the network with its normalisation and its weights.
 
     Args:

@@ -15,13 +15,13 @@ from flax import traverse_util
 from safetensors import numpy as safe_numpy
 
 from cifar_jax import UserError
-from cifar_jax.training import trained
+from cifar_jax.training import pretrained
 
 SUFFIX = ".safetensors"
 _MALFORMED = (AttributeError, KeyError, TypeError, ValueError)  # of a strange card
 
 
-def write(network: trained.Trained, path: os.PathLike, card: dict) -> None:
+def write(network: pretrained.LoadedModel, path: os.PathLike, card: dict) -> None:
     """Writes params and batch_stats, float32, in Flax's layout.
 
     Args:
@@ -40,7 +40,7 @@ def read(path: os.PathLike):
     return jax.jit(network.logits)
 
 
-def load(path: os.PathLike) -> trained.Trained:
+def load(path: os.PathLike) -> pretrained.LoadedModel:
     """Returns the network of a file.
 
     Raises:
@@ -51,7 +51,7 @@ def load(path: os.PathLike) -> trained.Trained:
         with safetensors.safe_open(path, framework="numpy") as file:
             card = json.loads((file.metadata() or {})["card"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        network = trained.blank(card["config"], card["dataset"])
+        network = pretrained.abstract_model(card["config"], card["dataset"])
         epoch = int(card["epoch"])
     except UserError:
         raise

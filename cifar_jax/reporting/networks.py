@@ -7,7 +7,7 @@ from cifar_jax.models import count
 from cifar_jax.reporting.document import Cell, Note, Section, Table
 from cifar_jax.reporting.groups import Group
 from cifar_jax.reporting.run import Run
-from cifar_jax.training import trained
+from cifar_jax.training import pretrained
 
 
 class Networks:
@@ -27,7 +27,7 @@ class Networks:
         key = self.key(run)
         if key not in self._rows:
             try:
-                network = trained.blank(run.config, run.dataset)
+                network = pretrained.abstract_model(run.config, run.dataset)
                 rows = count.layer_table(network.model, network.image_shape)
                 self._rows[key] = rows
             except UserError as error:

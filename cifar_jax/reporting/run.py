@@ -8,7 +8,7 @@ from typing import Any
 from cifar_jax.reporting.checked import look_up
 from cifar_jax.reporting.evaluated import Evaluation
 from cifar_jax.training.methods import pruning
-from cifar_jax.training.policy import RANKS
+from cifar_jax.training.results import RANKS
 
 # What runs did whose config has no such key yet.
 _EARLIER = {

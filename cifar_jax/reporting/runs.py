@@ -12,7 +12,7 @@ from cifar_jax.reporting.checked import read_object
 from cifar_jax.reporting.evaluated import read as read_evaluation
 from cifar_jax.reporting.run import Run
 from cifar_jax.reporting.text import printable
-from cifar_jax.training.tracking import RunDirectory
+from cifar_jax.training.workdir import RunDirectory
 
 
 def read_all(paths: Sequence[os.PathLike]) -> list[Run]:

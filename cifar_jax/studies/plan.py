@@ -1,13 +1,11 @@
 """What a study costs, before it is started."""
 
-import os
 import random
 from collections.abc import Sequence
 
 import rich.table
 
-from cifar_jax import _runtime
-from cifar_jax.studies import cores, designs, live, table
+from cifar_jax.studies import designs, live, table
 from cifar_jax.studies.designs import Candidate
 from cifar_jax.studies.study import Study
 from cifar_jax.training.progress import clock_time
@@ -27,8 +25,7 @@ def show(study: Study, *, measure: bool, workers: int) -> None:
     candidates = list(study.candidates) or examples(study)
     sound = [each for each in candidates if not each.refusal]
     seconds, measured, note = {}, set(), ""
-    if measure:
-        seconds, measured, note = _times(study, sound, console, workers)
+    del measure, workers  # times come back with the driver
     console.print(_table(study, candidates, seconds, measured))
     for each in candidates:
         if each.refusal:
@@ -57,40 +54,6 @@ def examples(study: Study) -> list[Candidate]:
                 factors[axis["factor"]] = value
         found.append(designs.candidate(study.rules, factors, f"example{number}"))
     return found
-
-
-def _times(study: Study, sound: Sequence[Candidate], console, workers: int):
-    """Returns seconds of a run by design, the names of the measured, and a sentence."""
-    threads = study.threads or cores.share(workers)
-    os.environ["NPROC"] = str(threads)  # as a worker has it; before JAX starts
-    from cifar_jax.studies import timing
-
-    _runtime.start(study.rules.base.train.cpu_devices)
-    run = timing.size(study)
-    few, times = timing.chosen(sound), []
-    with console.status("") as status:
-        for each in few:
-            status.update(f"measuring {each.name}")
-            times.append(timing.measure(study, each))
-    predict = timing.fit(few, times)
-    known = {each.name: each_times for each, each_times in zip(few, times, strict=True)}
-    all_times = {each.name: known.get(each.name) or predict(each) for each in sound}
-    seconds = {name: run.seconds(each) for name, each in all_times.items()}
-    total = sum(
-        run.seconds(each) + (study.seeds - 1) * run.seconds(each, start=False)
-        for each in all_times.values()
-    )
-    if study.samples:
-        total = study.runs * sum(seconds.values()) / len(seconds)
-    note = f": about {clock_time(total)} of one worker, {clock_time(total / workers)} "
-    note += f"with --workers={workers}" if workers > 1 else "here"
-    error = timing.fit_error(few, times, run)
-    note += f". Times marked * are measured ({threads} CPU threads), others fitted"
-    if error is not None:
-        note += (
-            f"; for one that it does not know, the fit is {error:.0%} off on average"
-        )
-    return seconds, set(known), note
 
 
 def _table(study: Study, candidates, seconds, measured) -> rich.table.Table:

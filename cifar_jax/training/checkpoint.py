@@ -1,7 +1,7 @@
-"""Checkpoints that are verified when they are read. The only user of Orbax.
+"""Checkpoints of a run, verified when they are read. The only user of Orbax.
 
-Orbax checks no data of its own (a flipped bit restores other weights without a word),
-so each checkpoint carries a digest of its arrays and facts.
+Orbax does not check the data itself (a flipped bit silently restores wrong weights), so
+each checkpoint carries a digest of its arrays and metadata.
 """
 
 import contextlib
@@ -9,30 +9,63 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable
-from typing import Any
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
+from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.training import distributed
+from cifar_jax.training.interrupt import Timer
+from cifar_jax.training.results import Best, Seconds, Source
+from cifar_jax.training.workdir import RunDirectory
+
+# Beginnings of TensorStore's and XLA's messages when the machine fails, which says
+# nothing about the files.
+_FAULT = re.compile(
+    "(ABORTED|CANCELLED|DEADLINE_EXCEEDED|PERMISSION_DENIED|RESOURCE_EXHAUSTED|"
+    "UNAVAILABLE|UNKNOWN)\\b"
+)
 
 
 class NotFiniteError(UserError):
     """A state with NaN or infinity was to be saved; nothing was written."""
 
 
-class Checkpoints:
-    """The states that a run keeps in one folder.
+class RunMetadata(TypedDict):
+    """What is saved beside a state.
+
+    Attributes:
+      step: Steps done.
+      epoch: Epochs closed, that is validated and logged.
+      best: Best epoch so far with its validation, or None.
+      init: Run whose weights training started from, or None.
+      teacher: Run that is distilled from, or None.
+      seconds: Clocks of the run.
+    """
+
+    step: int
+    epoch: int
+    best: Best | None
+    init: NotRequired[Source | None]
+    teacher: NotRequired[Source | None]
+    seconds: Seconds
+
+
+class CheckpointFolder:
+    """The checkpoints in one folder, by step.
 
     Args:
-      folder: Where they lie; made if need be.
-      keep: How many of the newest are kept; None: all, and nothing is ever changed in
-        the folder, in which a run may be at work.
-      report: Called with a line for each checkpoint that had to be passed over.
+      folder: Folder of the checkpoints, which is made if it does not exist.
+      keep: Number of the newest ones that are kept; None: all, and nothing in the
+        folder is ever changed, for a run may be writing to it.
+      report: Called with a message for each damaged checkpoint that is skipped.
     """
 
     def __init__(
@@ -53,6 +86,7 @@ class Checkpoints:
                 read_only=self._read_only,
                 enable_async_checkpointing=True,
             ),
+            # "facts" is the metadata's name on disk.
             item_names=("tree", "facts"),
         )
 
@@ -60,29 +94,34 @@ class Checkpoints:
         """Returns the steps that have a checkpoint, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, tree: Any, facts: dict[str, Any]) -> None:
-        """Saves arrays and facts about them; returns before all is on disk.
+    def save(self, step: int, tree: Any, metadata: Mapping[str, Any]) -> None:
+        """Saves arrays and metadata; returns before all is on disk.
 
         Args:
-          step: Of the run; a checkpoint of the same step is replaced.
+          step: Step of the run; a checkpoint of the same step is replaced.
           tree: Arrays to save.
-          facts: Plain data.
+          metadata: Plain data.
 
         Raises:
           NotFiniteError: If an array holds NaN or infinity.
           UserError: If this one or the one before could not be written.
         """
         host_tree = jax.device_get(tree)
-        _check_finite(host_tree, step)
-        facts = {**facts, "digest": digest(host_tree, facts)}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(host_tree):
+            if not np.isfinite(leaf).all():
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise NotFiniteError(f"{name} is not finite at step {step:,}")
+        metadata = {**metadata, "digest": digest(host_tree, metadata)}
+        old, replaced = self._folder / str(step), self._folder / f"replaced-{step}"
+        replaces = step in self._manager.all_steps()
+        if replaces:  # the old one stays, renamed, until the new one is on disk
+            self.wait()
+            self._change(lambda: old.rename(replaced))
         try:
-            if step in self._manager.all_steps():
-                self._manager.wait_until_finished()
-                self._manager.delete(step)
             written = self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    tree=ocp.args.StandardSave(tree), facts=ocp.args.JsonSave(facts)
+                    tree=ocp.args.StandardSave(tree), facts=ocp.args.JsonSave(metadata)
                 ),
             )
         except Exception as error:
@@ -92,6 +131,9 @@ class Checkpoints:
                 f"the state of step {step:,} was not saved: {self._folder} holds a "
                 "later one; start again in another --workdir"
             )
+        if replaces:
+            self.wait()
+            self._change(lambda: shutil.rmtree(replaced))
 
     def wait(self) -> None:
         """Waits until all that was saved is on disk.
@@ -106,35 +148,42 @@ class Checkpoints:
 
     def restore(
         self, template: Any, sharding: Sharding, step: int | None = None
-    ) -> tuple[Any, dict[str, Any]] | None:
-        """Returns the newest checkpoint that is whole, or None if there is none.
+    ) -> tuple[Any, Any] | None:
+        """Returns the newest undamaged checkpoint, or None if there are none at all.
 
-        Damaged ones are named, and set aside under the name damaged-STEP.
+        Damaged ones are reported, and renamed to damaged-STEP. With several processes,
+        all use the one that process 0 finds undamaged.
 
         Args:
           template: Arrays or their shapes, in the structure that was saved.
-          sharding: Where the arrays are to lie.
-          step: The only one that will do, or None.
+          sharding: Sharding of the restored arrays.
+          step: The only step to look at; None: all.
+
+        Returns:
+          The arrays, and the metadata.
 
         Raises:
-          UserError: If there are checkpoints but none is whole; none is touched.
+          UserError: If there are checkpoints but all are damaged, or if the machine
+            fails (memory, network, permissions); no file is touched then.
         """
         self._manager.wait_until_finished()
+        if not self._read_only:
+            self._change(self._undo_replacing)
+        candidates = [saved for saved in self.steps() if step in (None, saved)]
+        if not self._read_only:
+            candidates = json.loads(distributed.broadcast(json.dumps(candidates)))
         damaged = {}
-        wanted = [saved for saved in self.steps() if step in (None, saved)]
-        for step in reversed(wanted):
-            try:
-                restored = self._read(step, template, sharding)
-            except Exception as error:  # Orbax raises many kinds, and long ones
-                damaged[step] = _first_line(error)
+        for candidate in reversed(candidates):
+            restored, reason = self._try(candidate, template, sharding)
+            if restored is None:
+                damaged[candidate] = reason
                 continue
             for bad, reason in damaged.items():
-                self._report(f"checkpoint {bad} is damaged ({reason}); using {step}")
+                self._report(
+                    f"checkpoint {bad} is damaged ({reason}); using {candidate}"
+                )
                 if not self._read_only:
-                    with distributed.together():
-                        if distributed.is_primary():
-                            self._set_aside(bad)
-            self._manager.reload()
+                    self._rename(bad, "damaged")
             return restored
         if damaged:
             reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
@@ -145,10 +194,20 @@ class Checkpoints:
         return None
 
     def delete_after(self, step: int) -> None:
-        """Deletes what a run saved beyond the step that it goes on from."""
+        """Deletes the checkpoints after the step that a run resumes from."""
         for later in self.steps():
             if later > step:
                 self._manager.delete(later)
+
+    def set_aside_after(self, step: int) -> None:
+        """Renames the checkpoints after a step to newer-STEP, and reports them."""
+        for later in self.steps():
+            if later > step:
+                self._report(
+                    f"{self._folder / str(later)} is newer than step {step}; it is "
+                    f"kept as newer-{later}"
+                )
+                self._rename(later, "newer")
 
     def close(self) -> None:
         """Waits until all is on disk.
@@ -164,7 +223,39 @@ class Checkpoints:
             raise
         self._manager.close()
 
-    def _read(self, step: int, template: Any, sharding: Sharding):
+    def _try(
+        self, step: int, template: Any, sharding: Sharding
+    ) -> tuple[tuple[Any, Any] | None, str]:
+        """Returns a checkpoint, or None and how it is damaged, alike in all processes.
+
+        Raises:
+          UserError: If the machine fails, or only process 0 can read it.
+        """
+        restored, reason = None, ""
+        agreed = contextlib.nullcontext if self._read_only else distributed.all_or_none
+        with agreed():
+            try:
+                restored = self._read(step, template, sharding)
+            except Exception as error:  # Orbax raises many kinds, and long ones
+                reason = _first_line(error)
+                if _is_fault(error):
+                    raise UserError(
+                        f"{self._folder / str(step)} cannot be read now ({reason}); "
+                        "nothing has been changed there; mend that, and run the "
+                        "command again"
+                    ) from error
+        if self._read_only:
+            return restored, reason
+        verdict = distributed.broadcast(reason)
+        with distributed.all_or_none():
+            if reason and not verdict:
+                raise UserError(
+                    f"{self._folder / str(step)} can be read by process 0 alone "
+                    f"({reason}); check that all processes see the same files"
+                )
+        return (None if verdict else restored), verdict
+
+    def _read(self, step: int, template: Any, sharding: Sharding) -> tuple[Any, Any]:
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=sharding
@@ -177,21 +268,39 @@ class Checkpoints:
                 tree=ocp.args.StandardRestore(abstract), facts=ocp.args.JsonRestore()
             ),
         )
-        facts = dict(restored["facts"])
-        saved = facts.pop("digest", None)
-        if saved != digest(jax.device_get(restored["tree"]), facts):
+        metadata = dict(restored["facts"])
+        saved = metadata.pop("digest", None)
+        if saved != digest(jax.device_get(restored["tree"]), metadata):
             raise ValueError("its digest differs: the data has changed on disk")
-        return restored["tree"], facts
+        return restored["tree"], metadata
 
-    def _set_aside(self, step: int) -> None:
-        path = self._folder / str(step)
-        target = self._folder / f"damaged-{step}"
+    def _change(self, change: Callable[[], Any]) -> None:
+        """Changes the folder in process 0; all processes then list it anew."""
+        with distributed.all_or_none():
+            if distributed.is_primary():
+                try:
+                    change()
+                except OSError as error:
+                    raise self._unwritten(error) from error
+        self._manager.reload()
+
+    def _rename(self, step: int, word: str) -> None:
+        """Renames a checkpoint to WORD-STEP, or WORD-STEP-2 and so on."""
+        source, target = self._folder / str(step), self._folder / f"{word}-{step}"
         number = 1
-        while target.exists():  # it has been damaged before
+        while target.exists():
             number += 1
-            target = self._folder / f"damaged-{step}-{number}"
-        if path.exists():
-            path.rename(target)
+            target = self._folder / f"{word}-{step}-{number}"
+        self._change(lambda: source.rename(target) if source.exists() else None)
+
+    def _undo_replacing(self) -> None:
+        """Renames a checkpoint back that was being replaced when the run was killed."""
+        for path in self._folder.glob("replaced-*"):
+            step = path.name.removeprefix("replaced-")
+            if step in map(str, self._manager.all_steps()):
+                shutil.rmtree(path)
+            else:
+                path.rename(self._folder / step)
 
     def _unwritten(self, error: Exception) -> UserError:
         if isinstance(error, UserError):
@@ -202,14 +311,135 @@ class Checkpoints:
         )
 
 
-def digest(tree: Any, facts: dict[str, Any]) -> str:
-    """Returns the SHA-256 of facts and of a tree's paths, dtypes, shapes and bytes.
+class Checkpointer:
+    """All that a run saves: its latest states, and the best weights by validation.
+
+    A position is a step and the number of closed epochs: the same step is saved again
+    when its epoch has been closed.
+
+    Args:
+      run: Run directory to save into.
+      options: `config.checkpoint`.
+      report: Called with a message for each damaged checkpoint that is skipped.
+    """
+
+    def __init__(
+        self, run: RunDirectory, options: ConfigDict, report: Callable[[str], None]
+    ):
+        self._run = run
+        self._keep = options.keep
+        self._timer = Timer(options.every_seconds)
+        self._position: tuple[int, int] | None = None  # of the newest state on disk
+        self._latest = CheckpointFolder(run.checkpoints, keep=self._keep, report=report)
+        # Each latest state finds the best weights that it names, and one save may be
+        # under way.
+        self._best = CheckpointFolder(run.best, keep=self._keep + 1, report=report)
+
+    def check_space(self, tree: Any, variables: Any) -> None:
+        """Refuses a disk that is too small for all checkpoints of these arrays.
+
+        Raises:
+          UserError: names the space that is free and the space that is needed.
+        """
+        latest, best = (
+            sum(leaf.nbytes for leaf in jax.tree.leaves(part))
+            for part in (tree, variables)
+        )
+        # One of each kind is about to be replaced.
+        self._run.check_space((self._keep + 1) * latest + (self._keep + 2) * best)
+
+    def restore(
+        self, template: Any, sharding: Sharding
+    ) -> tuple[Any, RunMetadata] | None:
+        """Returns the newest state and its metadata, or None for a run without any.
+
+        Raises:
+          UserError: If the run has lost its states.
+        """
+        newest = self.newest_step()
+        restored = self._latest.restore(template, sharding)
+        if restored is None:
+            # The first state is saved before there are best weights or metrics, so a
+            # run that has these has had a state.
+            leftovers = {"best/": self._best.steps(), "metrics.jsonl": self._run.rows()}
+            names = " and ".join(name for name, found in leftovers.items() if found)
+            with distributed.all_or_none():
+                if names:
+                    raise UserError(
+                        f"{self._run.path} holds {names} of a run, but its "
+                        "checkpoints/ is missing or empty; restore checkpoints/ from a "
+                        "copy, or start in another --workdir"
+                    )
+            return None
+        step = restored[1]["step"]
+        self._position = step, restored[1]["epoch"]
+        if newest is not None and newest > step:  # but it is damaged
+            self._best.set_aside_after(step)
+        else:  # they were saved just before a kill, and will be made again
+            self._best.delete_after(step)
+        return restored
+
+    def poll_timer(self) -> bool:
+        """A collective: returns whether the last save is too long ago."""
+        return self._timer.poll()
+
+    def has(self, step: int) -> bool:
+        """Returns whether the newest state on disk is of this step."""
+        return self._position is not None and self._position[0] == step
+
+    def is_empty(self) -> bool:
+        """Returns whether no state has been saved yet."""
+        return self._position is None
+
+    def newest_step(self) -> int | None:
+        """Returns the step of the newest state on disk."""
+        return max(self._latest.steps(), default=None)
+
+    def save(self, tree: Any, metadata: RunMetadata) -> None:
+        """Saves the state at a position, unless it is there."""
+        position = metadata["step"], metadata["epoch"]
+        if position != self._position:
+            self._best.wait()  # the best weights are on disk before a state names them
+            self._latest.save(metadata["step"], tree, metadata)
+        if self._position is None:  # see `restore`
+            self._latest.wait()
+        self._position = position
+        self._timer.restart()
+
+    def save_best(self, step: int, variables: Any, best: Best) -> None:
+        """Saves the best weights so far."""
+        self._best.save(step, variables, best)
+
+    def restore_best(self, variables: Any, sharding: Sharding, epoch: int) -> Any:
+        """Returns the best weights, which must be those of an epoch.
+
+        Raises:
+          UserError: If they are gone.
+        """
+        restored = self._best.restore(variables, sharding)
+        if restored is None or restored[1]["epoch"] != epoch:
+            raise UserError(
+                f"{self._run.best} lacks the best weights, of epoch {epoch}; restore "
+                "the folder from a copy, or start in another --workdir"
+            )
+        return restored[0]
+
+    def close(self) -> None:
+        """Waits until all is on disk."""
+        try:
+            self._latest.close()
+        finally:
+            self._best.close()
+
+
+def digest(tree: Any, metadata: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of metadata and of a tree's paths, dtypes, shapes and bytes.
 
     Args:
       tree: NumPy arrays.
-      facts: Plain data.
+      metadata: Plain data.
     """
-    sha = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         leaf = np.asarray(leaf)
         header = [jax.tree_util.keystr(path), str(leaf.dtype), leaf.shape]
@@ -218,11 +448,16 @@ def digest(tree: Any, facts: dict[str, Any]) -> str:
     return sha.hexdigest()
 
 
-def _check_finite(tree: Any, step: int) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not np.isfinite(leaf).all():
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise NotFiniteError(f"{name} is not finite at step {step:,}")
+def _is_fault(error: BaseException | None) -> bool:
+    """Returns whether the machine has failed, as opposed to damaged files."""
+    missing = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+    while error is not None:
+        if isinstance(error, OSError | MemoryError) and not isinstance(error, missing):
+            return True
+        if _FAULT.match(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,13 @@
-"""Several processes that make one run: how they find each other and agree.
+"""The devices and the processes that share a run.
+
+All devices form one mesh: batches are split over it, all else is replicated. Under
+`jax.jit` the program is that of one big device: BatchNorm, for example, takes the
+statistics of the global batch.
 
 Each process runs the whole program on its own devices, so whatever decides what comes
-next must come out the same in all of them. With one process nothing here does anything.
+next must come out the same in all of them. A function that is called a *collective*
+must be called by all processes equally often, in the same order; with one process it
+costs nothing.
 """
 
 import contextlib
@@ -10,21 +16,102 @@ import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax._src import distributed  # the one place that has its key-value store
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from cifar_jax import UserError
-from cifar_jax.training import sharding
 
+AXIS = "data"
 # For a process that still downloads its data.
 WAIT_MS = 3600 * 1000
 # For the others, when a process ends: one that fails alone does not keep them waiting.
 SHUTDOWN_SECONDS = 30
 
-_rounds = itertools.count()  # names each agreement; the same in all processes
+_rounds = itertools.count()  # names each exchange; the same in all processes
+
+
+# Devices
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh with the one axis "data" over the devices; None: all of them."""
+    try:
+        devices = jax.devices() if devices is None else devices
+    except RuntimeError as error:
+        raise UserError(
+            f"JAX finds no device ({str(error).splitlines()[0]}); set "
+            "JAX_PLATFORMS=cpu, or install the extra cuda12, cuda13 or tpu"
+        ) from error
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """Every device holds its part of the first axis."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def put(tree: Any, sharding: Sharding) -> Any:
+    """Returns host arrays as arrays on the devices of all processes.
+
+    `jax.device_put` would first compare the values of all processes.
+
+    Args:
+      tree: NumPy arrays, the same in every process; each reads the part that its own
+        devices hold.
+      sharding: Sharding of the result.
+    """
+    return jax.tree.map(
+        lambda array: jax.make_array_from_callback(
+            array.shape, sharding, array.__getitem__
+        ),
+        tree,
+    )
+
+
+def put_rows(arrays: Any, index: np.ndarray, sharding: Sharding) -> Any:
+    """Returns rows of host arrays on the devices; each process gathers only its own.
+
+    Args:
+      arrays: NumPy arrays [N, ...].
+      index: int [B], the rows.
+      sharding: Sharding of the first axis.
+    """
+    return jax.tree.map(
+        lambda array: jax.make_array_from_callback(
+            (len(index), *array.shape[1:]),
+            sharding,
+            lambda part: array[index[part[0]]],
+        ),
+        arrays,
+    )
+
+
+def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
+    """Refuses a batch that the devices cannot share evenly.
+
+    Raises:
+      UserError: names the nearest sizes that they can share.
+    """
+    below = batch_size // mesh.size * mesh.size
+    if batch_size < 1 or below != batch_size:
+        choices = [str(n) for n in (below, below + mesh.size) if n > 0]
+        raise UserError(
+            f"{name} is {batch_size}, which {mesh.size} devices cannot share evenly; "
+            f"use {' or '.join(choices)}"
+        )
+
+
+# Processes
 
 
 def initialize(
@@ -40,10 +127,10 @@ def initialize(
 
     Args:
       coordinator: HOST:PORT of process 0, or None.
-      num_processes: How many there are, or None.
-      process_id: Which one this is, from 0, or None.
-      heartbeat_seconds: A process that is silent for so long is taken for dead, and
-        the others end.
+      num_processes: Number of processes, or None.
+      process_id: Number of this process, from 0, or None.
+      heartbeat_seconds: Silence after which a process is taken for dead, and the others
+        end.
 
     Raises:
       UserError: If only a part of this is given, or the others cannot be reached.
@@ -54,7 +141,11 @@ def initialize(
             "--coordinator, --num_processes and --process_id go together; give all "
             "three to each process, or none on TPU VMs and under srun"
         )
-    if None in given and not (_on_tpu_vm() or _under_srun()):
+    # In srun's tasks, but not in the batch script itself.
+    under_srun = "SLURM_STEP_NODELIST" in os.environ and (
+        int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    )
+    if None in given and not (under_srun or _on_tpu_vm()):
         return
     # Its handler of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
@@ -72,20 +163,25 @@ def initialize(
         ) from error
 
 
+def _on_tpu_vm() -> bool:
+    chips = [*pathlib.Path("/dev").glob("accel*"), *pathlib.Path("/dev/vfio").glob("*")]
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
 def is_primary() -> bool:
-    """Tells whether this process speaks and writes for all."""
+    """Returns whether this process prints and writes for all."""
     return jax.process_index() == 0
 
 
-def say(text: object) -> None:
-    """Prints a line, in process 0."""
+def log(text: object) -> None:
+    """Prints a line, in process 0 only."""
     if is_primary():
         print(text)
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Waits at the end of the block for all processes; if one fails, all do.
+def all_or_none() -> Iterator[None]:
+    """A collective: waits for all processes at the block's end; if one fails, all do.
 
     Raises:
       UserError: If the block failed in another process.
@@ -100,40 +196,22 @@ def together() -> Iterator[None]:
             raise UserError(f"process {process}: {message}")
 
 
-def end_if_alone(error: Exception) -> None:
-    """Ends this process with one line and code 1, if there should be others.
-
-    An error of the devices means then that another process has died. JAX would wait for
-    it at the exit, and abort.
-    """
-    if jax.process_count() > 1:
-        reason = str(error).strip().splitlines()[0]
-        print(
-            f"error: another process has ended ({reason}); see its output, and start "
-            "all again",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)
-
-
-def share(text: str) -> str:
-    """Returns, in all processes, the text of process 0."""
+def broadcast(text: str) -> str:
+    """A collective: returns, in all processes, the text of process 0."""
     return _exchange(text)[0]
 
 
-def largest(number: int) -> jax.Array:
-    """Returns int32 [] on the devices: the largest number of all processes.
+def all_reduce_max(number: int) -> jax.Array:
+    """A collective: returns int32 [] on the devices, the largest of all numbers.
 
-    It does not wait for the devices, which answer after what they have been given.
+    It does not wait for the devices, which answer after the work they already have.
     """
-    mesh = sharding.make_mesh()
-    numbers = np.full(mesh.size, number, np.int32)
-    return _largest(sharding.put(numbers, sharding.split(mesh)))
+    mesh = make_mesh()
+    return _max(put(np.full(mesh.size, number, np.int32), split(mesh)))
 
 
 @jax.jit
-def _largest(numbers: jax.Array) -> jax.Array:
+def _max(numbers: jax.Array) -> jax.Array:
     return numbers.max()
 
 
@@ -150,11 +228,18 @@ def _exchange(text: str) -> list[str]:
     ]
 
 
-def _on_tpu_vm() -> bool:
-    chips = [*pathlib.Path("/dev").glob("accel*"), *pathlib.Path("/dev/vfio").glob("*")]
-    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+def exit_if_peer_died(error: Exception) -> None:
+    """Ends this process with one line and code 1, if it is one of several.
 
-
-def _under_srun() -> bool:
-    step = "SLURM_STEP_NODELIST" in os.environ  # not in the batch script itself
-    return step and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    An error of the devices means then that another process has died. JAX would wait for
+    it at the exit, and abort.
+    """
+    if jax.process_count() > 1:
+        reason = str(error).strip().splitlines()[0]
+        print(
+            f"error: another process has ended ({reason}); see its output, and start "
+            "all again",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)

@@ -1,13 +1,18 @@
-"""Stopping by SIGINT and SIGTERM at a point where everything can be saved."""
+"""Ending a run before its end: by a signal, by the clock, or because it is stuck."""
 
 import contextlib
 import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 
 import jax
 
 from cifar_jax.training import distributed
+
+WATCHDOG_TICK = 1.0  # seconds
 
 
 class Stopped(Exception):
@@ -15,30 +20,31 @@ class Stopped(Exception):
 
     Attributes:
       exit_code: 128 plus the number of a signal; 0 after `train.max_seconds`.
-      reason: The signal's name, or what has been reached.
     """
 
-    def __init__(self, message: str, exit_code: int, reason: str = ""):
+    def __init__(self, message: str, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
-        self.reason = reason
 
 
 class StopRequest:
-    """Tells whether a signal asks to stop; poll it at every step.
+    """A request to stop that SIGINT and SIGTERM set; poll it at every step.
 
     The first signal is only noted. A second one ends the process at once, for somebody
-    who will not wait; what was saved before stays good.
+    who will not wait; checkpoints that are complete stay good.
+
+    With several processes, a signal to any of them reaches all at the same poll.
 
     Attributes:
-      signal: The one that the last poll has found, or None.
-      polls: How often it was asked.
+      signal: Signal that the last poll has found, or None.
+      num_polls: Number of polls so far: the watchdog's sign of life.
     """
 
     def __init__(self):
         self.signal: signal.Signals | None = None
-        self.polls = 0
+        self.num_polls = 0
         self._noted = 0
+        self._reduced: jax.Array | None = None
 
     def note(self, number: int, frame) -> None:
         """Handles a signal."""
@@ -49,42 +55,32 @@ class StopRequest:
         # Not print: a handler may interrupt one.
         os.write(2, b"\nstopping when all is saved; again to stop at once\n")
 
-    def __bool__(self) -> bool:
-        self.polls += 1
-        if self.signal is None and (number := self._find()):
+    def poll(self) -> bool:
+        """A collective: returns whether to stop.
+
+        The devices are asked, and their answer is read at the next poll, so no process
+        blocks. JAX's own sync point is not used: Orbax asks it too, and counts in other
+        steps.
+        """
+        self.num_polls += 1
+        number = self._noted
+        if jax.process_count() > 1:
+            answer, self._reduced = self._reduced, distributed.all_reduce_max(number)
+            number = 0 if answer is None else int(answer)
+        if self.signal is None and number:
             self.signal = signal.Signals(number)
         return self.signal is not None
 
-    def _find(self) -> int:
-        return self._noted
-
     @property
     def exit_code(self) -> int:
-        """130 after SIGINT, 143 after SIGTERM."""
-        return 128 + self.signal
-
-
-class CommonStopRequest(StopRequest):
-    """The stop request of several processes: it comes true in all at the same poll.
-
-    A signal to any of them is enough. All must poll equally often. The devices are
-    asked, and their answer is taken at the next poll, so that nobody waits. JAX's own
-    sync point is not used: Orbax asks it too, and counts in other steps.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self._answer = None
-
-    def _find(self) -> int:
-        answer, self._answer = self._answer, distributed.largest(self._noted)
-        return 0 if answer is None else int(answer)
+        """130 after SIGINT, 143 after SIGTERM, 0 without a signal."""
+        return 128 + self.signal if self.signal else 0
 
 
 @contextlib.contextmanager
 def listen() -> Iterator[StopRequest]:
     """Yields a request that SIGINT and SIGTERM set, until the block ends."""
-    request = CommonStopRequest() if jax.process_count() > 1 else StopRequest()
+    request = StopRequest()
     numbers = (signal.SIGINT, signal.SIGTERM)
     old = {number: signal.signal(number, request.note) for number in numbers}
     try:
@@ -92,3 +88,74 @@ def listen() -> Iterator[StopRequest]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+class Timer:
+    """A timer that all processes agree on.
+
+    With several processes it fires in all of them once it has fired in one. The
+    reduction is read one call late, so no process blocks.
+
+    Args:
+      seconds: Time until it fires.
+      start: Time of `time.perf_counter` to count from; None: now.
+    """
+
+    def __init__(self, seconds: float, start: float | None = None):
+        self._seconds = seconds
+        self._start = time.perf_counter() if start is None else start
+        self._reduced: jax.Array | None = None
+
+    def restart(self) -> None:
+        """Counts from now on."""
+        self._start, self._reduced = time.perf_counter(), None
+
+    def poll(self) -> bool:
+        """A collective: returns whether the seconds have passed."""
+        has_fired = time.perf_counter() - self._start >= self._seconds
+        if jax.process_count() == 1:
+            return has_fired
+        answer, self._reduced = self._reduced, distributed.all_reduce_max(has_fired)
+        return answer is not None and bool(answer)
+
+
+@contextlib.contextmanager
+def watchdog(stop: StopRequest, seconds: float) -> Iterator[None]:
+    """Terminates a process that makes no progress, e.g. because a peer hangs.
+
+    JAX notices a process that is dead, but waits forever for one that hangs. Ticks are
+    counted and not the time, so that a process that was suspended is not taken for
+    stuck.
+
+    Args:
+      stop: Request whose polls are the signs of life.
+      seconds: Longest time between two polls; 0, or a single process: no limit.
+    """
+    if not seconds or jax.process_count() == 1:
+        yield
+        return
+    done = threading.Event()
+
+    def work():
+        num_polls, ticks = stop.num_polls, 0
+        while not done.wait(WATCHDOG_TICK):
+            ticks = ticks + 1 if num_polls == stop.num_polls else 0
+            num_polls = stop.num_polls
+            if ticks * WATCHDOG_TICK >= seconds:
+                print(
+                    f"error: no step has ended for {seconds:g} seconds: a process or "
+                    "device is stuck; run the command again, or raise "
+                    "train.watchdog_seconds",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                # The main thread is stuck, and with it what would close in order.
+                os._exit(1)
+
+    thread = threading.Thread(target=work, name="watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

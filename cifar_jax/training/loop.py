@@ -1,11 +1,12 @@
 """The training loop: epochs, validation, checkpoints, and the test set at the end."""
 
 import contextlib
+import functools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -14,243 +15,321 @@ from ml_collections import ConfigDict
 from cifar_jax import UserError
 from cifar_jax.config import config_to_dict
 from cifar_jax.data.sources import Examples
-from cifar_jax.training import distributed, lineage, policy, results, setup, tracking
-from cifar_jax.training.calls import ALONE, Company, Compile, Train, Work, serve
-from cifar_jax.training.checkpoint import NotFiniteError
-from cifar_jax.training.due import Timer
-from cifar_jax.training.engine import Engine, Feed, Interrupted, means
-from cifar_jax.training.interrupt import Stopped, StopRequest, listen
+from cifar_jax.training import distributed, interrupt, pretrained, results, setup, steps
+from cifar_jax.training import workdir as workdir_lib
+from cifar_jax.training.checkpoint import Checkpointer, NotFiniteError, RunMetadata
+from cifar_jax.training.feed import Feed, abstract_data, evaluation_call, training_call
+from cifar_jax.training.interrupt import Stopped, StopRequest
 from cifar_jax.training.methods import pruning
-from cifar_jax.training.profiling import Profiler
-from cifar_jax.training.progress import Progress
-from cifar_jax.training.saver import Saver
-from cifar_jax.training.state import Metrics
-from cifar_jax.training.tracking import RunDirectory
-from cifar_jax.training.watchdog import watch
+from cifar_jax.training.progress import Profiler, Progress
+from cifar_jax.training.results import Best, Result, Scores, Seconds
+from cifar_jax.training.state import Metrics, means
+from cifar_jax.training.workdir import RunDirectory
+
+OnEpoch = Callable[[Mapping[str, Any]], None]
 
 
 def train_and_evaluate(
     config: ConfigDict,
-    workdir: os.PathLike,
+    workdir: os.PathLike | str,
     *,
     devices: Sequence[jax.Device] | None = None,
     resume: str = "auto",
     profile: bool = False,
-    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
-) -> dict[str, Any]:
-    """Trains a network, or goes on training it, and scores it on the test set once.
+    on_epoch: OnEpoch | None = None,
+) -> Result:
+    """Trains a network, or resumes training, and scores it on the test set once.
 
     Args:
-      config: As `cifar_jax.config` has it.
-      workdir: Run directory; what an earlier call left there is gone on with.
-      devices: To run on; None: all, of all processes.
-      resume: "auto"; "never" refuses a directory that holds a run, "must" one that
-        does not.
-      profile: Write a trace of a few steps into profile/ of the run directory.
+      config: Config of the run, as `cifar_jax.config` documents it.
+      workdir: Run directory. An unfinished run in it is resumed.
+      devices: Devices to run on; None: all, of all processes.
+      resume: "auto"; "never" refuses a directory with a run, "must" one without.
+      profile: Whether to trace a few steps into profile/ of the run directory.
       on_epoch: Called with `epoch`, `train` and `val` (`loss` and `accuracy`, or None)
-        when an epoch is closed and what is due of it is saved. What it raises ends the
-        call, and another call goes on from there.
+        when an epoch is closed. An exception that it raises ends the call; another
+        call resumes from there.
 
     Returns:
-      What result.json holds.
+      The contents of result.json.
 
     Raises:
-      UserError: If the config, the data or the run directory is no good, or training
+      UserError: If the config, the data or the run directory is unusable, or training
         diverges.
       Stopped: After SIGINT or SIGTERM, or train.max_seconds, when all is saved.
     """
     start = time.perf_counter()
-    with tracking.enter(workdir, config, resume) as run:
+    with workdir_lib.enter(workdir, config, resume) as run:
         result = run.result()
-        if result is not None:
-            distributed.say(f"{run.path} is done; nothing is left to do")
+        if result is None:
+            with _trainer(config, run, devices, profile, on_epoch, start) as trainer:
+                while not trainer.is_over():
+                    trainer.train_epoch()
+                    trainer.close_epoch()
+                result = trainer.finish()
+            run.write_result(result)  # when all checkpoints are on disk
         else:
-            with listen() as stop, watch(stop, config.train.watchdog_seconds):
-                with distributed.together():
-                    prepared = setup.make(config, devices, distributed.say)
-                    prepared = lineage.with_teacher(config, prepared)
-                if stop:
-                    message = f"stopped by {stop.signal.name} before the first step"
-                    raise Stopped(message, stop.exit_code)
-                run.claim(config, results.dataset(prepared))
-                profiler = (
-                    Profiler(run.profile, prepared.steps_per_dispatch)
-                    if profile and distributed.is_primary()
-                    else None
-                )
-                engine = Engine(prepared, config.seed, profiler)
-                trainer = Trainer(config, prepared, engine, run, stop, start)
-                trainer.on_epoch = on_epoch
-                result = serve(trainer.run(), engine)
-        distributed.say(results.summary(result, run.path))
+            distributed.log(f"{run.path} is done; nothing is left to do")
+        distributed.log(results.summary(result, run.path))
         return result
+
+
+@contextlib.contextmanager
+def _trainer(
+    config: ConfigDict,
+    run: RunDirectory,
+    devices: Sequence[jax.Device] | None,
+    profile: bool,
+    on_epoch: OnEpoch | None,
+    start: float,
+) -> Iterator["Trainer"]:
+    """Yields a trainer that is ready to train; waits for its checkpoints at the end."""
+    with (
+        interrupt.listen() as stop,
+        interrupt.watchdog(stop, config.train.watchdog_seconds),
+    ):
+        with distributed.all_or_none():
+            prepared = setup.make(config, devices, distributed.log)
+            prepared = pretrained.with_teacher(config, prepared)
+        if stop.poll() and stop.signal:
+            message = f"stopped by {stop.signal.name} before the first step"
+            raise Stopped(message, stop.exit_code)
+        run.claim(config, prepared.dataset)
+        profiler = None
+        if profile and distributed.is_primary():
+            profiler = Profiler(run.profile, prepared.steps_per_dispatch)
+        trainer = Trainer(config, prepared, run, stop, profiler, on_epoch, start)
+        with contextlib.closing(trainer):
+            trainer.restore()
+            with trainer.progress:
+                trainer.compile()
+                yield trainer
 
 
 class Trainer:
     """One run of the loop.
 
-    The position is the state's step and the number of epochs that are closed, that is
-    validated and logged; both are saved, so a stop is possible anywhere.
+    The position is the state's step and the number of closed epochs, those that are
+    validated and logged. Both are saved, so a stop is possible anywhere.
 
-    What the devices are to train it asks for: so several runs can share a call.
+    Args:
+      config: Config of the run.
+      prepared: The run before its first step.
+      run: Run directory.
+      stop: Polled before each call of the devices.
+      profiler: Called before each training call, or None.
+      on_epoch: Callback of `train_and_evaluate`.
+      start: Time of `time.perf_counter` at which the session began.
 
     Attributes:
-      on_epoch: As `train_and_evaluate` has it.
+      progress: Progress display.
     """
-
-    on_epoch: Callable[[Mapping[str, Any]], None] | None = None
 
     def __init__(
         self,
         config: ConfigDict,
         prepared: setup.Setup,
-        engine: Engine,
         run: RunDirectory,
         stop: StopRequest,
+        profiler: Profiler | None,
+        on_epoch: OnEpoch | None,
         start: float,
-        company: Company = ALONE,
     ):
-        self._config = config
-        self._company = company
-        self._setup = prepared
-        self._run = run
-        self._stop = stop
-        self._start = start  # of this session; the clocks of others are in the facts
-        self._limit = Timer(config.train.max_seconds, start)
-        self._engine = engine
-        self._state = engine.first_state()
-        self._metrics = engine.empty_metrics()
-        self._step = 0  # the state's, without asking the device
-        self._facts = {
-            "epoch": 0,  # epochs closed
-            "best": None,  # epoch, and its validation's means
-            "init": None,  # where the first weights came from
-            "teacher": prepared.teacher and prepared.teacher.facts,
-            "seconds": dict.fromkeys(("total", "compile", "train", "evaluate"), 0.0),
-        }
-        self._rates = np.asarray(
-            jax.jit(jax.vmap(prepared.schedule))(np.arange(prepared.total_steps))
-        )
-        self._saver = Saver(run, config.checkpoint, distributed.say)
-        with distributed.together():
-            self._saver.check_space(self._tree(), self._state.best_variables)
-        self._progress = Progress(
-            num_epochs=prepared.num_epochs,
-            total_steps=prepared.total_steps,
-            batch_size=prepared.options.batch_size,
-            name=company.name,
-            display=company.display,
-            quiet=not distributed.is_primary(),
-        )
-
-    def run(self) -> Work:
-        """Runs what is left.
-
-        Yields:
-          What it asks the devices for, whose answer is to be sent back.
-
-        Returns:
-          What result.json holds.
-        """
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._saver.close)
-            self._restore()
-            stack.enter_context(self._progress)
-            if not self._is_over():
-                with self._clock("compile"):  # so that its time is known apart
-                    yield Compile(self._state)
-            while not self._is_over():
-                yield from self._train_epoch(self._facts["epoch"])
-                self._close_epoch(self._facts["epoch"])
-            variables = self._best_variables()
-            result = results.make(
-                self._setup,
-                config=config_to_dict(self._config),
-                weights=pruning.sparsity(variables["params"]),
-                init=self._facts.get("init"),
-                scores=self._final_scores(variables),
-                epochs=self._facts["epoch"],
-                steps=self._step,
-                best=self._facts["best"],
-                seconds=self._seconds(),
-                together=self._company.size,
+        self._config, self._setup, self._run = config, prepared, run
+        self._stop, self._profiler, self._on_epoch = stop, profiler, on_epoch
+        self._start = start
+        self._time_limit = interrupt.Timer(config.train.max_seconds, start)
+        self._replicated = distributed.replicated(prepared.mesh)
+        init_key, self._train_key, order_key = jax.jit(
+            lambda: tuple(jax.random.split(jax.random.key(config.seed), 3)),
+            out_shardings=self._replicated,
+        )()
+        # Optimising so many random numbers takes LLVM most of the time of a short run.
+        on_cpu = prepared.mesh.devices.flat[0].platform == "cpu"
+        self._state = jax.jit(
+            prepared.create_state,
+            out_shardings=self._replicated,
+            compiler_options={"xla_backend_optimization_level": 0} if on_cpu else {},
+        )(init_key)
+        self._step = 0  # the state's, without asking the devices
+        self._empty_metrics = jax.jit(Metrics.empty, out_shardings=self._replicated)
+        self._metrics = self._empty_metrics()
+        # An argument of the call: a constant would be compiled into it.
+        self._teacher = prepared.teacher.variables if prepared.teacher else None
+        self._feed = Feed(prepared, order_key)
+        self._programs: dict[int, Callable] = {}  # by the first step of a segment
+        self._evaluate_batch = evaluation_call(prepared)
+        self._learning_rates = np.asarray(
+            jax.jit(jax.vmap(prepared.schedule))(
+                np.arange(prepared.options.total_steps)
             )
-        self._run.write_result(result)  # when the checkpoints are on disk
-        return result
-
-    def _is_over(self, num_closed: int | None = None) -> bool:
-        return policy.is_over(
-            self._facts["epoch"] if num_closed is None else num_closed,
-            self._facts["best"],
-            num_epochs=self._setup.num_epochs,
-            patience=self._config.train.patience,
+        )
+        self._metadata: RunMetadata = {
+            "step": 0,
+            "epoch": 0,
+            "best": None,
+            "init": None,
+            "teacher": prepared.teacher.source if prepared.teacher else None,
+            "seconds": {"total": 0.0, "compile": 0.0, "train": 0.0, "evaluate": 0.0},
+        }
+        self._checkpoints = Checkpointer(run, config.checkpoint, distributed.log)
+        with distributed.all_or_none():
+            self._checkpoints.check_space(self._tree(), self._state.eval_variables)
+        self.progress = Progress(
+            num_epochs=prepared.num_epochs,
+            total_steps=prepared.options.total_steps,
+            batch_size=prepared.options.batch_size,
         )
 
-    def _restore(self) -> None:
-        restored = self._saver.restore(self._tree(), self._engine.replicated)
+    def close(self) -> None:
+        """Waits until all checkpoints are on disk."""
+        self._checkpoints.close()
+
+    def restore(self) -> None:
+        """Resumes from the newest checkpoint, or starts with the weights asked for."""
+        restored = self._checkpoints.restore(self._tree(), self._replicated)
         if restored is None:
-            self._state, self._facts["init"] = lineage.start(
+            self._state, self._metadata["init"] = pretrained.initialize(
                 self._config, self._setup, self._state
             )
         else:
-            tree, self._facts = restored
-            lineage.check_teacher(self._setup, self._facts.get("teacher"))
+            tree, self._metadata = restored
+            pretrained.check_teacher(self._setup, self._metadata.get("teacher"))
             self._state, self._metrics = tree["state"], tree["metrics"]
-            self._step = self._facts.pop("step")
-            self._progress.say(f"resuming at step {self._step:,}")
-        self._run.rewind(self._facts["epoch"], self._step)
+            self._step = self._metadata["step"]
+            self.progress.log(f"resuming at step {self._step:,}")
+        self._run.rewind(self._metadata["epoch"], self._step)
 
-    def _tree(self) -> dict[str, Any]:
-        return {"state": self._state, "metrics": self._metrics}
+    def is_over(self) -> bool:
+        """Returns whether training is complete or should stop early."""
+        epoch, best = self._metadata["epoch"], self._metadata["best"]
+        patience = self._config.train.patience
+        is_stale = best is not None and 0 < patience <= epoch - best["epoch"]
+        return is_stale or epoch == self._setup.num_epochs
 
-    def _train_epoch(self, epoch: int) -> Work:
-        steps_per_epoch = self._setup.options.steps_per_epoch
-        start, end = epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch
-        if self._step == start and self._config.train.reload_best:
+    def compile(self) -> None:
+        """Compiles the training step of each segment, on a clock of its own."""
+        if self.is_over():
+            return
+        with self._clock("compile"):
+            for segment in self._setup.segments:
+                step = functools.partial(steps.train, options=segment.options)
+                call = training_call(self._setup, step)
+                self._programs[segment.start] = call.lower(
+                    self._state,
+                    self._metrics,
+                    abstract_data(self._setup),
+                    self._train_key,
+                    np.int32(1),
+                    self._teacher,
+                ).compile()
+
+    def train_epoch(self) -> None:
+        """Trains the rest of the current epoch."""
+        epoch = self._metadata["epoch"]
+        position = self._step - epoch * self._setup.options.steps_per_epoch
+        if position == 0 and self._config.train.reload_best:
             self._state = self._state.replace(**self._best_variables())
-        with self._engine.epoch(epoch, self._step - start) as feed:
-            while self._step < end:
+        with self._feed.epoch(epoch, position) as calls:
+            for num_steps, data in calls:
                 self._stop_if_asked()
-                yield from self._train_some(epoch, feed, end)
-                if self._saver.is_due() and self._step < end:
-                    self._save()
+                start, previous, step = time.perf_counter(), self._metrics, self._step
+                if self._profiler:
+                    self._profiler.before_call(previous)
+                train = self._program(step)
+                self._state, self._metrics = train(
+                    self._state,
+                    previous,
+                    data,
+                    self._train_key,
+                    np.int32(num_steps),
+                    self._teacher,
+                )
+                self._step += num_steps
+                if step % self._setup.options.steps_per_epoch:
+                    # The call before this one, so the devices never wait to be watched.
+                    self._show(previous, step)
+                if self._step % self._setup.options.steps_per_epoch == 0:
+                    jax.block_until_ready(self._metrics)
+                seconds = time.perf_counter() - start
+                self._metadata["seconds"]["train"] += seconds
+                self.progress.count(num_steps, seconds)
+                self._save_if_due()
 
-    def _train_some(self, epoch: int, feed: Feed, end: int) -> Work:
-        """Trains for one call of the devices."""
-        num_steps = self._engine.num_steps(self._step, end)
-        start, before, step = self._company.clock(), self._metrics, self._step
-        try:
-            self._state, self._metrics = yield Train(
-                self._state, before, feed, num_steps, step, step + num_steps == end
-            )
-        except Stopped as other:  # of the company
-            self._save_and_stop(other.reason, other.exit_code)
-        self._step += num_steps
-        if step % self._setup.options.steps_per_epoch:
-            # The call before this one: the device never waits to be watched.
-            self._watch(epoch, step, before)
-        if self._step == end:
-            jax.block_until_ready(self._metrics)
-        self._count(num_steps, self._company.clock() - start)
+    def close_epoch(self) -> None:
+        """Validates and logs the epoch, and saves it where that is due."""
+        epoch = self._metadata["epoch"] + 1
+        train = self._show(self._metrics, self._step)
+        val = self._validate(epoch)
+        if self._checkpoints.is_empty():  # before best weights or metrics are written
+            self._save()
+        is_best = self._select(epoch, val)
+        self._log(epoch, train, val, is_best)
+        self._metadata["epoch"] = epoch
+        self._metrics = self._empty_metrics()
+        last = self.is_over()
+        if last and not self._setup.val:  # nothing to select by: the last is kept
+            self._save_best({"epoch": epoch})
+        due = epoch % self._config.checkpoint.every_epochs == 0
+        # A state saved before its validation stays: closing the epoch can be repeated.
+        if last or ((is_best or due) and not self._checkpoints.has(self._step)):
+            self._save()
+        if self._on_epoch:
+            self._on_epoch({"epoch": epoch, "train": train, "val": val})
 
-    def _count(self, num_steps: int, seconds: float) -> None:
-        self._facts["seconds"]["train"] += seconds
-        self._progress.count(num_steps, seconds)
+    def finish(self) -> Result:
+        """Scores the selected weights and returns the contents of result.json."""
+        variables = self._best_variables()
+        best, options = self._metadata["best"], self._setup.options
+        val: Scores | None = None
+        if best and self._setup.val and self._setup.val_split == "val":
+            val = {
+                "accuracy": best["accuracy"],
+                "loss": best["loss"],
+                "num_examples": len(self._setup.val),
+            }
+        scores = self._final_scores(variables)  # before the clocks are read
+        seconds = self._seconds()
+        images = self._step * options.batch_size
+        result = {
+            "config": config_to_dict(self._config),
+            "dataset": self._setup.source.name,
+            "num_parameters": self._setup.num_parameters,
+            **pruning.sparsity(variables["params"]),
+            "flops_per_image": self._setup.flops_per_image,
+            "init": self._metadata.get("init"),
+            "teacher": self._setup.teacher.source if self._setup.teacher else None,
+            "val": val,
+            **scores,
+            "best_epoch": best["epoch"] if best else self._metadata["epoch"],
+            "epochs": self._metadata["epoch"],
+            "steps": self._step,
+            "seed": self._config.seed,
+            "seconds": {name: round(clock, 2) for name, clock in seconds.items()},
+            "images_per_second": round(images / seconds["train"], 1),
+            **results.environment(self._setup.mesh),
+        }
+        return cast("Result", result)
 
-    def _watch(self, epoch: int, step: int, metrics: Metrics) -> dict[str, float]:
+    def _program(self, step: int) -> Callable:
+        """Returns the compiled call of the segment that a step is in."""
+        return self._programs[max(s for s in self._programs if s <= step)]
+
+    def _show(self, metrics: Metrics, step: int) -> dict[str, float]:
         """Shows an epoch's metrics so far, and stops a run that has diverged."""
-        values, rate = means(metrics), self._learning_rate(step)
+        values = means(metrics)
         if not math.isfinite(values["loss"]):
             raise UserError(self._diverged(step, f"the loss is {values['loss']}"))
-        self._progress.show(epoch + 1, step, values, rate)
+        rate = self._learning_rate(step)
+        self.progress.show(self._metadata["epoch"] + 1, step, values, rate)
         return values
 
     def _learning_rate(self, step: int) -> float:
         """Returns the rate of the last of these steps."""
-        return float(self._rates[step - 1])
+        return float(self._learning_rates[step - 1])
 
     def _diverged(self, step: int, what: str) -> str:
-        saved = self._saver.newest_step()
+        saved = self._checkpoints.newest_step()
         kept = f"the state of step {saved:,} is kept" if saved else "nothing saved"
         return (
             f"training diverged: {what} by step {step:,} at learning rate "
@@ -258,72 +337,112 @@ class Trainer:
             "--workdir with a lower optim.learning_rate, or set optim.gradient_clip"
         )
 
-    def _close_epoch(self, epoch: int) -> None:
-        """Validates and logs an epoch, and saves it where that is due."""
-        train = self._watch(epoch, self._step, self._metrics)
-        evaluate = self._config.evaluate
-        val, ends = None, epoch + 1 == self._setup.num_epochs
-        if self._setup.val and (ends or (epoch + 1) % evaluate.every_epochs == 0):
-            val = self._evaluate(self._setup.val, self._state.best_variables)
-        is_best = (
-            val is not None
-            and self._step >= self._setup.ships_from
-            and policy.is_better(
-                evaluate.best_by, {"epoch": epoch + 1, **val}, self._facts["best"]
-            )
-        )
-        if is_best:
-            self._facts["best"] = {"epoch": epoch + 1, **val}
-            self._save_best(self._facts["best"])
-        last = self._is_over(epoch + 1)
-        row = {"step": self._step, "epoch": epoch + 1}
+    def _validate(self, epoch: int) -> dict[str, float] | None:
+        is_due = epoch % self._config.evaluate.every_epochs == 0
+        if self._setup.val and (is_due or epoch == self._setup.num_epochs):
+            return self._evaluate(self._setup.val, self._state.eval_variables)
+        return None
+
+    def _select(self, epoch: int, val: Mapping[str, float] | None) -> bool:
+        """Keeps the weights if the epoch is the best so far; returns whether it is."""
+        if val is None or self._step < self._setup.first_eligible_step:
+            return False
+        candidate: Best = {
+            "epoch": epoch,
+            "accuracy": val["accuracy"],
+            "loss": val["loss"],
+        }
+        by = self._config.evaluate.best_by
+        if not results.is_better(by, candidate, self._metadata["best"]):
+            return False
+        self._metadata["best"] = candidate
+        self._save_best(candidate)
+        return True
+
+    def _log(self, epoch: int, train, val, is_best: bool) -> None:
+        row = {"step": self._step, "epoch": epoch}
+        speed = round(self.progress.images_per_second, 1)
         rate = self._learning_rate(self._step)
-        speed = self._progress.images_per_second
-        self._run.add_row(
-            {**row, "split": "train", **train, "learning_rate": rate}
-            | {"images_per_second": round(speed, 1)}
-        )
+        extra = {"learning_rate": rate, "images_per_second": speed}
+        self._run.add_row({**row, "split": "train", **train, **extra})
         if val is not None:
             self._run.add_row({**row, "split": self._setup.val_split, **val})
-        self._progress.end_epoch(epoch + 1, self._step, train, val, is_best)
-        self._facts["epoch"] = epoch + 1
-        self._metrics = self._engine.empty_metrics()
-        if last and not self._setup.val:  # nothing to choose by: the last is shipped
-            self._save_best({"epoch": epoch + 1})
-        due = (epoch + 1) % self._config.checkpoint.every_epochs == 0
-        # A state saved before its validation stays: closing the epoch can be repeated.
-        if last or ((is_best or due) and not self._saver.has(self._step)):
-            self._save()
-        if self.on_epoch:
-            self.on_epoch({"epoch": epoch + 1, "train": train, "val": val})
+        self.progress.end_epoch(epoch, self._step, train, val, is_best)
 
     def _evaluate(
         self, examples: Examples, variables: Any, augmentation: str = "none"
     ) -> dict[str, float]:
+        """Returns the means over all the examples, each counted once."""
         with self._clock("evaluate"):
-            try:
-                return self._engine.evaluate(
-                    examples,
-                    variables,
-                    batch_size=self._config.evaluate.batch_size,
-                    stop=self._stop,
-                    augmentation=augmentation,
+            metrics = self._empty_metrics()
+            batch_size = self._config.evaluate.batch_size
+            for batch, mask in self._feed.every_example(examples, batch_size):
+                if self._stop.poll():
+                    break
+                metrics = self._evaluate_batch(
+                    metrics, variables, batch, mask, augmentation=augmentation
                 )
-            except Interrupted:
-                self._stop_if_asked()
-                raise
+            values = means(metrics)
+        if self._stop.signal:  # the state is whole, the evaluation is not
+            self._save_and_stop()
+        return values
+
+    def _final_scores(self, variables: dict[str, Any]) -> dict[str, Scores | None]:
+        """Scores the selected weights on the test set, if that is asked.
+
+        Test-time augmentation has scores of its own, on the validation images too.
+        """
+        options = self._config.evaluate
+        scores: dict[str, Scores | None] = {"test": None}
+        augmented: dict[str, Examples] = {}
+
+        def score(examples: Examples, augmentation: str = "none") -> Scores:
+            values = self._evaluate(examples, variables, augmentation)
+            return cast("Scores", {**values, "num_examples": len(examples)})
+
+        if self._setup.val and self._setup.val_split == "val":
+            augmented["val_tta"] = self._setup.val
+        if options.test:
+            test = augmented["test_tta"] = self._setup.source.read(
+                self._config.data.test_split
+            )
+            scores["test"] = score(test)
+        if options.tta != "none":
+            for name, examples in augmented.items():
+                scores[name] = score(examples, options.tta)
+        return scores
+
+    def _best_variables(self) -> dict[str, Any]:
+        """Returns the weights of the best epoch; before there is one, the state's."""
+        variables, best = self._state.eval_variables, self._metadata["best"]
+        if best is None:
+            return variables
+        return self._checkpoints.restore_best(
+            variables, self._replicated, best["epoch"]
+        )
+
+    def _tree(self) -> dict[str, Any]:
+        return {"state": self._state, "metrics": self._metrics}
 
     def _save(self) -> None:
-        facts = {**self._facts, "step": self._step, "seconds": self._seconds()}
-        with self._divergence():
-            self._saver.save(self._tree(), facts)
+        with self._explained_divergence():
+            self._checkpoints.save(
+                self._tree(),
+                {**self._metadata, "step": self._step, "seconds": self._seconds()},
+            )
 
-    def _save_best(self, facts: dict[str, Any]) -> None:
-        with self._divergence():
-            self._saver.save_best(self._step, self._state.best_variables, facts)
+    def _save_if_due(self) -> None:
+        # Do not change the order: all processes must poll equally often.
+        is_due = self._checkpoints.poll_timer()
+        if is_due and self._step % self._setup.options.steps_per_epoch:
+            self._save()
+
+    def _save_best(self, best: Best) -> None:
+        with self._explained_divergence():
+            self._checkpoints.save_best(self._step, self._state.eval_variables, best)
 
     @contextlib.contextmanager
-    def _divergence(self):
+    def _explained_divergence(self) -> Iterator[None]:
         """Explains weights that are not finite, which are never saved."""
         try:
             yield
@@ -332,61 +451,30 @@ class Trainer:
 
     def _stop_if_asked(self) -> None:
         limit = self._config.train.max_seconds
-        if self._stop:
-            self._save_and_stop(self._stop.signal.name, self._stop.exit_code)
-        if limit and self._limit.is_due():
-            self._save_and_stop(f"train.max_seconds={limit:g}", 0)
+        if self._stop.poll() or (limit and self._time_limit.poll()):
+            self._save_and_stop()
 
-    def _save_and_stop(self, reason: str, exit_code: int) -> None:
+    def _save_and_stop(self) -> None:
         self._save()
+        limit = f"train.max_seconds={self._config.train.max_seconds:g}"
+        reason = self._stop.signal.name if self._stop.signal else limit
         raise Stopped(
             f"stopped by {reason} at step {self._step:,}, all saved in "
-            f"{self._run.path}; the same command goes on from there",
-            exit_code,
-            reason,
-        )
-
-    def _final_scores(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """Scores the best variables, by validation, on the test set, if that is asked.
-
-        Test-time augmentation has scores of its own, on the validation images too.
-        """
-        options, scores, shown = self._config.evaluate, {"test": None}, {}
-        if self._setup.val and self._setup.val_split == "val":
-            shown["val_tta"] = self._setup.val
-        if options.test:
-            test = self._setup.source.read(self._config.data.test_split)
-            shown["test_tta"] = test
-            scores["test"] = self._score(test, variables)
-        if options.tta != "none":
-            for name, examples in shown.items():
-                scores[name] = self._score(examples, variables, options.tta)
-        return scores
-
-    def _score(self, examples: Examples, variables, augmentation="none"):
-        means = self._evaluate(examples, variables, augmentation)
-        return {**means, "num_examples": len(examples)}
-
-    def _best_variables(self) -> dict[str, Any]:
-        """Returns the variables of the best epoch; before there is one, the state's."""
-        variables, best = self._state.best_variables, self._facts["best"]
-        if best is None:
-            return variables
-        return self._saver.restore_best(
-            variables, self._engine.replicated, best["epoch"]
+            f"{self._run.path}; run the same command to resume",
+            self._stop.exit_code,
         )
 
     @contextlib.contextmanager
-    def _clock(self, name: str):
+    def _clock(self, name: str) -> Iterator[None]:
         """Adds the block's time to one of the run's clocks."""
-        start = self._company.clock()
+        start = time.perf_counter()
         try:
             yield
         finally:
-            self._facts["seconds"][name] += self._company.clock() - start
+            self._metadata["seconds"][name] += time.perf_counter() - start
 
-    def _seconds(self) -> dict[str, float]:
+    def _seconds(self) -> Seconds:
         """Returns the clocks of all sessions of the run, up to now."""
-        seconds = self._facts["seconds"]
+        seconds = self._metadata["seconds"]
         total = seconds["total"] + time.perf_counter() - self._start
-        return {**seconds, "total": total}
+        return cast("Seconds", {**seconds, "total": total})

@@ -1,4 +1,4 @@
-"""Optimisers, as Optax chains."""
+"""Optimizers, as Optax chains."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -11,27 +11,26 @@ import optax
 from cifar_jax import UserError
 
 Momentum = float | optax.Schedule
-Parts = Sequence[optax.GradientTransformation]
 
 
 def _sgd(momentum: Momentum | None, options: dict) -> optax.GradientTransformation:
     decay = options["momentum"] if momentum is None else momentum
-    return _moving(optax.trace, "decay", decay, nesterov=options["nesterov"])
+    return _scheduled(optax.trace, "decay", decay, nesterov=options["nesterov"])
 
 
 def _adam(momentum: Momentum | None, options: dict) -> optax.GradientTransformation:
     b1 = options["b1"] if momentum is None else momentum
-    return _moving(optax.scale_by_adam, "b1", b1, b2=options["b2"])
+    return _scheduled(optax.scale_by_adam, "b1", b1, b2=options["b2"])
 
 
 def _lion(momentum: Momentum | None, options: dict) -> optax.GradientTransformation:
     """The sign of a moving average (Chen et al., 2023, arXiv:2302.06675)."""
     b1 = options["b1"] if momentum is None else momentum
-    return _moving(optax.scale_by_lion, "b1", b1, b2=options["b2"])
+    return _scheduled(optax.scale_by_lion, "b1", b1, b2=options["b2"])
 
 
-def _moving(factory: Callable, name: str, value: Momentum, **static: Any):
-    """Makes a transformation one of whose numbers may be a schedule."""
+def _scheduled(factory: Callable, name: str, value: Momentum, **static: Any):
+    """Returns a transformation one of whose numbers may be a schedule."""
     if not callable(value):
         return factory(**{name: value}, **static)
     return optax.inject_hyperparams(factory, static_args=tuple(static))(
@@ -39,8 +38,8 @@ def _moving(factory: Callable, name: str, value: Momentum, **static: Any):
     )
 
 
-# Of each optimiser: what turns gradients into directions, and whether weight decay is
-# apart from it (Loshchilov & Hutter, 2019, arXiv:1711.05101) or added to the gradient.
+# Each optimizer's function from gradients to directions, and whether weight decay is
+# decoupled (Loshchilov & Hutter, 2019, arXiv:1711.05101) or added to the gradient.
 _DIRECTIONS: dict[str, tuple[Callable, bool]] = {
     "adam": (_adam, False),
     "adamw": (_adam, True),
@@ -50,11 +49,14 @@ _DIRECTIONS: dict[str, tuple[Callable, bool]] = {
 }
 OPTIMIZERS = (*_DIRECTIONS, "muon")
 
-# Parameters that weight decay touches: what has an input axis, or all, as in PyTorch.
-DECAYED = {
+# Parameters that weight decay touches: those with an input axis, or all, as in PyTorch.
+WEIGHT_DECAY_MASKS = {
     "all": lambda params: jax.tree.map(lambda _: True, params),
     "kernels": lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params),
 }
+
+# Inputs of a convolution are patches: height, width and channels, together.
+_KERNEL_AS_MATRIX = optax.contrib.MuonDimensionNumbers((0, 1, 2), (3,))
 
 
 def make_optimizer(
@@ -67,7 +69,7 @@ def make_optimizer(
     frozen: tuple[str, ...] = (),
     **options: Any,
 ) -> optax.GradientTransformation:
-    """Returns the optimiser as an Optax chain.
+    """Returns the optimizer as an Optax chain.
 
     Args:
       name: One of `OPTIMIZERS`.
@@ -75,22 +77,35 @@ def make_optimizer(
       momentum_schedule: Momentum, or Adam's and Lion's b1, by step; None: that of the
         options.
       gradient_clip: Largest global norm of the gradient; 0: no clipping.
-      lr_multipliers: Patterns of paths such as `stem_conv/kernel`, and what the
-        learning rate of the parameters that match is multiplied with; the first match
-        counts.
+      lr_multipliers: Pairs of a pattern of paths such as `stem_conv/kernel`, and a
+        factor of the learning rate of matching parameters; the first match counts.
       frozen: Paths of parameters that stay as they are.
-      **options: Of the optimisers: the other keys of `config.optim`.
+      **options: Options of the optimizers: the other keys of `config.optim`.
 
     Raises:
       UserError: names the key, its value and the remedy.
     """
-    _check(name, momentum_schedule, options)
-    make = _muon if name == "muon" else _chain
-    chain = [
-        *([optax.clip_by_global_norm(gradient_clip)] if gradient_clip else []),
-        *make(name, schedule, momentum_schedule, options),
-        *([_scale_by_path(lr_multipliers)] if lr_multipliers else []),
-    ]
+    for key, value, choices in (
+        ("name", name, OPTIMIZERS),
+        ("muon_fallback", options["muon_fallback"], _DIRECTIONS),
+        ("weight_decay_mask", options["weight_decay_mask"], WEIGHT_DECAY_MASKS),
+    ):
+        if value not in choices:
+            raise UserError(f"optim.{key} is {value!r}; use {', '.join(choices)}")
+    if name == "muon" and momentum_schedule is not None:
+        raise UserError(
+            "schedule.momentum_range does not move muon's momentum; use None, or "
+            "another optim.name"
+        )
+    chain = []
+    if gradient_clip:
+        chain.append(optax.clip_by_global_norm(gradient_clip))
+    if name == "muon":
+        chain.append(_muon(schedule, options))
+    else:
+        chain += _chain(name, schedule, momentum_schedule, options)
+    if lr_multipliers:
+        chain.append(_scale_by_path(lr_multipliers))
     if not frozen:
         return optax.chain(*chain)
     return optax.partition(
@@ -103,16 +118,16 @@ def check_multipliers(lr_multipliers: Sequence, paths: Sequence[str]) -> None:
     """Refuses a pattern that is broken or matches no parameter.
 
     Args:
-      lr_multipliers: As `make_optimizer` takes them.
-      paths: Of all parameters.
+      lr_multipliers: Patterns and factors, as `make_optimizer` takes them.
+      paths: Paths of all parameters.
     """
     for pattern, factor in lr_multipliers:
         try:
             matches = any(re.fullmatch(pattern, path) for path in paths)
         except re.error as error:
             raise UserError(
-                f"optim.lr_multipliers has {pattern!r}, which is no regular expression "
-                f"({error}); use one such as '.*/bias'"
+                f"optim.lr_multipliers has {pattern!r}, which is not a regular "
+                f"expression ({error}); use one such as '.*/bias'"
             ) from error
         if not matches:
             raise UserError(
@@ -125,38 +140,28 @@ def check_multipliers(lr_multipliers: Sequence, paths: Sequence[str]) -> None:
             )
 
 
-def _check(name: str, momentum: optax.Schedule | None, options: dict) -> None:
-    rest = options["muon_fallback"]
-    for key, value, choices in (
-        ("name", name, OPTIMIZERS),
-        ("muon_fallback", rest, _DIRECTIONS),
-        ("weight_decay_mask", options["weight_decay_mask"], DECAYED),
-    ):
-        if value not in choices:
-            raise UserError(f"optim.{key} is {value!r}; use {', '.join(choices)}")
-    if name == "muon" and momentum is not None:
-        raise UserError(
-            "schedule.momentum_range does not move muon's momentum; use None, or "
-            "another optim.name"
-        )
-
-
-def _chain(name: str, schedule, momentum, options: dict) -> Parts:
-    make, apart = _DIRECTIONS[name]
+def _chain(
+    name: str,
+    schedule: optax.Schedule,
+    momentum: optax.Schedule | None,
+    options: dict[str, Any],
+) -> list[optax.GradientTransformation]:
+    make, is_decoupled = _DIRECTIONS[name]
     direction = make(momentum, options)
     decay = optax.add_decayed_weights(
-        options["weight_decay"], DECAYED[options["weight_decay_mask"]]
+        options["weight_decay"], WEIGHT_DECAY_MASKS[options["weight_decay_mask"]]
     )
-    parts = [direction, decay] if apart else [decay, direction]
+    parts = [direction, decay] if is_decoupled else [decay, direction]
     return [*parts, optax.scale_by_learning_rate(schedule)]
 
 
-def _muon(name: str, schedule, momentum, options: dict) -> Parts:
+def _muon(
+    schedule: optax.Schedule, options: dict[str, Any]
+) -> optax.GradientTransformation:
     """Muon (Jordan et al., 2024) for the blocks' convolutions, another for the rest.
 
-    The first and the last layer are no maps between features, so they stay out of it.
+    Muon is not applied to the stem and the classifier.
     """
-    del name, momentum
 
     def label(path: str, leaf) -> str:
         return "muon" if path.startswith("stage") and jnp.ndim(leaf) == 4 else "rest"
@@ -171,11 +176,7 @@ def _muon(name: str, schedule, momentum, options: dict) -> Parts:
         ),
     )
     rest = optax.chain(*_chain(options["muon_fallback"], schedule, None, options))
-    return [optax.partition({"muon": muon, "rest": rest}, _labels(label))]
-
-
-# Inputs of a convolution are patches: height, width and channels, together.
-_KERNEL_AS_MATRIX = optax.contrib.MuonDimensionNumbers((0, 1, 2), (3,))
+    return optax.partition({"muon": muon, "rest": rest}, _labels(label))
 
 
 def _scale_by_path(multipliers: Sequence) -> optax.GradientTransformation:

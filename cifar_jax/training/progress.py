@@ -1,9 +1,20 @@
-"""What a person sees while a run works."""
+"""What a person sees of a run: its progress, and a trace of a few steps."""
 
+import os
 import time
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 import rich.console
 import rich.progress
+
+from cifar_jax.training import distributed
+
+# Without a terminal, a status line is printed this often.
+SECONDS_BETWEEN_LINES = 30.0
+# Steps in a trace.
+NUM_PROFILED_STEPS = 3
 
 
 def clock_time(seconds: float) -> str:
@@ -13,39 +24,15 @@ def clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-class Display(rich.progress.Progress):
-    """Where runs show their lines: live on a terminal.
-
-    Args:
-      quiet: Print nothing.
-      console: Where to print; None: standard output.
-    """
-
-    def __init__(self, *, quiet=False, console=None):
-        console = console or rich.console.Console(highlight=False, quiet=quiet)
-        super().__init__(
-            rich.progress.BarColumn(bar_width=20),
-            rich.progress.TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-
-
 class Progress:
-    """A run's live line on a terminal; elsewhere a plain line now and then.
+    """A run's live line on a terminal; elsewhere a status line now and then.
 
     Args:
-      num_epochs: Epochs of the run.
-      total_steps: Steps of the run.
+      num_epochs: Epochs in the run.
+      total_steps: Steps in the run.
       batch_size: Images in a step.
-      name: What its lines begin with.
-      display: That several runs share; None: one of its own.
-      quiet: Print nothing there.
+      console: Console to print to; None: standard output of process 0.
     """
-
-    # A log that nobody watches needs a sign of life, not a film.
-    SECONDS_BETWEEN_LINES = 30.0
 
     def __init__(
         self,
@@ -53,78 +40,86 @@ class Progress:
         num_epochs: int,
         total_steps: int,
         batch_size: int,
-        name: str = "",
-        display: Display | None = None,
-        quiet: bool = False,
+        console: rich.console.Console | None = None,
     ):
-        self._display = display or Display(quiet=quiet)
-        self._console = self._display.console
-        self._owns_display = display is None
-        self._name = f"{name}  " if name else ""
+        self._console = console or rich.console.Console(
+            highlight=False, quiet=not distributed.is_primary()
+        )
+        self._live = rich.progress.Progress(
+            rich.progress.BarColumn(bar_width=20),
+            rich.progress.TextColumn("{task.description}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._live.add_task("", total=total_steps)
         self._num_epochs = num_epochs
         self._total_steps = total_steps
         self._batch_size = batch_size
-        self._measured = (0, 0.0)  # steps, seconds: of this process, compile excluded
+        # In this process, compilation excluded.
+        self._steps, self._seconds = 0, 0.0
         self._last_line = time.perf_counter()
-        self._task = self._display.add_task(name, total=total_steps)
 
     def __enter__(self):
-        if self._owns_display:
-            self._display.start()
+        self._live.start()
         return self
 
     def __exit__(self, *error):
-        self._display.remove_task(self._task)
-        if self._owns_display:
-            self._display.stop()
+        self._live.stop()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Prints a line above the live one."""
-        self._console.print(f"{self._name}{text}", markup=False, soft_wrap=True)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def count(self, num_steps: int, seconds: float) -> None:
-        """Takes in the time that steps took."""
-        steps, total = self._measured
-        self._measured = steps + num_steps, total + seconds
+        """Adds steps, and the time that they took, to the speed's average."""
+        self._steps += num_steps
+        self._seconds += seconds
 
     @property
     def images_per_second(self) -> float:
-        """Images trained in a second, of this process, without compiling."""
-        steps, seconds = self._measured
-        return steps * self._batch_size / seconds if seconds else 0.0
+        """Images trained per second in this process, compilation excluded."""
+        return self._steps * self._batch_size / self._seconds if self._seconds else 0.0
 
-    def show(self, epoch: int, step: int, means: dict, learning_rate: float) -> None:
+    def show(
+        self, epoch: int, step: int, means: Mapping[str, float], learning_rate: float
+    ) -> None:
         """Shows where training is.
 
         Args:
-          epoch: The one that runs, from 1.
+          epoch: Current epoch, from 1.
           step: Steps done.
           means: `loss` and `accuracy` of the epoch so far.
-          learning_rate: Of the last step.
+          learning_rate: Learning rate of the last step.
         """
         text = (
             f"epoch {epoch}/{self._num_epochs}  step {step:,}/{self._total_steps:,}  "
             f"loss {means['loss']:.4f}  accuracy {means['accuracy']:.4f}  "
             f"lr {learning_rate:.2e}  {self._speed(step)}"
         )
-        self._display.update(
-            self._task, completed=step, description=f"{self._name}{text}"
-        )
+        self._live.update(self._task, completed=step, description=text)
         now = time.perf_counter()
-        since = now - self._last_line
-        if not self._console.is_terminal and since > self.SECONDS_BETWEEN_LINES:
-            self.say(text)
+        is_due = now - self._last_line > SECONDS_BETWEEN_LINES
+        if is_due and not self._console.is_terminal:
+            self.log(text)
             self._last_line = now
 
-    def end_epoch(self, epoch: int, step: int, train: dict, val: dict | None, best):
-        """Prints the line of an epoch.
+    def end_epoch(
+        self,
+        epoch: int,
+        step: int,
+        train: Mapping[str, float],
+        val: Mapping[str, float] | None,
+        is_best: bool,
+    ) -> None:
+        """Prints the line of an epoch; a star marks the best one so far.
 
         Args:
           epoch: Epochs done.
           step: Steps done.
-          train: `loss` and `accuracy`.
-          val: Likewise, or None where there was no validation.
-          best: Whether this is the best epoch so far.
+          train: `loss` and `accuracy` of training.
+          val: `loss` and `accuracy` of the validation, or None without one.
+          is_best: Whether this is the best epoch so far.
         """
         columns = [f"epoch {epoch:>{len(str(self._num_epochs))}}/{self._num_epochs}"]
         for name, means in (("train", train), ("val", val)):
@@ -132,8 +127,8 @@ class Progress:
                 columns.append(
                     f"{name} loss {means['loss']:.4f} accuracy {means['accuracy']:.4f}"
                 )
-        mark = " *" if best else ""
-        self.say("  ".join([*columns, self._speed(step)]) + mark)
+        columns.append(self._speed(step))
+        self.log("  ".join(columns) + (" *" if is_best else ""))
         self._last_line = time.perf_counter()
 
     def _speed(self, step: int) -> str:
@@ -142,3 +137,33 @@ class Progress:
             return ""
         left = (self._total_steps - step) * self._batch_size / speed
         return f"{speed:,.0f} images/s  {clock_time(left)} left"
+
+
+class Profiler:
+    """Traces the first calls of the devices that need no warming up.
+
+    Args:
+      folder: Folder for the trace; `tensorboard --logdir` and xprof read it.
+      steps_per_call: Steps in one call.
+    """
+
+    def __init__(self, folder: os.PathLike, steps_per_call: int):
+        self._folder = os.fspath(folder)
+        self._num_calls = 0
+        self._last = 1 + -(-NUM_PROFILED_STEPS // steps_per_call)
+
+    def before_call(self, pending: Any) -> None:
+        """Starts or stops the trace when that is due.
+
+        Args:
+          pending: Arrays that the devices work on; both ends of the trace wait for
+            them.
+        """
+        if self._num_calls == 1:
+            jax.block_until_ready(pending)
+            jax.profiler.start_trace(self._folder)
+        elif self._num_calls == self._last:
+            jax.block_until_ready(pending)
+            jax.profiler.stop_trace()
+            distributed.log(f"a trace of {self._last - 1} calls is in {self._folder}")
+        self._num_calls += 1

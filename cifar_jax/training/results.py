@@ -1,135 +1,213 @@
-"""What a run ends with: result.json and the lines that sum it up."""
+"""The end of a run: which epoch is selected, result.json, and the lines printed."""
 
 import importlib.metadata
 import os
 import pathlib
 import platform
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
 
 import jax
 from jax.sharding import Mesh
 
 from cifar_jax.training.progress import clock_time
-from cifar_jax.training.setup import Setup
 
 _PACKAGES = ("cifar-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
-def dataset(setup: Setup) -> dict[str, Any]:
-    """Returns what dataset.json holds: what a network needs beside its weights."""
-    return {
-        "name": setup.source.name,
-        "image_shape": list(setup.source.image_shape),
-        "label_names": list(setup.source.label_names),
-        "mean": [float(value) for value in setup.options.mean],
-        "std": [float(value) for value in setup.options.std],
-    }
+class Scores(TypedDict):
+    """Means over a split.
+
+    Attributes:
+      accuracy: Share of correct predictions, 0 to 1.
+      loss: Mean cross-entropy.
+      num_examples: Number of images, each counted once.
+    """
+
+    accuracy: float
+    loss: float
+    num_examples: int
 
 
-def make(
-    setup: Setup,
-    *,
-    config: dict[str, Any],
-    weights: dict[str, Any],
-    init: dict[str, Any] | None,
-    epochs: int,
-    steps: int,
-    best: dict[str, Any] | None,
-    scores: dict[str, dict[str, Any]],
-    seconds: dict[str, float],
-    together: int = 1,
-) -> dict[str, Any]:
-    """Returns what result.json holds.
+class Best(TypedDict):
+    """The selected epoch, from 1; its validation, if there was one."""
 
-    Args:
-      setup: Of the run.
-      config: As plain data.
-      weights: `num_nonzero` and `sparsity` of those that are shipped.
-      init: Where the first weights came from, or None.
+    epoch: int
+    accuracy: NotRequired[float]
+    loss: NotRequired[float]
+
+
+class Seconds(TypedDict):
+    """Clocks of a run, over all sessions, in seconds."""
+
+    total: float
+    compile: float
+    train: float
+    evaluate: float
+
+
+class Source(TypedDict):
+    """A run that weights or a teacher come from.
+
+    Attributes:
+      workdir: Its run directory.
+      epoch: Epoch of its weights.
+      digest: SHA-256 of its weights.
+      num_parameters: Trainable parameters; teachers only.
+      flops_per_image: Floating-point operations of a forward pass; teachers only.
+      seconds: Clocks of its training, or None if it was imported; teachers only.
+    """
+
+    workdir: str
+    epoch: int
+    digest: str
+    num_parameters: NotRequired[int]
+    flops_per_image: NotRequired[int]
+    seconds: NotRequired[Seconds | None]
+
+
+class Dataset(TypedDict):
+    """dataset.json: what a network needs to know of its images.
+
+    Attributes:
+      name: Data set, as `config.data.name`.
+      image_shape: Height, width and channels.
+      label_names: Classes, by label.
+      mean: Mean of each channel, with pixels in [0, 1].
+      std: Standard deviation of each channel, with pixels in [0, 1].
+    """
+
+    name: str
+    image_shape: list[int]
+    label_names: list[str]
+    mean: list[float]
+    std: list[float]
+
+
+class Environment(TypedDict):
+    """Devices and versions.
+
+    Attributes:
+      device: Name of the devices.
+      num_devices: Number of devices, of all processes.
+      num_processes: Number of processes.
+      versions: Versions of Python and packages.
+    """
+
+    device: str
+    num_devices: int
+    num_processes: int
+    versions: dict[str, str]
+
+
+class Result(Environment):
+    """result.json.
+
+    Attributes:
+      config: Resolved config, as plain data.
+      dataset: Name of the data set.
+      num_parameters: Trainable parameters.
+      num_nonzero: Parameters that are not zero.
+      sparsity: Share of zeros in the kernels that pruning may touch.
+      flops_per_image: Floating-point operations of one forward pass: 2 x multiply-adds
+        of convolutions and linear layers.
+      init: Run whose weights training started from, or None.
+      teacher: Run that was distilled from, or None.
+      val: Scores of the selected weights on the validation images, or None.
+      test: Scores on the test images, or None where they were left alone.
+      val_tta: Scores with test-time augmentation, where there are any.
+      test_tta: Scores with test-time augmentation, where there are any.
+      best_epoch: Selected epoch, from 1.
       epochs: Epochs trained.
       steps: Steps trained.
-      best: `epoch`, `accuracy` and `loss` of the best validation, or None.
-      scores: By name, `accuracy`, `loss` and `num_examples`, or None: `test` and, where
-        there is test-time augmentation, `test_tta` and `val_tta`.
-      seconds: `total`, `compile`, `train` and `evaluate`.
-      together: Runs that shared the devices, this one among them.
+      seed: `config.seed`.
+      seconds: Clocks.
+      images_per_second: Images trained per second of the clock `train`.
     """
-    val = None
-    if best and setup.val_split == "val":
-        val = {
-            "accuracy": best["accuracy"],
-            "loss": best["loss"],
-            "num_examples": len(setup.val),
-        }
-    images = steps * setup.options.batch_size
-    return {
-        "config": config,
-        "dataset": setup.source.name,
-        "num_parameters": setup.num_parameters,
-        **weights,
-        "flops_per_image": setup.flops_per_image,
-        "init": init,
-        "teacher": setup.teacher and setup.teacher.facts,
-        "val": val,
-        **scores,
-        "best_epoch": best["epoch"] if best else epochs,
-        "epochs": epochs,
-        "steps": steps,
-        "seed": config["seed"],
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "images_per_second": round(images / seconds["train"], 1),
-        "together": together,
-        **environment(setup.mesh),
-    }
+
+    config: dict[str, Any]
+    dataset: str
+    num_parameters: int
+    num_nonzero: int
+    sparsity: float
+    flops_per_image: int
+    init: Source | None
+    teacher: Source | None
+    val: Scores | None
+    test: Scores | None
+    val_tta: NotRequired[Scores]
+    test_tta: NotRequired[Scores]
+    best_epoch: int
+    epochs: int
+    steps: int
+    seed: int
+    seconds: Seconds
+    images_per_second: float
 
 
-def summary(result: dict[str, Any], path: pathlib.Path) -> str:
+# Rules for the better of two validations, `config.evaluate.best_by`.
+RANKS: dict[str, Callable[[Mapping[str, float]], tuple[float, ...]]] = {
+    "accuracy": lambda val: (val["accuracy"], -val["loss"]),
+    "loss": lambda val: (-val["loss"],),
+    "last": lambda val: (val["epoch"],),
+}
+
+
+def is_better(by: str, val: Best, best: Best | None) -> bool:
+    """Returns whether a validation is better than the best one so far.
+
+    Args:
+      by: Rule, a key of `RANKS`.
+      val: Validation of an epoch.
+      best: Best validation so far, or None.
+    """
+    return best is None or RANKS[by](val) > RANKS[by](best)
+
+
+def summary(result: Result, path: pathlib.Path) -> str:
     """Returns the last lines that a run prints."""
-    test, val, seconds = result["test"], result["val"], result["seconds"]
     lines = []
-    if test:
+    if test := result["test"]:
+        on_test = result["config"]["evaluate"]["select_on"] == "test"
+        note = (
+            "selected on these images: not an honest accuracy"
+            if on_test
+            else ("scored once")
+        )
         lines.append(
             f"test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f} "
-            f"({test['num_examples']:,} images, {_how_chosen(result)})"
+            f"({test['num_examples']:,} images, {note})"
         )
-    for name in ("test_tta", "val_tta"):
-        if result.get(name):
+    for split, scores in (
+        ("test", result.get("test_tta")),
+        ("val", result.get("val_tta")),
+    ):
+        if scores:
             lines.append(
-                f"{name.removesuffix('_tta')} accuracy {result[name]['accuracy']:.4f} "
-                f"with test-time augmentation ({result['config']['evaluate']['tta']})"
+                f"{split} accuracy {scores['accuracy']:.4f} with test-time "
+                f"augmentation ({result['config']['evaluate']['tta']})"
             )
-    if val:
+    if val := result["val"]:
         lines.append(
             f"validation accuracy {val['accuracy']:.4f}, loss {val['loss']:.4f} "
             f"(best of {result['epochs']} epochs: {result['best_epoch']})"
         )
-    clocks = ", ".join(
-        f"{name} {clock_time(seconds[name])}"
-        for name in ("compile", "train", "evaluate")
-    )
+    seconds = result["seconds"]
     lines.append(
-        f"{clock_time(seconds['total'])} in all: {clocks}; "
+        f"{clock_time(seconds['total'])} in all: "
+        f"compile {clock_time(seconds['compile'])}, "
+        f"train {clock_time(seconds['train'])}, "
+        f"evaluate {clock_time(seconds['evaluate'])}; "
         f"{result['images_per_second']:,.0f} images/s on {result['num_devices']} x "
-        f"{result['device']}{_beside(result.get('together', 1) - 1)}"
+        f"{result['device']}"
     )
     lines.append(f"{path}: result.json, metrics.jsonl, best/, checkpoints/, tb/")
     return "\n".join(lines)
 
 
-def _beside(num_others: int) -> str:
-    return f", beside {num_others} other runs" if num_others else ""
-
-
-def _how_chosen(result: dict[str, Any]) -> str:
-    if result["config"]["evaluate"]["select_on"] == "test":
-        return "on which the epoch was chosen: too high for an honest accuracy"
-    return "scored once"
-
-
-def environment(mesh: Mesh) -> dict[str, Any]:
-    """Returns the devices and the versions, as result.json has them."""
+def environment(mesh: Mesh) -> Environment:
+    """Returns the devices of a mesh and the versions of this process."""
     return {
         "device": _device_name(mesh.devices.flat[0]),
         "num_devices": mesh.size,
@@ -149,11 +227,11 @@ def _device_name(device: jax.Device) -> str:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Returns the versions of packages, or that one is "not installed"."""
-    found = {}
+    """Returns the versions of packages, "not installed" for missing ones."""
+    result = {}
     for package in packages:
         try:
-            found[package] = importlib.metadata.version(package)
+            result[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            result[package] = "not installed"
+    return result

@@ -1,11 +1,12 @@
-"""Learning-rate schedules: the keys of `config.schedule`, as functions of the step.
+"""Durations in steps, and learning-rate schedules as functions of the step.
 
 A schedule is a shape, in shares of the peak. All but one_cycle are a linear warm-up and
-then a fall, whose time starts where the warm-up ends.
+then a decay, whose time starts where the warm-up ends.
 """
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,33 @@ import jax.numpy as jnp
 import optax
 
 from cifar_jax import UserError
-from cifar_jax.training import durations
 
-Fall = Callable[[jax.Array], jax.Array]  # steps since the warm-up to a share
+Decay = Callable[[jax.Array], jax.Array]  # steps since the warm-up to a share
+
+_DURATION = re.compile(r"\s*(\d+(?:\.\d*)?)\s*(%|epochs?|steps?)\s*")
+
+
+def to_steps(key: str, duration: str, *, steps_per_epoch: int, total_steps: int) -> int:
+    """Returns a duration in steps, rounded.
+
+    Args:
+      key: Key of the config, for the error.
+      duration: Number and unit: `5 epochs`, `500 steps`, or `5%` of the run.
+      steps_per_epoch: Steps in an epoch.
+      total_steps: Steps in the run.
+
+    Raises:
+      UserError: If the unit is missing or unknown.
+    """
+    match = _DURATION.fullmatch(duration)
+    if match is None:
+        raise UserError(
+            f"{key} is {duration!r}; use a number and its unit, such as '5 epochs', "
+            "'500 steps' or '5%' of the run"
+        )
+    number, unit = float(match[1]), match[2].rstrip("s")
+    steps = {"%": total_steps / 100, "epoch": steps_per_epoch, "step": 1}[unit]
+    return round(number * steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +49,15 @@ class Timing:
     """`config.schedule` with its durations in steps.
 
     Attributes:
-      warmup: From `initial_factor` to the peak.
-      length: From the first step to `final_factor`.
+      warmup: Steps from `initial_factor` to the peak.
+      length: Steps from the first one to `final_factor`.
       initial_factor: First learning rate, as a share of the peak.
       final_factor: Last learning rate, as a share of the peak.
-      period: cosine_restarts: of the first cosine.
-      period_factor: cosine_restarts: of a period, to the one before.
-      decay_every: step: between two falls.
-      decay_factor: step: of a fall.
-      milestones: piecewise: first step, and share of the peak from there.
+      period: cosine_restarts: length of the first cosine.
+      period_factor: cosine_restarts: ratio of a period to the one before.
+      decay_every: step: steps between two drops.
+      decay_factor: step: factor of a drop.
+      milestones: piecewise: first steps, each with the share of the peak from there on.
     """
 
     warmup: int
@@ -46,22 +71,22 @@ class Timing:
     milestones: tuple[tuple[int, float], ...]
 
 
-def _constant(timing: Timing) -> Fall:
+def _constant(timing: Timing) -> Decay:
     del timing
     return jnp.ones_like
 
 
-def _linear(timing: Timing) -> Fall:
+def _linear(timing: Timing) -> Decay:
     """A triangle with the warm-up (Smith & Topin, 2018, arXiv:1708.07120)."""
     return lambda step: 1 + (timing.final_factor - 1) * _share(step, timing)
 
 
-def _cosine(timing: Timing) -> Fall:
+def _cosine(timing: Timing) -> Decay:
     """Half a cosine (Loshchilov & Hutter, 2017, arXiv:1608.03983)."""
     return lambda step: _anneal(1.0, timing.final_factor, _share(step, timing))
 
 
-def _cosine_restarts(timing: Timing) -> Fall:
+def _cosine_restarts(timing: Timing) -> Decay:
     """Half cosines, each a factor longer than the one before (arXiv:1608.03983)."""
     lengths, starts = [timing.period], [0]
     while starts[-1] + lengths[-1] < timing.length:
@@ -69,27 +94,27 @@ def _cosine_restarts(timing: Timing) -> Fall:
         lengths.append(lengths[-1] * timing.period_factor)
     starts, lengths = jnp.array(starts), jnp.array(lengths)
 
-    def fall(step):
+    def decay(step):
         number = jnp.searchsorted(starts, step, side="right") - 1
         share = (step - starts[number]) / lengths[number]
         return _anneal(1.0, timing.final_factor, share)
 
-    return fall
+    return decay
 
 
-def _step(timing: Timing) -> Fall:
-    """Falls to a share of itself every so often (PyTorch's StepLR)."""
+def _step(timing: Timing) -> Decay:
+    """Drops by a factor at equal intervals (PyTorch's StepLR)."""
     return lambda step: timing.decay_factor ** (step // timing.decay_every)
 
 
-def _piecewise(timing: Timing) -> Fall:
+def _piecewise(timing: Timing) -> Decay:
     """Constant from milestone to milestone; before the first, the peak."""
     starts = jnp.array([start - timing.warmup for start, _ in timing.milestones])
     factors = jnp.array([1.0, *(factor for _, factor in timing.milestones)])
     return lambda step: factors[(step >= starts).sum()]
 
 
-FALLS: dict[str, Callable[[Timing], Fall]] = {
+DECAYS: dict[str, Callable[[Timing], Decay]] = {
     "constant": _constant,
     "cosine_restarts": _cosine_restarts,
     "linear": _linear,
@@ -97,7 +122,7 @@ FALLS: dict[str, Callable[[Timing], Fall]] = {
     "step": _step,
     "warmup_cosine": _cosine,
 }
-SCHEDULES = (*FALLS, "one_cycle")
+SCHEDULES = (*DECAYS, "one_cycle")
 
 
 def one_cycle(
@@ -106,7 +131,7 @@ def one_cycle(
     """Cosines from the first value to the second, and on to the third.
 
     The super-convergence schedule (Smith & Topin, 2018, arXiv:1708.07120) as PyTorch's
-    OneCycleLR has it: the second value falls to step `warmup - 1`, the third to
+    OneCycleLR has it: the second value is reached at step `warmup - 1`, the third at
     `length - 1`.
     """
     first, middle, last = values
@@ -136,9 +161,9 @@ def make(
       name: One of `SCHEDULES`.
       peak: Largest learning rate.
       steps_per_epoch: Steps in an epoch.
-      total_steps: Steps of the run.
-      momentum_range: one_cycle: the least momentum, at the peak, and the largest; None:
-        it stays.
+      total_steps: Steps in the run.
+      momentum_range: one_cycle: least momentum, at the peak, and largest one; None: the
+        momentum stays.
       per_epoch: Keep the values of an epoch's first step for all of it.
       **options: The other keys of `config.schedule`; see `Timing`.
 
@@ -149,70 +174,65 @@ def make(
         raise UserError(f"schedule.name is {name!r}; use {', '.join(SCHEDULES)}")
     if not peak > 0:
         raise UserError(f"optim.learning_rate is {peak}; use a positive one")
-    timing = _in_steps(options, steps_per_epoch, total_steps)
-    _check(timing, total_steps)
+    timing = _timing(options, steps_per_epoch, total_steps)
     if momentum_range is not None and name != "one_cycle":
         raise UserError(
             f"schedule.momentum_range is {momentum_range}, but schedule.name is "
             f"{name!r}; use None, or 'one_cycle'"
         )
-    hold = steps_per_epoch if per_epoch else 1
+
+    def held(schedule: optax.Schedule) -> optax.Schedule:
+        hold = steps_per_epoch if per_epoch else 1
+        return lambda step: schedule(jnp.asarray(step // hold * hold, jnp.float32))
+
     if name != "one_cycle":
-        return _held(_warmed_up(peak, timing, FALLS[name](timing)), hold), None
+        return held(_warmed_up(peak, timing, DECAYS[name](timing))), None
     shares = timing.initial_factor, 1.0, timing.final_factor
     rates = tuple(peak * share for share in shares)
-    rate = _held(one_cycle(rates, timing.warmup, timing.length), hold)
+    rate = held(one_cycle(rates, timing.warmup, timing.length))
     if momentum_range is None:
         return rate, None
     least, most = momentum_range
-    swing = one_cycle((most, least, most), timing.warmup, timing.length)
-    return rate, _held(swing, hold)
+    return rate, held(one_cycle((most, least, most), timing.warmup, timing.length))
 
 
-def _warmed_up(peak: float, timing: Timing, fall: Fall) -> optax.Schedule:
+def _warmed_up(peak: float, timing: Timing, decay: Decay) -> optax.Schedule:
     first, warmup = timing.initial_factor, timing.warmup
 
     def schedule(step):
         rise = first + (1 - first) * step / max(warmup, 1)
-        return peak * jnp.where(step < warmup, rise, fall(step - warmup))
+        return peak * jnp.where(step < warmup, rise, decay(step - warmup))
 
     return schedule
 
 
-def _held(schedule: optax.Schedule, hold: int) -> optax.Schedule:
-    return lambda step: schedule(jnp.asarray(step // hold * hold, jnp.float32))
-
-
 def _share(step: jax.Array, timing: Timing) -> jax.Array:
-    """Returns how much of the fall's time is over, at most 1."""
+    """Returns the share of the decay's time that is over, at most 1."""
     return jnp.clip(step / (timing.length - timing.warmup), 0, 1)
 
 
-def _anneal(first: float, last: float, share: jax.Array) -> jax.Array:
+def _anneal(first: Any, last: Any, share: jax.Array) -> jax.Array:
     """Half a cosine from the first value to the last."""
     return last + (first - last) * (1 + jnp.cos(math.pi * share)) / 2
 
 
-def _in_steps(options: dict, steps_per_epoch: int, total_steps: int) -> Timing:
+def _timing(options: dict[str, Any], steps_per_epoch: int, total_steps: int) -> Timing:
+    """Returns the options with their durations in steps, checked."""
+
     def steps(key: str, duration: str) -> int:
-        return durations.to_steps(
+        return to_steps(
             f"schedule.{key}",
             duration,
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,
         )
 
-    in_steps = {
-        key: steps(key, options[key])
-        for key in ("warmup", "length", "period", "decay_every")
-    }
-    milestones = tuple(
+    durations = ("warmup", "length", "period", "decay_every")
+    in_steps: dict[str, Any] = {key: steps(key, options[key]) for key in durations}
+    in_steps["milestones"] = tuple(
         (steps("milestones", when), factor) for when, factor in options["milestones"]
     )
-    return Timing(**options | in_steps | {"milestones": milestones})
-
-
-def _check(timing: Timing, total_steps: int) -> None:
+    timing = Timing(**options | in_steps)
     if not 0 <= timing.warmup < min(total_steps, timing.length):
         raise UserError(
             f"the warm-up takes {timing.warmup:,} steps of a run of {total_steps:,}; "
@@ -227,3 +247,4 @@ def _check(timing: Timing, total_steps: int) -> None:
             f"schedule.milestones start at the steps {starts}; give them in their "
             f"order, after the warm-up of {timing.warmup:,} steps"
         )
+    return timing

@@ -1,4 +1,4 @@
-"""From a config to what a run needs. The only part of training that reads the config.
+"""From a config to a run before its first step: data, network, optimizer, devices.
 
 Durations are turned from epochs into steps here, once.
 """
@@ -6,7 +6,6 @@ Durations are turned from epochs into steps here, once.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -16,29 +15,48 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax import config as config_lib
 from cifar_jax.data import augment, sources, splits
 from cifar_jax.models import count, resnet
-from cifar_jax.training import checks, durations, optim, policy, schedules, sharding
+from cifar_jax.training import distributed, optim, results, schedules
 from cifar_jax.training.methods import pruning, whitening
+from cifar_jax.training.methods.tta import TTA
+from cifar_jax.training.state import TrainState, create_state
 from cifar_jax.training.steps import StepOptions, normalize
 
 # Five million patches of 3x3 pixels: more change no digit that matters.
 NUM_WHITENING_IMAGES = 5000
-# Of a device's memory that the training images may take; activations need the rest.
+# Share of a device's memory for the training images; activations need the rest.
 DEVICE_SHARE = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
-class Teacher:
-    """A network that a run learns from.
+class Segment:
+    """A part of the run whose steps have a program of their own.
+
+    XLA:CPU runs convolutions in a branch a hundred times slower, so what changes in the
+    course of a run is not a branch in the step.
 
     Attributes:
-      variables: Its weights and batch statistics, on the devices.
-      facts: What it is and what it has cost, as result.json has it.
+      start: First step.
+      options: Options of its steps.
+    """
+
+    start: int
+    options: StepOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A network to distil from.
+
+    Attributes:
+      variables: Weights and batch statistics, on the devices.
+      source: Where it comes from and what it has cost.
     """
 
     variables: Any
-    facts: dict[str, Any]
+    source: results.Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,30 +64,31 @@ class Setup:
     """A run before its first step.
 
     Attributes:
-      source: The data set.
+      source: Data set.
       train: Images to train on.
-      val: Images to choose the best epoch on, or None.
-      val_split: Their name: "val", or "test" where a report chose on those.
-      model: The network.
-      num_parameters: Trainable ones.
-      flops_per_image: Of one forward pass: 2 x multiply-adds of convolutions and
-        linear layers.
+      val: Images to select the best epoch on, or None.
+      val_split: Name of those: "val", or "test" where a report selected on test images.
+      model: Network, a Flax module.
+      num_parameters: Number of trainable parameters.
+      flops_per_image: Floating-point operations of one forward pass: 2 x multiply-adds
+        of convolutions and linear layers.
       schedule: Learning rate by step.
       optimizer: Optax chain.
-      stem_kernel: Filters that the stem starts with, or None.
-      options: Of the compiled steps.
-      mesh: All devices.
-      num_epochs: Epochs of the run.
+      stem_kernel: float32 filters that the stem starts with, or None.
+      options: Options of the steps.
+      mesh: Mesh of all devices.
+      num_epochs: Epochs in the run.
       placement: Where the images lie, "device" or "host".
-      steps_per_dispatch: Steps in one call of the devices.
-      teacher: Whom the run learns from, or None.
+      steps_per_dispatch: Largest number of steps in one call of the devices.
+      sam_start: First step with sharpness-aware minimisation.
+      teacher: Network to distil from, or None.
     """
 
     source: sources.Source
     train: sources.Examples
     val: sources.Examples | None
     val_split: str
-    model: Any
+    model: resnet.ResNet
     num_parameters: int
     flops_per_image: int
     schedule: optax.Schedule
@@ -80,17 +99,44 @@ class Setup:
     num_epochs: int
     placement: str
     steps_per_dispatch: int
+    sam_start: int = 0
     teacher: Teacher | None = None
 
     @property
-    def total_steps(self) -> int:
-        """Steps of the run."""
-        return self.options.total_steps
+    def segments(self) -> tuple[Segment, ...]:
+        """Parts of the run, in their order; the first one starts at step 0."""
+        segments = [Segment(self.sam_start, self.options)]
+        if self.sam_start:
+            plain = dataclasses.replace(self.options, sam_rho=0.0)
+            segments.insert(0, Segment(0, plain))
+        return tuple(segments)
 
     @property
-    def ships_from(self) -> int:
-        """Steps after which the weights may be shipped: all pruning is done."""
+    def first_eligible_step(self) -> int:
+        """Step from which on weights may be selected: all pruning is done."""
         return self.options.pruning_plan.stop if self.options.pruning_plan else 0
+
+    @property
+    def dataset(self) -> results.Dataset:
+        """Contents of dataset.json."""
+        return {
+            "name": self.source.name,
+            "image_shape": list(self.source.image_shape),
+            "label_names": list(self.source.label_names),
+            "mean": [float(value) for value in self.options.mean],
+            "std": [float(value) for value in self.options.std],
+        }
+
+    def create_state(self, key: jax.Array) -> TrainState:
+        """Returns the state before the first step; a pure function of the key."""
+        return create_state(
+            key,
+            self.model,
+            self.optimizer,
+            image_shape=self.source.image_shape,
+            average=self.options.ema_decay > 0,
+            stem_kernel=self.stem_kernel,
+        )
 
 
 def make(
@@ -98,64 +144,31 @@ def make(
 ) -> Setup:
     """Checks a config, reads its data, and returns what a run needs.
 
-    The network is checked against its budget before data is read or anything compiles.
+    Do not change the order: the network is checked against its budget, and the config
+    against its bounds, before data is read or anything compiles.
 
     Args:
-      config: As `cifar_jax.config` has it.
-      devices: To run on; None: all.
-      report: Called with what a person should see meanwhile.
+      config: Config of the run.
+      devices: Devices to run on; None: all.
+      report: Called with lines for a person to read meanwhile.
 
     Raises:
       UserError: names the key, its value, the limit and the remedy.
     """
-    mesh = sharding.make_mesh(devices)
-    data = config.data
-    source = sources.open(
-        data.name,
-        data.dir,
-        image_size=data.image_size,
-        local=data.source,
-        report=report,
-    )
+    mesh = distributed.make_mesh(devices)
+    source = open_source(config, report=report)
     model, num_parameters, macs = _make_model(config, source, report)
     pipeline = augment.make_pipeline(config.augment, image_shape=source.image_shape)
-    checks.check(config, mesh)
-    policy.check(config)
-    train, val = _load(config, source)
-    source.check_split(data.test_split)
-    mean, std = _normalization(config, train)
-    batch_size, views = config.train.batch_size, config.train.repeats
-    steps_per_epoch = _steps_per_epoch(len(train), batch_size, views)
-    total_steps = config.train.epochs * steps_per_epoch
-    options = StepOptions(
-        num_classes=source.num_classes,
-        batch_size=batch_size,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-        augment=pipeline,
-        mean=mean,
-        std=std,
-        label_smoothing=config.train.label_smoothing,
-        ema_decay=config.train.ema_decay,
-        split=sharding.split(mesh),
-        accumulate=config.train.accumulate,
-        sam_rho=config.optim.sam_rho,
-        sam_adaptive=config.optim.sam_adaptive,
-        sam_start=_sam_start(config, steps_per_epoch, total_steps),
-        views=views,
-        pruning_plan=pruning.make_plan(
-            **config.prune.to_dict(),
-            steps_per_epoch=steps_per_epoch,
-            total_steps=total_steps,
-        ),
-    )
+    _check(config, mesh)
+    train, val = read_train_and_val(config, source)
+    if config.evaluate.select_on == "test":  # as some reports did
+        val = source.read(config.data.test_split)
+    else:
+        source.check_split(config.data.test_split)
+    options = _step_options(config, source, train, pipeline, mesh)
+    schedule, optimizer = _make_optimizer(config, model, source.image_shape, options)
+    frozen_stem = frozen_paths(model)
     placement = _placement(config, mesh, train)
-    schedule, optimizer = make_optimizer(
-        config,
-        options.steps_per_epoch,
-        frozen=frozen(model),
-        paths=count.parameter_paths(model, source.image_shape),
-    )
     return Setup(
         source=source,
         train=train,
@@ -166,16 +179,20 @@ def make(
         flops_per_image=2 * macs,
         schedule=schedule,
         optimizer=optimizer,
-        stem_kernel=_whitening(model.design, train, options) if frozen(model) else None,
+        stem_kernel=_whitening(model, train, options) if frozen_stem else None,
         options=options,
         mesh=mesh,
         num_epochs=config.train.epochs,
         placement=placement,
         steps_per_dispatch=_steps_per_dispatch(config, mesh, placement),
+        sam_start=_sam_start(config, options),
     )
 
 
-def _make_model(config: ConfigDict, source: sources.Source, report: sources.Report):
+def _make_model(
+    config: ConfigDict, source: sources.Source, report: sources.Report
+) -> tuple[resnet.ResNet, int, int]:
+    """Returns the network, its number of parameters, and its multiply-adds."""
     model = resnet.create(
         num_classes=source.num_classes,
         image_shape=source.image_shape,
@@ -189,20 +206,130 @@ def _make_model(config: ConfigDict, source: sources.Source, report: sources.Repo
     return model, num_parameters, count.total(rows).macs
 
 
-def _load(config: ConfigDict, source: sources.Source):
-    data = config.data
-    examples = source.read(data.train_split)
-    if config.evaluate.select_on == "test":
-        return examples, source.read(data.test_split)
-    if not data.validation:
-        return examples, None
-    return splits.hold_out(
-        examples, data.validation, seed=data.split_seed, stratified=data.stratified
+def _check(config: ConfigDict, mesh: Mesh) -> None:
+    config_lib.check(config)
+    for key, value, choices in (
+        ("evaluate.best_by", config.evaluate.best_by, results.RANKS),
+        ("evaluate.select_on", config.evaluate.select_on, ("val", "test")),
+        ("evaluate.tta", config.evaluate.tta, TTA),
+        ("data.placement", config.data.placement, ("auto", "device", "host")),
+    ):
+        if value not in choices:
+            raise UserError(f"{key} is {value!r}; use {', '.join(choices)}")
+    batch_size, num_parts = config.train.batch_size, config.train.accumulate
+    distributed.check_batch_size("train.batch_size", batch_size, mesh)
+    if batch_size % (num_parts * mesh.size):
+        raise UserError(
+            f"train.accumulate is {num_parts}, but {mesh.size} devices cannot share "
+            f"{batch_size / num_parts:g} of {batch_size} images evenly; use a number "
+            "of parts that divides train.batch_size"
+        )
+
+
+def open_source(
+    config: ConfigDict | Mapping[str, Any],
+    data_dir: str | None = None,
+    report: sources.Report = print,
+) -> sources.Source:
+    """Opens the data set of a config, which may be plain data.
+
+    Args:
+      config: Config of the run.
+      data_dir: Folder of TFDS data sets; None: that of the config.
+      report: Called with a line before each slow part.
+    """
+    data = config["data"]
+    return sources.open(
+        data["name"],
+        data_dir or data["dir"],
+        image_size=data["image_size"],
+        local=data["source"],
+        report=report,
     )
 
 
-def _normalization(config: ConfigDict, train: sources.Examples):
-    """Constants of the config, else of the training images alone."""
+def read_train_and_val(
+    config: ConfigDict | Mapping[str, Any], source: sources.Source
+) -> tuple[sources.Examples, sources.Examples | None]:
+    """Reads the images that a run trains on, and those that it holds out, if any.
+
+    Args:
+      config: Config of the run, which may be plain data.
+      source: Its data set.
+
+    Raises:
+      UserError: If the data cannot be read.
+    """
+    data = config["data"]
+    examples = source.read(data["train_split"])
+    if not data["validation"]:
+        return examples, None
+    return splits.hold_out(
+        examples,
+        data["validation"],
+        seed=data["split_seed"],
+        stratified=data["stratified"],
+    )
+
+
+def _step_options(
+    config: ConfigDict,
+    source: sources.Source,
+    train: sources.Examples,
+    pipeline: Any,
+    mesh: Mesh,
+) -> StepOptions:
+    batch_size, repeats = config.train.batch_size, config.train.repeats
+    if batch_size > len(train) * repeats:
+        raise UserError(
+            f"train.batch_size is {batch_size:,}, but there are {len(train):,} "
+            "training images; use a smaller batch"
+        )
+    steps_per_epoch = len(train) * repeats // batch_size
+    total_steps = config.train.epochs * steps_per_epoch
+    mean, std = _normalization(config, train)
+    start, stop = (
+        schedules.to_steps(
+            f"prune.{key}",
+            config.prune[key],
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+        )
+        for key in ("start", "stop")
+    )
+    if config.prune.sparsity and not start < stop <= total_steps:
+        raise UserError(
+            f"prune.start is {config.prune.start!r} and prune.stop "
+            f"{config.prune.stop!r}, steps {start:,} and {stop:,} of {total_steps:,}; "
+            "stop later than the start, within the run"
+        )
+    return StepOptions(
+        num_classes=source.num_classes,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        augment=pipeline,
+        mean=mean,
+        std=std,
+        label_smoothing=config.train.label_smoothing,
+        ema_decay=config.train.ema_decay,
+        split=distributed.split(mesh),
+        accumulate=config.train.accumulate,
+        sam_rho=config.optim.sam_rho,
+        sam_adaptive=config.optim.sam_adaptive,
+        repeats=repeats,
+        pruning_plan=(
+            pruning.Plan(config.prune.sparsity, start, stop)
+            if config.prune.sparsity
+            else None
+        ),
+    )
+
+
+def _normalization(
+    config: ConfigDict, train: sources.Examples
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns constants of the config, or those of the training images alone."""
     mean, std = config.data.mean, config.data.std
     if mean is None or std is None:
         computed = splits.channel_statistics(train.images)
@@ -217,90 +344,75 @@ def _normalization(config: ConfigDict, train: sources.Examples):
             )
     if min(std) <= 0:
         raise UserError(f"data.std is {tuple(std)}; use positive values, or None")
-    return np.float32(mean), np.float32(std)
+    return np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
 
-def _steps_per_epoch(num_examples: int, batch_size: int, views: int) -> int:
-    if batch_size > num_examples * views:
-        raise UserError(
-            f"train.batch_size is {batch_size:,}, but there are {num_examples:,} "
-            "training images; use a smaller batch"
-        )
-    return num_examples * views // batch_size
-
-
-def _sam_start(config: ConfigDict, steps_per_epoch: int, total_steps: int) -> int:
+def _sam_start(config: ConfigDict, options: StepOptions) -> int:
     if not config.optim.sam_rho:
         return 0
-    return durations.to_steps(
+    return schedules.to_steps(
         "optim.sam_start",
         config.optim.sam_start,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
+        steps_per_epoch=options.steps_per_epoch,
+        total_steps=options.total_steps,
     )
 
 
-def frozen(model: Any) -> tuple[str, ...]:
+def frozen_paths(model: resnet.ResNet) -> tuple[str, ...]:
     """Returns the paths of the parameters that stay as they are."""
     return ("stem_conv/kernel",) if model.design.stem == "whitening" else ()
 
 
-def make_optimizer(
-    config: ConfigDict,
-    steps_per_epoch: int,
-    *,
-    frozen: tuple[str, ...],
-    paths: Sequence[str],
-    traced: Mapping[str, jax.Array] = MappingProxyType({}),
-) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """Returns the learning rate by step, and the Optax chain that uses it.
+def optimizer_options(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of `optim.make_optimizer` that a config has."""
+    elsewhere = ("learning_rate", "sam_rho", "sam_adaptive", "sam_start")
+    return {k: v for k, v in dict(config["optim"]).items() if k not in elsewhere}
 
-    Args:
-      config: As `cifar_jax.config` has it.
-      steps_per_epoch: Steps in an epoch.
-      frozen: Paths of parameters that stay as they are.
-      paths: Of all parameters.
-      traced: What takes the place of some numbers of `config.optim`.
-    """
-    options = config.optim.to_dict() | traced
-    for key in ("sam_rho", "sam_adaptive", "sam_start"):  # they belong to the step
-        options.pop(key, None)
-    peak = options.pop("learning_rate")
-    is_traced = "learning_rate" in traced
-    shape, momentum = schedules.make(
-        peak=1.0 if is_traced else peak,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=config.train.epochs * steps_per_epoch,
+
+def _make_optimizer(
+    config: ConfigDict,
+    model: resnet.ResNet,
+    image_shape: tuple[int, int, int],
+    options: StepOptions,
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """Returns the learning rate by step, and the Optax chain that uses it."""
+    schedule, momentum_schedule = schedules.make(
+        peak=config.optim.learning_rate,
+        steps_per_epoch=options.steps_per_epoch,
+        total_steps=options.total_steps,
         **config.schedule.to_dict(),
     )
-    schedule = (lambda step: peak * shape(step)) if is_traced else shape
-    optim.check_multipliers(options["lr_multipliers"], paths)
+    paths = count.parameter_paths(model, image_shape)
+    optim.check_multipliers(config.optim.lr_multipliers, paths)
     return schedule, optim.make_optimizer(
-        schedule=schedule, momentum_schedule=momentum, frozen=frozen, **options
+        schedule=schedule,
+        momentum_schedule=momentum_schedule,
+        frozen=frozen_paths(model),
+        **optimizer_options(config),
     )
 
 
-def _whitening(design, train: sources.Examples, options: StepOptions) -> np.ndarray:
+def _whitening(
+    model: resnet.ResNet, train: sources.Examples, options: StepOptions
+) -> np.ndarray:
     images = normalize(train.images[:NUM_WHITENING_IMAGES], options.mean, options.std)
     return whitening.filters(
-        np.asarray(images), kernel_size=design.stem_kernel, width=design.stem_width
+        np.asarray(images),
+        kernel_size=model.design.stem_kernel,
+        width=model.design.stem_width,
     )
 
 
 def _placement(config: ConfigDict, mesh: Mesh, train: sources.Examples) -> str:
-    placement = config.data.placement
-    if placement not in ("auto", "device", "host"):
-        raise UserError(
-            f"data.placement is {placement!r}; use 'auto', 'device' or 'host'"
-        )
-    if placement != "auto":
-        return placement
-    memory = (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    if config.data.placement != "auto":
+        return config.data.placement
+    stats = mesh.local_devices[0].memory_stats() or {}
+    memory = stats.get("bytes_limit", math.inf)
     return "device" if train.images.nbytes <= DEVICE_SHARE * memory else "host"
 
 
 def _steps_per_dispatch(config: ConfigDict, mesh: Mesh, placement: str) -> int:
-    if placement == "host":  # a batch comes at a time
+    if placement == "host":  # one batch arrives at a time
         return 1
     # XLA runs convolutions inside a loop on one thread of the CPU, and slowly: 58 times
     # slower than a call for each step (2 cores, jaxlib 0.10.2).

@@ -10,7 +10,7 @@ import optax
 _ASAM_FLOOR = 0.01
 
 
-def ascend(params: Any, grads: Any, *, rho: float, adaptive: bool) -> Any:
+def ascend(params: Any, grads: Any, rho: float, adaptive: bool) -> Any:
     """Returns the parameters moved by `rho` along the gradient: uphill.
 
     Foret et al. (2021, arXiv:2010.01412). Adaptive: each weight's step is in
@@ -18,8 +18,8 @@ def ascend(params: Any, grads: Any, *, rho: float, adaptive: bool) -> Any:
     et al., 2021, arXiv:2102.11600).
 
     Args:
-      params: A tree of arrays.
-      grads: Of the loss of the whole batch, at these.
+      params: Tree of arrays.
+      grads: Gradient of the whole batch's loss at these parameters.
       rho: Radius.
       adaptive: Whether to use ASAM.
     """

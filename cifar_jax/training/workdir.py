@@ -6,38 +6,51 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
 
 from cifar_jax import UserError
 from cifar_jax._files import replacing
 from cifar_jax.config import config_diff, config_to_dict
 from cifar_jax.training import distributed
-from cifar_jax.training.scalars import Scalars
+from cifar_jax.training.results import Dataset, Result
 
-# For a network file system to show a file to another host.
+# Time that a network file system takes to show a file to another host.
 SHARED_SECONDS = 10
 
 
 class RunDirectory:
-    """The files of one run, as `README.md` lists them."""
+    """The files of one run, as `README.md` lists them.
 
-    def __init__(self, path: os.PathLike):
+    Only a directory with `is_writer` changes them: that of process 0. In the others the
+    writing methods do nothing, so all processes can call the same ones.
+
+    Args:
+      path: Path of the directory.
+      is_writer: Whether to write.
+    """
+
+    def __init__(self, path: os.PathLike | str, *, is_writer: bool = True):
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
         self.profile = self.path / "profile"
+        self._is_writer = is_writer
         self._lock = self.path / ".lock"
         self._config = self.path / "config.json"
         self._dataset = self.path / "dataset.json"
         self._metrics = self.path / "metrics.jsonl"
         self._result = self.path / "result.json"
-        self._tensorboard = None
-        self.token = ""  # of the lock, once it is held
+        self._tensorboard: TensorBoard | None = None
+        self.token = ""  # content of the lock file, once the lock is held
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -46,6 +59,9 @@ class RunDirectory:
         Raises:
           UserError: If another run is in here, or the folder cannot be written.
         """
+        if not self._is_writer:
+            yield
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = self._lock.open("a")
@@ -76,7 +92,7 @@ class RunDirectory:
         """Refuses a directory that is not the one which process 0 has locked.
 
         Args:
-          token: What process 0 wrote there.
+          token: Content that process 0 wrote to the lock file.
 
         Raises:
           UserError: If this process does not find it.
@@ -94,9 +110,9 @@ class RunDirectory:
         """Refuses a directory that holds the work of another config.
 
         Args:
-          config: Of the run that wants to work here.
-          resume: "auto": a run is gone on with or started; "never": one must not be
-            here; "must": one must be.
+          config: Config of the run that wants to work here.
+          resume: "auto": a run is resumed or started; "never": a run must not be here;
+            "must": one must be.
 
         Raises:
           UserError: names the keys that differ.
@@ -113,10 +129,16 @@ class RunDirectory:
         if resume == "never" and holds_work:
             raise UserError(
                 f"{self.path} holds a run (--resume=never); choose another --workdir, "
-                "or go on with --resume=auto"
+                "or resume it with --resume=auto"
             )
-        if not holds_work or not self._config.exists():
+        if not holds_work:
             return  # nothing to lose
+        if not self._config.exists():
+            raise UserError(
+                f"{self.path} holds a run but no config.json, so it cannot be told "
+                "whether this config is the run's; restore config.json from a copy, or "
+                "choose another --workdir"
+            )
         changed = config_diff(_read_json(self._config), config_to_dict(config))
         if changed:
             raise UserError(
@@ -129,11 +151,13 @@ class RunDirectory:
         """Refuses a disk that is too small for the run's checkpoints.
 
         Args:
-          num_bytes: Of all of them; what is here already counts.
+          num_bytes: Size of all of them; those that are here already count.
 
         Raises:
-          UserError: names what is free and what is needed.
+          UserError: names the space that is free and the space that is needed.
         """
+        if not self._is_writer:
+            return
         needed = num_bytes - sum(map(_size, (self.checkpoints, self.best)))
         free = shutil.disk_usage(self.path).free
         if needed > free:
@@ -143,48 +167,64 @@ class RunDirectory:
                 "checkpoint.keep, or choose another --workdir"
             )
 
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> Result | None:
         """Returns the result of a run that has ended, or None."""
         return _read_json(self._result) if self._result.exists() else None
 
-    def claim(self, config: ConfigDict, dataset: Mapping[str, Any]) -> None:
-        """Writes the resolved config, and what the network was made for.
-
-        Args:
-          config: As `cifar_jax.config` has it.
-          dataset: `name`, `image_shape`, `label_names`, and the `mean` and `std` that
-            images are normalised with.
-        """
-        with self._writing():
-            _write_json(self._dataset, dataset)
-            _write_json(self._config, config_to_dict(config))
-
     def config(self) -> dict[str, Any]:
-        """Returns the config that `claim` wrote."""
+        """Returns the config of the run."""
         return _read_json(self._config)
 
-    def dataset(self) -> dict[str, Any]:
-        """Returns what `claim` wrote about the data set."""
+    def dataset(self) -> Dataset:
+        """Returns what the network needs to know of its images."""
         return _read_json(self._dataset)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns the rows of metrics.jsonl; a line that was cut off is dropped."""
-        rows = []
-        if self._metrics.exists():
-            for line in self._metrics.read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):
-                    rows.append(json.loads(line))
-        return rows
+        """Returns the rows of metrics.jsonl, without a last line that was cut off.
+
+        Raises:
+          UserError: If another line is damaged; names it.
+        """
+        if not self._metrics.exists():
+            return []
+        # A line is written with its end, so a cut-off line is the last one, without it.
+        *lines, rest = self._metrics.read_bytes().split(b"\n")
+        rows = [self._row(line, number) for number, line in enumerate(lines, start=1)]
+        try:
+            json.loads(rest)
+        except json.JSONDecodeError:
+            return rows
+        except (ValueError, RecursionError):
+            pass
+        return [*rows, self._row(rest, len(lines) + 1)]
+
+    def _row(self, line: bytes, number: int) -> dict[str, Any]:
+        reason: object = "it has no epoch"
+        try:
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("epoch"), int):
+                return row
+        except (ValueError, RecursionError) as error:
+            reason = error
+        raise UserError(
+            f"{self._metrics} is damaged in line {number} ({reason}); restore it from "
+            "a copy, or take the line out"
+        )
+
+    def claim(self, config: ConfigDict, dataset: Dataset) -> None:
+        """Writes config.json and dataset.json."""
+        self._write_json(self._dataset, dataset)
+        self._write_json(self._config, config_to_dict(config))
 
     def rewind(self, num_epochs: int, step: int) -> None:
-        """Drops the rows of all but the first epochs: those will be run again."""
+        """Drops the rows after the first epochs, which will be run again."""
         rows = [row for row in self.rows() if row["epoch"] <= num_epochs]
-        with self._writing():
-            with replacing(self._metrics) as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self._write(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        if self._is_writer:
             if self._tensorboard:
                 self._tensorboard.close()
-            self._tensorboard = Scalars(self.path / "tb", purge_step=step + 1)
+            with self._explained():
+                self._tensorboard = TensorBoard(self.path / "tb", purge_step=step + 1)
 
     def add_row(self, row: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl, and its numbers to TensorBoard.
@@ -192,21 +232,34 @@ class RunDirectory:
         Args:
           row: `step`, `epoch`, `split`, and numbers.
         """
-        split, position = row["split"], ("step", "epoch", "split")
-        numbers = {k: v for k, v in row.items() if k not in position}
-        with self._writing():
+        if not self._is_writer:
+            return
+        position = ("step", "epoch", "split")
+        numbers = {
+            f"{row['split']}/{name}": value
+            for name, value in row.items()
+            if name not in position
+        }
+        with self._explained():
             with self._metrics.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            tagged = {f"{split}/{name}": value for name, value in numbers.items()}
-            self._tensorboard.add(row["step"], tagged)
+            if self._tensorboard:
+                self._tensorboard.add(row["step"], numbers)
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
+    def write_result(self, result: Result) -> None:
         """Writes result.json, which marks the run as ended."""
-        with self._writing():
-            _write_json(self._result, result)
+        self._write_json(self._result, result)
+
+    def _write_json(self, path: pathlib.Path, content: Mapping[str, Any]) -> None:
+        self._write(path, json.dumps(content, indent=2) + "\n")
+
+    def _write(self, path: pathlib.Path, text: str) -> None:
+        if self._is_writer:
+            with self._explained(), replacing(path) as temporary:
+                temporary.write_text(text)
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -216,54 +269,68 @@ class RunDirectory:
             ) from error
 
 
-class WatchedRunDirectory(RunDirectory):
-    """The run directory as processes other than 0 see it: they write nothing."""
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Does nothing: process 0 holds the lock."""
-        yield
-
-    def check_space(self, num_bytes: int) -> None:
-        """Does nothing."""
-
-    def claim(self, config: ConfigDict, dataset: Mapping[str, Any]) -> None:
-        """Does nothing."""
-
-    def rewind(self, num_epochs: int, step: int) -> None:
-        """Does nothing."""
-
-    def add_row(self, row: Mapping[str, Any]) -> None:
-        """Does nothing."""
-
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        """Does nothing."""
-
-
 @contextlib.contextmanager
 def enter(
-    workdir: os.PathLike, config: ConfigDict, resume: str
+    workdir: os.PathLike | str, config: ConfigDict, resume: str
 ) -> Iterator[RunDirectory]:
     """Yields the run directory, locked and checked, in all processes or in none.
 
     Args:
-      workdir: Its path, on a file system that all processes share.
-      config: Of the run.
-      resume: As `RunDirectory.check` has it.
+      workdir: Path of the directory, on a file system that all processes share.
+      config: Config of the run.
+      resume: "auto", "never" or "must", as `RunDirectory.check` takes it.
 
     Raises:
       UserError: If it is in use, cannot be written, is not shared, or holds the work of
         another config.
     """
-    primary = distributed.is_primary()
-    run = (RunDirectory if primary else WatchedRunDirectory)(workdir)
+    run = RunDirectory(workdir, is_writer=distributed.is_primary())
     with contextlib.ExitStack() as stack:
-        with distributed.together():
+        with distributed.all_or_none():
             stack.enter_context(run.lock())
-        with distributed.together():
-            run.check_shared(distributed.share(run.token))
+        with distributed.all_or_none():
+            run.check_shared(distributed.broadcast(run.token))
             run.check(config, resume)
         yield run
+
+
+class TensorBoard:
+    """An event file for TensorBoard, written by the caller's own thread.
+
+    tensorboardX's SummaryWriter writes in a thread that a full disk kills silently; the
+    run would then wait for it forever.
+
+    Args:
+      folder: Folder of the file, which is made if it does not exist.
+      purge_step: Step from which on the folder's older files are not shown.
+    """
+
+    def __init__(self, folder: os.PathLike, *, purge_step: int):
+        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
+        self._writer = RecordWriter(os.path.join(folder, name))
+        self._write(Event(step=purge_step, file_version="brain.Event:2"))
+        start = SessionLog(status=SessionLog.START)
+        self._write(Event(step=purge_step, session_log=start))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the values of a step, by their tags.
+
+        Raises:
+          OSError: If they cannot be written.
+        """
+        for tag, value in values.items():
+            self._write(Event(step=step, summary=summary.scalar(tag, value)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file; writes that failed have been reported."""
+        with contextlib.suppress(OSError):
+            self._writer.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writer.write(event.SerializeToString())
 
 
 def _size(folder: pathlib.Path) -> int:
@@ -276,21 +343,16 @@ def _size(folder: pathlib.Path) -> int:
     return total
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(
-            f"{path} does not exist: {path.parent} is no run directory; give one that "
-            "`python -m cifar_jax.main` has written"
+            f"{path} does not exist: {path.parent} is not a run directory; give one "
+            "that `python -m cifar_jax.main` has written"
         ) from error
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}); restore it from a copy, or choose another "
             "--workdir"
         ) from error
-
-
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")

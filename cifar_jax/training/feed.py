@@ -1,0 +1,254 @@
+"""How images reach the training step, and the calls of the devices that it makes.
+
+With `data.placement` "device" all images lie there, as uint8: a call takes several
+steps, each of which gathers its batch by the epoch's order. With "host" a thread
+gathers the batches ahead of the devices, in the same order, so the losses are the same.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cifar_jax.data import batches
+from cifar_jax.data.sources import Examples
+from cifar_jax.training import distributed, steps
+from cifar_jax.training.setup import Setup
+from cifar_jax.training.state import Metrics, TrainState
+from cifar_jax.training.steps import Batch, StepOptions
+
+# Batches that are made while the devices work on one: enough to hide a slow gather.
+BATCHES_AHEAD = 2
+
+T = TypeVar("T")
+
+
+class StoredImages(NamedTuple):
+    """All training images on the devices, and the order of an epoch.
+
+    Attributes:
+      images: uint8 [N, H, W, C].
+      labels: int32 [N].
+      order: int32 [N], as `batches.epoch_order` returns it.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    order: jax.Array
+
+
+def train_stored(
+    state: TrainState,
+    metrics: Metrics,
+    stored: StoredImages,
+    key: jax.Array,
+    num_steps: jax.Array,
+    teacher: Any = None,
+    *,
+    step: Callable,
+    options: StepOptions,
+    steps_per_call: int,
+) -> tuple[TrainState, Metrics]:
+    """Takes the next `num_steps` steps of the epoch: int32, at most `steps_per_call`.
+
+    The other arguments are those of the step, which is `steps.train` with its options.
+    """
+
+    def gather_and_step(_, carry):
+        state, metrics = carry
+        position = state.step % options.steps_per_epoch
+        num_images = options.images_per_step
+        index = jax.lax.dynamic_slice_in_dim(
+            stored.order, position * num_images, num_images
+        )
+        index = batches.repeat(index, options.repeats)
+        index = jax.lax.with_sharding_constraint(index, options.split)
+        with jax.named_scope("gather"):
+            batch = Batch(stored.images[index], stored.labels[index], index)
+        return step(state, metrics, batch, key, teacher)
+
+    if steps_per_call == 1:
+        return gather_and_step(0, (state, metrics))
+    return jax.lax.fori_loop(0, num_steps, gather_and_step, (state, metrics))
+
+
+def train_sent(state, metrics, batch, key, num_steps, teacher=None, *, step):
+    """Takes one step on a batch from the host, with the arguments of `train_stored`."""
+    del num_steps
+    return step(state, metrics, batch, key, teacher)
+
+
+def training_call(setup: Setup, step: Callable) -> Callable:
+    """Returns the jitted call of the devices, with the arguments of `train_stored`.
+
+    Args:
+      setup: The run.
+      step: `steps.train` with its options.
+    """
+    if setup.placement == "device":
+        call = functools.partial(
+            train_stored,
+            step=step,
+            options=setup.options,
+            steps_per_call=setup.steps_per_dispatch,
+        )
+    else:
+        call = functools.partial(train_sent, step=step)
+    replicated = distributed.replicated(setup.mesh)
+    return jax.jit(call, out_shardings=replicated, donate_argnums=0)
+
+
+def evaluation_call(setup: Setup) -> Callable:
+    """Returns the jitted `steps.evaluate`, with `augmentation` as a static argument."""
+    return jax.jit(
+        functools.partial(
+            steps.evaluate, apply_fn=setup.model.apply, options=setup.options
+        ),
+        out_shardings=distributed.replicated(setup.mesh),
+        static_argnames="augmentation",
+    )
+
+
+class Feed:
+    """The images of a run, in the order in which they are trained and evaluated on.
+
+    Args:
+      setup: The run.
+      order_key: Random key of the epochs' orders.
+    """
+
+    def __init__(self, setup: Setup, order_key: jax.Array):
+        self._setup = setup
+        self._split = setup.options.split
+        self._replicated = distributed.replicated(setup.mesh)
+        self._order_key = order_key
+        self._order = jax.jit(
+            functools.partial(batches.epoch_order, num_examples=len(setup.train)),
+            out_shardings=self._replicated,
+        )
+        self._take = jax.jit(
+            lambda arrays, index: jax.tree.map(lambda array: array[index], arrays),
+            out_shardings=self._split,
+        )
+        self._stored = {}  # by id: examples, and their arrays on the devices
+
+    @contextlib.contextmanager
+    def epoch(
+        self, epoch: int, position: int = 0
+    ) -> Iterator[Iterator[tuple[int, StoredImages | Batch]]]:
+        """Yields the calls of an epoch: the number of steps of each, and its data.
+
+        Args:
+          epoch: Number of the epoch, from 0; with the key it fixes the order.
+          position: Steps of the epoch that are done.
+        """
+        order = self._order(self._order_key, epoch)
+        if self._setup.placement == "device":
+            stored = StoredImages(*self._on_devices(self._setup.train), order)
+            sizes = self._call_sizes(epoch, position)
+            yield ((num_steps, stored) for num_steps in sizes)
+            return
+        rows = self._host_batches(np.asarray(order), position)
+        with contextlib.closing(prefetch(rows, BATCHES_AHEAD)) as ahead:
+            yield ((1, batch) for batch in ahead)
+
+    def _call_sizes(self, epoch: int, position: int) -> Iterator[int]:
+        """Yields the numbers of steps of an epoch's calls.
+
+        No call goes beyond the start of the next segment, which has its own program.
+        """
+        steps_per_epoch = self._setup.options.steps_per_epoch
+        step, end = epoch * steps_per_epoch + position, (epoch + 1) * steps_per_epoch
+        starts = [segment.start for segment in self._setup.segments]
+        while step < end:
+            stop = min([end, *(start for start in starts if start > step)])
+            num_steps = min(self._setup.steps_per_dispatch, stop - step)
+            yield num_steps
+            step += num_steps
+
+    def _host_batches(self, order: np.ndarray, position: int) -> Iterator[Batch]:
+        train, options = self._setup.train, self._setup.options
+        for step in range(position, options.steps_per_epoch):
+            num_images = options.images_per_step
+            index = order[step * num_images :][:num_images]
+            index = batches.repeat(index, options.repeats)
+            rows = distributed.put_rows(
+                (train.images, train.labels), index, self._split
+            )
+            yield Batch(*rows, distributed.put(index, self._split))
+
+    def every_example(
+        self, examples: Examples, batch_size: int
+    ) -> Iterator[tuple[Batch, jax.Array]]:
+        """Yields batches and masks bool [B] that count each example exactly once.
+
+        Args:
+          examples: Labelled images.
+          batch_size: Rows of a batch, rounded up to what all devices share evenly.
+        """
+        num_devices = self._setup.mesh.size
+        batch_size = -(-min(batch_size, len(examples)) // num_devices) * num_devices
+        for rows, mask in batches.every_example(len(examples), batch_size):
+            index = distributed.put(rows, self._split)
+            if self._setup.placement == "device":
+                images, labels = self._take(self._on_devices(examples), index)
+            else:
+                arrays = (examples.images, examples.labels)
+                images, labels = distributed.put_rows(arrays, rows, self._split)
+            yield Batch(images, labels, index), distributed.put(mask, self._split)
+
+    def _on_devices(self, examples: Examples) -> tuple[jax.Array, jax.Array]:
+        if id(examples) not in self._stored:
+            arrays = (examples.images, examples.labels)
+            arrays = distributed.put(arrays, self._replicated)
+            self._stored[id(examples)] = examples, arrays
+        return self._stored[id(examples)][1]
+
+
+def abstract_data(setup: Setup) -> StoredImages | Batch:
+    """Returns the shapes, dtypes and shardings of what a training call is given."""
+    images, labels = setup.train.images, setup.train.labels
+    replicated, options = distributed.replicated(setup.mesh), setup.options
+
+    def abstract(shape, dtype, sharding):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    if setup.placement == "device":
+        return StoredImages(
+            abstract(images.shape, images.dtype, replicated),
+            abstract(labels.shape, labels.dtype, replicated),
+            abstract(labels.shape, jnp.int32, replicated),
+        )
+    rows = (options.batch_size,)
+    return Batch(
+        abstract(rows + images.shape[1:], images.dtype, options.split),
+        abstract(rows, labels.dtype, options.split),
+        abstract(rows, jnp.int32, options.split),
+    )
+
+
+def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:
+    """Yields the items of an iterator, which a thread asks for ahead of time.
+
+    An exception of the iterator is raised where its item would have come. Close the
+    generator (`contextlib.closing`) to end the thread before the items do.
+
+    Args:
+      items: Iterator that the thread alone uses from now on.
+      depth: Largest number of items that are ready or in the making, at least 1.
+    """
+    end = object()
+    with concurrent.futures.ThreadPoolExecutor(1, "prefetch") as pool:
+        pending = collections.deque(pool.submit(next, items, end) for _ in range(depth))
+        try:
+            while (item := pending.popleft().result()) is not end:
+                pending.append(pool.submit(next, items, end))
+                yield item
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,307 @@
+"""Networks read back from run directories: to use, to start from, to distil from."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding
+from ml_collections import ConfigDict
+
+from cifar_jax import UserError
+from cifar_jax.models import count, resnet
+from cifar_jax.training import distributed, optim, results, setup
+from cifar_jax.training.checkpoint import CheckpointFolder, digest
+from cifar_jax.training.methods import pruning
+from cifar_jax.training.methods.distillation import Distillation
+from cifar_jax.training.setup import Setup, Teacher
+from cifar_jax.training.state import Metrics, TrainState, create_state
+from cifar_jax.training.steps import normalize
+from cifar_jax.training.workdir import RunDirectory
+
+# A run's weights: those of best/, or those of its newest state, raw or averaged.
+WEIGHTS = ("best", "last", "ema")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A network with its weights, and what it expects of images.
+
+    Attributes:
+      model: Network, a Flax module.
+      variables: `params` and `batch_stats`, float32.
+      image_shape: Height, width and channels.
+      label_names: Classes, by label.
+      mean: float32 [C], mean of each channel, with pixels in [0, 1].
+      std: float32 [C], standard deviation, with pixels in [0, 1].
+      config: Config that it was trained with, as plain data.
+      epoch: Epoch after which the weights are these.
+    """
+
+    model: resnet.ResNet
+    variables: dict[str, Any]
+    image_shape: tuple[int, int, int]
+    label_names: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+    config: dict[str, Any]
+    epoch: int
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the logits."""
+        return len(self.label_names)
+
+    def logits(self, images: jax.Array) -> jax.Array:
+        """Returns float32 [B, num_classes]; a pure function that can be jitted.
+
+        Args:
+          images: uint8 or float [B, H, W, C], in 0..255.
+        """
+        images = normalize(images, self.mean, self.std)
+        return self.model.apply(self.variables, images, train=False)
+
+
+def load_model(
+    workdir: os.PathLike | str,
+    sharding: Sharding | None = None,
+    *,
+    which: str = "best",
+    step: int | None = None,
+) -> LoadedModel:
+    """Reads the network of a run; by default the weights that result.json scores.
+
+    Args:
+      workdir: Run directory; its training may be running.
+      sharding: Sharding of the weights; None: they lie on the first device.
+      which: "best"; or of the newest state of training, "last" for its weights, "ema"
+        for their averages.
+      step: Step of the checkpoint; None: the newest.
+
+    Raises:
+      UserError: If this is not a run directory, or it does not hold such a network,
+        undamaged, yet.
+    """
+    run = RunDirectory(workdir)
+    network = abstract_model(run.config(), run.dataset())
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    if which == "ema" and not network.config["train"]["ema_decay"]:
+        raise UserError(
+            f"{run.path} was trained without averages (train.ema_decay is 0); ask for "
+            "the best or the last weights"
+        )
+    if which == "best":
+        variables, metadata = _restore(run.best, network.variables, sharding, step)
+    else:
+        template = {
+            "state": _abstract_state(network),
+            "metrics": jax.eval_shape(Metrics.empty),
+        }
+        tree, metadata = _restore(run.checkpoints, template, sharding, step)
+        state = tree["state"]
+        variables = state.averages if which == "ema" else state.variables
+    return dataclasses.replace(network, variables=variables, epoch=metadata["epoch"])
+
+
+def abstract_model(config: Mapping[str, Any], dataset: results.Dataset) -> LoadedModel:
+    """Returns a network without weights: `variables` holds their shapes and dtypes.
+
+    Args:
+      config: Config of the run, as plain data.
+      dataset: Contents of dataset.json.
+    """
+    height, width, channels = dataset["image_shape"]
+    image_shape = (height, width, channels)
+    options = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in config["model"].items()
+    }
+    model = resnet.create(
+        num_classes=len(dataset["label_names"]), image_shape=image_shape, **options
+    )
+    shapes = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, *image_shape)), train=False),
+        jax.random.key(0),
+    )
+    return LoadedModel(
+        model=model,
+        variables=dict(shapes),
+        image_shape=image_shape,
+        label_names=tuple(dataset["label_names"]),
+        mean=np.asarray(dataset["mean"], np.float32),
+        std=np.asarray(dataset["std"], np.float32),
+        config=dict(config),
+        epoch=0,
+    )
+
+
+def _restore(folder: pathlib.Path, template: Any, sharding: Sharding, step: int | None):
+    restored, steps = None, []
+    if folder.exists():
+        checkpoints = CheckpointFolder(folder, keep=None)
+        steps = checkpoints.steps()
+        restored = checkpoints.restore(template, sharding, step)
+        checkpoints.close()
+    if restored is not None:
+        return restored
+    if steps:
+        raise UserError(
+            f"{folder} has no checkpoint of step {step}; its steps are "
+            f"{', '.join(map(str, steps))}"
+        )
+    raise UserError(
+        f"{folder} does not hold a network yet; wait for the first validation of the "
+        "run, or train with the same --workdir until then"
+    )
+
+
+def _abstract_state(network: LoadedModel) -> TrainState:
+    """Returns the shapes of the state that the loop saves.
+
+    They do not depend on the schedules, only on whether the momentum has one.
+    """
+
+    def constant(step):
+        return 0.0
+
+    has_momentum = network.config["schedule"]["momentum_range"] is not None
+    optimizer = optim.make_optimizer(
+        schedule=constant,
+        momentum_schedule=constant if has_momentum else None,
+        frozen=setup.frozen_paths(network.model),
+        **setup.optimizer_options(network.config),
+    )
+    return jax.eval_shape(
+        lambda key: create_state(
+            key,
+            network.model,
+            optimizer,
+            image_shape=network.image_shape,
+            average=network.config["train"]["ema_decay"] > 0,
+        ),
+        jax.random.key(0),
+    )
+
+
+def with_teacher(config: ConfigDict, setup: Setup) -> Setup:
+    """Returns the setup with the teacher that the config asks for, if any.
+
+    Raises:
+      UserError: If there is no such network, or its classes or images are others.
+    """
+    workdir, weight, temperature = (
+        config.distill[key] for key in ("teacher", "weight", "temperature")
+    )
+    if workdir is None:
+        return setup
+    if not 0 < weight <= 1:
+        raise UserError(f"distill.weight is {weight}; use more than 0, at most 1")
+    if not temperature > 0:
+        raise UserError(f"distill.temperature is {temperature}; use more than 0")
+    network = _load_for("distill.teacher", workdir, setup)
+    for name in ("label_names", "image_shape"):
+        theirs, ours = (
+            text if len(text) <= 80 else f"{text[:77]}..."
+            for text in (str(getattr(owner, name)) for owner in (network, setup.source))
+        )
+        if getattr(network, name) != getattr(setup.source, name):
+            raise UserError(
+                f"distill.teacher is {workdir}, whose {name} are {theirs}, not the "
+                f"data's {ours}; use a network trained on such data"
+            )
+
+    def teach(variables: Any, images: jax.Array) -> jax.Array:
+        return dataclasses.replace(network, variables=variables).logits(images)
+
+    options = dataclasses.replace(
+        setup.options, distillation=Distillation(teach, weight, temperature)
+    )
+    result = RunDirectory(workdir).result()  # an imported network has none
+    source = _source(workdir, network)
+    source["num_parameters"] = count.num_parameters(network.model, network.image_shape)
+    source["flops_per_image"] = 2 * count.macs(network.model, network.image_shape)
+    source["seconds"] = result["seconds"] if result else None
+    teacher = Teacher(variables=network.variables, source=source)
+    return dataclasses.replace(setup, options=options, teacher=teacher)
+
+
+def check_teacher(setup: Setup, saved: results.Source | None) -> None:
+    """Refuses to resume with another teacher than the run began with.
+
+    Args:
+      setup: Setup with the teacher.
+      saved: Teacher of the run, as it was saved.
+
+    Raises:
+      UserError: If its weights have changed.
+    """
+    if setup.teacher is None or saved is None:
+        return
+    source = setup.teacher.source
+    if source["digest"] != saved["digest"]:
+        raise UserError(
+            f"distill.teacher is {source['workdir']}, whose weights have changed since "
+            f"the run began (epoch {saved['epoch']} then, {source['epoch']} now); "
+            "restore them from a copy, or start in another --workdir"
+        )
+
+
+def initialize(
+    config: ConfigDict, setup: Setup, state: TrainState
+) -> tuple[TrainState, results.Source | None]:
+    """Returns the first state with the weights that the config asks for.
+
+    Args:
+      config: Config of the run.
+      setup: The run.
+      state: State before the first step, with random weights.
+
+    Returns:
+      The state, and the run its weights come from; None: they are random.
+
+    Raises:
+      UserError: If there is no such network, or its shapes are others.
+    """
+    workdir = config.init.workdir
+    if workdir is None:
+        if setup.options.pruning_plan:
+            state = state.replace(params=pruning.unpruned(state.params))
+        return state, None
+    network = _load_for("init.workdir", workdir, setup)
+    loaded, needed = (
+        {
+            optim.path_name(path): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        }
+        for params in (network.variables["params"], state.params)
+    )
+    for path in sorted({*loaded, *needed}):
+        has, needs = loaded.get(path, "missing"), needed.get(path, "not there")
+        if has != needs:
+            raise UserError(
+                f"init.workdir is {workdir}, in which {path} is {has} and in this "
+                f"config {needs}; use the same config.model, and as many classes"
+            )
+    state = state.replace(**network.variables)
+    if state.averages is not None:  # copies, for a step is given both to donate
+        state = state.replace(averages=jax.tree.map(jnp.copy, network.variables))
+    return state, _source(workdir, network)
+
+
+def _load_for(key: str, workdir: str, setup: Setup) -> LoadedModel:
+    try:
+        return load_model(workdir, distributed.replicated(setup.mesh))
+    except UserError as error:
+        raise UserError(f"{key} is {workdir}: {error}") from error
+
+
+def _source(workdir: str, network: LoadedModel) -> results.Source:
+    return {
+        "workdir": workdir,
+        "epoch": network.epoch,
+        "digest": digest(jax.device_get(network.variables), {}),
+    }
