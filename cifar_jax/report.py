@@ -1,7 +1,7 @@
 """Reports on runs: python -m cifar_jax.report RUN [RUN ...].
 
 RUN is a run directory, which may still be trained in, or a result.json. Writes
-report.html, which needs no other file, report.md with the same tables, and plots/*.png.
+report.html, which needs no other file, and its charts as plots/*.png.
 
 python -m cifar_jax.report --records [FOLDER] writes the table of the published records
 into FOLDER/README.md and the README.md above it [FOLDER: results].
@@ -9,8 +9,13 @@ into FOLDER/README.md and the README.md above it [FOLDER: results].
 
 import datetime
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cifar_jax import UserError, _cli, _runtime
+
+if TYPE_CHECKING:
+    from cifar_jax.reporting.runs import Run
 
 
 def define_flags(flags: _cli.Flags) -> None:
@@ -36,22 +41,51 @@ def main(flags: _cli.Flags) -> None:
         raise _cli.UsageError("--check needs --records")
     if not operands:
         raise _cli.UsageError("RUN is missing, such as runs/quickstart")
-    # slow to import: not for --help
-    from cifar_jax.reporting import build, evaluating
+    print(f"reading {', '.join(operands)}", flush=True)
+    # Slow to import, so not for --help.
+    from cifar_jax.reporting import page
     from cifar_jax.reporting.runs import read_all
 
     runs = read_all(operands)
-    # Otherwise the accelerator is at work, or there is no work for it.
+    # Otherwise the accelerator is busy with training, or not needed.
     _runtime.start(cpu_only=not (flags.evaluate and all(run.result for run in runs)))
     if flags.evaluate:
-        evaluating.evaluate_missing(runs)
+        evaluate_missing(runs)
         runs = read_all(operands)
-    document = build.make(runs, datetime.datetime.now())
-    folder = pathlib.Path(flags.output or build.default_folder(runs))
-    files = build.write(document, folder)
-    for line in build.lines(runs):
+    if flags.output:
+        folder = pathlib.Path(flags.output)
+    elif len(runs) == 1 and not runs[0].is_record:
+        folder = runs[0].path
+    else:
+        folder = pathlib.Path("runs/report")
+    files = page.make(runs, datetime.datetime.now()).write(folder)
+    for line in page.summary(runs):
         print(line)
     print(f"{folder}: {', '.join(files)}")
+
+
+def evaluate_missing(runs: Sequence["Run"]) -> None:
+    """Scores the best weights of runs whose evaluation is missing or out of date.
+
+    Args:
+      runs: Runs, as `reporting.runs.read_all` returns them.
+
+    Raises:
+      UserError: If a run cannot be evaluated.
+    """
+    from cifar_jax.evaluation.evaluation import Request, evaluate
+    from cifar_jax.evaluation.output import Output
+
+    for run in runs:
+        if reason := run.reason_not_to_evaluate():
+            print(f"{run.name} is not evaluated: {reason}")
+            continue
+        # Until the run has ended, its test images must not be looked at, and the
+        # machine is too busy to measure latency.
+        request = Request(
+            workdir=run.path, validation=not run.may_test, speed=run.ended
+        )
+        evaluate(request, Output(run.path / "evaluation"))
 
 
 def _records(flags: _cli.Flags) -> None:

@@ -1,6 +1,5 @@
-"""Reports of runs: what they say, of what, and what they must not say."""
+"""Reports of runs: what the page says, of what, and what it must not say."""
 
-import dataclasses
 import datetime
 import html.parser
 import json
@@ -11,73 +10,96 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from chromium import Page, needed
-from made_runs import (
+from support.chromium import Page, needed
+from support.commands import call
+from support.made_runs import (
     NAMES,
+    change,
     make_config,
     make_evaluation,
     make_record,
     make_result,
     make_run,
 )
-from support.commands import call
 from test_end_to_end import tiny_config, train
 
-from cifar_jax import UserError
+from cifar_jax import UserError, report
 from cifar_jax.evaluation import efficiency
-from cifar_jax.reporting import (
-    build,
-    evaluating,
-    markdown,
-    palette,
-    svg,
-    tradeoffs,
-)
-from cifar_jax.reporting.document import Cell, Charts, Note, Table
-from cifar_jax.reporting.evaluated import Evaluation
-from cifar_jax.reporting.groups import group
-from cifar_jax.reporting.networks import Networks
+from cifar_jax.reporting import charts, page
 from cifar_jax.reporting.runs import read_all
 
 NOW = datetime.datetime(2026, 5, 4, 3, 2)
 
 
+class Seen(html.parser.HTMLParser):
+    """A page as a reader sees it, by a parser that is not ours.
+
+    Attributes:
+      text: All text.
+      tables: By caption, a dict of texts by column for each row.
+      facts: By name, value and detail.
+      attributes: All values of each attribute.
+      tags: Each tag with those around it.
+      lines: By chart, the points of each line: x, y, and two texts.
+    """
+
+    def __init__(self, text):
+        super().__init__()
+        self.source, self.text, self.tags, self.attributes = text, "", [], {}
+        self.tables, self.facts, self.lines = {}, {}, {}
+        self._stack, self._cells, self._facts = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, tuple(self._stack)))
+        if tag not in ("meta", "img"):
+            self._stack.append(tag)
+        for name, value in attrs:
+            self.attributes.setdefault(name, []).append(value)
+        attrs = dict(attrs)
+        if tag == "tr":
+            self._cells.append([])
+        elif tag in ("td", "th"):
+            self._cells[-1].append("")
+        elif tag in ("dt", "dd"):
+            self._facts += [["", "", ""]] if tag == "dt" else []
+            self._fact = ["dt", "value", "detail"].index(attrs.get("class", "dt"))
+        elif attrs.get("class") == "chart":
+            lines = json.loads(attrs["data-lines"])
+            self.lines[attrs["id"]] = {each["name"]: each["points"] for each in lines}
+
+    def handle_endtag(self, tag):
+        if tag in self._stack:
+            while self._stack.pop() != tag:
+                pass
+        if tag == "table":
+            columns, *rows = self._cells
+            rows = [dict(zip(columns, row, strict=True)) for row in rows]
+            self.tables[self._caption] = rows
+            self._cells = []
+        elif tag == "dl":
+            self.facts = {name: (value, detail) for name, value, detail in self._facts}
+
+    def handle_data(self, data):
+        self.text += data
+        if "caption" in self._stack:
+            self._caption = data
+        elif self._cells and {"td", "th"} & set(self._stack):
+            self._cells[-1][-1] += data
+        elif "dl" in self._stack and {"dt", "dd"} & set(self._stack):
+            self._facts[-1][self._fact] += data
+
+    def table(self, start):
+        """Returns the rows of the table whose caption starts so."""
+        return next(v for name, v in self.tables.items() if name.startswith(start))
+
+    def count(self, tag, without=None):
+        return sum(tag == name and without not in above for name, above in self.tags)
+
+
 def made(*paths):
-    """Returns the report of runs."""
-    return build.make(read_all(paths), NOW)
-
-
-def tables(document):
-    """Returns the texts of all tables: by caption, lists of rows by column."""
-    return {
-        block.caption: [
-            dict(zip(block.columns, (cell.text for cell in row), strict=True))
-            for row in block.rows
-        ]
-        for block in document.blocks()
-        if isinstance(block, Table)
-    }
-
-
-def table(document, start):
-    return next(
-        rows for name, rows in tables(document).items() if name.startswith(start)
-    )
-
-
-def notes(document):
-    blocks = [block for block in document.blocks() if isinstance(block, Note)]
-    return "\n".join(f"{block.text}\n{block.command}" for block in blocks)
-
-
-def facts(document):
-    (block,) = (b for b in document.blocks() if b.kind == "facts")
-    return {fact.name: (fact.value, fact.detail) for fact in block.items}
-
-
-def written(document, folder):
-    build.write(document, folder)
-    return (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    """Returns the page of a report as a reader sees it."""
+    return Seen(page.make(read_all(paths), NOW).html)
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +120,16 @@ def six(tmp_path_factory):
     return folder, accuracies
 
 
-def test_seeds_are_one_group_with_mean_and_standard_deviation(six):
-    folder, accuracies = six
-    rows = table(made(*sorted(folder.iterdir())), "Configs")
+@pytest.fixture(scope="module")
+def comparison(six):
+    """The report of those."""
+    return page.make(read_all(sorted(six[0].iterdir())), NOW)
+
+
+def test_seeds_are_one_group_with_mean_and_standard_deviation(six, comparison):
+    rows = Seen(comparison.html).table("Configs")
     assert [row["config"] for row in rows] == ["a", "b"]
-    for row, tests in zip(rows, accuracies.values(), strict=True):
+    for row, tests in zip(rows, six[1].values(), strict=True):
         mean, std = np.mean(tests), np.std(tests, ddof=1)
         assert row["test accuracy"] == f"{mean:.4f} ± {std:.4f}"
         assert row["validation accuracy"] == f"{mean + 0.01:.4f} ± {std:.4f}"
@@ -110,113 +137,129 @@ def test_seeds_are_one_group_with_mean_and_standard_deviation(six):
     assert [row["parameters"] for row in rows] == ["8,000", "16,000"]
 
 
-def test_two_runs_of_one_seed_are_one_sample(tmp_path):
+def test_two_runs_of_one_seed_are_one_sample_and_two_seeds_have_no_deviation(tmp_path):
     for name, seed, test in (("x0", 0, 0.6), ("again", 0, 0.9), ("x1", 1, 0.8)):
         make_run(tmp_path / name, seed=seed, test=test)
-    document = made(*(tmp_path / name for name in ("x0", "again", "x1", "x0")))
-    (row,) = table(document, "Configs")
-    assert row["test accuracy"] == f"0.7000 ± {np.std([0.6, 0.8], ddof=1):.4f}"
-    assert "again has the config and the seed of x0" in notes(document)
-    assert len(table(document, "Runs")) == 3  # x0 was given twice
+    seen = made(*(tmp_path / name for name in ("x0", "again", "x1", "x0")))
+    (row,) = seen.table("Configs")
+    assert row["test accuracy"] == "0.7000 (0.6000, 0.8000)"
+    assert "again has the config and the seed of x0" in seen.text
+    assert len(seen.table("Runs")) == 3  # x0 was given twice
 
 
 def test_where_a_run_computes_and_how_fast_does_not_tell_groups_apart(tmp_path):
     make_run(tmp_path / "a", seed=0, data__dir="/x", train__steps_per_dispatch=5)
     make_run(tmp_path / "b", seed=1, data__dir="/y")
     make_run(tmp_path / "c", seed=2, data__split_seed=1)
-    groups = group(read_all([tmp_path / name for name in "abc"]))
-    assert [len(each.runs) for each in groups] == [2, 1]
-    document = made(*(tmp_path / name for name in "abc"))
-    (row,) = table(document, "1 setting that differ")
+    # A run of an older version: what its config lacks has the default.
+    older = json.loads((tmp_path / "b" / "config.json").read_text())
+    del older["data"]["split_seed"]
+    change(tmp_path / "b" / "config.json", **older)
+    seen = made(*(tmp_path / name for name in "abc"))
+    assert [row["config"] for row in seen.table("Configs")] == ["a, b", "c"]
+    (row,) = seen.table("1 setting that differ")
     assert row == {"setting": "data.split_seed", "a, b": "0", "c": "1"}
+
+
+def test_each_data_set_has_a_comparison_of_its_own(tmp_path):
+    for name, data, width in (("a", "x", 4), ("b", "x", 8), ("c", "y", 4)):
+        settings = dict(data__name=data, model__widths=(width, 2 * width))
+        make_run(tmp_path / name, **settings)
+    seen = made(*(tmp_path / name for name in "abc"))
+    assert "their accuracies cannot be compared" in seen.text
+    assert re.findall(r"<h3>(\w)</h3>", seen.source)[:4] == ["x", "y", "x", "y"]
+    assert list(seen.lines["accuracy_by_parameters_1"]) == ["a", "b"]
+    assert list(seen.lines["loss_1"])[0] == "a, training"
+    assert list(seen.lines["loss_2"]) == ["training", "validation"]
+    assert "accuracy_by_parameters_2" not in seen.lines  # it would have one point
 
 
 def test_a_run_in_training_has_curves_and_no_test_accuracy(tmp_path):
     run = make_run(tmp_path / "run", done=2, epochs=5, val=0.61)
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "epoch": 3, "spl')  # is being written
-    document = made(run)
-    shown = facts(document)
-    assert shown["Test accuracy"][0] == "not yet"
-    assert shown["Validation accuracy so far"][0] == "0.6100"
-    assert shown["Epochs"][0] == "2 of 5"
-    assert [row["epoch"] for row in table(document, "Epochs")] == ["1", "2 *"]
-    said = notes(document)
-    assert f"evaluate --workdir {run} --validation" in said
-    assert "--latency" not in said  # the machine is at work
-    (charts,) = (b for b in document.blocks() if isinstance(b, Charts))
-    losses = {m.name: m.y.tolist() for m in charts.charts["loss"].marks}
-    assert losses == {"training": [2.0, 1.0], "validation": [1.5, 0.75]}
+    seen = made(run)
+    assert seen.facts["Test accuracy"][0] == "not yet"
+    assert seen.facts["Validation accuracy so far"][0] == "0.6100"
+    assert seen.facts["Epochs"][0] == "2 of 5"
+    assert [row["epoch"] for row in seen.table("Epochs")] == ["1", "2 *"]
+    assert f"evaluate --workdir {run} --validation" in seen.text
+    assert "--latency" not in seen.text  # the machine is busy
+    values = {k: [p[3] for p in points] for k, points in seen.lines["loss"].items()}
+    assert values == {
+        "training": ["2.000", "1.000"],
+        "validation": ["1.500", "0.7500, best"],
+    }
 
 
 def test_a_run_before_its_first_epoch_is_reported(tmp_path):
     run = make_run(tmp_path / "run", done=0)
     (run / "metrics.jsonl").unlink()
-    document = made(run)
-    assert facts(document)["Epochs"] == ("0 of 3", "")
-    assert "No epoch has ended yet." in notes(document)
-    assert table(document, "Parts of the network")
+    seen = made(run)
+    assert seen.facts["Epochs"] == ("0 of 3", "")
+    assert "A curve needs two epochs" in seen.text and not seen.lines
+    assert seen.table("Parts of the network")
 
 
 def test_imported_weights_have_no_curves_and_no_end_to_wait_for(tmp_path):
     run = make_run(tmp_path / "run", done=0)
     (run / "best" / "0").mkdir(parents=True)  # as import_torch leaves it
-    document = made(run)
-    said = notes(document)
-    assert "The weights were imported" in said and "has not ended" not in said
-    assert f"evaluate --workdir {run} --latency" in said
+    seen = made(run)
+    assert "The weights were imported" in seen.text
+    assert "has not ended" not in seen.text
+    assert f"evaluate --workdir {run} --latency" in seen.text
     make_evaluation(run, epoch=0)
-    scores = read_all([run])[0].evaluation.record["scores"]
-    assert facts(made(run))["Test accuracy"][0] == f"{scores['accuracy']:.4f}"
+    scores = json.loads((run / "evaluation" / "evaluation.json").read_text())["scores"]
+    assert made(run).facts["Test accuracy"][0] == f"{scores['accuracy']:.4f}"
 
 
 def test_runs_that_have_not_ended_are_left_out_of_means(tmp_path):
-    paths = [make_run(tmp_path / f"s{k}", seed=k, test=0.5 + k / 10) for k in range(2)]
-    paths.append(make_run(tmp_path / "s2", seed=2, done=1))
-    document = made(*paths)
-    (row,) = table(document, "Configs")
-    assert row["seeds"] == "2 of 3"
-    assert row["test accuracy"] == f"0.5500 ± {np.std([0.5, 0.6], ddof=1):.4f}"
-    assert "s2 has not ended" in notes(document)
+    tests = (0.5, 0.6, 0.55)
+    paths = [make_run(tmp_path / f"s{k}", seed=k, test=tests[k]) for k in range(3)]
+    seen = made(*paths, make_run(tmp_path / "s3", seed=3, done=1))
+    (row,) = seen.table("Configs")
+    assert row["seeds"] == "3 of 4"
+    assert row["test accuracy"] == f"0.5500 ± {np.std(tests, ddof=1):.4f}"
+    assert "s3 has not ended" in seen.text
 
 
-def test_accuracies_that_were_chosen_on_test_images_are_marked(tmp_path):
+def test_accuracies_that_were_selected_on_test_images_are_marked(tmp_path):
     options = dict(evaluate__select_on="test", data__validation=0, val=None)
-    chosen = make_run(tmp_path / "chosen", split="test", **options)
-    honest = make_run(tmp_path / "honest", test=0.6)
-    for document in (made(chosen), made(chosen, honest)):
-        assert "no honest one" in notes(document)
-        for text in written(document, tmp_path / "report"):
-            assert "0.7000 †" in text and "0.6000 †" not in text
-    document = made(chosen, honest)
-    row = table(document, "Runs")[0]
-    assert row["chosen by"] == "accuracy on the test images"
+    selected = make_run(tmp_path / "selected", split="test", **options)
+    honest = [
+        make_run(tmp_path / name, test=0.6, model__widths=(width, 8))
+        for name, width in (("honest", 8), ("wide", 16))
+    ]
+    alone, beside = made(selected), made(selected, *honest)
+    assert alone.facts["Test accuracy"][0] == "0.7000 †"
+    for seen in (alone, beside):
+        assert "too high to compare with" in seen.text and "0.6000 †" not in seen.text
+    row = beside.table("Runs")[0]
+    assert row["selected by"] == "accuracy on the test images"
     assert row["test accuracy"] == "0.7000 †"
-    groups = group(read_all([chosen, honest]))
-    (charts,) = (b for b in tradeoffs.charts(groups, Networks()) if b.kind == "charts")
-    names = [m.name for m in charts.charts["accuracy_by_parameters"].marks]
-    assert names == ["honest"]
-    assert "no honest accuracy" in "\n".join(build.lines(read_all([chosen])))
+    assert list(beside.lines["accuracy_by_parameters"]) == ["honest", "wide"]
+    assert "too high to compare with" in "\n".join(page.summary(read_all([selected])))
 
 
 def test_a_run_that_leaves_its_test_images_alone_is_evaluated_without_them(tmp_path):
     run = make_run(tmp_path / "run", test=None, evaluate__test=False)
-    document = made(run)
-    assert facts(document)["Test accuracy"][0] == "not scored"
-    assert f"evaluate --workdir {run} --validation --latency" in notes(document)
-    (row,) = table(made(run, make_run(tmp_path / "x", epochs=2)), "Configs")[:1]
+    seen = made(run)
+    assert seen.facts["Test accuracy"][0] == "not scored"
+    assert f"evaluate --workdir {run} --validation --latency" in seen.text
+    (row,) = made(run, make_run(tmp_path / "x", epochs=2)).table("Configs")[:1]
     assert (row["validation accuracy"], row["test accuracy"]) == ("0.7500", "–")
 
 
 def test_accuracies_with_augmentation_and_pruned_weights_have_columns(tmp_path):
     plain, run = make_run(tmp_path / "a"), make_run(tmp_path / "b", epochs=2)
-    assert "not zero" not in table(made(plain, run), "Configs")[0]
-    more = {"test_tta": {"accuracy": 0.74}, "num_nonzero": 800, "sparsity": 0.9}
+    assert "nonzero" not in made(plain, run).table("Configs")[0]
+    scores = {"accuracy": 0.74, "loss": 0.6, "num_examples": 200}
+    more = {"test_tta": scores, "num_nonzero": 800, "sparsity": 0.9}
     change(run / "result.json", **more)
-    first, second = table(made(plain, run), "Configs")
-    assert first["test with augmentation"] == first["not zero"] == "–"
-    assert (second["test with augmentation"], second["not zero"]) == ("0.7400", "800")
-    assert facts(made(run))["Test accuracy, augmented"][0] == "0.7400"
+    first, second = made(plain, run).table("Configs")
+    assert first["test with augmentation"] == first["nonzero"] == "–"
+    assert (second["test with augmentation"], second["nonzero"]) == ("0.7400", "800")
+    assert made(run).facts["Test accuracy, augmented"][0] == "0.7400"
 
 
 def test_epochs_before_all_is_pruned_are_not_the_best(tmp_path):
@@ -224,33 +267,67 @@ def test_epochs_before_all_is_pruned_are_not_the_best(tmp_path):
     run = make_run(tmp_path / "run", **options)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     first = json.loads(lines[1]) | {"accuracy": 0.99}
-    (run / "metrics.jsonl").write_text(
-        "\n".join([lines[0], json.dumps(first), *lines[2:]])
-    )
+    lines[1] = json.dumps(first)
+    (run / "metrics.jsonl").write_text("\n".join(lines))
     assert read_all([run])[0].best_epoch == 3
 
 
 def test_points_are_where_accuracy_and_cost_are(six, tmp_path):
     folder, accuracies = six
     run = make_run(tmp_path / "live", done=2, val=0.66, model__widths=(2, 4))
-    speed = {"latency_ms": 2.0, "device": "cpu", "num_devices": 1}
-    measured, *others = read_all([*sorted(folder.iterdir()), run])
-    evaluation = Evaluation({"efficiency": speed}, None, None)
-    measured = dataclasses.replace(measured, evaluation=evaluation)
-    groups = group([measured, *others])
-    charts = tradeoffs.charts(groups, Networks())
-    by_name = {
-        name: {m.name: (m.x[0], m.y[0]) for m in chart.marks}
-        for name, chart in charts[0].charts.items()
+    first, second = (
+        shutil.copytree(folder / f"{name}_seed0", tmp_path / f"{name}_seed0")
+        for name in "ab"
+    )
+    make_evaluation(first, latency=2.0)
+    others = [path for path in sorted(folder.iterdir()) if path.name[-1] != "0"]
+    seen = made(first, second, *others, run)
+    labels = {
+        name: {line: point[2:] for line, (point,) in lines.items()}
+        for name, lines in seen.lines.items()
+        if name.startswith("accuracy_by")
     }
-    means = {name: np.mean(tests) for name, tests in accuracies.items()}
-    parameters = by_name["accuracy_by_parameters"]
-    assert parameters["a"] == (8_000, pytest.approx(means["a"]))
-    assert parameters["b"] == (16_000, pytest.approx(means["b"]))
-    assert parameters["live"][1] == pytest.approx(0.66)
-    assert by_name["accuracy_by_flops"]["a"] == (3e6, pytest.approx(means["a"]))
-    assert by_name["accuracy_by_latency"] == {"a": (0.002, pytest.approx(means["a"]))}
-    assert "for each of b_seed0:" in charts[1].text
+    shown = {
+        name: f"test {np.mean(tests):.4f} ± {np.std(tests, ddof=1):.4f}"
+        for name, tests in accuracies.items()
+    }
+    parameters = labels["accuracy_by_parameters"]
+    assert parameters["a"] == ["8000 parameters", shown["a"]]
+    assert parameters["b"] == ["1.6e+04 parameters", shown["b"]]
+    assert parameters["live"][1] == "validation 0.6600"
+    assert labels["accuracy_by_flops"]["a"] == ["3e+06 FLOPs", shown["a"]]
+    assert "accuracy_by_latency" not in labels  # only one was measured
+    assert "for each of them" in seen.text
+    make_evaluation(second, latency=3.0)
+    lines = made(first, second, *others, run).lines["accuracy_by_latency"]
+    assert {name: point[2] for name, (point,) in lines.items()} == {
+        "a": "0.002s latency",
+        "b": "0.003s latency",
+    }
+
+
+def test_a_chart_that_has_nothing_to_say_is_left_out(tmp_path):
+    paths = [
+        make_run(tmp_path / name, epochs=1, optim__learning_rate=rate)
+        for name, rate in (("a", 0.1), ("b", 0.2))
+    ]
+    seen = made(*paths)
+    # One epoch is not a curve, and one size not a trade-off.
+    assert not seen.lines and "A curve needs two epochs" in seen.text
+    # An axis of accuracies ends at 1, and a legend names what is drawn.
+    run = make_run(tmp_path / "perfect", val=1.0)
+    (run / "metrics.jsonl").write_text(
+        "".join(
+            json.dumps({"step": k, "epoch": k, "split": "val", "accuracy": 1.0}) + "\n"
+            for k in (1, 2, 3)
+        )
+    )
+    make_evaluation(run)
+    seen = made(run)
+    assert list(seen.lines) == ["accuracy", "reliability"]
+    svg = seen.source.partition('id="accuracy"')[2].partition("</svg>")[0]
+    ticks = [float(text) for text in re.findall(r">(\d\.\d+)</text>", svg)]
+    assert max(ticks) <= 1 and "training" not in svg and "best epoch" in svg
 
 
 @pytest.fixture(scope="module")
@@ -268,67 +345,81 @@ def copied(evaluated, tmp_path):
 
 def test_the_confusion_matrix_and_the_errors_are_those_of_the_evaluation(evaluated):
     run, matrix = evaluated
-    document = made(run)
-    found = [[int(row[name]) for name in NAMES] for row in table(document, "Confusion")]
-    np.testing.assert_array_equal(found, matrix)
+    seen = made(run)
+    rows = [[int(row[name]) for name in NAMES] for row in seen.table("Confusion")]
+    np.testing.assert_array_equal(rows, matrix)
     wrong = matrix - np.diag(np.diag(matrix))
-    first = table(document, "Most frequent")[0]
+    first = seen.table("Most frequent")[0]
     assert int(first["images"]) == wrong.max()
-    truth, given = NAMES.index(first["true class"]), NAMES.index(first["label given"])
-    assert wrong[truth, given] == wrong.max()
-    (gallery,) = (b for b in document.blocks() if b.kind == "gallery")
-    assert len(gallery.tiles) == min(wrong.sum(), 24)
-    assert "(95% interval" in notes(document)
-    assert facts(document)["Latency"][0] == "1.25 ms"
-
-
-def change(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    pair = first["true class"], first["predicted class"]
+    assert wrong[tuple(map(NAMES.index, pair))] == wrong.max()
+    assert seen.count("img") == min(wrong.sum(), 24)
+    assert "(95% interval" in seen.text
+    assert seen.facts["Latency"][0] == "1.25 ms"
+    bins = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    filled = [each for each in bins["calibration"]["bins"] if each["count"]]
+    points = seen.lines["reliability"]["accuracy"]
+    assert [point[3] for point in points] == [
+        f"{each['accuracy']:.4f} of {each['count']} images" for each in filled
+    ]
 
 
 def test_files_of_an_earlier_evaluation_are_not_shown(copied):
     path = copied / "evaluation" / "evaluation.json"
     change(path, data="corrupted", files=["corruptions.csv"])
-    document = made(copied)
-    assert not any(name.startswith("Confusion") for name in tables(document))
-    assert "has no confusion matrix" in notes(document)
+    seen = made(copied)
+    assert not any(name.startswith("Confusion") for name in seen.tables)
+    assert "has no confusion matrix" in seen.text
 
 
 def test_an_evaluation_of_an_earlier_epoch_says_so(copied):
     (copied / "result.json").unlink()
     change(copied / "evaluation" / "evaluation.json", split="val", epoch=1)
-    said = notes(made(copied))
-    assert "The best epoch is now 3; this is of an earlier state." in said
-    assert "The epoch was chosen on these images" in said
+    text = made(copied).text
+    assert "The best epoch is now 3; this is of an earlier state." in text
+    assert "The best epoch was selected on these images" in text
 
 
 def test_many_classes_are_a_picture_and_a_folded_table(tmp_path):
     names = [f"class{k}" for k in range(21)]
     run = make_run(tmp_path / "run", names=names)
     make_evaluation(run, names=names)
-    document = made(run)
-    page, text = written(document, tmp_path / "report")
-    assert "plots/confusion.png" in text and "data:image/png" in page
-    assert len(table(document, "Classes")) == 21
+    seen = made(run)
+    picture = (run / "evaluation" / "confusion.png").read_bytes()
+    assert page.picture_address(picture) in seen.attributes["src"]
+    assert len(seen.table("Classes")) == 21
+    assert not any(name.startswith("Confusion") for name in seen.tables)
 
 
 def test_a_record_of_an_earlier_version_is_a_run(tmp_path):
-    run = make_run(tmp_path / "run")
-    document = made("results/cifar10_cpu.json", run)
-    row, other = table(document, "Runs")
+    run = make_run(tmp_path / "run", data__name="cifar10")
+    row, other = made("results/cifar10_cpu.json", run).table("Runs")
     result = json.loads(pathlib.Path("results/cifar10_cpu.json").read_text())
     assert row["run"] == "cifar10_cpu.json" and other["run"] == "run"
     assert row["test accuracy"] == f"{result['test']['accuracy']:.4f}"
     alone = made("results/cifar10_cpu.json")
-    assert facts(alone)["Parameters"][0] == "661,618"
+    assert alone.facts["Parameters"][0] == "661,618"
 
 
 def test_each_seed_of_a_record_of_several_is_a_run(tmp_path):
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(make_record((0.9, 0.92, 0.91))))
-    (row,) = table(made(path), "Configs")
+    (row,) = made(path).table("Configs")
     std = np.std([0.9, 0.92, 0.91], ddof=1)
     assert (row["test accuracy"], row["seeds"]) == (f"0.9100 ± {std:.4f}", "3")
+
+
+def test_settings_are_shown_as_a_config_file_has_them_the_changed_ones_first(six):
+    seen = made(six[0] / "b_seed0")
+    changed, settings = (
+        {row["setting"]: row["value"] for row in rows}
+        for name, rows in seen.tables.items()
+        if " settings of " in name
+    )
+    assert changed["model.widths"] == settings["model.widths"] == "(8, 16)"
+    assert changed["train.epochs"] == "3" and "optim.name" not in changed
+    crop = "(random_crop(padding=4, mode=zero), random_flip())"
+    assert settings["augment"] == crop
 
 
 def luminance(colour):
@@ -344,19 +435,17 @@ def contrast(first, second):
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize(
-    ("colours", "place"), [(palette.LIGHT, 0), (palette.DARK, 1)], ids=["light", "dark"]
-)
-def test_colours_can_be_told_from_their_background(colours, place):
+@pytest.mark.parametrize("index", [0, 1], ids=["light", "dark"])
+def test_colours_can_be_told_from_their_background(index):
     rgb = {
-        name: np.array([int(value[k : k + 2], 16) / 255 for k in (1, 3, 5)])
-        for name, value in colours.items()
+        name: np.array([int(values[index][k : k + 2], 16) / 255 for k in (1, 3, 5)])
+        for name, values in charts.PALETTE.items()
     }
     paper, ink = rgb["paper"], rgb["ink"]
     assert min(contrast(paper, rgb[name]) for name in ("ink", "muted")) >= 4.5
     assert min(contrast(paper, c) for n, c in rgb.items() if "series" in n) >= 4.5
-    css = pathlib.Path(palette.__file__).with_name("page.css").read_text()
-    depth = float(re.findall(r"--depth: ([\d.]+)", css)[place])
+    css = pathlib.Path(page.__file__).with_name("page.css").read_text()
+    depth = float(re.findall(r"--depth: ([\d.]+)", css)[index])
     deepest = depth * rgb["series-0"] + (1 - depth) * paper
     assert contrast(deepest, ink) >= 4.5
 
@@ -367,134 +456,92 @@ HOSTILE = '<script>alert("x")</script>|`a`*b* $\\frac$ \x07'
 def test_names_are_shown_as_they_are_and_never_run(tmp_path):
     names = [HOSTILE, "<img src=x onerror=alert(1)>", "cat & dog"]
     options = dict(names=names, data__name=HOSTILE.strip("\x07"))
-    run = make_run(tmp_path / "</title><b>run</b>", **options)
+    # Runs of one name get the folders above, too: here "</title><b>run".
+    run = make_run(tmp_path / "<" / "title><b>run", **options)
     make_evaluation(run, names=names)
-    page, text = written(made(run), tmp_path / "report")
-    seen = Tags(page)
+    other = make_run(tmp_path / "<i>" / "title><b>run", data__name="<u>y</u>", seed=1)
+    report = page.make(read_all([run, other]), NOW)
+    seen = Seen(report.html)
     assert seen.count("script") == 1 and not seen.count("b", without="figcaption")
+    assert not seen.count("i") and not seen.count("u")
     assert "onerror" not in seen.attributes
     assert HOSTILE.replace("\x07", "�") in seen.text
-    for line in text.splitlines():
-        if line.startswith("| ") and not line.startswith("| ---"):
-            cells = re.split(r"(?<!\\)\|", line)
-            assert "<" not in line and len(cells) > 2
+    assert "</title><b>run" in seen.text and "<i>/title><b>run" in seen.text
+    assert "<u>y</u>" in seen.text
+    report.write(tmp_path / "report")
+    pictures = (tmp_path / "report" / "plots").iterdir()
+    assert {path.stem for path in pictures} == set(seen.lines)
 
 
-class Tags(html.parser.HTMLParser):
-    """What a page holds, by a parser that is not ours."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags, self.stack, self.text, self.attributes = [], [], "", {}
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, tuple(self.stack)))
-        self.stack.append(tag)
-        for name, value in attrs:
-            self.attributes.setdefault(name, []).append(value)
-
-    def handle_endtag(self, tag):
-        while tag in self.stack and self.stack.pop() != tag:
-            pass
-
-    def handle_data(self, data):
-        self.text += data
-
-    def count(self, tag, without=None):
-        return sum(tag == name and without not in above for name, above in self.tags)
-
-
-def test_the_page_holds_all_it_needs(six, tmp_path):
-    folder, _ = six
-    page, text = written(made(*sorted(folder.iterdir())), tmp_path / "report")
-    seen = Tags(page)
+def test_the_page_holds_all_it_needs(comparison, tmp_path):
+    files = comparison.write(tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    seen = Seen(text)
     for name in ("src", "href"):
         for value in seen.attributes.get(name, ()):
             assert value.startswith(("#", "data:image/png;base64,")), value
-    assert not re.search(r"@import|url\((?!#)", page)
-    assert not seen.count("link") and "https:" not in page
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert not seen.count("link") and "https:" not in text
     ids = seen.attributes["id"]
     assert len(ids) == len(set(ids))
-    targets = re.findall(r'(?:xlink:href="|href="|url\()#([\w-]+)', page)
+    targets = re.findall(r'(?:xlink:href="|href="|url\()#([\w-]+)', text)
     assert targets and set(targets) <= set(ids)
-    for name in re.findall(r"\]\((plots/\w+\.png)\)", text):
-        assert (tmp_path / "report" / name).stat().st_size > 1000
-    assert text.count("](plots/") == len(list((tmp_path / "report/plots").iterdir()))
-
-
-def test_html_and_markdown_have_the_same_tables(six, tmp_path):
-    folder, _ = six
-    document = made(*sorted(folder.iterdir()))
-    page, text = written(document, tmp_path / "report")
-    for rows in tables(document).values():
-        for value in (value for row in rows for value in row.values() if value):
-            assert markdown.escape(value) in text
-            assert value.replace('"', "&#34;").replace("'", "&#39;") in page
-
-
-def test_markdown_keeps_a_table_in_its_columns():
-    rows = [[Cell("a|b\nc"), Cell("1", number=1.0)]]
-    lines = markdown.table(Table("", ["x", "y"], rows)).splitlines()
-    assert lines == ["| x | y |", "| --- | ---: |", "| a\\|b c | 1 |"]
+    pictures = [f"plots/{name}.png" for name in seen.lines]
+    assert files == ["report.html", *pictures]
+    assert all((tmp_path / name).stat().st_size > 1000 for name in pictures)
 
 
 def test_the_values_under_the_pointer_are_where_the_picture_has_them(tmp_path):
-    run = make_run(tmp_path / "run", epochs=4)
-    (charts,) = (b for b in made(run).blocks() if isinstance(b, Charts))
-    chart = charts.charts["loss"]
-    picture = svg.inline(chart, "loss")
-    (line,) = (each for each in svg.points(chart) if each["name"] == "training")
-    path = re.search(r'<path d="([^"]+)"[^>]*stroke-dasharray[^>]*--series-1', picture)
+    seen = made(make_run(tmp_path / "run", epochs=4))
+    svg = seen.source.partition('id="loss"')[2].partition("</svg>")[0]
+    path = re.search(r'<path d="([^"]+)"[^>]*stroke-dasharray[^>]*--series-1', svg)
     drawn = np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path[1]), float)
-    places = np.array([point[:2] for point in line["points"]])
+    points = seen.lines["loss"]["training"]
+    places = np.array([point[:2] for point in points])
     np.testing.assert_allclose(places, drawn, atol=0.06)
-    assert line["points"][3][2:] == ["epoch 4", "0.5000"]
+    assert points[3][2:] == ["epoch 4", "0.5000"]
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("name", "content", "message"),
     [
-        (lambda run: run.joinpath("config.json").unlink(), "is no run directory"),
-        (lambda run: run.joinpath("config.json").write_text("{"), "is damaged"),
-        (lambda run: run.joinpath("config.json").write_text("{}"), "it lacks seed"),
-        (lambda run: run.joinpath("result.json").write_text("[]"), "it lacks config"),
-        (lambda run: run.joinpath("metrics.jsonl").write_bytes(b"\xff\xfe"), "damaged"),
-        (
-            lambda run: run.joinpath("evaluation/confusion.csv").write_text("x\n1,a"),
-            "confusion.csv is damaged",
-        ),
-        (
-            lambda run: run.joinpath("evaluation/errors.npz").write_bytes(b"PK\x03"),
-            "errors.npz is damaged",
-        ),
-        (
-            lambda run: run.joinpath("evaluation/evaluation.json").write_text("{}"),
-            "evaluation.json is none",
-        ),
+        ("config.json", None, "is not a run directory"),
+        ("config.json", b"{", "is damaged"),
+        ("config.json", b"{}", "'seed' is missing"),
+        ("dataset.json", b'{"name": 3}', "'name' is missing or has the wrong"),
+        ("result.json", b"[]", "its content is missing or has the wrong type"),
+        ("metrics.jsonl", b"\xff\xfe\n", "damaged"),
+        ("evaluation/confusion.csv", b"x\n1,a", "confusion.csv is damaged"),
+        ("evaluation/errors.npz", b"PK\x03", "errors.npz is damaged"),
+        ("evaluation/evaluation.json", b"{}", "evaluation.json: 'weights' is"),
     ],
 )
-def test_a_damaged_run_is_named_even_among_others(damage, message, copied, tmp_path):
+def test_a_damaged_run_is_named_even_among_others(
+    name, content, message, copied, tmp_path
+):
     good = make_run(tmp_path / "good")
-    damage(copied)
+    if content is None:
+        (copied / name).unlink()
+    else:
+        (copied / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
         read_all([good, copied])
     assert "bad" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_what_is_not_a_run_is_refused(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps({"contenders": {}}))
     (tmp_path / "y.json").write_text(
         json.dumps(make_result(make_config()) | {"test": {}})
     )
     for path, message in (
         (tmp_path / "missing", "does not exist"),
-        (tmp_path, "is no run directory"),
-        (tmp_path / "x.json", "holds no accuracy of a run"),
-        (tmp_path / "y.json", "it lacks test.accuracy"),
+        (tmp_path, "run directory"),
+        (tmp_path / "x.json", "does not hold the accuracy of a run"),
+        (tmp_path / "y.json", "'test.accuracy' is missing"),
     ):
         with pytest.raises(UserError, match=message):
-            made(path)
+            read_all([path])
 
 
 @pytest.fixture(scope="module")
@@ -512,22 +559,21 @@ def real(digits_dir, tmp_path_factory):
 def test_a_real_run_is_evaluated_and_reported(real, capsys, monkeypatch):
     monkeypatch.setattr(efficiency, "BATCH_SIZES", (64,))
     monkeypatch.setattr(efficiency, "REPEATS", 3)
-    before = read_all([real])
-    evaluating.evaluate_missing(before)
+    report.evaluate_missing(read_all([real]))
     (run,) = read_all([real])
     assert run.evaluation.record["scores"]["accuracy"] == run.result["test"]["accuracy"]
     assert run.latency > 0
-    document = build.make([run], NOW)
-    matrix = table(document, "Confusion")
+    seen = made(real)
+    matrix = seen.table("Confusion")
     count = sum(int(v) for row in matrix for k, v in row.items() if k != "true class")
     assert count == run.result["test"]["num_examples"]
-    rows = tables(document)["Parts of the network"]
-    parameters = sum(int(row["parameters"].replace(",", "")) for row in rows)
-    assert parameters == run.result["num_parameters"]
+    *rows, total = seen.tables["Parts of the network"]
+    parameters = [int(row["parameters"].replace(",", "")) for row in (*rows, total)]
+    assert sum(parameters[:-1]) == parameters[-1] == run.result["num_parameters"]
     stamp = (real / "evaluation" / "evaluation.json").stat().st_mtime_ns
-    evaluating.evaluate_missing([run])
+    report.evaluate_missing([run])
     assert (real / "evaluation" / "evaluation.json").stat().st_mtime_ns == stamp
-    assert "it has been" in capsys.readouterr().out
+    assert "its evaluation is up to date" in capsys.readouterr().out
 
 
 def test_before_its_end_a_run_is_evaluated_on_validation_images(real, tmp_path):
@@ -535,7 +581,7 @@ def test_before_its_end_a_run_is_evaluated_on_validation_images(real, tmp_path):
     shutil.copytree(real, live, ignore=shutil.ignore_patterns("evaluation", "report*"))
     result = json.loads((live / "result.json").read_text())
     (live / "result.json").unlink()
-    evaluating.evaluate_missing(read_all([live]))
+    report.evaluate_missing(read_all([live]))
     (run,) = read_all([live])
     record = run.evaluation.record
     assert record["split"] == "val" and run.latency is None
@@ -557,22 +603,22 @@ def test_the_command(six, tmp_path):
 def test_a_browser_shows_all_parts_without_an_error(six, evaluated, tmp_path):
     folder, _ = six
     paths = sorted(folder.glob("b*"))
-    written(made(evaluated[0], *paths), tmp_path / "report")
-    page = Page(tmp_path / "report" / "report.html", tmp_path)
-    assert page.console == [] and page.requests == []
-    assert '<html lang="en" data-ready="yes">' in page.dom  # its script ran to the end
+    runs = read_all([evaluated[0], *paths])
+    page.make(runs, NOW).write(tmp_path / "report")
+    shown = Page(tmp_path / "report" / "report.html", tmp_path)
+    assert shown.console == [] and shown.requests == []
+    assert '<html lang="en" data-ready="yes">' in shown.dom  # its script ran to the end
     for part in ("Comparison", "Curves", "Errors", "Parameters", "Settings"):
-        assert f">{part}</h2>" in page.dom
-    for name in ("loss", "accuracy", "learning_rate", "accuracy_by_latency"):
-        assert re.search(rf'<figure class="chart" id="{name}".*?<svg', page.dom, re.S)
-    assert 'class="matrix"' in page.dom and 'class="gallery"' in page.dom
-    assert page.dom.count('<th scope="col"><button>') > 5  # tables can be sorted
+        assert f">{part}</h2>" in shown.dom
+    for name in ("loss", "accuracy", "learning_rate", "accuracy_by_parameters"):
+        assert re.search(rf'<figure class="chart" id="{name}".*?<svg', shown.dom, re.S)
+    assert 'class="matrix"' in shown.dom and 'class="gallery"' in shown.dom
+    assert shown.dom.count('<th scope="col"><button>') > 5  # tables can be sorted
 
 
 @needed
 def test_a_pointer_over_a_chart_reads_its_values(tmp_path):
-    run = make_run(tmp_path / "run", epochs=4)
-    text, _ = written(made(run), tmp_path / "report")
+    text = page.make(read_all([make_run(tmp_path / "run", epochs=4)]), NOW).html
     act = """
       const chart = document.querySelector("#loss svg");
       const box = chart.getBoundingClientRect();
@@ -587,11 +633,11 @@ def test_a_pointer_over_a_chart_reads_its_values(tmp_path):
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
     path = tmp_path / "acted.html"
     path.write_text(text.replace("</body>", f"<script>{act}</script></body>"))
-    page = Page(path, tmp_path)
-    assert page.console == []
-    readout = re.search(r'<div id="readout".*?</div></div>', page.dom, re.S)[0]
+    shown = Page(path, tmp_path)
+    assert shown.console == []
+    readout = re.search(r'<div id="readout".*?</div></div>', shown.dom, re.S)[0]
     assert "epoch 4" in readout and "validation: 0.3750" in readout
-    title = re.search(r"<title>(.*?)</title>", page.dom)[1]
+    title = re.search(r"<title>(.*?)</title>", shown.dom)[1]
     assert title == "0.5000,0.6667,1.0000,2.0000"
 
 
@@ -602,7 +648,7 @@ def test_the_browser_would_tell_of_errors_and_requests(tmp_path):
         "<!doctype html><img src='https://images.invalid/x.png'>"
         "<script>console.error('oh'); nothing()</script>"
     )
-    page = Page(path, tmp_path)
-    assert any("oh" in line for line in page.console)
-    assert any("nothing is not defined" in line for line in page.console)
-    assert page.requests == ["https://images.invalid/x.png"]
+    shown = Page(path, tmp_path)
+    assert any("oh" in line for line in shown.console)
+    assert any("nothing is not defined" in line for line in shown.console)
+    assert shown.requests == ["https://images.invalid/x.png"]

@@ -1,168 +1,721 @@
-"""Reads runs: their directories, and files that hold results."""
+"""Runs as a report sees them: read, checked, and grouped by config.
 
+Read `read_all` first: it takes run directories, in which training may still run, and
+published files of results. `group` then puts runs that differ only in their seed
+together, for a mean and a spread.
+"""
+
+import csv
 import dataclasses
+import functools
+import json
 import os
 import pathlib
+import re
+import shlex
+import statistics
+import types
+import typing
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
 
 from cifar_jax import UserError
-from cifar_jax.reporting import checked
-from cifar_jax.reporting.checked import read_object
-from cifar_jax.reporting.evaluated import read as read_evaluation
-from cifar_jax.reporting.run import Run
-from cifar_jax.reporting.text import printable
+from cifar_jax import config as default
+from cifar_jax.config import RESUMABLE_KEYS, config_to_dict, flatten
+from cifar_jax.training.results import RANKS, Dataset, Result
+from cifar_jax.training.schedules import to_steps
 from cifar_jax.training.workdir import RunDirectory
+
+# ---------------------------------------------------------------------------
+# What files hold
+
+# The settings without which a config is not one of ours, by dotted key.
+_SETTINGS = TypedDict(
+    "_SETTINGS",
+    {
+        "seed": int,
+        "data.name": str,
+        "data.validation": float,
+        "model.widths": list,
+        "train.epochs": int,
+        "train.label_smoothing": float,
+    },
+)
+
+# Keys that results of earlier versions lack.
+_NEWER = {"num_nonzero", "sparsity", "init", "teacher"}
+
+
+class Row(TypedDict):
+    """A line of metrics.jsonl; any other key holds a number."""
+
+    step: int
+    epoch: int
+    split: str
+
+
+# The content of a file that scripts/records.py wrote, by dotted key: one recipe with
+# many seeds.
+Record = TypedDict(
+    "Record",
+    {
+        "recipe": str,
+        "seeds": list[dict],
+        "num_parameters": int,
+        "flops_per_image": int,
+        "device": str,
+        "num_devices": int,
+        "clocks.train.mean": float,
+        "clocks.train_and_evaluate.mean": float,
+        "clocks.cold_process.seconds": NotRequired[float],
+        "images_per_second.mean": float,
+        "flops.mean": float,
+        "share_of_peak.mean": float,
+        "data.name": str,
+        "data.note": str,
+    },
+)
+
+# One of its seeds, by dotted key.
+Seed = TypedDict(
+    "Seed",
+    {
+        "seed": int,
+        "val": NotRequired[float],
+        "test": NotRequired[float],
+        "val_tta": NotRequired[float],
+        "test_tta": NotRequired[float],
+        "best_epoch": int,
+        "epochs": int,
+        "images_per_second": float,
+        "clocks.train": float,
+        "clocks.train_and_evaluate": float,
+        "clocks.compile": float,
+        "clocks.run": float,
+    },
+)
+
+
+class EvaluationScores(TypedDict):
+    """The `scores` of evaluation.json."""
+
+    accuracy: float
+    accuracy_interval: list[float]
+    loss: float
+    num_correct: int
+    num_examples: int
+    top5: NotRequired[float | None]
+
+
+class ClassScores(TypedDict):
+    """One of the `classes` of evaluation.json."""
+
+    name: Any
+    num_examples: int
+    accuracy: float | None
+    accuracy_interval: list[float] | None
+    times_predicted: int
+
+
+class Bin(TypedDict):
+    """One of the `bins` of the calibration."""
+
+    count: int
+    confidence: float
+    accuracy: float
+
+
+class _Calibration(TypedDict):
+    ece: float
+    bins: list[Bin]
+
+
+class Efficiency(TypedDict):
+    """The `efficiency` of evaluation.json; speeds only where they were measured."""
+
+    device: str
+    num_devices: int
+    latency_ms: NotRequired[float]
+    latency_batch_size: NotRequired[int]
+    images_per_second: NotRequired[float]
+    best_batch_size: NotRequired[int]
+
+
+class EvaluationRecord(TypedDict):
+    """The content of evaluation.json that a report shows."""
+
+    weights: str
+    epoch: int
+    data: str
+    split: NotRequired[str | None]
+    scores: NotRequired[EvaluationScores]
+    classes: NotRequired[list[ClassScores]]
+    calibration: NotRequired[_Calibration]
+    efficiency: Efficiency
+    files: list[str]
+
+
+def check(tree: Any, kind: Any, path: pathlib.Path) -> Any:
+    """Returns a JSON tree if it has a type.
+
+    Args:
+      tree: Content of a file.
+      kind: TypedDict; its optional keys may also be null.
+      path: The file, for the error.
+
+    Raises:
+      UserError: names the first key that is missing or has another type.
+    """
+    key = _misfit(tree, kind, "")
+    if key is not None:
+        what = repr(key) if key else "its content"
+        raise UserError(
+            f"{path}: {what} is missing or has the wrong type; restore the file from "
+            "a copy"
+        )
+    return tree
+
+
+def _misfit(value: Any, kind: Any, key: str) -> str | None:
+    """Returns the key of the first value that has another type, or None."""
+    arguments = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        misfits = [_misfit(value, arm, key) for arm in arguments]
+        return None if None in misfits else misfits[0]
+    parts = []  # with the type and the key of each
+    if typing.is_typeddict(kind) and isinstance(value, dict):
+        for name, hint in typing.get_type_hints(kind).items():
+            optional = name in kind.__optional_keys__ or name in _NEWER
+            if value.get(name) is not None or not optional:
+                parts.append((value.get(name), hint, f"{key}.{name}".lstrip(".")))
+    elif typing.get_origin(kind) is list and isinstance(value, list):
+        parts = [(part, arguments[0], f"{key}[{k}]") for k, part in enumerate(value)]
+    plain = dict if typing.is_typeddict(kind) else typing.get_origin(kind) or kind
+    if plain is not Any:
+        if not isinstance(value, (int, float) if plain is float else plain):
+            return key
+    misfits = (_misfit(*part) for part in parts)
+    return next((misfit for misfit in misfits if misfit is not None), None)
+
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+      UserError: If the file holds anything else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); restore it from a copy"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object; restore it from a copy")
+    return content
+
+
+# ---------------------------------------------------------------------------
+# One run
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What `cifar_jax.evaluate` left in a run directory.
+
+    Attributes:
+      record: Content of evaluation.json.
+      matrix: int64 [K, K], images by true class (row) and predicted class (column), or
+        None.
+      errors: Arrays of errors.npz (`images`, `places`, `labels`, `predictions`,
+        `confidence`), or None.
+    """
+
+    record: EvaluationRecord
+    matrix: np.ndarray | None
+    errors: Mapping[str, np.ndarray] | None
+
+    @property
+    def split(self) -> str | None:
+        """The run's own split that its best weights were scored on: "val" or "test"."""
+        return self.record.get("split") if self.record["weights"] == "best" else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run: finished, still training, imported, or only a published result.
+
+    Attributes:
+      path: Run directory, or the file that the result was published in.
+      name: Name that no other run of the report has.
+      config: Content of config.json.
+      dataset: Content of dataset.json; None for a published result.
+      rows: Whole lines of metrics.jsonl.
+      result: Content of result.json; None before the end of the run.
+      evaluation: What `cifar_jax.evaluate` wrote, or None.
+      updated: Time of the last metrics, in seconds since 1970, or None.
+      imported: Whether the weights were trained elsewhere.
+    """
+
+    path: pathlib.Path
+    name: str
+    config: Mapping[str, Any]
+    dataset: Dataset | None = None
+    rows: Sequence[Row] = ()
+    result: Result | None = None
+    evaluation: Evaluation | None = None
+    updated: float | None = None
+    imported: bool = False
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """The config by dotted keys; a key newer than the run has its default."""
+        return {**_defaults(), **flatten(self.config)}
+
+    @property
+    def is_record(self) -> bool:
+        """Whether this is a published result, without its run directory."""
+        return self.dataset is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the weights are final."""
+        return self.result is not None or self.imported
+
+    @property
+    def may_test(self) -> bool:
+        """Whether the test images may be looked at: not by the runs of a study."""
+        return self.ended and self.settings["evaluate.test"]
+
+    @property
+    def selected_on_test(self) -> bool:
+        """Whether the best epoch was selected on the test images."""
+        return self.settings["evaluate.select_on"] == "test"
+
+    @property
+    def label_names(self) -> list[str]:
+        """The names of the classes."""
+        return [printable(str(name)) for name in self.dataset["label_names"]]
+
+    @property
+    def latency(self) -> float | None:
+        """Milliseconds for one image on each device, if they were measured."""
+        record = self.evaluation.record if self.evaluation else None
+        return record["efficiency"].get("latency_ms") if record else None
+
+    @property
+    def latency_place(self) -> str | None:
+        """The devices that the latency was measured on."""
+        if self.evaluation is None or self.latency is None:
+            return None
+        efficiency = self.evaluation.record["efficiency"]
+        return f"{efficiency['num_devices']} x {efficiency['device']}"
+
+    @property
+    def place(self) -> str | None:
+        """The devices that the run used, or None before its end."""
+        if self.result is None:
+            return None
+        return f"{self.result['num_devices']} x {self.result['device']}"
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that have ended."""
+        if self.result:
+            return self.result["epochs"]
+        return max((row["epoch"] for row in self.rows), default=0)
+
+    def values(self, split: str, metric: str) -> dict[int, float]:
+        """Returns a metric by epoch."""
+        return {
+            row["epoch"]: row[metric]
+            for row in self.rows
+            if row["split"] == split and metric in row
+        }
+
+    def accuracy(self, name: str) -> float | None:
+        """Returns the accuracy of val, test, val_tta or test_tta in the result."""
+        scores = self.result.get(name) if self.result else None
+        return scores["accuracy"] if scores else None
+
+    @property
+    def validation(self) -> float | None:
+        """Validation accuracy of the best epoch (so far)."""
+        if self.result:
+            return self.accuracy("val")
+        best = self._best_row()
+        return best["accuracy"] if best and not self.selected_on_test else None
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch whose weights are in best/."""
+        if self.result:
+            return self.result["best_epoch"]
+        if self.imported:
+            return 0
+        best = self._best_row()
+        return best["epoch"] if best else None
+
+    def _best_row(self) -> Mapping[str, Any] | None:
+        """Returns the best row so far, ranked as training ranks them, or None."""
+        first_step = 0
+        if self.settings["prune.sparsity"] and self.rows:
+            # Only weights whose pruning is complete can be selected.
+            steps_per_epoch = self.rows[0]["step"] // self.rows[0]["epoch"]
+            first_step = to_steps(
+                "prune.stop",
+                self.settings["prune.stop"],
+                steps_per_epoch=steps_per_epoch,
+                total_steps=steps_per_epoch * self.settings["train.epochs"],
+            )
+        split = "test" if self.selected_on_test else "val"
+        rows = [r for r in self.rows if r["split"] == split and r["step"] >= first_step]
+        rank = RANKS.get(self.settings["evaluate.best_by"])
+        if not rank or not all({"accuracy", "loss"} <= set(row) for row in rows):
+            return None
+        return max(rows, key=rank, default=None)
+
+    def reason_to_wait(self) -> str:
+        """Returns why the run cannot be evaluated yet; empty if it can."""
+        if not self.may_test and not self.settings["data.validation"]:
+            return "it holds out no validation images, and has not ended"
+        return "its first epoch has not ended" if self.best_epoch is None else ""
+
+    def reason_not_to_evaluate(self) -> str:
+        """Returns why its best weights shall not be evaluated now; empty if they can.
+
+        Evaluations of other weights or of other images are left alone.
+        """
+        if self.is_record:
+            return "a published result has no weights"
+        if self.evaluation and not self.evaluation.split:
+            return "it has an evaluation of other weights or images"
+        if self.evaluation and self.evaluation.record["epoch"] == self.best_epoch:
+            if self.evaluation.split == ("test" if self.may_test else "val"):
+                return "its evaluation is up to date"
+        return self.reason_to_wait()
+
+    def evaluate_command(self) -> str:
+        """Returns the command that evaluates the best weights.
+
+        It scores validation images until the test images may be looked at, and leaves
+        latency out while the run trains, because the machine is busy.
+        """
+        words = ["python", "-m", "cifar_jax.evaluate", "--workdir", str(self.path)]
+        words += [] if self.may_test else ["--validation"]
+        words += ["--latency"] if self.ended else []
+        return shlex.join(words)
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return flatten(config_to_dict(default.get_config()))
+
+
+def printable(text: str) -> str:
+    """Returns text without the letters that neither a page nor a picture can show."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
+
+
+# ---------------------------------------------------------------------------
+# Reading
 
 
 def read_all(paths: Sequence[os.PathLike]) -> list[Run]:
-    """Reads run directories, which may still be trained in, and files of results.
+    """Reads run directories, in which training may still run, and published results.
 
-    What is given twice is read once.
+    A path that is given twice is read once.
 
     Raises:
-      UserError: If one is neither, or damaged.
+      UserError: If a path is neither, or a file is damaged.
     """
     unique = {pathlib.Path(path).resolve(): pathlib.Path(path) for path in paths}
     runs = []
     for name, path in zip(_names(list(unique)), unique.values(), strict=True):
-        for run in read(path):
-            name_of_run = f"{name} {run.name}".strip()
-            runs.append(dataclasses.replace(run, name=name_of_run))
+        if path.is_dir():
+            runs.append(_read_directory(path, name))
+            continue
+        if not path.is_file():
+            raise UserError(
+                f"{path} does not exist; give a run directory, or a file of results"
+            )
+        published = from_file(path, name)
+        if not published:
+            raise UserError(
+                f"{path} does not hold the accuracy of a run; give a run directory, or "
+                "a file of results"
+            )
+        runs += published
     return runs
-
-
-def read(path: pathlib.Path) -> list[Run]:
-    """Reads what a path holds; the name of a run there is what tells it from others.
-
-    Raises:
-      UserError: If it is no run, or damaged.
-    """
-    if path.is_dir():
-        return [_read_directory(path)]
-    if not path.is_file():
-        raise UserError(
-            f"{path} does not exist; give a run directory, or a file of results"
-        )
-    runs = from_file(path)
-    if not runs:
-        raise UserError(
-            f"{path} holds no accuracy of a run; give a run directory, or a file of "
-            "results"
-        )
-    return runs
-
-
-def from_file(path: pathlib.Path) -> list[Run]:
-    """Reads a JSON file of results; one of another kind holds no runs.
-
-    Raises:
-      UserError: If it is damaged.
-    """
-    content = read_object(path)
-    for key, reader in _KINDS.items():
-        if key in content:
-            return reader(path, content)
-    return []
-
-
-def _from_record(path: pathlib.Path, record: Mapping[str, Any]) -> list[Run]:
-    """Returns a run for each seed of what scripts/records.py has written."""
-    checked.checked(record, checked.RECORD, path)
-    runs = []
-    for row in record["seeds"]:
-        checked.checked(row, checked.SEED, path)
-        clocks = row["clocks"]
-        result = {
-            **{key: record[key] for key in checked.RECORD if key in record},
-            **{key: row[key] for key in ("best_epoch", "epochs", "images_per_second")},
-            **{
-                key: None if row.get(key) is None else {"accuracy": row[key]}
-                for key in checked.SCORED
-            },
-            "config": {**record["config"], "seed": row["seed"]},
-            "versions": record.get("versions", {}),
-            "seconds": {
-                "total": clocks["run"],
-                "compile": clocks["compile"],
-                "train": clocks["train"],
-                "evaluate": clocks["train_and_evaluate"] - clocks["train"],
-            },
-        }
-        runs.append(_from_result(path, result, name=f"seed {row['seed']}"))
-    return runs
-
-
-def _from_result(path: pathlib.Path, result: Any, name: str = "") -> Run:
-    result = checked.checked_result(result, path)
-    return Run(
-        path=path,
-        name=name,
-        config=checked.checked(result["config"], checked.CONFIG, path),
-        dataset=None,
-        rows=(),
-        result=result,
-        evaluation=None,
-        updated=None,
-    )
-
-
-# By a key that only files of the kind have; the first that fits.
-_KINDS: Mapping[str, Callable[[pathlib.Path, Any], list[Run]]] = {
-    "recipe": _from_record,
-    "best_epoch": lambda path, result: [_from_result(path, result)],
-}
-
-
-def _read_directory(path: pathlib.Path) -> Run:
-    directory, metrics = RunDirectory(path), path / "metrics.jsonl"
-    config, dataset = directory.config(), directory.dataset()
-    result = directory.result()
-    if result is not None:
-        result = checked.checked_result(result, path / "result.json")
-    try:
-        rows = [row for row in directory.rows() if _is_row(row)]
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{metrics} is damaged ({error}); restore it from a copy"
-        ) from error
-    return Run(
-        path=path,
-        name="",
-        config=checked.checked(config, checked.CONFIG, path / "config.json"),
-        dataset=checked.checked(dataset, checked.DATASET, path / "dataset.json"),
-        rows=rows,
-        result=result,
-        evaluation=read_evaluation(path / "evaluation"),
-        updated=metrics.stat().st_mtime if metrics.exists() else None,
-        imported=not rows and (path / "best" / "0").is_dir(),  # by import_torch
-    )
-
-
-def _is_row(row: Any) -> bool:
-    kinds = {"step": int, "epoch": int, "split": str}
-    return (
-        isinstance(row, dict)
-        and kinds.keys() <= row.keys()
-        and all(isinstance(row[key], kinds.get(key, (int, float))) for key in row)
-    )
 
 
 def _names(paths: Sequence[pathlib.Path]) -> list[str]:
     """Returns the shortest ends of paths that tell them apart."""
-    parts = [path.parts for path in paths]
-    parts = [part[:-1] if part[-1] == "result.json" else part for part in parts]
+    parts = [path.parent if path.name == "result.json" else path for path in paths]
+    parts = [path.parts for path in parts]
     names = []
-    for part in parts:
-        name = printable(_shortest(part, parts))
+    for own in parts:
+        ends = (own[-length:] for length in range(1, len(own) + 1))
+        unique = (end for end in ends if sum(p[-len(end) :] == end for p in parts) == 1)
+        name = printable("/".join(next(unique, own[-1:])))
         times = sum(name == other.split(" (")[0] for other in names)
         names.append(f"{name} ({times + 1})" if times else name)
     return names
 
 
-def _shortest(own: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
-    ends = [own[-length:] for length in range(1, len(own) + 1)]
-    unique = (
-        end for end in ends if sum(other[-len(end) :] == end for other in others) == 1
+def from_file(path: pathlib.Path, name: str = "") -> list[Run]:
+    """Reads a published file: one result, or a record with a run for each seed.
+
+    Returns:
+      The runs; none if the file holds something else.
+
+    Raises:
+      UserError: If the file is damaged.
+    """
+    content = read_object(path)
+    if content.get("kind") == "record":
+        record: Record = check(flatten(content), Record, path)
+        return [_of_seed(path, name, content, row) for row in record["seeds"]]
+    if "best_epoch" in content:
+        config = _checked_config(content.get("config"), path)
+        return [Run(path, name, config, result=check(content, Result, path))]
+    return []
+
+
+def _checked_config(config: Any, path: pathlib.Path) -> Mapping[str, Any]:
+    check(flatten(check(config, dict, path)), _SETTINGS, path)
+    return config
+
+
+def _of_seed(path: pathlib.Path, name: str, record: Any, row: Any) -> Run:
+    """Returns the run of one seed of a record."""
+    seed: Seed = check(flatten(row), Seed, path)
+    config = _checked_config(record.get("config"), path)
+    result = {key: record[key] for key in ("num_parameters", "flops_per_image")}
+    result |= {key: record[key] for key in ("device", "num_devices")}
+    result |= {key: row[key] for key in ("best_epoch", "epochs", "images_per_second")}
+    for split in ("val", "test", "val_tta", "test_tta"):
+        accuracy = seed.get(split)
+        result[split] = None if accuracy is None else {"accuracy": accuracy}
+    train = seed["clocks.train"]
+    result["seconds"] = {
+        "total": seed["clocks.run"],
+        "compile": seed["clocks.compile"],
+        "train": train,
+        "evaluate": seed["clocks.train_and_evaluate"] - train,
+    }
+    result["versions"] = record.get("versions", {})
+    return Run(
+        path=path,
+        name=f"{name} seed {seed['seed']}".strip(),
+        config={**config, "seed": seed["seed"]},
+        result=typing.cast(Result, result),
     )
-    return "/".join(next(unique, ends[0]))
+
+
+def _read_directory(path: pathlib.Path, name: str) -> Run:
+    directory, metrics = RunDirectory(path), path / "metrics.jsonl"
+    config = _checked_config(directory.config(), path / "config.json")
+    dataset = check(directory.dataset(), Dataset, path / "dataset.json")
+    result = directory.result()
+    if result is not None:
+        result = check(result, Result, path / "result.json")
+    rows = [check(row, Row, metrics) for row in directory.rows()]
+    return Run(
+        path=path,
+        name=name,
+        config=config,
+        dataset=dataset,
+        rows=rows,
+        result=result,
+        evaluation=_read_evaluation(path / "evaluation", len(dataset["label_names"])),
+        updated=metrics.stat().st_mtime if metrics.exists() else None,
+        imported=not rows and (path / "best" / "0").is_dir(),  # by import_torch
+    )
+
+
+def _read_evaluation(folder: pathlib.Path, num_classes: int) -> Evaluation | None:
+    path = folder / "evaluation.json"
+    if not path.exists():
+        return None
+    record = check(read_object(path), EvaluationRecord, path)
+    matrix = errors = None
+    try:
+        # Files of an earlier evaluation may still lie there: read only those it names.
+        path = folder / "confusion.csv"
+        if path.name in record["files"]:
+            with path.open(newline="") as file:
+                _, *lines = csv.reader(file)
+            matrix = np.array([[int(count) for count in line[1:]] for line in lines])
+            if matrix.shape != (num_classes, num_classes):
+                raise ValueError(f"not a matrix of {num_classes} classes")
+        path = folder / "errors.npz"
+        if path.name in record["files"]:
+            errors = _read_errors(path, num_classes)
+    except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}); evaluate the run "
+            "again"
+        ) from error
+    return Evaluation(record, matrix, errors)
+
+
+def _read_errors(path: pathlib.Path, num_classes: int) -> dict[str, np.ndarray]:
+    keys = ("images", "places", "labels", "predictions", "confidence")
+    with np.load(path, allow_pickle=False) as file:
+        errors = {key: file[key] for key in keys}
+    if len({len(array) for array in errors.values()}) != 1:
+        raise ValueError("lengths differ")
+    for key in ("labels", "predictions"):
+        if not ((errors[key] >= 0) & (errors[key] < num_classes)).all():
+            raise ValueError(f"{key} are not classes")
+    return errors
+
+
+# ---------------------------------------------------------------------------
+# Groups
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Values of several seeds.
+
+    Attributes:
+      values: One value for each seed, at least one.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean."""
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation of the sample (divided by n - 1); None for n below 3."""
+        return statistics.stdev(self.values) if len(self.values) > 2 else None
+
+    def text(self, form: str) -> str:
+        """Returns mean and deviation; of two seeds, the mean and both values.
+
+        Args:
+          form: How a number is written, as `format` has it.
+        """
+        mean = format(self.mean, form)
+        if self.std is not None:
+            return f"{mean} ± {format(self.std, form)}"
+        if len(self.values) == 2:
+            return f"{mean} ({', '.join(format(v, form) for v in self.values)})"
+        return mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs of one config that differ only in their seed.
+
+    Attributes:
+      name: Name that no other group of the report has.
+      number: Index of the group's colour.
+      runs: All runs.
+    """
+
+    name: str
+    number: int
+    runs: Sequence[Run]
+
+    @functools.cached_property
+    def by_seed(self) -> dict[int, Run]:
+        """The run that counts for each seed: the first, preferably one that ended."""
+        chosen = {}
+        for run in sorted(self.runs, key=lambda run: run.result is None):
+            chosen.setdefault(run.settings["seed"], run)
+        return chosen
+
+    def sample(self, value: Callable[[Run], float | None]) -> Sample | None:
+        """Returns a value over the seeds that have ended; None where none has it."""
+        values = [value(run) for run in self.by_seed.values() if run.result]
+        known = tuple(value for value in values if value is not None)
+        return Sample(known) if known else None
+
+    def best_known(self) -> tuple[Sample, str] | None:
+        """Returns the test accuracy; or until there is an honest one, validation's.
+
+        Returns:
+          The accuracies, and their split ("test" or "validation"); or None.
+        """
+        test = self.sample(lambda run: run.accuracy("test"))
+        if test and not self.selected_on_test:
+            return test, "test"
+        values = [run.validation for run in self.by_seed.values()]
+        known = tuple(value for value in values if value is not None)
+        return (Sample(known), "validation") if known else None
+
+    @property
+    def selected_on_test(self) -> bool:
+        """Whether best epochs were selected on the test images."""
+        return self.runs[0].selected_on_test
+
+    @property
+    def latency(self) -> float | None:
+        """Median of the latencies that were measured, in milliseconds, or None."""
+        known = [run.latency for run in self.runs if run.latency is not None]
+        return statistics.median(known) if known else None
+
+
+def group(runs: Sequence[Run]) -> list[Group]:
+    """Returns the groups, in the order of their first runs."""
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        key = json.dumps(_compared_settings(run), sort_keys=True)
+        members.setdefault(key, []).append(run)
+    lists = [[run.name for run in group] for group in members.values()]
+    names = [_common_name(names) for names in lists]
+    return [
+        # A name that several groups would share gives way to the names of the runs.
+        Group(name if names.count(name) == 1 else _listed(lists[k]), k, group)
+        for k, (name, group) in enumerate(zip(names, members.values(), strict=True))
+    ]
+
+
+def differences(groups: Sequence[Group]) -> dict[str, list[Any]]:
+    """Returns the settings that differ between groups, with each group's value.
+
+    A group whose version of the package lacked the setting has None there, which does
+    not count as a difference.
+    """
+    settings = [_compared_settings(group.runs[0]) for group in groups]
+    rows = {}
+    for key in dict.fromkeys(key for each in settings for key in each):
+        known = [each[key] for each in settings if key in each]
+        if any(value != known[0] for value in known):
+            rows[key] = [each.get(key) for each in settings]
+    return rows
+
+
+def _compared_settings(run: Run) -> dict[str, Any]:
+    """Returns the settings that change what is computed, without the seed."""
+    return {
+        key: value
+        for key, value in run.settings.items()
+        if key != "seed" and not key.startswith(RESUMABLE_KEYS)
+    }
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """Returns how all names begin, up to the number or letter of their seeds."""
+    if len(names) == 1:
+        return names[0]
+    common = os.path.commonprefix(names)
+    if any(name[len(common) :][:1].isdigit() for name in names):
+        common = common.rstrip("0123456789")
+    return re.sub(r"([\W_]+s|[\W_]*seed)?[\W_]*$", "", common) or _listed(names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > 3:
+        return f"{', '.join(names[:2])} and {len(names) - 2} more"
+    return ", ".join(names)

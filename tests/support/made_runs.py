@@ -63,7 +63,7 @@ def make_run(
     """Writes a run directory and returns it; with `done` epochs it has not ended."""
     folder.mkdir(parents=True)
     config = make_config(**settings)
-    dataset = {"image_shape": [8, 8, 3], "label_names": list(names)}
+    dataset = {"name": "made", "image_shape": [8, 8, 3], "label_names": list(names)}
     dataset |= {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}
     lines = rows(config["train"]["epochs"] if done is None else done, val or 0.5, split)
     files = {"config.json": config, "dataset.json": dataset}
@@ -106,6 +106,11 @@ def make_evaluation(run, *, names=NAMES, split="test", epoch=3, latency=None):
     sections.draw_errors(logits, labels, table, names, output)
     output.record("evaluation.json", record)
     return matrix
+
+
+def change(path, **values):
+    """Changes values of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def make_record(tests):
