@@ -44,8 +44,8 @@ class StepOptions:
       batch_size: Rows in a step, over all devices: images times repeats.
       steps_per_epoch: Steps in an epoch.
       total_steps: Steps in the run.
-      augment: `(key, images, labels, *, epoch, index, progress) -> (images, labels)`,
-        on images [B, H, W, C] in 0..255 and soft labels [B, K].
+      augment: `(key, images, labels, *, epoch, index, progress, split) -> (images,
+        labels)`, on images [B, H, W, C] in 0..255 and soft labels [B, K].
       mean: Mean of each channel, with pixels in [0, 1].
       std: Standard deviation of each channel, with pixels in [0, 1].
       label_smoothing: Share of each label that is spread over all classes.
@@ -199,6 +199,7 @@ def _inputs(
             epoch=epoch,
             index=batch.index,
             progress=step / options.total_steps,
+            split=options.split,
         )
     teacher_logits = None
     if options.distillation:  # the teacher normalises in its own way
@@ -206,6 +207,8 @@ def _inputs(
             teacher_logits = options.distillation.teach(teacher, images)
     with jax.named_scope("augment"):
         images = normalize(images, options.mean, options.std)
+    # Whatever a transform does, each device trains on its own part of the batch.
+    images, targets = jax.lax.with_sharding_constraint((images, targets), options.split)
     return images, targets, teacher_logits
 
 

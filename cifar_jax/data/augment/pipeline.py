@@ -45,14 +45,15 @@ def make_pipeline(
     """Returns the function that applies transforms to a batch, in their order.
 
     The function is pure and can be jitted: `pipeline(key, images, labels, *, epoch,
-    index=None, progress=None) -> (images, labels)`, where
+    index=None, progress=None, split=None) -> (images, labels)`, where
 
     - images: uint8 or float [B, H, W, C] in [0, 255]; mixup turns uint8 to float32;
     - labels: float [B, K], one-hot or soft; mixing keeps the sum of each row;
     - epoch: int32 scalar, or [B]: how often each image was seen before;
     - index: int32 [B], each image's place in the data set; for `alternating_flip`;
     - progress: float32 scalar in [0, 1), the share of the run that has passed; for
-      transforms with a `Window`.
+      transforms with a `Window`;
+    - split: sharding of the batch, which every transform keeps; None: XLA decides.
 
     Each transform's key is `key` folded with its position. The result does not depend
     on how the batch is sharded.
@@ -67,7 +68,7 @@ def make_pipeline(
     """
     steps = tuple(_make_step(transform, image_shape) for transform in transforms)
 
-    def pipeline(key, images, labels, *, epoch, index=None, progress=None):
+    def pipeline(key, images, labels, *, epoch, index=None, progress=None, split=None):
         context = {"epoch": epoch, "index": index}
         for position, (step, window) in enumerate(steps):
             step_key = jax.random.fold_in(key, position)
@@ -81,6 +82,11 @@ def make_pipeline(
             share_key = jax.random.fold_in(key, len(steps) + position)
             share = window.share(progress)
             images, labels = within(window, apply, share_key, share, images, labels)
+            if split is not None:
+                # Left to itself, XLA for GPUs and TPUs gathers what a `cond` returns,
+                # and each device does all that follows for the whole batch.
+                batch = images, labels
+                images, labels = jax.lax.with_sharding_constraint(batch, split)
         return images, labels
 
     return pipeline
