@@ -13,9 +13,9 @@ import tracemalloc
 import numpy as np
 import pytest
 import requests
-import small_cifar
 import tensorflow_datasets as tfds
-from small_cifar import PYTHON_SPEC, PYTHON_SPEC_100, SPEC, SPEC_100
+from support import small_cifar
+from support.small_cifar import PYTHON_SPEC, PYTHON_SPEC_100, SPEC, SPEC_100
 
 from cifar_jax import UserError
 from cifar_jax.data import archive_spec, archives, download, sources
@@ -152,7 +152,7 @@ def test_batches_of_other_content_are_refused(tmp_path, spec):
         ),
         ({b"data": None}, "the images are NoneType; give an array of uint8"),
         ({key: good[key][1:]}, f"there are {count - 1} labels for {count} images"),
-        ({key: ["cat"] * count}, "the labels are no integers; give class numbers"),
+        ({key: ["cat"] * count}, "labels must be integers; give class numbers"),
         ({b"extra": os.system}, "it names '(posix|nt).system'"),
         ({b"extra": bytes(10_000_000)}, "has .* bytes, far too many; copy it again"),
     ):
@@ -344,30 +344,6 @@ DOWNLOAD = dataclasses.replace(
 )
 
 
-class FakeResponse:
-    """What a server sends: all the content, or a part of it before an error."""
-
-    def __init__(self, content=CONTENT, error=None):
-        self._content = content
-        self._error = error
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def raise_for_status(self):
-        if self._error and not self._content:
-            raise self._error
-
-    def iter_content(self, size):
-        for start in range(0, len(self._content), size):
-            yield self._content[start : start + size]
-        if self._error:
-            raise self._error
-
-
 @pytest.fixture
 def serve(monkeypatch):
     """Makes requests.get return a fake response; counts the calls."""
@@ -387,21 +363,22 @@ def serve(monkeypatch):
 
 
 def test_a_download_is_verified_and_kept(tmp_path, serve):
-    calls, seen = serve(FakeResponse()), []
+    calls, lines = serve(small_cifar.Response(CONTENT)), []
     folder = tmp_path / "downloads"
-    path = download.download(DOWNLOAD, folder, progress=lambda *n: seen.append(n))
+    path = download.download(DOWNLOAD, folder, lines.append)
     assert path == folder / "cifar-10-binary.tar.gz"
     assert path.read_bytes() == CONTENT
     assert list(folder.iterdir()) == [path]
     assert calls == [SPEC.url]
-    assert seen[-1] == (len(CONTENT), len(CONTENT)) and len(seen) > 1
+    assert lines[0] == f"Downloading {SPEC.url} (2 MB)"
+    assert lines[1:] == ["  1 of 2 MB", "  2 of 2 MB", "  2 of 2 MB"]
     assert download.download(DOWNLOAD, folder) == path
     assert len(calls) == 1, "a good copy was downloaded again"
 
 
 @pytest.mark.parametrize("old", [b"", CONTENT[:-1]])
 def test_a_damaged_download_is_replaced(tmp_path, serve, old):
-    serve(FakeResponse())
+    serve(small_cifar.Response(CONTENT))
     path = tmp_path / DOWNLOAD.archive
     path.write_bytes(old)
     assert download.download(DOWNLOAD, tmp_path).read_bytes() == CONTENT
@@ -410,16 +387,13 @@ def test_a_damaged_download_is_replaced(tmp_path, serve, old):
 @pytest.mark.parametrize(
     ("response", "match"),
     [
-        (FakeResponse(CONTENT[:-1]), "sent 2,099,999 bytes with SHA-256 .* instead of"),
-        (FakeResponse(b"", requests.HTTPError("404")), r"downloaded \(HTTPError\)"),
-        (
-            FakeResponse(CONTENT[:-1], requests.ConnectionError()),
-            r"cannot be downloaded \(ConnectionError\)",
-        ),
+        ((CONTENT[:-1],), "sent 2,099,999 bytes with SHA-256 .* instead of"),
+        ((b"", requests.HTTPError("404")), r"cannot be downloaded \(HTTPError\)"),
+        ((CONTENT[:-1], requests.ConnectionError()), r"downloaded \(ConnectionError\)"),
     ],
 )
 def test_a_failed_download_leaves_nothing(tmp_path, serve, response, match):
-    serve(response)
+    serve(small_cifar.Response(*response))
     with pytest.raises(UserError, match=match):
         download.download(DOWNLOAD, tmp_path)
     assert not list(tmp_path.iterdir())

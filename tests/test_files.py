@@ -65,7 +65,7 @@ def test_batches_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
         ({"a\nb": 1}, r"batch.pkl holds the keys \['a\\nb'\]; name its images data"),
         ({"data": ROWS, "labels": [1]}, "there are 1 labels for 9 images"),
         ({"data": ROWS, "labels": [2**80] * 9}, "(labels of dtype object|labels run)"),
-        ({"data": ROWS, "ids": [None] * 9}, "the ids are no numbers or strings; leave"),
+        ({"data": ROWS, "ids": [None] * 9}, "ids must be numbers or strings; leave"),
     ):
         refuse(sources.open_split, str(write_pickle(path, **batch)), match=match)
     monkeypatch.setattr(files, "MAX_PICKLE_BYTES", 100)
@@ -74,10 +74,10 @@ def test_batches_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "x.csv").write_text("1,2,3")
-    match = "x.csv is no source of images that is known; give an official archive"
+    match = "x.csv is not a known source of images; give an official archive"
     refuse(sources.open_split, str(tmp_path / "x.csv"), match=match)
     (tmp_path / "empty").touch()
-    refuse(sources.open_split, str(tmp_path / "empty"), match="is no source of images")
+    refuse(sources.open_split, str(tmp_path / "empty"), match="is not a known source")
     for spec in (f"{tmp_path}/none", f"{tmp_path}/none:test", "none.npz", "./none"):
         refuse(sources.open_split, spec, match=f"source {spec} does not exist; give a")
 

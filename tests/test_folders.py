@@ -197,8 +197,8 @@ ERRORS = {
     "large.png": "has 10000x6000 pixels; at most 50,000,000 are read",
     "small.png": r"has 5x10 pixels \(height x width\) instead of 8x10; resize it, or",
     "deep.png": r"has more than 8 bits a pixel \(I;16\); save it with 8",
-    "pipe.png": "is no regular file; give an image",
-    "null.png": "is no regular file; give an image",
+    "pipe.png": "is not a regular file; give an image",
+    "null.png": "is not a regular file; give an image",
     "broken.png": "cannot be read",
     "loop.png": "cannot be read",
 }
@@ -292,7 +292,7 @@ def test_other_trees_are_refused(tmp_path):
 
 def test_special_files_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    refuse(tmp_path / "pipe", "pipe is no regular file; give a file or a folder")
-    refuse("/dev/zero", "is no regular file; give a file or a folder")
+    refuse(tmp_path / "pipe", "pipe is not a regular file; give a file or a folder")
+    refuse("/dev/zero", "is not a regular file; give a file or a folder")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     refuse(tmp_path / "loop", "does not exist|no regular file")

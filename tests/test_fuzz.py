@@ -6,10 +6,10 @@ import os
 import pickle
 import tarfile
 
-import fuzzing
 import numpy as np
 import pytest
 from PIL import Image
+from support import fuzzing
 
 from cifar_jax.data import archive_spec, archives
 

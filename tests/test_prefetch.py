@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from cifar_jax.data.prefetch import prefetch
+from cifar_jax.training.feed import prefetch
 
 
 def threads():

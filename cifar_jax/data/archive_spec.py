@@ -1,4 +1,4 @@
-"""What the official CIFAR archives hold: facts only, read by `archives`."""
+"""Content of the official CIFAR archives: facts only, used by `archives`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ class ArchiveSpec:
     dictionary whose `data` holds such planes.
 
     Attributes:
-      url: Where the archive is published.
+      url: Address that the archive is published at.
       folder: Folder that the archive unpacks to.
       files: File names of each split, in order.
-      records_per_file: Images in each file of a split.
-      labels: Names of the classes, by kind of label, in the order of a record; the kind
-        `label` is what networks are trained on.
+      records_per_file: Number of images in each file of a split.
+      labels: Names of the classes, by kind of label, in the order of a record; networks
+        are trained on the kind `label`.
       keys: Key of each kind of label in the pickled dictionaries; empty: binary.
-      size: Bytes of the archive, if it is downloaded here.
-      sha256: SHA-256 of the archive, if it is downloaded here.
+      size: Bytes of the archive; 0: it is not downloaded here.
+      sha256: SHA-256 of the archive; empty: it is not downloaded here.
       side: Height and width of the images in pixels.
     """
 
@@ -33,8 +33,8 @@ class ArchiveSpec:
     records_per_file: Mapping[str, int]
     labels: Mapping[str, tuple[str, ...]]
     keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    size: int | None = None
-    sha256: str | None = None
+    size: int = 0
+    sha256: str = ""
     side: int = 32
 
     @property
@@ -43,8 +43,13 @@ class ArchiveSpec:
         return self.url.rsplit("/", 1)[-1]
 
     @property
+    def remedy(self) -> str:
+        """End of the error about a damaged copy."""
+        return f"copy it again from {self.url}"
+
+    @property
     def label_names(self) -> tuple[str, ...]:
-        """Classes, by label."""
+        """Names of the classes, by label."""
         return self.labels["label"]
 
     @property
@@ -54,7 +59,7 @@ class ArchiveSpec:
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of the labels and their image."""
+        """Bytes of an image and its labels."""
         return len(self.labels) + 3 * self.side**2
 
     def num_records(self, split: str) -> int:
@@ -82,8 +87,8 @@ CIFAR10 = ArchiveSpec(
 CIFAR10_PYTHON = dataclasses.replace(
     CIFAR10,
     url=f"{_HOME}/cifar-10-python.tar.gz",
-    size=None,
-    sha256=None,
+    size=0,
+    sha256="",
     folder="cifar-10-batches-py",
     files={
         "train": tuple(f"data_batch_{i}" for i in range(1, 6)),
@@ -126,8 +131,8 @@ CIFAR100 = ArchiveSpec(
 CIFAR100_PYTHON = dataclasses.replace(
     CIFAR100,
     url=f"{_HOME}/cifar-100-python.tar.gz",
-    size=None,
-    sha256=None,
+    size=0,
+    sha256="",
     folder="cifar-100-python",
     files={"train": ("train",), "test": ("test",)},
     keys={"coarse_label": "coarse_labels", "label": "fine_labels"},

@@ -9,7 +9,7 @@ import os
 import pathlib
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -24,14 +24,14 @@ _DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZM
 
 
 def read(
-    source: os.PathLike, spec: ArchiveSpec, split: str | None = None
+    source: str | os.PathLike, spec: ArchiveSpec, split: str | None = None
 ) -> dict[str, tuple[np.ndarray, Labels]]:
     """Reads and checks a copy of an archive.
 
     Args:
       source: The archive, its unpacked folder, or a folder that holds either.
-      spec: What the archive must contain.
-      split: The only one to read; None: all.
+      spec: Content that the archive must have.
+      split: Split to read; None: all.
 
     Returns:
       For each split, images uint8 [N, side, side, 3] and labels int32 [N] of each kind,
@@ -43,31 +43,36 @@ def read(
     path = locate(source, spec)
     splits = [split] if split else list(spec.files)
     names = {name: split for split in splits for name in spec.files[split]}
-    read_members = _folder_members if path.is_dir() else _tar_members
-    members = read_members(path, names, spec)
-    missing = [name for name in names if name not in members]
+    read_files = _read_folder if path.is_dir() else _read_tar
+    contents = read_files(path, names, spec)
+    missing = [name for name in names if name not in contents]
     if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; {_remedy(spec)}")
+        raise UserError(f"{path} lacks {', '.join(missing)}; {spec.remedy}")
     parse = _parse_pickle if spec.keys else _parse_binary
     examples = {}
     for split in splits:
+        # A file is let go of when it is parsed: only its images are kept.
         parts = [
-            parse(members.pop(name), f"{path}: {name}", spec, split)
+            parse(contents.pop(name), f"{path}: {name}", spec, split)
             for name in spec.files[split]
         ]
-        images = np.concatenate([images for images, _ in parts])
-        images = np.ascontiguousarray(images)
-        labels = {
-            kind: np.concatenate([labels[kind] for _, labels in parts])
-            for kind in spec.labels
-        }
-        for kind in spec.labels:
-            _check_class_counts(labels[kind], f"{path}: split {split}", kind, spec)
+        images = np.ascontiguousarray(np.concatenate([part[0] for part in parts]))
+        labels = {}
+        for kind, class_names in spec.labels.items():
+            labels[kind] = np.concatenate([part[1][kind] for part in parts])
+            # The official splits hold every class equally often.
+            counts = np.bincount(labels[kind], minlength=len(class_names))
+            if (counts != len(images) / len(class_names)).any():
+                raise UserError(
+                    f"{path}: split {split} holds {counts.tolist()} images of the "
+                    f"classes instead of {len(images) // len(class_names)} of "
+                    f"each; {spec.remedy}"
+                )
         examples[split] = images, labels
     return examples
 
 
-def locate(source: os.PathLike, spec: ArchiveSpec) -> pathlib.Path:
+def locate(source: str | os.PathLike, spec: ArchiveSpec) -> pathlib.Path:
     """Returns the archive or the unpacked folder that `source` is or holds.
 
     Raises:
@@ -76,7 +81,7 @@ def locate(source: os.PathLike, spec: ArchiveSpec) -> pathlib.Path:
     source = pathlib.Path(source).expanduser()
     if not source.exists():
         raise UserError(f"{source} does not exist; give a copy of {spec.archive}")
-    if path := _held(source, spec):
+    if path := _find(source, spec):
         return path
     raise UserError(
         f"{source} holds neither {spec.archive} nor the folder {spec.folder}; "
@@ -84,29 +89,7 @@ def locate(source: os.PathLike, spec: ArchiveSpec) -> pathlib.Path:
     )
 
 
-def is_archive(path: pathlib.Path, head: bytes) -> bool:
-    """Whether a file is a tar archive, by its name and its first 512 bytes."""
-    packed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
-    return packed or head[257:262] == b"ustar" or ".tar" in path.suffixes
-
-
-def recognise(source: pathlib.Path) -> ArchiveSpec | None:
-    """Returns the spec of an archive, its unpacked folder, or what holds either.
-
-    Raises:
-      UserError: If it is a file, and no such archive.
-    """
-    if source.is_dir():
-        return next((spec for spec in SPECS if _held(source, spec)), None)
-    by_folder = {spec.folder: spec for spec in SPECS}
-    for folder in _top_folders(source):
-        if folder in by_folder:
-            return by_folder[folder]
-    known = ", ".join(spec.archive for spec in SPECS)
-    raise UserError(f"{source} is none of the archives {known}; unpack it first")
-
-
-def _held(source: pathlib.Path, spec: ArchiveSpec) -> pathlib.Path | None:
+def _find(source: pathlib.Path, spec: ArchiveSpec) -> pathlib.Path | None:
     first_files = [files[0] for files in spec.files.values()]
     if source.is_file() or any((source / name).is_file() for name in first_files):
         return source
@@ -116,58 +99,80 @@ def _held(source: pathlib.Path, spec: ArchiveSpec) -> pathlib.Path | None:
     return archive if archive.is_file() else None
 
 
-def _top_folders(path: pathlib.Path) -> Iterator[str]:
-    """Yields the top folders of the first members of an archive."""
+def is_archive(path: pathlib.Path, head: bytes) -> bool:
+    """Returns whether a file is a tar archive, by its name and its first 512 bytes."""
+    is_compressed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+    return is_compressed or head[257:262] == b"ustar" or ".tar" in path.suffixes
+
+
+def recognise(source: pathlib.Path) -> ArchiveSpec | None:
+    """Returns the spec of an archive, its unpacked folder, or what holds either.
+
+    Returns:
+      The spec; None: it is a folder of something else.
+
+    Raises:
+      UserError: If it is a file, and not such an archive.
+    """
+    if source.is_dir():
+        return next((spec for spec in SPECS if _find(source, spec)), None)
+    by_folder = {spec.folder: spec for spec in SPECS}
     try:
-        with tarfile.open(path, "r:*") as archive:
+        with tarfile.open(source, "r:*") as archive:
             for member, _ in zip(archive, range(100), strict=False):
-                yield member.name.removeprefix("./").partition("/")[0]
+                folder = member.name.removeprefix("./").partition("/")[0]
+                if folder in by_folder:
+                    return by_folder[folder]
     except _DAMAGE as error:
-        reason = str(error).partition("\n")[0].rstrip(":")
-        raise UserError(
-            f"{path} is damaged, truncated or not a tar archive ({reason}); copy it "
-            "again"
-        ) from error
+        raise _damaged(source, error, "copy it again") from error
+    archives = ", ".join(spec.archive for spec in SPECS)
+    raise UserError(f"{source} is none of the archives {archives}; unpack it first")
 
 
-def _folder_members(
+def _read_folder(
     path: pathlib.Path, names: Mapping[str, str], spec: ArchiveSpec
 ) -> dict[str, bytes]:
-    """The files of an unpacked folder, refused before reading if their size is off."""
-    members = {}
+    """Reads the files of an unpacked folder, each with its split as value."""
+    contents = {}
     for name, split in names.items():
         if (path / name).is_file():
             size = (path / name).stat().st_size
             _check_size(size, f"{path}: {name}", spec, split)
-            members[name] = (path / name).read_bytes()
-    return members
+            contents[name] = (path / name).read_bytes()
+    return contents
 
 
-def _tar_members(
+def _read_tar(
     path: pathlib.Path, names: Mapping[str, str], spec: ArchiveSpec
 ) -> dict[str, bytes]:
-    """The expected regular files of an archive; all else in it is passed over."""
+    """Reads the expected regular files of an archive, and skips all others."""
     expected = {f"{spec.folder}/{name}": name for name in names}
-    members = {}
+    contents = {}
     try:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
                 name = expected.get(member.name.removeprefix("./"))
                 if name is None or not member.isreg():
                     continue
+                # Before reading: a small archive may claim to hold huge files.
                 _check_size(member.size, f"{path}: {name}", spec, names[name])
-                members[name] = archive.extractfile(member).read()
-            while archive.fileobj.read(1 << 20):
+                file = archive.extractfile(member)
+                assert file is not None  # it is a regular file
+                contents[name] = file.read()
+            while archive.fileobj and archive.fileobj.read(1 << 20):
                 pass  # gzip checks its sum at the end of the file only
     except UserError:
         raise
     except _DAMAGE as error:
-        reason = str(error).partition("\n")[0].rstrip(":")  # tarfile may list more
-        raise UserError(
-            f"{path} is damaged, truncated or not a tar archive ({reason}); "
-            f"{_remedy(spec)}"
-        ) from error
-    return members
+        raise _damaged(path, error, spec.remedy) from error
+    return contents
+
+
+def _damaged(path: pathlib.Path, error: Exception, remedy: str) -> UserError:
+    reason = str(error).partition("\n")[0].rstrip(":")  # tarfile may list more
+    return UserError(
+        f"{path} is damaged, truncated or not a tar archive ({reason}); {remedy}"
+    )
 
 
 def _parse_binary(
@@ -175,10 +180,10 @@ def _parse_binary(
 ) -> tuple[np.ndarray, Labels]:
     _check_size(len(content), where, spec, split)
     records = np.frombuffer(content, np.uint8).reshape(-1, spec.record_bytes)
-    labels = {
-        kind: _checked(records[:, column].astype(np.int32), where, kind, spec)
-        for column, kind in enumerate(spec.labels)
-    }
+    labels = {}
+    for column, kind in enumerate(spec.labels):
+        labels[kind] = records[:, column].astype(np.int32)
+        _check_labels(labels[kind], where, kind, spec)
     return as_images(records[:, len(spec.labels) :], where), labels
 
 
@@ -188,57 +193,37 @@ def _parse_pickle(
     batch = pickles.read_batch(content, where)
     missing = [key for key in ("data", *spec.keys.values()) if key not in batch]
     if missing:
-        raise UserError(f"{where} lacks {', '.join(missing)}; {_remedy(spec)}")
+        raise UserError(f"{where} lacks {', '.join(missing)}; {spec.remedy}")
     count = spec.records_per_file[split]
     images = as_images(batch["data"], where)
     if images.shape != (count, *spec.image_shape):
-        expected = (count, *spec.image_shape)
         raise UserError(
-            f"{where} holds images {images.shape} instead of {expected}; "
-            f"{_remedy(spec)}"
+            f"{where} holds images {images.shape} instead of "
+            f"{(count, *spec.image_shape)}; {spec.remedy}"
         )
     labels = {}
     for kind, key in spec.keys.items():
-        values = as_labels(batch[key], count, where)
-        labels[kind] = _checked(values, where, kind, spec)
+        labels[kind] = as_labels(batch[key], count, where)
+        _check_labels(labels[kind], where, kind, spec)
     return images, labels
 
 
-def _checked(
-    labels: np.ndarray, where: str, kind: str, spec: ArchiveSpec
-) -> np.ndarray:
+def _check_labels(labels: np.ndarray, where: str, kind: str, spec: ArchiveSpec) -> None:
     num_classes = len(spec.labels[kind])
     if labels.max() >= num_classes:
         index = int(np.argmax(labels >= num_classes))
         raise UserError(
             f"{where}: record {index} has {kind} {labels[index]}, but the labels are "
-            f"0 to {num_classes - 1}; {_remedy(spec)}"
+            f"0 to {num_classes - 1}; {spec.remedy}"
         )
-    return labels
 
 
 def _check_size(size: int, where: str, spec: ArchiveSpec, split: str) -> None:
     expected = spec.records_per_file[split] * spec.record_bytes
-    if spec.keys and size > 2 * expected + (1 << 20):  # with names, in any protocol
-        raise UserError(f"{where} has {size:,} bytes, far too many; {_remedy(spec)}")
     if not spec.keys and size != expected:
         raise UserError(
-            f"{where} has {size:,} bytes instead of {expected:,}; {_remedy(spec)}"
+            f"{where} has {size:,} bytes instead of {expected:,}; {spec.remedy}"
         )
-
-
-def _check_class_counts(
-    labels: np.ndarray, where: str, kind: str, spec: ArchiveSpec
-) -> None:
-    """The official splits hold every class equally often."""
-    num_classes = len(spec.labels[kind])
-    counts = np.bincount(labels, minlength=num_classes)
-    if (counts != len(labels) / num_classes).any():
-        raise UserError(
-            f"{where} holds {counts.tolist()} images of the classes instead of "
-            f"{len(labels) // num_classes} of each; {_remedy(spec)}"
-        )
-
-
-def _remedy(spec: ArchiveSpec) -> str:
-    return f"copy it again from {spec.url}"
+    # A pickle also holds the names of its images, in any protocol.
+    if spec.keys and size > 2 * expected + (1 << 20):
+        raise UserError(f"{where} has {size:,} bytes, far too many; {spec.remedy}")

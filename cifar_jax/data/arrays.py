@@ -1,17 +1,18 @@
-"""Images in NumPy's files, .npy and .npz, mapped from disk where they can be.
+"""Images in NumPy's files, .npy and .npz.
 
 No object is ever unpickled: the header of an array is checked, with the size that it
-claims against the bytes that are there, before anything is read.
+claims against the bytes that are there, before anything is read. The array of an .npy
+file is mapped from disk, so it may be larger than the memory; that of an .npz file is
+read as a whole.
 """
 
 import functools
 import io
 import math
 import pathlib
-import struct
 import warnings
 import zipfile
-from typing import Any
+from typing import IO, Literal
 
 import numpy as np
 
@@ -27,69 +28,99 @@ from cifar_jax.data.dataset import (
 
 # An array that is compressed is held whole: this is what it may grow to.
 MAX_INFLATED = 4 << 30
-_MOST_DEFLATE_GAINS = 1032
+_MAX_DEFLATE_RATIO = 1032
 
-# What the arrays of an .npz may be called, alone or with train_ or _train beside it.
+# Names of the arrays of an .npz, alone or with train_ or _train beside them; labels
+# have these names in pickled batches, too.
 IMAGE_KEYS = ("images", "image", "imgs", "data", "x")
-LABEL_KEYS = ("labels", "label", "targets", "y")
+LABEL_KEYS = ("labels", "label", "fine_labels", "targets", "y")
 ID_KEYS = ("ids", "id")
 SPLITS = ("train", "val", "test")
-UNNAMED = "images"  # what a split is called that the file gives no name
+UNNAMED = "images"  # name of a split that has none in its file
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def npz_splits(path: pathlib.Path) -> Splits:
-    """Returns what opens each split of an .npz file; `images` where it has no name.
+    """Returns functions that open the splits of an .npz file.
+
+    A split that has no name in the file is called `images`.
 
     Raises:
-      UserError: If it is no .npz file, or holds no images.
+      UserError: If it is not an .npz file, or holds no images.
     """
-    members = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                members[info.filename.lower().removesuffix(".npy")] = info
+            members = {
+                info.filename.lower().removesuffix(".npy"): info
+                for info in archive.infolist()
+            }
     except Exception as error:  # zipfile raises many kinds
         raise _damaged(path, error) from error
-    tables = {}
+
+    def member(keys: tuple[str, ...], split: str | None) -> zipfile.ZipInfo | None:
+        for key in keys:
+            for name in (f"{split}_{key}", f"{key}_{split}") if split else (key,):
+                if name in members:
+                    return members[name]
+        return None
+
+    splits = {}
     for split in (*SPLITS, None):
-        images = _member(members, IMAGE_KEYS, split)
-        if images is not None:
-            labels = _member(members, LABEL_KEYS, split)
-            ids = _member(members, ID_KEYS, split)
-            opened = functools.partial(_npz_table, path, images, labels, ids)
-            tables[split or UNNAMED] = opened
-    if not tables:
+        if images := member(IMAGE_KEYS, split):
+            labels, ids = member(LABEL_KEYS, split), member(ID_KEYS, split)
+            open_split = functools.partial(_open_npz, path, images, labels, ids)
+            splits[split or UNNAMED] = open_split
+    if not splits:
         raise UserError(
             f"{path} holds the arrays {str(sorted(members))[:200]}; name them images "
             "and labels"
         )
-    return tables
+    return splits
 
 
-def _member(members, keys: tuple[str, ...], split: str | None):
-    for key in keys:
-        for name in (key,) if split is None else (f"{split}_{key}", f"{key}_{split}"):
-            if name in members:
-                return members[name]
-    return None
-
-
-def _npz_table(path: pathlib.Path, images, labels, ids) -> Dataset:
-    where = f"{path}: {images.filename}"
-    images = as_images(_read_member(path, images), where)
-    if labels is not None:
-        where = f"{path}: {labels.filename}"
-        labels = as_labels(_read_member(path, labels), len(images), where)
-    if ids is not None:
-        where = f"{path}: {ids.filename}"
-        ids = as_ids(_read_member(path, ids), len(images), where)
+def _open_npz(
+    path: pathlib.Path,
+    images_info: zipfile.ZipInfo,
+    labels_info: zipfile.ZipInfo | None,
+    ids_info: zipfile.ZipInfo | None,
+) -> Dataset:
+    images = as_images(*_read_member(path, images_info))
+    labels = ids = None
+    if labels_info is not None:
+        values, where = _read_member(path, labels_info)
+        labels = as_labels(values, len(images), where)
+    if ids_info is not None:
+        values, where = _read_member(path, ids_info)
+        ids = as_ids(values, len(images), where)
     return from_arrays(str(path), images, labels, ids=ids)
 
 
-def open_npy(path: pathlib.Path, labels_path: pathlib.Path | None = None) -> Dataset:
-    """Returns the images of an .npy file, labelled by a file beside it.
+def _read_member(path: pathlib.Path, info: zipfile.ZipInfo) -> tuple[np.ndarray, str]:
+    """Returns an array of an .npz file, and what errors call it."""
+    where = f"{path}: {info.filename}"
+    is_stored = info.compress_type == zipfile.ZIP_STORED
+    limit = min(MAX_INFLATED, info.compress_size * _MAX_DEFLATE_RATIO)
+    try:
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"it is compressed by method {info.compress_type}")
+        if not is_stored and info.file_size > limit:
+            raise ValueError(
+                f"{info.compress_size:,} bytes are said to inflate to "
+                f"{info.file_size:,}; at most {limit:,} are read"
+            )
+        with zipfile.ZipFile(path) as archive:
+            content = archive.read(info)  # and checks its checksum
+        file = io.BytesIO(content)
+        shape, order, dtype = _read_header(file, len(content))
+        array = np.frombuffer(content, dtype, math.prod(shape), offset=file.tell())
+        return array.reshape(shape, order=order), where
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
+        raise _damaged(where, error) from error
+
+
+def open_npy(path: pathlib.Path) -> Dataset:
+    """Opens the images of an .npy file, labelled by a file beside it.
 
     The labels of `NAME_data.npy` or `NAME_images.npy` are in `NAME_labels.npy` (as
     those of CIFAR-10.1 are), those of another `NAME.npy` in `NAME_labels.npy` or
@@ -99,22 +130,17 @@ def open_npy(path: pathlib.Path, labels_path: pathlib.Path | None = None) -> Dat
       UserError: If a file is damaged or holds something else.
     """
     images = as_images(read_npy(path), str(path))
-    labels_path = labels_path or _labels_beside(path)
-    if labels_path is None:
-        return from_arrays(str(path), images)
-    labels = as_labels(read_npy(labels_path), len(images), str(labels_path))
-    return from_arrays(str(path), images, labels)
-
-
-def _labels_beside(path: pathlib.Path) -> pathlib.Path | None:
     stem = path.stem.removesuffix("_data").removesuffix("_images")
-    names = (f"{stem}_labels.npy", "labels.npy")
-    paths = (path.with_name(name) for name in names)
-    return next((p for p in paths if p.is_file() and p != path), None)
+    for name in (f"{stem}_labels.npy", "labels.npy"):
+        labels_path = path.with_name(name)
+        if labels_path.is_file() and labels_path != path:
+            labels = as_labels(read_npy(labels_path), len(images), str(labels_path))
+            return from_arrays(str(path), images, labels)
+    return from_arrays(str(path), images)
 
 
 def corruptions(folder: pathlib.Path) -> tuple[str, ...]:
-    """Returns the corruptions of a folder laid out as CIFAR-10-C, or none.
+    """Returns the corruptions in a folder laid out as CIFAR-10-C, else nothing.
 
     Hendrycks & Dietterich (2019): `labels.npy` and a file for each corruption, with all
     images at severity 1, then at severity 2, and so on to 5.
@@ -126,30 +152,33 @@ def corruptions(folder: pathlib.Path) -> tuple[str, ...]:
 
 
 def corrupted_splits(folder: pathlib.Path) -> Splits:
-    """Returns what opens each corruption: `NAME` whole, `NAME/3` at one severity."""
+    """Returns functions that open each corruption.
+
+    The split `NAME` holds all severities of a corruption, and `NAME/3` only one.
+    """
+
+    def open_split(name: str, severity: int | None) -> Dataset:
+        path, labels_path = folder / f"{name}.npy", folder / "labels.npy"
+        images = as_images(read_npy(path), str(path))
+        labels = as_labels(read_npy(labels_path), len(images), str(labels_path))
+        if severity is None:
+            return from_arrays(str(path), images, labels)
+        size, rest = divmod(len(images), len(SEVERITIES))
+        if rest:
+            raise UserError(
+                f"{path} holds {len(images):,} images, which are not "
+                f"{len(SEVERITIES)} severities; ask for {name} as a whole"
+            )
+        rows = slice((severity - 1) * size, severity * size)
+        return from_arrays(f"{path} at severity {severity}", images[rows], labels[rows])
+
     return {
-        name if severity is None else f"{name}/{severity}": functools.partial(
-            _corrupted, folder, name, severity
+        f"{name}/{severity}" if severity else name: functools.partial(
+            open_split, name, severity
         )
         for name in corruptions(folder)
         for severity in (None, *SEVERITIES)
     }
-
-
-def _corrupted(folder: pathlib.Path, name: str, severity: int | None) -> Dataset:
-    path, labels_path = folder / f"{name}.npy", folder / "labels.npy"
-    images = as_images(read_npy(path), str(path))
-    labels = as_labels(read_npy(labels_path), len(images), str(labels_path))
-    if severity is None:
-        return from_arrays(str(path), images, labels)
-    if len(images) % len(SEVERITIES):
-        raise UserError(
-            f"{path} holds {len(images):,} images, which are not {len(SEVERITIES)} "
-            f"severities; ask for {name} as a whole"
-        )
-    size = len(images) // len(SEVERITIES)
-    rows = slice((severity - 1) * size, severity * size)
-    return from_arrays(f"{path} at severity {severity}", images[rows], labels[rows])
 
 
 def read_npy(path: pathlib.Path) -> np.ndarray:
@@ -160,88 +189,46 @@ def read_npy(path: pathlib.Path) -> np.ndarray:
     """
     try:
         with path.open("rb") as file:
-            header = _read_header(file)
+            shape, order, dtype = _read_header(file, path.stat().st_size)
             start = file.tell()
-        _check_length(header, path.stat().st_size - start)
-        return _map(path, start, header)
+        if not math.prod(shape):  # nothing, which cannot be mapped
+            return np.empty(shape, dtype, order)
+        return np.memmap(path, dtype, "r", offset=start, shape=shape, order=order)
     except Exception as error:  # NumPy raises many kinds
         raise _damaged(path, error) from error
 
 
-def _read_member(path: pathlib.Path, info: zipfile.ZipInfo) -> np.ndarray:
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(info) as file:
-            if info.compress_type == zipfile.ZIP_STORED:
-                return _map_member(path, info, file)
-            return _inflate(info, file)
-    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
-        raise _damaged(f"{path}: {info.filename}", error) from error
+def _read_header(
+    file: IO[bytes], size: int
+) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype]:
+    """Reads shape, order and dtype, and leaves the file where the content starts.
 
-
-def _map_member(path: pathlib.Path, info: zipfile.ZipInfo, file) -> np.ndarray:
-    header = _read_header(file)
-    length = file.tell()
-    _check_length(header, info.file_size - length)
-    while file.read(1 << 20):
-        pass  # the checksum is checked at the end
-    with path.open("rb") as raw:
-        raw.seek(info.header_offset + 26)
-        name_length, extra_length = struct.unpack("<HH", raw.read(4))
-    start = info.header_offset + 30 + name_length + extra_length
-    return _map(path, start + length, header)
-
-
-def _inflate(info: zipfile.ZipInfo, file) -> np.ndarray:
-    most = min(MAX_INFLATED, info.compress_size * _MOST_DEFLATE_GAINS)
-    if info.compress_type != zipfile.ZIP_DEFLATED or info.file_size > most:
-        raise ValueError(
-            f"{info.compress_size:,} bytes are said to inflate to {info.file_size:,}; "
-            f"at most {most:,} are read"
-        )
-    content = file.read()
-    head = io.BytesIO(content)
-    shape, order, dtype = header = _read_header(head)
-    _check_length(header, len(content) - head.tell())
-    array = np.frombuffer(content, dtype, offset=head.tell(), count=math.prod(shape))
-    return array.reshape(shape, order=order)
-
-
-def _read_header(file) -> tuple[tuple[int, ...], str, np.dtype]:
-    """Reads shape, order and dtype, and leaves the file where the content starts."""
+    Args:
+      file: An .npy file, at its start.
+      size: Size of the file, which must be that of the array.
+    """
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        read: Any = np.lib.format.read_array_header_1_0
-    elif version == (2, 0):
-        read = np.lib.format.read_array_header_2_0
-    else:
+    if version not in ((1, 0), (2, 0)):
         raise ValueError(f"it has version {version} of the format")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on files that Python 2 wrote
-        shape, is_fortran, dtype = read(file)
-    if dtype.kind not in "biufSU":
+        if version == (1, 0):
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        else:
+            shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    if dtype.kind not in "biufSU":  # no objects: these would be pickled
         raise ValueError(f"it has the dtype {str(dtype)[:40]}; numbers are needed")
     if len(shape) > 4 or any(n < 0 for n in shape):
         raise ValueError(f"it has the shape {str(shape)[:40]}")
+    expected, rest = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if rest != expected:
+        raise ValueError(f"{rest:,} bytes for an array of {expected:,}")
     return shape, "F" if is_fortran else "C", dtype
 
 
-def _check_length(header, found: int) -> None:
-    shape, _, dtype = header
-    expected = math.prod(shape) * dtype.itemsize
-    if found != expected:
-        raise ValueError(f"{found:,} bytes for an array of {expected:,}")
-
-
-def _map(path: pathlib.Path, start: int, header) -> np.ndarray:
-    shape, order, dtype = header
-    if not math.prod(shape) * dtype.itemsize:
-        return np.empty(shape, dtype, order)
-    return np.memmap(path, dtype, "r", offset=start, shape=shape, order=order)
-
-
-def _damaged(where, error: Exception) -> UserError:
+def _damaged(where: object, error: Exception) -> UserError:
     reason = (str(error) or type(error).__name__).partition("\n")[0][:150]
     return UserError(
-        f"{where} is damaged or no array of numbers ({reason}); save it again, without "
-        "objects in it"
+        f"{where} is damaged or not an array of numbers ({reason}); save it again, "
+        "without objects in it"
     )

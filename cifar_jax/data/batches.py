@@ -1,4 +1,4 @@
-"""Which images form which batch: pure functions of seed, epoch and position."""
+"""Indices of the images of each batch: pure functions of seed, epoch and position."""
 
 from collections.abc import Iterator
 
@@ -9,20 +9,21 @@ import numpy as np
 def epoch_order(key: jax.Array, epoch: jax.Array, num_examples: int) -> jax.Array:
     """Returns the order of the images in an epoch, int32 [N].
 
-    An epoch of batches of B images takes the first N // B * B of them. The rest, fewer
-    than a batch, is left out: each epoch leaves out others.
+    In batches of B images, an epoch takes the first N // B * B of them, and skips the
+    rest, less than a batch. Each epoch skips other images.
     """
     return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
 
 
-def repeat(index: jax.Array, views: int) -> jax.Array:
-    """Returns the images of a batch [N] several times, one after the other [N * views].
+def repeat(index: jax.Array, repeats: int) -> jax.Array:
+    """Returns the indices of a batch [N] several times over, as [N * repeats].
 
-    So the neighbours of a view, which mixing mixes it with, show other images.
+    The copies of an image are N apart, so that mixing, which mixes neighbours, mixes
+    different images.
     """
-    if views == 1:
+    if repeats == 1:
         return index
-    return index[np.arange(len(index) * views) % len(index)]
+    return index[np.arange(len(index) * repeats) % len(index)]
 
 
 def every_example(

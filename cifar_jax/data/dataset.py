@@ -1,8 +1,12 @@
-"""Images that are read in pieces, however they are stored."""
+"""Images that are read in pieces, however they are stored, and checks of their arrays.
+
+Every reader of this folder returns a `Dataset`, so evaluation and prediction never need
+more than a batch in memory, and training reads a split as `Examples`.
+"""
 
 import dataclasses
-import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +23,7 @@ class Examples:
 
     Attributes:
       images: uint8 [N, H, W, C].
-      labels: int32 [N].
+      labels: int32 [N], class of each image.
     """
 
     images: np.ndarray
@@ -37,9 +41,10 @@ class Batch:
     """Some consecutive images of a data set.
 
     Attributes:
-      images: uint8 [N, H, W, C]; zeros where an image cannot be read.
-      labels: int32 [N], or None.
-      errors: Fault of each image that cannot be read, in one line, by its index here.
+      images: uint8 [B, H, W, C]; zeros where an image cannot be read.
+      labels: int32 [B], class of each image; None: the data set has no labels.
+      errors: Fault of each image that cannot be read, in one line, by its index in the
+        batch.
     """
 
     images: np.ndarray
@@ -77,8 +82,11 @@ class Dataset:
         for start in range(0, self.num_images, size):
             yield self.read(start, min(start + size, self.num_images))
 
-    def examples(self) -> Examples:
-        """Reads all labelled images into memory.
+    def examples(self, count: int | None = None) -> Examples:
+        """Reads labelled images into memory.
+
+        Args:
+          count: Number of images, from the first; None: all.
 
         Raises:
           UserError: If there are no labels, no images, or an image cannot be read.
@@ -90,15 +98,15 @@ class Dataset:
             )
         if not self.num_images:
             raise UserError(f"{self.name} is empty; choose another split or source")
-        batch = self.read(0, self.num_images)
-        errors = list(batch.errors.values())
-        if errors:
+        batch = self.read(0, self.num_images if count is None else count)
+        if errors := list(batch.errors.values()):
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
             raise UserError(f"{errors[0]}{more}")
+        assert batch.labels is not None  # there are label names
         return Examples(batch.images, batch.labels)
 
 
-# Functions that open the splits of a source.
+# Functions that open the splits of a source, by name.
 Splits = Mapping[str, Callable[[], Dataset]]
 
 
@@ -122,26 +130,15 @@ def from_arrays(
     if labels is not None and label_names is None:
         label_names = tuple(str(k) for k in range(int(labels.max(initial=0)) + 1))
 
-    mapped = _mapping(images)
-
     def read(start: int, stop: int) -> Batch:
-        part = None if labels is None else labels[start:stop]
-        piece = np.array(images[start:stop], order="C")
-        if mapped is not None:  # else all that was read counts as memory in use
-            mapped.madvise(mmap.MADV_DONTNEED)
-        return Batch(piece, part)
+        # A copy, because a batch may be kept for longer than a mapped file.
+        batch = np.array(images[start:stop], order="C")
+        return Batch(batch, None if labels is None else labels[start:stop])
 
     return Dataset(name, images.shape[1:], len(images), read, label_names, ids)
 
 
-def _mapping(array: np.ndarray) -> mmap.mmap | None:
-    """Returns the mapped file that an array lies in, if it does."""
-    while isinstance(array, np.ndarray):
-        array = array.base
-    return array if isinstance(array, mmap.mmap) else None
-
-
-def as_images(array, where: str) -> np.ndarray:
+def as_images(array: Any, where: str) -> np.ndarray:
     """Returns images as uint8 [N, H, W, C], without copying them.
 
     Args:
@@ -153,8 +150,8 @@ def as_images(array, where: str) -> np.ndarray:
       UserError: If it is something else, or could be two of these.
     """
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
-        found = getattr(array, "dtype", type(array).__name__)
-        raise UserError(f"{where}: the images are {found}; give an array of uint8")
+        kind = getattr(array, "dtype", type(array).__name__)
+        raise UserError(f"{where}: the images are {kind}; give an array of uint8")
     if array.ndim == 2 and array.shape[1]:
         side = round((array.shape[1] / 3) ** 0.5)
         if 3 * side**2 == array.shape[1]:
@@ -163,10 +160,10 @@ def as_images(array, where: str) -> np.ndarray:
     if array.ndim == 3 and array.size:
         return array[..., None]
     if array.ndim == 4 and array.size:
-        last, first = array.shape[3] in (1, 3), array.shape[1] in (1, 3)
-        if last and not first:
+        channels_last, channels_first = (array.shape[k] in (1, 3) for k in (3, 1))
+        if channels_last and not channels_first:
             return array
-        if first and not last:
+        if channels_first and not channels_last:
             return array.transpose(0, 2, 3, 1)
     raise UserError(
         f"{where}: images of shape {array.shape} are not understood; give uint8 "
@@ -174,7 +171,7 @@ def as_images(array, where: str) -> np.ndarray:
     )
 
 
-def as_labels(values, count: int, where: str) -> np.ndarray:
+def as_labels(values: Any, count: int, where: str) -> np.ndarray:
     """Returns labels as int32 [N].
 
     Args:
@@ -187,7 +184,7 @@ def as_labels(values, count: int, where: str) -> np.ndarray:
         image.
     """
     if isinstance(values, list) and not all(type(v) is int for v in values):
-        raise UserError(f"{where}: the labels are no integers; give class numbers")
+        raise UserError(f"{where}: labels must be integers; give class numbers")
     try:
         labels = np.asarray(values)
     except (ValueError, OverflowError, RecursionError):
@@ -212,8 +209,8 @@ def as_labels(values, count: int, where: str) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def as_ids(values, count: int, where: str) -> list[str | int]:
-    """Returns what a source calls its images.
+def as_ids(values: Any, count: int, where: str) -> list[str | int]:
+    """Returns the names or numbers that a source gives its images.
 
     Args:
       values: Integers or strings: a list, or an array [N].
@@ -225,12 +222,12 @@ def as_ids(values, count: int, where: str) -> list[str | int]:
     """
     try:
         ids = values.tolist() if isinstance(values, np.ndarray) else values
-    except ValueError:  # bytes that are no Unicode
+    except ValueError:  # a string array with bytes that are not Unicode
         ids = None
     if isinstance(ids, list):
         ids = [v.decode("latin-1") if isinstance(v, bytes) else v for v in ids]
     if not isinstance(ids, list) or not all(type(v) in (int, str) for v in ids):
-        raise UserError(f"{where}: the ids are no numbers or strings; leave them out")
+        raise UserError(f"{where}: ids must be numbers or strings; leave them out")
     if len(ids) != count:
         raise UserError(
             f"{where}: there are {len(ids):,} ids for {count:,} images; give one for "

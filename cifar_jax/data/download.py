@@ -10,38 +10,39 @@ from cifar_jax import UserError
 from cifar_jax.data.archive_spec import ArchiveSpec
 
 Report = Callable[[str], None]  # takes one line for the person who waits
-Progress = Callable[[int, int], None]  # done, total
 
 
 def download(
-    spec: ArchiveSpec, folder: pathlib.Path, *, progress: Progress | None = None
+    spec: ArchiveSpec, folder: pathlib.Path, report: Report = print
 ) -> pathlib.Path:
     """Downloads the archive unless a good copy is already there.
 
     Args:
-      spec: What to download, with its size and SHA-256.
-      folder: Where the archive is put, under its own name.
-      progress: Called with the bytes so far and in all.
+      spec: Archive to download, with its size and SHA-256.
+      folder: Folder that the archive is put into, under its own name.
+      report: Called with a line at the start, and for each tenth of the archive.
 
     Returns:
-      The path of the archive, its size and SHA-256 verified.
+      Path of the archive, its size and SHA-256 verified.
 
     Raises:
-      UserError: If there is no connection, or what came is not the archive.
+      UserError: If there is no connection, or something else than the archive came.
     """
     path = folder / spec.archive
     if path.exists() and _sha256(path) == spec.sha256:
         return path
+    report(f"Downloading {spec.url} ({spec.size / 1e6:.0f} MB)")
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
+    partial, tenths = path.with_suffix(".part"), 0
     try:
         with requests.get(spec.url, stream=True, timeout=10) as response:
             response.raise_for_status()
             with partial.open("wb") as file:
                 for chunk in response.iter_content(1 << 20):
                     file.write(chunk)
-                    if progress:
-                        progress(file.tell(), spec.size)
+                    if file.tell() * 10 // spec.size > tenths:
+                        tenths = file.tell() * 10 // spec.size
+                        report(f"  {file.tell() / 1e6:.0f} of {spec.size / 1e6:.0f} MB")
         digest = _sha256(partial)
         if digest != spec.sha256:
             raise UserError(
@@ -57,19 +58,6 @@ def download(
     finally:
         partial.unlink(missing_ok=True)
     return path
-
-
-def tenths(report: Report) -> Progress:
-    """Returns a progress that reports each tenth of a download."""
-    reported = 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal reported
-        if done * 10 // total > reported:
-            reported = done * 10 // total
-            report(f"  {done / 1e6:.0f} of {total / 1e6:.0f} MB")
-
-    return progress
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -1,6 +1,5 @@
 """Folders of images, decoded by PIL in pieces: a bad image is an error of its own."""
 
-import functools
 import os
 import pathlib
 import stat
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cifar_jax import UserError
-from cifar_jax.data.dataset import Batch, Dataset
+from cifar_jax.data.dataset import Batch, Dataset, ImageShape
 
 # Larger images are not decoded: a small file can claim to be a huge one.
 MAX_PIXELS = 50_000_000
@@ -25,27 +24,27 @@ class _BadImage(Exception):
     """An image that cannot be used, and why."""
 
 
-def is_image(path: pathlib.Path) -> bool:
-    """Whether a file is called like an image."""
-    return path.suffix.lower() in SUFFIXES
+def is_image(path: str | pathlib.Path) -> bool:
+    """Returns whether a file is called like an image."""
+    return pathlib.PurePath(path).suffix.lower() in SUFFIXES
 
 
 def open_folder(
     path: pathlib.Path,
     *,
-    image_shape: tuple[int, int, int] | None = None,
+    image_shape: ImageShape | None = None,
     resize: bool = False,
 ) -> Dataset:
-    """Returns the images of a folder, or of one file, in the order of their names.
+    """Opens the images of a folder, or of one file, in the order of their names.
 
     Sub-folders are classes; a folder without them has no labels. Hidden files and files
-    that are not called like images are passed over.
+    that are not called like images are skipped.
 
     Args:
       path: The folder or file.
       image_shape: Height, width and 3 channels; None: those of the first image.
-      resize: Whether images of another size are resized to it (bicubic). Else each of
-        them is an error.
+      resize: Whether images of another size are resized to it (bicubic); otherwise
+        each of them is an error.
 
     Raises:
       UserError: If there are no images, or if images lie beside the sub-folders or
@@ -56,44 +55,56 @@ def open_folder(
     else:
         root, (names, labels, label_names) = path, _list(path)
     if image_shape is None:
-        image_shape = (*_first_size(root, names), 3)
+        image_shape = _first_shape(root, names)
     elif image_shape[2] != 3:
         raise UserError(
             f"{path} is read as RGB, but {image_shape[2]} channels are wanted; save "
             "the images as an array, in .npy"
         )
-    read = functools.partial(_read, root, names, labels, image_shape[:2], resize)
+    height, width, _ = image_shape
+
+    def read(start: int, stop: int) -> Batch:
+        images, errors = np.zeros((stop - start, height, width, 3), np.uint8), {}
+        for k, name in enumerate(names[start:stop]):
+            try:
+                images[k] = _decode(root / name, (height, width), resize)
+            except _BadImage as error:
+                errors[k] = f"{_printable(root / name)} {error}"
+        return Batch(images, None if labels is None else labels[start:stop], errors)
+
     ids = [_printable(name) for name in names]
     return Dataset(str(path), image_shape, len(names), read, label_names, ids)
 
 
-def _printable(name: str) -> str:
-    """Escapes the bytes in a name of a file that are no Unicode, and new lines."""
-    name = name.replace("\n", "\\n").replace("\r", "\\r")
+def _printable(name: str | pathlib.Path) -> str:
+    """Escapes new lines in a file name, and bytes that are not Unicode."""
+    name = str(name).replace("\n", "\\n").replace("\r", "\\r")
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _list(folder: pathlib.Path):
-    """Returns the names of the images, their labels and the classes, or None twice."""
+def _list(
+    folder: pathlib.Path,
+) -> tuple[list[str], np.ndarray | None, tuple[str, ...] | None]:
+    """Returns the names of the images, their labels, and the names of the classes."""
     images, folders = _entries(folder)
     if images and not folders:
         return images, None, None
     if images:
         raise UserError(
             f"{folder} holds images ({_printable(images[0])}) beside folders "
-            f"({_printable(folders[0])}); put "
-            "all images into sub-folders, one for each class, or none"
+            f"({_printable(folders[0])}); put all images into sub-folders, one for "
+            "each class, or none"
         )
     if all(name.isdecimal() for name in folders):
-        folders.sort(key=int)
+        folders.sort(key=int)  # so that 10 comes after 9
     names, labels = [], []
     for label, name in enumerate(folders):
         images, deeper = _entries(folder / name)
         if deeper:
             raise UserError(
-                f"{_printable(str(folder / name))} holds the folder "
-                f"{_printable(deeper[0])}; put the images of a "
-                "class right into its folder"
+                f"{_printable(folder / name)} holds the folder "
+                f"{_printable(deeper[0])}; put the images of a class right into its "
+                "folder"
             )
         names += [f"{name}/{image}" for image in images]
         labels += [label] * len(images)
@@ -113,9 +124,11 @@ def _entries(folder: pathlib.Path) -> tuple[list[str], list[str]]:
             for entry in entries:
                 if entry.name.startswith((".", "__MACOSX")):
                     continue
-                if _is_folder(entry):
+                # `is_dir` alone would raise for a loop of links.
+                is_linked_folder = entry.is_symlink() and os.path.isdir(entry.path)
+                if entry.is_dir(follow_symlinks=False) or is_linked_folder:
                     folders.append(entry.name)
-                elif is_image(pathlib.PurePath(entry.name)):
+                elif is_image(entry.name):
                     images.append(entry.name)
     except OSError as error:
         raise UserError(
@@ -125,39 +138,32 @@ def _entries(folder: pathlib.Path) -> tuple[list[str], list[str]]:
     return sorted(images), sorted(folders)
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a loop of links
-        return False
-
-
-def _first_size(root: pathlib.Path, names: list[str]) -> tuple[int, int]:
+def _first_shape(root: pathlib.Path, names: list[str]) -> ImageShape:
     for name in names:
         try:
-            return _decode(root / name).shape[:2]
+            height, width, channels = _decode(root / name).shape
+            return height, width, channels
         except _BadImage:
             continue
     raise UserError(f"none of the {len(names):,} images in {root} can be read")
 
 
-def _read(root, names, labels, size, resize, start: int, stop: int) -> Batch:
-    images, errors = np.zeros((stop - start, *size, 3), np.uint8), {}
-    for k, name in enumerate(names[start:stop]):
-        try:
-            images[k] = _decode(root / name, size, resize)
-        except _BadImage as error:
-            errors[k] = f"{_printable(str(root / name))} {error}"
-    return Batch(images, None if labels is None else labels[start:stop], errors)
-
-
 def _decode(
     path: pathlib.Path, size: tuple[int, int] | None = None, resize: bool = False
 ) -> np.ndarray:
-    """Returns an image as uint8 [H, W, 3], upright."""
+    """Returns an image as uint8 [H, W, 3], upright.
+
+    Args:
+      path: File of the image.
+      size: Height and width that the image must have; None: any.
+      resize: Whether an image of another size is resized.
+
+    Raises:
+      _BadImage: If it is damaged, or of another kind or size.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-            raise _BadImage("is no regular file; give an image")
+            raise _BadImage("is not a regular file; give an image")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -184,7 +190,7 @@ def _upright_rgb(
     if "transparency" in image.info:
         image = image.convert("RGBA")
     image = image.convert("RGB")
-    if size is not None and (image.height, image.width) != tuple(size):
+    if size is not None and (image.height, image.width) != size:
         if not resize:
             raise _BadImage(
                 f"has {image.height}x{image.width} pixels (height x width) instead of "

@@ -1,9 +1,12 @@
-"""A stack machine that runs the harmless instructions of a pickle.
+"""An unpickler that builds plain data only: nothing is ever imported or called.
 
-A pickle is a program. `pickletools` of the standard library decodes its instructions;
-the machine here knows only those that build plain data, and puts a record where the
-program names a function. So nothing is imported or called, whatever the program says,
-and nothing grows beyond a small multiple of the file.
+A pickle is a program for a stack machine. `pickletools` of the standard library decodes
+its instructions; the machine here knows only those that build plain data, and puts a
+`Call` where the program calls a function. So whatever the program says, nothing of it
+is executed, and nothing grows beyond a small multiple of the file.
+
+A reader who only wants to know what is accepted can skip this module: `pickles` says
+which functions of NumPy a pickle may name, and what becomes of their calls.
 """
 
 import codecs
@@ -18,17 +21,16 @@ MAX_INSTRUCTIONS = 5_000_000
 _OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _MARK = object()
 _LITERALS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_WITH_VALUE = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
-    *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-}
+_WITH_VALUE = frozenset(
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING "
+    "SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE "
+    "SHORT_BINUNICODE BINUNICODE8".split()
+)
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class UnpicklingError(Exception):
-    """The pickle does what a batch of images never does."""
+    """The pickle does something that a batch of images never does."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -39,13 +41,13 @@ class _Function:
 
 
 @dataclasses.dataclass(eq=False)
-class Record:
-    """Stands for what such a function would return.
+class Call:
+    """Stands for the result of a function that a pickle calls.
 
     Attributes:
-      function: Which one.
-      arguments: What it was called with.
-      state: What the object was told to become, if it was.
+      function: Name of the function.
+      arguments: Arguments of the call.
+      state: State that the pickle gives the result; None: it gives none.
     """
 
     function: str
@@ -54,21 +56,26 @@ class Record:
 
 
 class SafeUnpickler:
-    """Runs the instructions of a pickle that build plain data."""
+    """Runs the instructions of a pickle that build plain data.
+
+    Args:
+      content: The pickle, of protocol 0 to 5.
+      functions: Names for the functions that the pickle may call, by module and name.
+        The name "encode" means text to bytes in latin1, which is done at once.
+    """
 
     def __init__(self, content: bytes, functions: Mapping[tuple[str, str], str]):
-        """Takes the pickle, and what to call the functions that it may name."""
         self._functions = functions
         self._file = io.BytesIO(content)
         self._spare = len(content)  # bytes that conversions may still make
-        self._stack: list = []
-        self._memo: dict = {}
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
 
-    def run(self) -> Any:
+    def load(self) -> Any:
         """Returns what the pickle builds.
 
         Raises:
-          UnpicklingError: If it uses an instruction or a function that is not known.
+          UnpicklingError: If it uses an instruction or a function that is not allowed.
           Exception: If it is damaged: ValueError, IndexError, KeyError, TypeError or
             OverflowError.
         """
@@ -76,155 +83,131 @@ class SafeUnpickler:
             code = self._file.read(1).decode("latin-1")
             if code not in _OPCODES:
                 raise UnpicklingError(
-                    "it is truncated" if not code else "it is no pickle"
+                    "it is not a pickle" if code else "it is truncated"
                 )
-            name = _OPCODES[code].name
-            if name == "STOP":
+            opcode, argument = _OPCODES[code], None
+            if opcode.name == "STOP":
                 return self._stack.pop()
-            self._execute(name, self._argument(_OPCODES[code]))
+            if opcode.name == "STRING":  # pickletools knows ASCII only
+                quoted = pickletools.read_stringnl(self._file, decode=False)
+                argument = codecs.escape_decode(quoted)[0].decode("latin-1")
+            elif opcode.arg:
+                argument = opcode.arg.reader(self._file)
+            if not (
+                self._do_value(opcode.name, argument)
+                or self._do_container(opcode.name)
+                or self._do_call(opcode.name, argument)
+            ):
+                raise UnpicklingError(f"it uses the instruction {opcode.name}")
         raise UnpicklingError(f"it has more than {MAX_INSTRUCTIONS:,} instructions")
 
-    def _argument(self, opcode):
-        if opcode.name == "STRING":  # pickletools knows ASCII only
-            quoted = pickletools.read_stringnl(self._file, decode=False)
-            return codecs.escape_decode(quoted)[0].decode("latin-1")
-        return opcode.arg.reader(self._file) if opcode.arg else None
-
-    def _execute(self, name: str, argument) -> None:
-        stack = self._stack
-        if name in _WITH_VALUE:
-            stack.append(argument)
-        elif name in _LITERALS:
-            stack.append(_LITERALS[name])
-        elif name in _TUPLES:
-            stack.append(tuple(self._pop_many(_TUPLES[name])))
-        elif handler := getattr(self, f"_do_{name.lower()}", None):
-            handler(argument)
-        else:
-            raise UnpicklingError(f"it uses the instruction {name}")
-
-    def _pop_many(self, count: int) -> list:
-        if count > len(self._stack):
+    def _pop(self, count: int | None = None) -> list[Any]:
+        """Takes items off the stack: a number of them, or all back to the last mark."""
+        if count is not None and count > len(self._stack):
             raise UnpicklingError("its stack runs empty")
+        if count is None:
+            items = []
+            while (item := self._stack.pop()) is not _MARK:
+                items.append(item)
+            return items[::-1]
         start = len(self._stack) - count
         items = self._stack[start:]
         del self._stack[start:]
         return items
 
-    def _pop_mark(self) -> list:
-        items = []
-        while (item := self._stack.pop()) is not _MARK:
-            items.append(item)
-        return items[::-1]
-
-    def _do_proto(self, argument):
-        if argument > 5:
-            raise UnpicklingError(f"it has protocol {argument}; 0 to 5 are read")
-
-    def _do_frame(self, argument):
-        pass  # says where reading may pause
-
-    def _do_mark(self, argument):
-        self._stack.append(_MARK)
-
-    def _do_pop(self, argument):
-        self._stack.pop()
-
-    def _do_pop_mark(self, argument):
-        self._pop_mark()
-
-    def _do_put(self, argument):
-        self._memo[argument] = self._stack[-1]
-
-    _do_binput = _do_long_binput = _do_put
-
-    def _do_memoize(self, argument):
-        self._memo[len(self._memo)] = self._stack[-1]
-
-    def _do_get(self, argument):
-        self._stack.append(self._memo[argument])
-
-    _do_binget = _do_long_binget = _do_get
-
-    def _do_tuple(self, argument):
-        self._stack.append(tuple(self._pop_mark()))
-
-    def _do_empty_list(self, argument):
-        self._stack.append([])
-
-    def _do_list(self, argument):
-        self._stack.append(self._pop_mark())
-
-    def _do_append(self, argument):
-        item = self._stack.pop()
-        self._extend([item])
-
-    def _do_appends(self, argument):
-        self._extend(self._pop_mark())
-
-    def _extend(self, items: list) -> None:
-        if not isinstance(self._stack[-1], list):
-            raise UnpicklingError(f"it appends to a {type(self._stack[-1]).__name__}")
-        self._stack[-1].extend(items)
-
-    def _do_empty_dict(self, argument):
-        self._stack.append({})
-
-    def _do_dict(self, argument):
-        items = self._pop_mark()
-        self._stack.append({})
-        self._update(items)
-
-    def _do_setitem(self, argument):
-        self._update(self._pop_many(2))
-
-    def _do_setitems(self, argument):
-        self._update(self._pop_mark())
-
-    def _update(self, items: list) -> None:
-        keys = items[::2]
-        if not isinstance(self._stack[-1], dict) or len(items) % 2:
-            raise UnpicklingError("it sets items of what is no dictionary")
-        if not all(isinstance(key, str | bytes) for key in keys):
-            raise UnpicklingError("it has keys that are not strings")
-        self._stack[-1].update(zip(keys, items[1::2], strict=True))
-
-    def _do_global(self, argument):
-        self._push_function(*argument.split(" ", 1))
-
-    def _do_stack_global(self, argument):
-        self._push_function(*self._pop_many(2))
-
-    def _push_function(self, module, name):
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise UnpicklingError("it names a function by what is no string")
-        if (module, name) not in self._functions:
-            raise UnpicklingError(f"it names {f'{module}.{name}'[:60]!r}")
-        self._stack.append(_Function(self._functions[module, name]))
-
-    def _do_reduce(self, argument):
-        function, arguments = self._pop_many(2)
-        if not isinstance(function, _Function) or not isinstance(arguments, tuple):
-            raise UnpicklingError("it calls what is no function of NumPy")
-        if function.name == "encode":
-            self._stack.append(self._encode(*arguments))
-        elif function.name == "ndarray":
-            raise UnpicklingError("it makes an array without its content")
+    def _do_value(self, name: str, argument: Any) -> bool:
+        """Executes instructions about one value; returns whether this was one."""
+        stack, memo = self._stack, self._memo
+        if name in _WITH_VALUE:
+            stack.append(argument)
+        elif name in _LITERALS:
+            stack.append(_LITERALS[name])
+        elif name == "MARK":
+            stack.append(_MARK)
+        elif name == "POP":
+            stack.pop()
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]  # a dictionary: the index may be huge
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "PROTO":
+            if argument > 5:
+                raise UnpicklingError(f"it has protocol {argument}; 0 to 5 are read")
         else:
-            self._stack.append(Record(function.name, arguments))
+            return name == "FRAME"  # which only says where reading may pause
+        return True
 
-    def _encode(self, text="", encoding="latin1"):
+    def _do_container(self, name: str) -> bool:
+        """Executes instructions about containers; returns whether this was one."""
+        stack = self._stack
+        if name in _TUPLES:
+            stack.append(tuple(self._pop(_TUPLES[name])))
+        elif name == "TUPLE":
+            stack.append(tuple(self._pop()))
+        elif name == "POP_MARK":
+            self._pop()
+        elif name == "EMPTY_LIST":
+            stack.append([])
+        elif name == "LIST":
+            stack.append(self._pop())
+        elif name in ("APPEND", "APPENDS"):
+            items = [stack.pop()] if name == "APPEND" else self._pop()
+            if not isinstance(stack[-1], list):
+                raise UnpicklingError(f"it appends to a {type(stack[-1]).__name__}")
+            stack[-1].extend(items)
+        elif name == "EMPTY_DICT":
+            stack.append({})
+        elif name in ("DICT", "SETITEM", "SETITEMS"):
+            items = self._pop(2 if name == "SETITEM" else None)
+            if name == "DICT":
+                stack.append({})
+            if not isinstance(stack[-1], dict) or len(items) % 2:
+                raise UnpicklingError("it sets items of something not a dictionary")
+            if not all(isinstance(key, str | bytes) for key in items[::2]):
+                raise UnpicklingError("it has keys that are not strings")
+            stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        else:
+            return False
+        return True
+
+    def _do_call(self, name: str, argument: Any) -> bool:
+        """Executes instructions about functions; returns whether this was one.
+
+        No function is looked up or called, except that "encode" is done here.
+        """
+        if name in ("GLOBAL", "STACK_GLOBAL"):
+            path = argument.split(" ", 1) if name == "GLOBAL" else self._pop(2)
+            module, function = path
+            if not isinstance(module, str) or not isinstance(function, str):
+                raise UnpicklingError("it names a function by something not a string")
+            if (module, function) not in self._functions:
+                raise UnpicklingError(f"it names {f'{module}.{function}'[:60]!r}")
+            self._stack.append(_Function(self._functions[module, function]))
+        elif name == "REDUCE":
+            function, arguments = self._pop(2)
+            if not isinstance(function, _Function) or not isinstance(arguments, tuple):
+                raise UnpicklingError("it calls a function that is not allowed")
+            if function.name == "encode":
+                self._stack.append(self._encode(*arguments))
+            elif function.name == "ndarray":
+                raise UnpicklingError("it makes an array without its content")
+            else:
+                self._stack.append(Call(function.name, arguments))
+        elif name == "BUILD":
+            state, target = self._stack.pop(), self._stack[-1]
+            if not isinstance(target, Call):
+                raise UnpicklingError(f"it sets the state of a {type(target).__name__}")
+            target.state = state
+        else:
+            return False
+        return True
+
+    def _encode(self, text: Any = "", encoding: Any = "latin1") -> bytes:
         if not isinstance(text, str) or encoding != "latin1":
             raise UnpicklingError("it encodes a text in another way than latin1")
         self._spare -= len(text)
-        if self._spare < 0:
+        if self._spare < 0:  # one text, encoded again and again
             raise UnpicklingError("it makes more bytes than it holds")
         return text.encode("latin-1")
-
-    def _do_build(self, argument):
-        state = self._stack.pop()
-        if not isinstance(self._stack[-1], Record):
-            raise UnpicklingError(
-                f"it sets the state of a {type(self._stack[-1]).__name__}"
-            )
-        self._stack[-1].state = state

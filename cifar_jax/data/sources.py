@@ -46,11 +46,11 @@ class Source:
         self,
         name: str,
         store: TfdsStore | FileStore,
-        *,
-        image_size: tuple[int, int] | None,
+        image_size: tuple[int, ...],
         local: str | None,
         report: Report,
     ):
+        """Takes what `open` has found."""
         shape, label_names = store.describe()
         if label_names is None:
             raise UserError(
@@ -58,12 +58,13 @@ class Source:
                 "in a folder one sub-folder for each class"
             )
         self.name = name
-        self.image_shape: ImageShape = (*image_size, shape[2]) if image_size else shape
+        self.image_shape = (*image_size, shape[2]) if image_size else shape
         self.label_names = label_names
         self._store = store
-        self._resize = image_size is not None
+        self._resize = bool(image_size)
         self._local = local
         self._report = report
+        self._opened: dict[str, Dataset] = {}
 
     @property
     def num_classes(self) -> int:
@@ -81,47 +82,45 @@ class Source:
         Raises:
           UserError: If the archive is damaged, or can be neither found nor downloaded.
         """
-        return self._store.prepare(local=self._local, report=self._report)
-
-    def check_split(self, split: str) -> None:
-        """Refuses a split that `read` would refuse, and reads as little as possible.
-
-        Args:
-          split: Split string of TFDS, such as `train[:80%]`.
-
-        Raises:
-          UserError: names the splits that there are.
-        """
-        self.prepare()
-        self._store.check_split(split)
+        return self._store.prepare(self._local, self._report)
 
     def open_split(self, split: str) -> Dataset:
         """Opens a split, whose images are then read in pieces, in the order on disk.
 
         Args:
-          split: Split string of TFDS.
+          split: Split string of TFDS, such as `train[:80%]`.
 
         Raises:
           UserError: If it cannot be prepared, or has no such split.
         """
-        self.prepare()
-        dataset = self._store.open_split(split)
-        dataset = transforms.resized(dataset, self.image_shape, resize=self._resize)
-        return transforms.relabelled(dataset, self.label_names)
+        if split not in self._opened:
+            self.prepare()
+            data = transforms.select(self._store.splits, split, split, self.name)
+            data = transforms.resized(data, self.image_shape, resize=self._resize)
+            self._opened[split] = transforms.relabelled(data, self.label_names)
+        return self._opened[split]
+
+    def check_split(self, split: str) -> None:
+        """Refuses a split that `read` would refuse, and reads as little as possible.
+
+        Raises:
+          UserError: names the splits that there are.
+        """
+        self.open_split(split).examples(1)
 
     def read(self, split: str) -> Examples:
         """Reads a split into memory, in the order on disk.
 
         Args:
-          split: Split string of TFDS.
+          split: Split string of TFDS, such as `train[:80%]`.
 
         Raises:
           UserError: If it cannot be prepared, or its files are damaged or unreadable.
         """
-        examples = self.open_split(split).examples()
-        # The arrays are the caller's now: a store that read a whole file drops it.
-        self._store.release()
-        return examples
+        dataset = self.open_split(split)
+        # Some data sets hold a whole file, of which the caller now gets a copy.
+        del self._opened[split]
+        return dataset.examples()
 
 
 def open(
@@ -146,17 +145,21 @@ def open(
       UserError: If it is not on disk and cannot be prepared, or holds no labelled
         images.
     """
-    size = None if image_size is None else _checked_size(image_size)
-    found, split = _resolve(name, data_dir)
+    size = tuple(image_size or ())
+    if size and (len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size)):
+        raise UserError(
+            f"data.image_size is {size}; use a height and a width such as (32, 32)"
+        )
+    place, split = _resolve(name, data_dir)
     if split is not None:
         raise UserError(
             f"data set {name} ends in the split {split}; name the data set alone, and "
             "its splits in data.train_split and data.test_split"
         )
-    if isinstance(found, pathlib.Path):
-        shape = None if size is None else (*size, 3)
-        found = FileStore(found, image_shape=shape, resize=size is not None)
-    return Source(name, found, image_size=size, local=local, report=report)
+    if isinstance(place, pathlib.Path):
+        shape = (*size, 3) if size else None
+        place = FileStore(place, shape, resize=bool(size))
+    return Source(name, place, size, local, report)
 
 
 def open_split(
@@ -189,13 +192,13 @@ def open_split(
     Raises:
       UserError: If there is no such source, or it cannot be used as asked.
     """
-    found, selector = _resolve(spec, data_dir)
-    if isinstance(found, pathlib.Path):
-        files = FileStore(found, image_shape=image_shape, resize=resize)
-        dataset = files.open_split(selector, default=split)
+    place, selector = _resolve(spec, data_dir)
+    if isinstance(place, pathlib.Path):
+        place, name = FileStore(place, image_shape, resize=resize), str(place)
     else:
-        found.prepare()
-        dataset = found.open_split(selector or split)
+        place.prepare()
+        name = place.name
+    dataset = transforms.select(place.splits, selector, split, name)
     if image_shape is not None:
         dataset = transforms.resized(dataset, image_shape, resize=resize)
     return transforms.relabelled(dataset, label_names) if label_names else dataset
@@ -235,12 +238,3 @@ def _resolve(
     raise UserError(
         f"source {spec} does not exist; give a path, or a data set such as cifar10:test"
     )
-
-
-def _checked_size(image_size: Sequence[int]) -> tuple[int, int]:
-    size = tuple(image_size)
-    if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise UserError(
-            f"data.image_size is {size}; use a height and a width such as (32, 32)"
-        )
-    return size

@@ -1,10 +1,10 @@
-"""Held-out validation images, and the statistics of the others."""
+"""Held-out validation images, and the statistics of training images."""
 
 import numpy as np
 from sklearn import model_selection
 
 from cifar_jax import UserError
-from cifar_jax.data.sources import Examples
+from cifar_jax.data.dataset import Examples
 
 
 def hold_out(
@@ -13,11 +13,11 @@ def hold_out(
     """Splits off validation images.
 
     Args:
-      examples: What to split.
-      size: A share below 1, or a count.
-      seed: The same seed gives the same split everywhere.
-      stratified: Each class in its proportion; otherwise the images are drawn alike,
-        whatever their classes.
+      examples: Labelled images to split.
+      size: Size of the validation set: a share below 1, or a number of images.
+      seed: Seed of the draw. The same seed gives the same split everywhere.
+      stratified: Whether each class keeps its proportion; otherwise all images are
+        drawn alike, whatever their classes.
 
     Returns:
       The images for training and those for validation, each in their old order.
@@ -26,14 +26,13 @@ def hold_out(
       UserError: If either part would be empty or, stratified, smaller than the number
         of classes.
     """
-    classes, counts = np.unique(examples.labels, return_counts=True)
     count = round(size * len(examples) if size < 1 else size)
-    least, needed = 1, "an image on both sides"
+    least, needed, has_pairs = 1, "an image on both sides", True
     if stratified:
-        least = len(classes)
+        _, counts = np.unique(examples.labels, return_counts=True)
+        least, has_pairs = len(counts), counts.min() >= 2
         needed = f"each of the {least} classes {needed}"
-    is_single = stratified and counts.min() < 2
-    if not least <= count <= len(examples) - least or is_single:
+    if not (least <= count <= len(examples) - least and has_pairs):
         raise UserError(
             f"data.validation is {size}, {count:,} of {len(examples):,} images; it "
             f"must leave {needed}"
@@ -62,6 +61,6 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     shares = counts / counts.sum(axis=1, keepdims=True)  # [C, 256]
     mean = shares @ values
     variance = (shares * (values - mean[:, None]) ** 2).sum(axis=1)
-    # A channel without contrast is left as it is rather than divided by zero.
+    # A channel without contrast is not scaled, rather than divided by zero.
     std = np.sqrt(np.where(variance > 0, variance, 1.0))
     return mean.astype(np.float32), std.astype(np.float32)

@@ -1,4 +1,4 @@
-"""TFDS data sets on disk: preparing, finding and reading them."""
+"""TFDS data sets on disk: finding, preparing and reading them."""
 
 import contextlib
 import functools
@@ -14,9 +14,8 @@ from absl import logging
 
 from cifar_jax import UserError
 from cifar_jax.data import archives, download
-from cifar_jax.data.archive_spec import ArchiveSpec
 from cifar_jax.data.builders import BUILDERS
-from cifar_jax.data.dataset import Batch, Dataset, ImageShape
+from cifar_jax.data.dataset import Batch, Dataset, ImageShape, Splits
 from cifar_jax.data.download import Report
 
 
@@ -25,7 +24,6 @@ class TfdsStore:
 
     Attributes:
       name: Name of the data set, a key of `BUILDERS` if it is not on disk.
-      folder: Folder of TFDS data sets.
     """
 
     def __init__(
@@ -34,9 +32,9 @@ class TfdsStore:
         folder: pathlib.Path,
         builder: tfds.core.DatasetBuilder | None,
     ):
-        """Takes TFDS's builder of the data set if it is on disk."""
+        """Takes the folder of TFDS data sets, and TFDS's builder if it is on disk."""
         self.name = name
-        self.folder = folder
+        self._folder = folder
         self._builder = builder
 
     @property
@@ -45,7 +43,7 @@ class TfdsStore:
         return self._builder and pathlib.Path(self._builder.data_path)
 
     def describe(self) -> tuple[ImageShape, tuple[str, ...] | None]:
-        """Returns height, width and channels, and the classes; None: no labels.
+        """Returns height, width and channels, and the class names; None: no labels.
 
         Raises:
           UserError: If it holds no images of one size, or labels that are not classes.
@@ -55,21 +53,19 @@ class TfdsStore:
         features = dict((self._builder.info.features or {}).items())
         if "image" not in features:
             raise UserError(
-                f"data set {self.name} in {self.folder} has the features "
+                f"data set {self.name} in {self._folder} has the features "
                 f"{sorted(features)}; image and label are needed"
             )
         label, shape = features.get("label"), features["image"].shape
         has_classes = label is None or isinstance(label, tfds.features.ClassLabel)
         if not has_classes or None in (shape or (None,)):
             raise UserError(
-                f"data set {self.name} in {self.folder} has images of shape {shape} "
+                f"data set {self.name} in {self._folder} has images of shape {shape} "
                 f"and labels {label}; images of one size and a ClassLabel are needed"
             )
         return tuple(shape), None if label is None else tuple(label.names)
 
-    def prepare(
-        self, *, local: str | None = None, report: Report = print
-    ) -> pathlib.Path:
+    def prepare(self, local: str | None = None, report: Report = print) -> pathlib.Path:
         """Puts the data set on disk, unless it is there, and returns its folder.
 
         Args:
@@ -80,22 +76,23 @@ class TfdsStore:
           UserError: If the archive is damaged, or can be neither found nor downloaded.
         """
         if self._builder is None:  # unless another process has prepared it since
-            self._builder = _on_disk(self.name, self.folder)
+            self._builder = _open_builder(self.name, self._folder)
         if self._builder is not None:
             return pathlib.Path(self._builder.data_path)
         builder_class = BUILDERS[self.name]
+        spec, archive = builder_class.spec, local
         try:
-            if builder_class.spec is not None:
-                local = local or self._download(builder_class.spec, report)
-                # Fails before anything is written.
-                archives.locate(local, builder_class.spec)
-            report(f"Preparing {self.name} in {self.folder}")
+            if spec is not None:
+                if archive is None:
+                    archive = self._download(spec, report)
+                archives.locate(archive, spec)  # fails before anything is written
+            report(f"Preparing {self.name} in {self._folder}")
             with quiet_tfds():
-                builder = builder_class(source=local, data_dir=str(self.folder))
+                builder = builder_class(source=archive, data_dir=str(self._folder))
                 builder.download_and_prepare()
         except OSError as error:
-            raise UserError(f"{self.folder} cannot be written ({error})") from error
-        self._builder = _on_disk(self.name, self.folder)
+            raise UserError(f"{self._folder} cannot be written ({error})") from error
+        self._builder = _open_builder(self.name, self._folder)
         if self._builder is None:  # TFDS has found its folder, but not all of it
             raise UserError(
                 f"{builder.data_path} is incomplete; delete that folder and prepare "
@@ -103,57 +100,28 @@ class TfdsStore:
             )
         return pathlib.Path(self._builder.data_path)
 
-    def _download(self, spec: ArchiveSpec, report: Report) -> pathlib.Path:
-        report(f"Downloading {spec.url} ({spec.size / 1e6:.0f} MB)")
+    def _download(self, spec: archives.ArchiveSpec, report: Report) -> pathlib.Path:
         try:
-            return download.download(
-                spec, self.folder / "downloads", progress=download.tenths(report)
-            )
+            return download.download(spec, self._folder / "downloads", report)
         except UserError as error:
             raise UserError(
-                f"data set {self.name} is not in {self.folder}, and {error}. Three "
+                f"data set {self.name} is not in {self._folder}, and {error}. Three "
                 "ways out: (1) connect and run the command again; (2) copy "
                 f"{spec.archive} here and run `python -m cifar_jax.prepare --dataset "
                 f"{self.name} --source PATH`; (3) copy the folder {self.name}/ of a "
-                f"machine that has it into {self.folder}, or set --config.data.dir or "
+                f"machine that has it into {self._folder}, or set --config.data.dir or "
                 "TFDS_DATA_DIR to where it lies"
             ) from error
 
-    def check_split(self, split: str) -> None:
-        """Refuses a split that the data set lacks; it must be on disk.
+    @property
+    def splits(self) -> Splits:
+        """Functions that open the splits of the data set, which must be on disk."""
+        names = self._builder.info.splits
+        return {name: functools.partial(self._open_whole, name) for name in names}
 
-        Args:
-          split: Split string of TFDS.
-
-        Raises:
-          UserError: names the splits that there are.
-        """
-        splits = self._builder.info.splits
-        try:
-            num_examples = splits[split].num_examples
-        except (KeyError, ValueError) as error:
-            raise UserError(
-                f"data set {self.name} has no split {split!r}; use "
-                f"{', '.join(splits)}, or a part such as test[:50%]"
-            ) from error
-        if not num_examples:
-            raise UserError(
-                f"split {split!r} of {self.name} is empty; choose another split"
-            )
-
-    def open_split(self, split: str) -> Dataset:
-        """Opens a split of the data set, which must be on disk.
-
-        Args:
-          split: Split string of TFDS, such as `train[:80%]`.
-
-        Raises:
-          UserError: If there is no such split; when images are read: if files are
-            damaged.
-        """
-        self.check_split(split)
+    def _open_whole(self, split: str) -> Dataset:
         builder, (image_shape, label_names) = self._builder, self.describe()
-        read_rows = _reader(builder, split)
+        read_rows = _row_reader(builder, split)
 
         def read(start: int, stop: int) -> Batch:
             try:
@@ -177,9 +145,6 @@ class TfdsStore:
         size = builder.info.splits[split].num_examples
         return Dataset(f"{self.name}:{split}", image_shape, size, read, label_names)
 
-    def release(self) -> None:
-        """Keeps nothing in memory, so there is nothing to do; see `FileStore`."""
-
 
 def find(name: str, data_dir: str | None = None) -> TfdsStore | None:
     """Returns a data set that is on disk or can be prepared here, else None.
@@ -192,7 +157,7 @@ def find(name: str, data_dir: str | None = None) -> TfdsStore | None:
       UserError: If it is on disk and its description cannot be read.
     """
     folder = _data_folder(data_dir)
-    builder = _on_disk(name, folder)
+    builder = _open_builder(name, folder)
     if builder is None and name not in BUILDERS:
         return None
     return TfdsStore(name, folder, builder)
@@ -206,43 +171,13 @@ def unknown(name: str, data_dir: str | None) -> UserError:
     )
 
 
-def _reader(builder, split: str) -> Callable[[int, int], list[dict]]:
-    """Returns what reads the rows from a start to an end."""
-    formats = tfds.core.file_adapters.FileFormat.with_random_access()
-    if builder.info.file_format in formats:
-        data = functools.cache(lambda: builder.as_data_source(split))
-        return lambda start, stop: data().__getitems__(range(start, stop))
-    position, rows = 0, None
-
-    def read(start, stop):
-        nonlocal position, rows
-        if rows is None or start != position:  # it reads on, or from the beginning
-            rows = itertools.islice(_tensorflow_rows(builder, split), start, None)
-        position = stop
-        return list(itertools.islice(rows, stop - start))
-
-    return read
-
-
-def _tensorflow_rows(builder, split: str) -> Iterator[dict]:
-    try:
-        return iter(tfds.as_numpy(builder.as_dataset(split)))
-    except ImportError as error:
-        raise UserError(
-            f"{builder.data_path} is in the format {builder.info.file_format.value}, "
-            "which only TensorFlow reads; pip install 'cifar-jax[tf]', or prepare the "
-            "data set in another --config.data.dir"
-        ) from error
-
-
 def _data_folder(data_dir: str | None) -> pathlib.Path:
-    """Returns the folder of TFDS data sets."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return pathlib.Path(data_dir or default).expanduser()
 
 
-def _on_disk(name: str, folder: pathlib.Path):
-    """Returns TFDS's builder of a prepared data set, or None."""
+def _open_builder(name: str, folder: pathlib.Path) -> tfds.core.DatasetBuilder | None:
+    """Returns TFDS's builder of a data set that is on disk, else None."""
     try:
         return tfds.core.read_only_builder.builder_from_files(
             name, data_dir=str(folder)
@@ -256,13 +191,43 @@ def _on_disk(name: str, folder: pathlib.Path):
         ) from error
 
 
+def _row_reader(
+    builder: tfds.core.DatasetBuilder, split: str
+) -> Callable[[int, int], list[dict]]:
+    """Returns a function that reads the rows from a start to before a stop."""
+    formats = tfds.core.file_adapters.FileFormat.with_random_access()
+    if builder.info.file_format in formats:
+        data = functools.cache(lambda: builder.as_data_source(split))
+        return lambda start, stop: data().__getitems__(range(start, stop))
+    position, rows = 0, None
+
+    def read(start: int, stop: int) -> list[dict]:
+        # TensorFlow reads from the first row on. Batches are mostly asked for in order,
+        # so the iterator is kept, and made anew only for a step back or a jump.
+        nonlocal position, rows
+        if rows is None or start != position:
+            try:
+                rows = iter(tfds.as_numpy(builder.as_dataset(split)))
+            except ImportError as error:
+                raise UserError(
+                    f"{builder.data_path} is in the format "
+                    f"{builder.info.file_format.value}, which only TensorFlow reads; "
+                    "pip install 'cifar-jax[tf]', or prepare the data set in another "
+                    "--config.data.dir"
+                ) from error
+            rows = itertools.islice(rows, start, None)
+        position = stop
+        return list(itertools.islice(rows, stop - start))
+
+    return read
+
+
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager
-def quiet_tfds():
+def quiet_tfds() -> Iterator[None]:
     """Keeps TFDS's bars, notices and advice on OpenCV from the terminal."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)

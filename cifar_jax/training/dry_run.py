@@ -95,9 +95,8 @@ def write_noise(
         image_shape = source.image_shape
         labels = {"label": source.label_names}
 
-        def read(self, source):
+        def read(self):
             """Returns random images, and each class equally often."""
-            del source
             splits = {}
             for split, size in (("train", num_train), ("test", num_test)):
                 random = np.random.default_rng(size)

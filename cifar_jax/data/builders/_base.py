@@ -1,12 +1,18 @@
-"""What the TFDS builders of this package share."""
+"""Base class of the TFDS builders of this package."""
 
 import io
-import pathlib
+import os
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
+
+from cifar_jax.data.archive_spec import ArchiveSpec
+from cifar_jax.data.dataset import ImageShape
+
+# By split: images uint8 [N, H, W, C], and labels int32 [N] by feature.
+LabelledSplits = Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]]
 
 
 class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -18,39 +24,33 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     Attributes:
       image_shape: Height, width and channels of the images.
       labels: Names of the classes, by feature; `label` is one of the features.
+      spec: Archive that the data set is made from; None: it needs none.
+      source: Local copy of that archive.
     """
 
-    image_shape: tuple[int, int, int]
+    image_shape: ImageShape
     labels: Mapping[str, tuple[str, ...]]
+    spec: ArchiveSpec | None = None
 
-    def __init__(self, *, source: pathlib.Path | None = None, **kwargs):
-        self._source = source
+    def __init__(self, *, source: str | os.PathLike | None = None, **kwargs):
+        self.source = source
         super().__init__(file_format="array_record", **kwargs)
 
-    def read(
-        self, source: pathlib.Path | None
-    ) -> Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]]:
-        """Returns images uint8 [N, H, W, C] and labels int32 [N] of each split.
-
-        The labels come by feature.
-        """
+    def read(self) -> LabelledSplits:
+        """Returns the images and labels of each split."""
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict(
-            {
-                "id": tfds.features.Text(),
-                "image": tfds.features.Image(shape=self.image_shape),
-                **{
-                    feature: tfds.features.ClassLabel(names=list(names))
-                    for feature, names in self.labels.items()
-                },
-            }
-        )
+        features = {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(shape=self.image_shape),
+        }
+        for feature, names in self.labels.items():
+            features[feature] = tfds.features.ClassLabel(names=list(names))
         return _Info(
             builder=self,
             description=self.__doc__,
-            features=features,
+            features=tfds.features.FeaturesDict(features),
             supervised_keys=("image", "label"),
             disable_shuffling=True,  # the order of the source is the order on disk
         )
@@ -59,7 +59,7 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         del dl_manager
         return {
             split: self._generate_examples(split, images, labels)
-            for split, (images, labels) in self.read(self._source).items()
+            for split, (images, labels) in self.read().items()
         }
 
     def _generate_examples(
@@ -70,18 +70,13 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             encoded = io.BytesIO()
             Image.fromarray(image).save(encoded, "png", compress_level=1)
             encoded.seek(0)
-            yield (
-                index,
-                {
-                    "id": f"{split}_{index:05d}",
-                    "image": encoded,
-                    **{feature: int(labels[feature][index]) for feature in labels},
-                },
-            )
+            row = {"id": f"{split}_{index:05d}", "image": encoded}
+            row |= {feature: int(labels[feature][index]) for feature in labels}
+            yield index, row
 
 
 class _Info(tfds.core.DatasetInfo):
-    """Facts of a data set that is in no bucket of Google's."""
+    """Description of a data set that is not in Google's bucket."""
 
     def initialize_from_bucket(self) -> None:
         """Does not look there, and leaves no temporary folder."""

@@ -1,0 +1,39 @@
+"""CIFAR-10 and CIFAR-100 as TFDS data sets, from the official binary archives."""
+
+import tensorflow_datasets as tfds
+
+from cifar_jax.data import archive_spec, archives
+from cifar_jax.data.builders._base import LabelledImages, LabelledSplits
+
+
+class _Cifar(LabelledImages, skip_registration=True):
+    spec: archive_spec.ArchiveSpec
+
+    def read(self) -> LabelledSplits:
+        """Reads the archive, its unpacked folder, or a folder that holds either."""
+        assert self.source is not None
+        return archives.read(self.source, self.spec)
+
+
+# The versions are those of TFDS's own builders. So `tfds.data_source` reads what is
+# prepared here, and what TFDS has prepared is found here.
+
+
+class Cifar10(_Cifar, skip_registration=True):
+    """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 images of 10 classes."""
+
+    name = "cifar10"
+    VERSION = tfds.core.Version("3.0.2")
+    spec = archive_spec.CIFAR10
+    image_shape = spec.image_shape
+    labels = spec.labels
+
+
+class Cifar100(_Cifar, skip_registration=True):
+    """CIFAR-100 (Krizhevsky, 2009): 50,000 and 10,000 images of 100 classes."""
+
+    name = "cifar100"
+    VERSION = tfds.core.Version("3.0.2")
+    spec = archive_spec.CIFAR100
+    image_shape = spec.image_shape
+    labels = spec.labels
