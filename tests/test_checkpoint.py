@@ -1,12 +1,19 @@
 """Checkpoints that come back whole, and what happens when they are damaged."""
 
+import errno
 import gc
+import os
 import pathlib
+import resource
 import shutil
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
@@ -308,3 +315,137 @@ def test_the_digest_sees_every_change():
     ]
     assert len(set(digests)) == len(digests)
     assert digest(tree, {"x": (1, 2), "y": 0}) == digest(tree, {"y": 0, "x": [1, 2]})
+
+
+def fail_at(monkeypatch, step, error):
+    """Raises an error when the checkpoint of a step is restored."""
+    restore = ocp.CheckpointManager.restore
+
+    def restore_or_fail(self, asked, *args, **kwargs):
+        if asked == step:
+            raise error
+        return restore(self, asked, *args, **kwargs)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", restore_or_fail)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        MemoryError("no memory"),
+        ValueError("UNKNOWN: Error reading local file: [OS error 5: EIO]"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    ],
+    ids=repr,
+)
+def test_a_machine_that_fails_is_no_damage(folder, monkeypatch, error):
+    before = files(folder)
+    with monkeypatch.context() as patch:
+        fail_at(patch, 20, error)
+        with pytest.raises(UserError, match="20 cannot be read now .*; nothing has"):
+            restore(folder)
+    assert files(folder) == before
+    (tree, _), lines = restore(folder)
+    check_tree(tree, 20)
+    assert not lines
+
+
+def test_too_many_open_files_are_no_damage(folder):
+    before = files(folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Opened(folder) as (checkpoints, _):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises((UserError, OSError), match="Too many open files") as it:
+                checkpoints.restore(make_tree(0), replicated())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "restore the folder from a copy" not in str(it.value)
+    assert files(folder) == before
+
+
+class KilledError(BaseException):
+    """The process ends here."""
+
+
+def test_a_kill_while_a_step_is_replaced_leaves_the_old_one(tmp_path, monkeypatch):
+    save(tmp_path, 20)
+
+    def kill(*args, **kwargs):
+        raise KilledError
+
+    with monkeypatch.context() as patch, Opened(tmp_path) as (checkpoints, _):
+        patch.setattr(ocp.CheckpointManager, "save", kill)
+        with pytest.raises(KilledError):
+            checkpoints.save(20, make_tree(5), FACTS)
+    (tree, facts), lines = restore(tmp_path)
+    check_tree(tree, 20)
+    assert facts["at"] == 20 and not lines
+    save(tmp_path, 20)
+    assert [path.name for path in tmp_path.iterdir()] == ["20"]
+
+
+# Processes that share a folder, of which one finds the newest checkpoint damaged.
+PROCESS = """
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from cifar_jax import UserError
+from cifar_jax.training import distributed
+from cifar_jax.training.checkpoint import CheckpointFolder
+
+port, number, victim, folder = sys.argv[1:]
+distributed.initialize(f"127.0.0.1:{port}", 2, int(number))
+restore = ocp.CheckpointManager.restore
+
+def damaged(self, step, *args, **kwargs):
+    restored = restore(self, step, *args, **kwargs)
+    if step == 20 and number == victim:
+        raise ValueError("DATA_LOSS: planted")
+    return restored
+
+ocp.CheckpointManager.restore = damaged
+placement = distributed.replicated(distributed.make_mesh())
+put = lambda step: {"x": distributed.put(np.full(4, step, np.float32), placement)}
+checkpoints = CheckpointFolder(folder, keep=2, report=distributed.log)
+for step in (10, 20):
+    checkpoints.save(step, put(step), {})
+checkpoints.wait()
+try:
+    tree, _ = checkpoints.restore(put(0), placement)
+    print("restored", np.asarray(tree["x"])[0])
+    checkpoints.close()
+except UserError as error:
+    print("error:", error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_processes_use_the_checkpoint_of_process_0(tmp_path, victim):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = [sys.executable, "-c", PROCESS, str(port)]
+    processes = [
+        subprocess.Popen(
+            [*arguments, str(number), str(victim), tmp_path / "shared"],
+            env={**os.environ, "XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+    printed = [process.communicate(timeout=300)[0] for process in processes]
+    if victim == 0:
+        assert all("restored 10.0" in text for text in printed), printed
+        assert (tmp_path / "shared" / "damaged-20").is_dir()
+    else:
+        assert all("can be read by process 0 alone" in text for text in printed)
+        assert (tmp_path / "shared" / "20").is_dir()

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,6 +177,71 @@ def test_divergence_stops_and_keeps_the_finite_state(digits_dir, tmp_path):
     assert max(kept, default=None) == (int(named) if named else None)
     with pytest.raises(UserError, match="training diverged"):  # the same once more
         train(config, tmp_path)
+
+
+def contents(workdir):
+    """Returns the bytes of the files that must not be lost."""
+    files = [workdir / "metrics.jsonl", *(workdir / "best").rglob("*")]
+    return {path: path.read_bytes() for path in files if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def unfinished(finished, tmp_path_factory):
+    """Returns a run without its result, as a kill leaves it, to be copied."""
+    return shutil.copytree(
+        finished[0],
+        tmp_path_factory.mktemp("unfinished") / "run",
+        ignore=shutil.ignore_patterns("result.json"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kept", "emptied"),
+    [
+        (["best", "metrics.jsonl"], False),
+        (["best", "metrics.jsonl"], True),
+        (["best"], False),
+        (["metrics.jsonl"], False),
+    ],
+)
+def test_lost_checkpoints_lose_nothing_else(
+    unfinished, digits_dir, tmp_path, kept, emptied
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(unfinished, workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    if emptied:
+        (workdir / "checkpoints").mkdir()
+    if "best" not in kept:
+        shutil.rmtree(workdir / "best")
+    if "metrics.jsonl" not in kept:
+        (workdir / "metrics.jsonl").unlink()
+    before = contents(workdir) if len(kept) == 2 else {}
+    held = " and ".join(name.replace("best", "best/") for name in kept)
+    match = f"holds {held} of a run, but its checkpoints/ is missing or empty; restore"
+    with pytest.raises(UserError, match=match):
+        train(tiny_config(digits_dir), workdir)
+    assert contents(workdir).items() >= before.items()
+
+
+def test_a_damaged_state_keeps_the_best_weights_that_are_newer(
+    unfinished, finished, digits_dir, tmp_path, capsys
+):
+    """They may be all that is left of epochs that nobody wants to train again."""
+    workdir = tmp_path / "run"
+    shutil.copytree(unfinished, workdir)
+    _, newest = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    best = workdir / "best" / str(newest)
+    if not best.exists():  # what is in it does not matter
+        shutil.copytree(next((workdir / "best").iterdir()), best)
+    before = (best / "tree" / "manifest.ocdbt").read_bytes()
+    (workdir / "checkpoints" / str(newest) / "facts" / "metadata").unlink()
+    result = train(tiny_config(digits_dir), workdir)
+    aside = workdir / "best" / f"newer-{newest}"
+    assert (aside / "tree" / "manifest.ocdbt").read_bytes() == before
+    assert f"it is kept as newer-{newest}" in capsys.readouterr().out
+    assert result["test"] == finished[1]["test"]
+    assert rows(workdir) == rows(finished[0])
 
 
 def test_a_signal_while_it_compiles_stops_the_run(digits_dir, tmp_path):

@@ -129,6 +129,16 @@ def test_what_changes_no_result_may_change(run, key, value):
     run.check(config)
 
 
+@pytest.mark.parametrize("work", ["checkpoints/10", "best/10", "result.json"])
+def test_a_run_without_its_config_is_refused(run, work):
+    (run.checkpoints / "10").rmdir()
+    (run.path / work).mkdir(parents=True)
+    (run.path / "config.json").unlink()
+    match = "holds a run but no config.json.*; restore config.json from a copy, or"
+    with pytest.raises(UserError, match=match):
+        run.check(make_config())
+
+
 def test_every_difference_is_named(run):
     config = make_config()
     config.seed, config.model.se.ratio, config.checkpoint.keep = 5, 6, 7
@@ -260,6 +270,21 @@ def test_a_last_line_that_was_cut_off_is_dropped(run, cut):
         run.add_row(row(2))
     assert run.rows() == [row(1), row(2)]
     assert (run.path / "metrics.jsonl").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize("line", [b'{"step": 20, "epo', b"\xff\xfe", b"[]", b"", b"7"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_damaged_line_is_named_and_nothing_is_dropped(run, line, place):
+    """Only a last line without an end has been cut off by a kill."""
+    metrics = run.path / "metrics.jsonl"
+    lines = [json.dumps(row(epoch)).encode() for epoch in (1, 2)]
+    lines.insert(place, line)
+    metrics.write_bytes(b"".join(line + b"\n" for line in lines))
+    before = metrics.read_bytes()
+    match = rf"metrics\.jsonl is damaged in line {place + 1} .*; restore it from a copy"
+    with pytest.raises(UserError, match=match), run.lock():
+        run.rewind(1, 10)
+    assert metrics.read_bytes() == before
 
 
 def test_tensorboard_has_the_numbers(run):
