@@ -193,16 +193,17 @@ class CheckpointFolder:
             )
         return None
 
-    def delete_after(self, step: int) -> None:
-        """Deletes the checkpoints after the step that a run resumes from."""
-        for later in self.steps():
-            if later > step:
-                self._manager.delete(later)
+    def drop_after(self, step: int, *, delete: bool) -> None:
+        """Drops the checkpoints after the step that a run resumes from.
 
-    def set_aside_after(self, step: int) -> None:
-        """Renames the checkpoints after a step to newer-STEP, and reports them."""
+        Args:
+          step: Step that the run resumes from.
+          delete: Delete them; otherwise they are renamed to newer-STEP, and reported.
+        """
         for later in self.steps():
-            if later > step:
+            if later > step and delete:
+                self._manager.delete(later)
+            elif later > step:
                 self._report(
                     f"{self._folder / str(later)} is newer than step {step}; it is "
                     f"kept as newer-{later}"
@@ -373,23 +374,20 @@ class Checkpointer:
             return None
         step = restored[1]["step"]
         self._position = step, restored[1]["epoch"]
-        if newest is not None and newest > step:  # but it is damaged
-            self._best.set_aside_after(step)
-        else:  # they were saved just before a kill, and will be made again
-            self._best.delete_after(step)
+        # Best weights after this step were saved just before a kill, and will be made
+        # again; unless a newer state is damaged: then they are all that is left of it.
+        is_newest = newest is None or newest <= step
+        self._best.drop_after(step, delete=is_newest)
         return restored
 
     def poll_timer(self) -> bool:
         """A collective: returns whether the last save is too long ago."""
         return self._timer.poll()
 
-    def has(self, step: int) -> bool:
-        """Returns whether the newest state on disk is of this step."""
-        return self._position is not None and self._position[0] == step
-
-    def is_empty(self) -> bool:
-        """Returns whether no state has been saved yet."""
-        return self._position is None
+    @property
+    def saved_step(self) -> int | None:
+        """Step of the newest state that was saved or restored, or None."""
+        return self._position[0] if self._position else None
 
     def newest_step(self) -> int | None:
         """Returns the step of the newest state on disk."""

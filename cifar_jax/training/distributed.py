@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax._src import distributed  # the one place that has its key-value store
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
@@ -32,6 +33,7 @@ WAIT_MS = 3600 * 1000
 # For the others, when a process ends: one that fails alone does not keep them waiting.
 SHUTDOWN_SECONDS = 30
 
+_max = jax.jit(jnp.max)
 _rounds = itertools.count()  # names each exchange; the same in all processes
 
 
@@ -145,7 +147,9 @@ def initialize(
     under_srun = "SLURM_STEP_NODELIST" in os.environ and (
         int(os.environ.get("SLURM_NTASKS", "1")) > 1
     )
-    if None in given and not (under_srun or _on_tpu_vm()):
+    chips = [*pathlib.Path("/dev").glob("accel*"), *pathlib.Path("/dev/vfio").glob("*")]
+    on_tpu_vm = bool(chips) and importlib.util.find_spec("libtpu") is not None
+    if None in given and not (under_srun or on_tpu_vm):
         return
     # Its handler of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
@@ -161,11 +165,6 @@ def initialize(
             f"the other processes cannot be reached ({reason}); check that all are "
             "started, and that the coordinator's host and port are open to them"
         ) from error
-
-
-def _on_tpu_vm() -> bool:
-    chips = [*pathlib.Path("/dev").glob("accel*"), *pathlib.Path("/dev/vfio").glob("*")]
-    return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def is_primary() -> bool:
@@ -208,11 +207,6 @@ def all_reduce_max(number: int) -> jax.Array:
     """
     mesh = make_mesh()
     return _max(put(np.full(mesh.size, number, np.int32), split(mesh)))
-
-
-@jax.jit
-def _max(numbers: jax.Array) -> jax.Array:
-    return numbers.max()
 
 
 def _exchange(text: str) -> list[str]:

@@ -214,22 +214,19 @@ class Feed:
 def abstract_data(setup: Setup) -> StoredImages | Batch:
     """Returns the shapes, dtypes and shardings of what a training call is given."""
     images, labels = setup.train.images, setup.train.labels
-    replicated, options = distributed.replicated(setup.mesh), setup.options
-
-    def abstract(shape, dtype, sharding):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
+    abstract, options = jax.ShapeDtypeStruct, setup.options
     if setup.placement == "device":
+        replicated = distributed.replicated(setup.mesh)
         return StoredImages(
-            abstract(images.shape, images.dtype, replicated),
-            abstract(labels.shape, labels.dtype, replicated),
-            abstract(labels.shape, jnp.int32, replicated),
+            abstract(images.shape, images.dtype, sharding=replicated),
+            abstract(labels.shape, labels.dtype, sharding=replicated),
+            abstract(labels.shape, jnp.int32, sharding=replicated),
         )
     rows = (options.batch_size,)
     return Batch(
-        abstract(rows + images.shape[1:], images.dtype, options.split),
-        abstract(rows, labels.dtype, options.split),
-        abstract(rows, jnp.int32, options.split),
+        abstract(rows + images.shape[1:], images.dtype, sharding=options.split),
+        abstract(rows, labels.dtype, sharding=options.split),
+        abstract(rows, jnp.int32, sharding=options.split),
     )
 
 

@@ -135,41 +135,38 @@ class Trainer:
         on_epoch: OnEpoch | None,
         start: float,
     ):
+        options, teacher = prepared.options, prepared.teacher
         self._config, self._setup, self._run = config, prepared, run
         self._stop, self._profiler, self._on_epoch = stop, profiler, on_epoch
         self._start = start
         self._time_limit = interrupt.Timer(config.train.max_seconds, start)
         self._replicated = distributed.replicated(prepared.mesh)
-        init_key, self._train_key, order_key = jax.jit(
+        self._empty_metrics = jax.jit(Metrics.empty, out_shardings=self._replicated)
+
+        # Do not change the number of keys: older runs have split the seed like this.
+        keys = jax.jit(
             lambda: tuple(jax.random.split(jax.random.key(config.seed), 3)),
             out_shardings=self._replicated,
-        )()
-        # Optimising so many random numbers takes LLVM most of the time of a short run.
-        on_cpu = prepared.mesh.devices.flat[0].platform == "cpu"
-        self._state = jax.jit(
-            prepared.create_state,
-            out_shardings=self._replicated,
-            compiler_options={"xla_backend_optimization_level": 0} if on_cpu else {},
-        )(init_key)
-        self._step = 0  # the state's, without asking the devices
-        self._empty_metrics = jax.jit(Metrics.empty, out_shardings=self._replicated)
-        self._metrics = self._empty_metrics()
-        # An argument of the call: a constant would be compiled into it.
-        self._teacher = prepared.teacher.variables if prepared.teacher else None
+        )
+        init_key, self._train_key, order_key = keys()
+
+        # What the devices hold. `_step` is the state's, known without asking them.
+        self._state = setup.jit_create_state(prepared)(init_key)
+        self._step, self._metrics = 0, self._empty_metrics()
+        # The teacher is an argument of the call: a constant would be compiled into it.
+        self._teacher = teacher.variables if teacher else None
         self._feed = Feed(prepared, order_key)
         self._programs: dict[int, Callable] = {}  # by the first step of a segment
         self._evaluate_batch = evaluation_call(prepared)
-        self._learning_rates = np.asarray(
-            jax.jit(jax.vmap(prepared.schedule))(
-                np.arange(prepared.options.total_steps)
-            )
-        )
+        rates = jax.jit(jax.vmap(prepared.schedule))(np.arange(options.total_steps))
+        self._learning_rates = np.asarray(rates)
+
         self._metadata: RunMetadata = {
             "step": 0,
             "epoch": 0,
             "best": None,
             "init": None,
-            "teacher": prepared.teacher.source if prepared.teacher else None,
+            "teacher": teacher.source if teacher else None,
             "seconds": {"total": 0.0, "compile": 0.0, "train": 0.0, "evaluate": 0.0},
         }
         self._checkpoints = Checkpointer(run, config.checkpoint, distributed.log)
@@ -177,8 +174,8 @@ class Trainer:
             self._checkpoints.check_space(self._tree(), self._state.eval_variables)
         self.progress = Progress(
             num_epochs=prepared.num_epochs,
-            total_steps=prepared.options.total_steps,
-            batch_size=prepared.options.batch_size,
+            total_steps=options.total_steps,
+            batch_size=options.batch_size,
         )
 
     def close(self) -> None:
@@ -225,10 +222,15 @@ class Trainer:
                 ).compile()
 
     def train_epoch(self) -> None:
-        """Trains the rest of the current epoch."""
+        """Trains the rest of the current epoch.
+
+        Each call of the devices is dispatched before the metrics of the one before it
+        are fetched, so the devices never wait for this loop.
+        """
         epoch = self._metadata["epoch"]
-        position = self._step - epoch * self._setup.options.steps_per_epoch
-        if position == 0 and self._config.train.reload_best:
+        steps_per_epoch = self._setup.options.steps_per_epoch
+        position = self._step - epoch * steps_per_epoch
+        if position == 0 and self._config.train.reload_best:  # as report 001 does
             self._state = self._state.replace(**self._best_variables())
         with self._feed.epoch(epoch, position) as calls:
             for num_steps, data in calls:
@@ -236,7 +238,9 @@ class Trainer:
                 start, previous, step = time.perf_counter(), self._metrics, self._step
                 if self._profiler:
                     self._profiler.before_call(previous)
-                train = self._program(step)
+                # `steps.train`, as it was compiled for this part of the run.
+                segment = max(first for first in self._programs if first <= step)
+                train = self._programs[segment]
                 self._state, self._metrics = train(
                     self._state,
                     previous,
@@ -246,22 +250,25 @@ class Trainer:
                     self._teacher,
                 )
                 self._step += num_steps
-                if step % self._setup.options.steps_per_epoch:
-                    # The call before this one, so the devices never wait to be watched.
+                if step % steps_per_epoch:
                     self._show(previous, step)
-                if self._step % self._setup.options.steps_per_epoch == 0:
+                if self._step % steps_per_epoch == 0:  # for a clock that is right
                     jax.block_until_ready(self._metrics)
                 seconds = time.perf_counter() - start
                 self._metadata["seconds"]["train"] += seconds
                 self.progress.count(num_steps, seconds)
-                self._save_if_due()
+                # Do not change the order: all processes must poll equally often.
+                if self._checkpoints.poll_timer() and self._step % steps_per_epoch:
+                    self._save()
 
     def close_epoch(self) -> None:
         """Validates and logs the epoch, and saves it where that is due."""
         epoch = self._metadata["epoch"] + 1
         train = self._show(self._metrics, self._step)
         val = self._validate(epoch)
-        if self._checkpoints.is_empty():  # before best weights or metrics are written
+        if (
+            self._checkpoints.saved_step is None
+        ):  # before best weights or metrics are written
             self._save()
         is_best = self._select(epoch, val)
         self._log(epoch, train, val, is_best)
@@ -272,7 +279,7 @@ class Trainer:
             self._save_best({"epoch": epoch})
         due = epoch % self._config.checkpoint.every_epochs == 0
         # A state saved before its validation stays: closing the epoch can be repeated.
-        if last or ((is_best or due) and not self._checkpoints.has(self._step)):
+        if last or ((is_best or due) and self._checkpoints.saved_step != self._step):
             self._save()
         if self._on_epoch:
             self._on_epoch({"epoch": epoch, "train": train, "val": val})
@@ -310,10 +317,6 @@ class Trainer:
             **results.environment(self._setup.mesh),
         }
         return cast("Result", result)
-
-    def _program(self, step: int) -> Callable:
-        """Returns the compiled call of the segment that a step is in."""
-        return self._programs[max(s for s in self._programs if s <= step)]
 
     def _show(self, metrics: Metrics, step: int) -> dict[str, float]:
         """Shows an epoch's metrics so far, and stops a run that has diverged."""
@@ -430,12 +433,6 @@ class Trainer:
                 self._tree(),
                 {**self._metadata, "step": self._step, "seconds": self._seconds()},
             )
-
-    def _save_if_due(self) -> None:
-        # Do not change the order: all processes must poll equally often.
-        is_due = self._checkpoints.poll_timer()
-        if is_due and self._step % self._setup.options.steps_per_epoch:
-            self._save()
 
     def _save_best(self, best: Best) -> None:
         with self._explained_divergence():

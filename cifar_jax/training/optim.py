@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,42 +10,33 @@ import optax
 
 from cifar_jax import UserError
 
-Momentum = float | optax.Schedule
+
+class _Direction(NamedTuple):
+    """A transformation from gradients to directions.
+
+    Attributes:
+      factory: Optax's function that makes it.
+      momentum: Name of the argument that a momentum schedule may move.
+      option: Option with that argument's constant value.
+      other: Option, and argument of the same name, that never moves.
+      is_decoupled: Whether weight decay is decoupled (Loshchilov & Hutter, 2019,
+        arXiv:1711.05101), or added to the gradient.
+    """
+
+    factory: Callable[..., optax.GradientTransformation]
+    momentum: str
+    option: str
+    other: str
+    is_decoupled: bool
 
 
-def _sgd(momentum: Momentum | None, options: dict) -> optax.GradientTransformation:
-    decay = options["momentum"] if momentum is None else momentum
-    return _scheduled(optax.trace, "decay", decay, nesterov=options["nesterov"])
-
-
-def _adam(momentum: Momentum | None, options: dict) -> optax.GradientTransformation:
-    b1 = options["b1"] if momentum is None else momentum
-    return _scheduled(optax.scale_by_adam, "b1", b1, b2=options["b2"])
-
-
-def _lion(momentum: Momentum | None, options: dict) -> optax.GradientTransformation:
-    """The sign of a moving average (Chen et al., 2023, arXiv:2302.06675)."""
-    b1 = options["b1"] if momentum is None else momentum
-    return _scheduled(optax.scale_by_lion, "b1", b1, b2=options["b2"])
-
-
-def _scheduled(factory: Callable, name: str, value: Momentum, **static: Any):
-    """Returns a transformation one of whose numbers may be a schedule."""
-    if not callable(value):
-        return factory(**{name: value}, **static)
-    return optax.inject_hyperparams(factory, static_args=tuple(static))(
-        **{name: value}, **static
-    )
-
-
-# Each optimizer's function from gradients to directions, and whether weight decay is
-# decoupled (Loshchilov & Hutter, 2019, arXiv:1711.05101) or added to the gradient.
-_DIRECTIONS: dict[str, tuple[Callable, bool]] = {
-    "adam": (_adam, False),
-    "adamw": (_adam, True),
-    "lion": (_lion, True),
-    "sgd": (_sgd, False),
-    "sgdw": (_sgd, True),
+_DIRECTIONS = {
+    "adam": _Direction(optax.scale_by_adam, "b1", "b1", "b2", is_decoupled=False),
+    "adamw": _Direction(optax.scale_by_adam, "b1", "b1", "b2", is_decoupled=True),
+    # The sign of a moving average (Chen et al., 2023, arXiv:2302.06675).
+    "lion": _Direction(optax.scale_by_lion, "b1", "b1", "b2", is_decoupled=True),
+    "sgd": _Direction(optax.trace, "decay", "momentum", "nesterov", is_decoupled=False),
+    "sgdw": _Direction(optax.trace, "decay", "momentum", "nesterov", is_decoupled=True),
 }
 OPTIMIZERS = (*_DIRECTIONS, "muon")
 
@@ -85,18 +76,7 @@ def make_optimizer(
     Raises:
       UserError: names the key, its value and the remedy.
     """
-    for key, value, choices in (
-        ("name", name, OPTIMIZERS),
-        ("muon_fallback", options["muon_fallback"], _DIRECTIONS),
-        ("weight_decay_mask", options["weight_decay_mask"], WEIGHT_DECAY_MASKS),
-    ):
-        if value not in choices:
-            raise UserError(f"optim.{key} is {value!r}; use {', '.join(choices)}")
-    if name == "muon" and momentum_schedule is not None:
-        raise UserError(
-            "schedule.momentum_range does not move muon's momentum; use None, or "
-            "another optim.name"
-        )
+    _check(name, momentum_schedule, options)
     chain = []
     if gradient_clip:
         chain.append(optax.clip_by_global_norm(gradient_clip))
@@ -112,6 +92,21 @@ def make_optimizer(
         {"frozen": optax.set_to_zero(), "trained": optax.chain(*chain)},
         _labels(lambda path, _: "frozen" if path in frozen else "trained"),
     )
+
+
+def _check(name: str, momentum: optax.Schedule | None, options: dict[str, Any]) -> None:
+    for key, value, choices in (
+        ("name", name, OPTIMIZERS),
+        ("muon_fallback", options["muon_fallback"], _DIRECTIONS),
+        ("weight_decay_mask", options["weight_decay_mask"], WEIGHT_DECAY_MASKS),
+    ):
+        if value not in choices:
+            raise UserError(f"optim.{key} is {value!r}; use {', '.join(choices)}")
+    if name == "muon" and momentum is not None:
+        raise UserError(
+            "schedule.momentum_range does not move muon's momentum; use None, or "
+            "another optim.name"
+        )
 
 
 def check_multipliers(lr_multipliers: Sequence, paths: Sequence[str]) -> None:
@@ -146,12 +141,17 @@ def _chain(
     momentum: optax.Schedule | None,
     options: dict[str, Any],
 ) -> list[optax.GradientTransformation]:
-    make, is_decoupled = _DIRECTIONS[name]
-    direction = make(momentum, options)
+    kind = _DIRECTIONS[name]
+    factory, other = kind.factory, {kind.other: options[kind.other]}
+    if momentum is None:
+        direction = factory(**{kind.momentum: options[kind.option]}, **other)
+    else:  # the schedule's value becomes a part of the optimizer's state
+        injected = optax.inject_hyperparams(factory, static_args=(kind.other,))
+        direction = injected(**{kind.momentum: momentum}, **other)
     decay = optax.add_decayed_weights(
         options["weight_decay"], WEIGHT_DECAY_MASKS[options["weight_decay_mask"]]
     )
-    parts = [direction, decay] if is_decoupled else [decay, direction]
+    parts = [direction, decay] if kind.is_decoupled else [decay, direction]
     return [*parts, optax.scale_by_learning_rate(schedule)]
 
 

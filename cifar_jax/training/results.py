@@ -208,22 +208,20 @@ def summary(result: Result, path: pathlib.Path) -> str:
 
 def environment(mesh: Mesh) -> Environment:
     """Returns the devices of a mesh and the versions of this process."""
+    device = mesh.devices.flat[0]
+    name = device.device_kind
+    if device.platform == "cpu":
+        cpuinfo = pathlib.Path("/proc/cpuinfo")
+        text = cpuinfo.read_text() if cpuinfo.exists() else ""
+        match = re.search(r"model name\s*:\s*(.+)", text)
+        model = match[1].strip() if match else platform.processor() or "unknown"
+        name = f"cpu ({model}, {os.cpu_count()} cores)"
     return {
-        "device": _device_name(mesh.devices.flat[0]),
+        "device": name,
         "num_devices": mesh.size,
         "num_processes": jax.process_count(),
         "versions": {"python": platform.python_version(), **versions(_PACKAGES)},
     }
-
-
-def _device_name(device: jax.Device) -> str:
-    if device.platform != "cpu":
-        return device.device_kind
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    model = re.search(r"model name\s*:\s*(.+)", text)
-    name = model[1].strip() if model else platform.processor() or "unknown"
-    return f"cpu ({name}, {os.cpu_count()} cores)"
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

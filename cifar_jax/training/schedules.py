@@ -71,21 +71,6 @@ class Timing:
     milestones: tuple[tuple[int, float], ...]
 
 
-def _constant(timing: Timing) -> Decay:
-    del timing
-    return jnp.ones_like
-
-
-def _linear(timing: Timing) -> Decay:
-    """A triangle with the warm-up (Smith & Topin, 2018, arXiv:1708.07120)."""
-    return lambda step: 1 + (timing.final_factor - 1) * _share(step, timing)
-
-
-def _cosine(timing: Timing) -> Decay:
-    """Half a cosine (Loshchilov & Hutter, 2017, arXiv:1608.03983)."""
-    return lambda step: _anneal(1.0, timing.final_factor, _share(step, timing))
-
-
 def _cosine_restarts(timing: Timing) -> Decay:
     """Half cosines, each a factor longer than the one before (arXiv:1608.03983)."""
     lengths, starts = [timing.period], [0]
@@ -102,11 +87,6 @@ def _cosine_restarts(timing: Timing) -> Decay:
     return decay
 
 
-def _step(timing: Timing) -> Decay:
-    """Drops by a factor at equal intervals (PyTorch's StepLR)."""
-    return lambda step: timing.decay_factor ** (step // timing.decay_every)
-
-
 def _piecewise(timing: Timing) -> Decay:
     """Constant from milestone to milestone; before the first, the peak."""
     starts = jnp.array([start - timing.warmup for start, _ in timing.milestones])
@@ -115,12 +95,21 @@ def _piecewise(timing: Timing) -> Decay:
 
 
 DECAYS: dict[str, Callable[[Timing], Decay]] = {
-    "constant": _constant,
+    "constant": lambda timing: jnp.ones_like,
     "cosine_restarts": _cosine_restarts,
-    "linear": _linear,
+    # A triangle with the warm-up (Smith & Topin, 2018, arXiv:1708.07120).
+    "linear": lambda timing: (
+        lambda step: 1 + (timing.final_factor - 1) * _share(step, timing)
+    ),
     "piecewise": _piecewise,
-    "step": _step,
-    "warmup_cosine": _cosine,
+    # Drops by a factor at equal intervals (PyTorch's StepLR).
+    "step": lambda timing: (
+        lambda step: timing.decay_factor ** (step // timing.decay_every)
+    ),
+    # Half a cosine (Loshchilov & Hutter, 2017, arXiv:1608.03983).
+    "warmup_cosine": lambda timing: (
+        lambda step: _anneal(1.0, timing.final_factor, _share(step, timing))
+    ),
 }
 SCHEDULES = (*DECAYS, "one_cycle")
 

@@ -5,7 +5,7 @@ Durations are turned from epochs into steps here, once.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -139,6 +139,17 @@ class Setup:
         )
 
 
+def jit_create_state(setup: Setup) -> Callable[[jax.Array], TrainState]:
+    """Returns the jitted `create_state` of a run, whose state is replicated."""
+    # Optimising so many random numbers takes LLVM most of the time of a short run.
+    on_cpu = setup.mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(
+        setup.create_state,
+        out_shardings=distributed.replicated(setup.mesh),
+        compiler_options={"xla_backend_optimization_level": 0} if on_cpu else {},
+    )
+
+
 def make(
     config: ConfigDict, devices: Sequence[jax.Device] | None, report: sources.Report
 ) -> Setup:
@@ -168,7 +179,7 @@ def make(
     options = _step_options(config, source, train, pipeline, mesh)
     schedule, optimizer = _make_optimizer(config, model, source.image_shape, options)
     frozen_stem = frozen_paths(model)
-    placement = _placement(config, mesh, train)
+    placement, steps_per_dispatch = _placement(config, mesh, train)
     return Setup(
         source=source,
         train=train,
@@ -184,7 +195,7 @@ def make(
         mesh=mesh,
         num_epochs=config.train.epochs,
         placement=placement,
-        steps_per_dispatch=_steps_per_dispatch(config, mesh, placement),
+        steps_per_dispatch=steps_per_dispatch,
         sam_start=_sam_start(config, options),
     )
 
@@ -288,21 +299,6 @@ def _step_options(
     steps_per_epoch = len(train) * repeats // batch_size
     total_steps = config.train.epochs * steps_per_epoch
     mean, std = _normalization(config, train)
-    start, stop = (
-        schedules.to_steps(
-            f"prune.{key}",
-            config.prune[key],
-            steps_per_epoch=steps_per_epoch,
-            total_steps=total_steps,
-        )
-        for key in ("start", "stop")
-    )
-    if config.prune.sparsity and not start < stop <= total_steps:
-        raise UserError(
-            f"prune.start is {config.prune.start!r} and prune.stop "
-            f"{config.prune.stop!r}, steps {start:,} and {stop:,} of {total_steps:,}; "
-            "stop later than the start, within the run"
-        )
     return StepOptions(
         num_classes=source.num_classes,
         batch_size=batch_size,
@@ -318,12 +314,31 @@ def _step_options(
         sam_rho=config.optim.sam_rho,
         sam_adaptive=config.optim.sam_adaptive,
         repeats=repeats,
-        pruning_plan=(
-            pruning.Plan(config.prune.sparsity, start, stop)
-            if config.prune.sparsity
-            else None
-        ),
+        pruning_plan=_pruning_plan(config, steps_per_epoch, total_steps),
     )
+
+
+def _pruning_plan(
+    config: ConfigDict, steps_per_epoch: int, total_steps: int
+) -> pruning.Plan | None:
+    if not config.prune.sparsity:
+        return None
+    start, stop = (
+        schedules.to_steps(
+            f"prune.{key}",
+            config.prune[key],
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+        )
+        for key in ("start", "stop")
+    )
+    if not start < stop <= total_steps:
+        raise UserError(
+            f"prune.start is {config.prune.start!r} and prune.stop "
+            f"{config.prune.stop!r}, steps {start:,} and {stop:,} of {total_steps:,}; "
+            "stop later than the start, within the run"
+        )
+    return pruning.Plan(config.prune.sparsity, start, stop)
 
 
 def _normalization(
@@ -403,18 +418,19 @@ def _whitening(
     )
 
 
-def _placement(config: ConfigDict, mesh: Mesh, train: sources.Examples) -> str:
-    if config.data.placement != "auto":
-        return config.data.placement
-    stats = mesh.local_devices[0].memory_stats() or {}
-    memory = stats.get("bytes_limit", math.inf)
-    return "device" if train.images.nbytes <= DEVICE_SHARE * memory else "host"
-
-
-def _steps_per_dispatch(config: ConfigDict, mesh: Mesh, placement: str) -> int:
+def _placement(
+    config: ConfigDict, mesh: Mesh, train: sources.Examples
+) -> tuple[str, int]:
+    """Returns where the images lie, and the number of steps in a call."""
+    placement = config.data.placement
+    if placement == "auto":
+        stats = mesh.local_devices[0].memory_stats() or {}
+        memory = stats.get("bytes_limit", math.inf)
+        fits = train.images.nbytes <= DEVICE_SHARE * memory
+        placement = "device" if fits else "host"
     if placement == "host":  # one batch arrives at a time
-        return 1
+        return placement, 1
     # XLA runs convolutions inside a loop on one thread of the CPU, and slowly: 58 times
     # slower than a call for each step (2 cores, jaxlib 0.10.2).
     automatic = 1 if mesh.devices.flat[0].platform == "cpu" else 50
-    return config.train.steps_per_dispatch or automatic
+    return placement, config.train.steps_per_dispatch or automatic
