@@ -266,9 +266,9 @@ class Trainer:
         epoch = self._metadata["epoch"] + 1
         train = self._show(self._metrics, self._step)
         val = self._validate(epoch)
-        if (
-            self._checkpoints.saved_step is None
-        ):  # before best weights or metrics are written
+        # Do not change the order: a run with best weights or metrics but without a state
+        # has lost its states, so the first state is saved before them.
+        if self._checkpoints.saved_step is None:
             self._save()
         is_best = self._select(epoch, val)
         self._log(epoch, train, val, is_best)
