@@ -266,8 +266,8 @@ class Trainer:
         epoch = self._metadata["epoch"] + 1
         train = self._show(self._metrics, self._step)
         val = self._validate(epoch)
-        # Do not change the order: a run with best weights or metrics but without a state
-        # has lost its states, so the first state is saved before them.
+        # Do not change the order: best weights or metrics without a state are a sign of
+        # a run that has lost its states, so the first state is saved before them.
         if self._checkpoints.saved_step is None:
             self._save()
         is_best = self._select(epoch, val)
