@@ -1,7 +1,13 @@
-"""Eight simulated devices on the CPU, strict shapes, and the data the tests share."""
+"""Eight simulated devices on the CPU, strict shapes, and what the tests share.
 
-import contextlib
+pytest-xdist's workers share it too: what is made once is made by one of them, in a
+folder beside all of theirs.
+"""
+
+import fcntl
 import os
+import pathlib
+import shutil
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -14,12 +20,40 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="session")
+def common_dir(tmp_path_factory) -> pathlib.Path:
+    """A folder that all workers of this session have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def made_once(common_dir):
+    """Returns a function that makes a folder in the first worker that asks for it.
+
+    It takes a name and a function, which writes into the folder that it is given.
+    """
+
+    def make(name, write):
+        folder = common_dir / name
+        with (common_dir / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                partial = common_dir / f"{name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                write(partial)
+                partial.rename(folder)
+        return folder
+
+    return make
+
+
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
+def compilation_cache(common_dir):
     """Compiles each program once for all the tests, in this process and in others."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
     settings = {
-        "jax_compilation_cache_dir": folder,
+        "jax_compilation_cache_dir": str(common_dir / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.1,
     }
     for name, value in settings.items():
@@ -28,27 +62,28 @@ def compilation_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def digits_dir(tmp_path_factory) -> str:
+def digits_dir(made_once) -> str:
     """A folder of TFDS data sets with the digits in it."""
     from cifar_jax.data import sources
 
-    folder = str(tmp_path_factory.mktemp("tfds"))
-    sources.open("digits", folder, report=lambda line: None).prepare()
-    return folder
+    def write(folder):
+        sources.open("digits", str(folder), report=lambda line: None).prepare()
+
+    return str(made_once("tfds", write))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(made_once, digits_dir) -> pathlib.Path:
+    """The directory of a tiny run, trained to its end. Copy it to change it."""
+    from support.runs import tiny_config, train
+
+    return made_once("tiny_run", lambda folder: train(tiny_config(digits_dir), folder))
 
 
 @pytest.fixture
 def compile_fast():
-    """More of XLA's optimisations take longer than they save on so few images."""
+    """Compiles with few of XLA's optimisations; see `fast_compilation`."""
+    from support.runs import fast_compilation
+
     with fast_compilation():
         yield
-
-
-@contextlib.contextmanager
-def fast_compilation():
-    """What `compile_fast` does, for fixtures of a wider scope."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from augment_images import (
+from PIL import Image
+from support.augment_images import (
     SIDE,
     affine_coefficients,
     natural_images,
@@ -14,7 +15,6 @@ from augment_images import (
     pil_hue,
     pil_operation,
 )
-from PIL import Image
 
 from cifar_jax.data import augment
 from cifar_jax.data.augment import color, hue, policies, warp

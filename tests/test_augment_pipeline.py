@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from augment_images import natural_images
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from support.augment_images import natural_images
 
 from cifar_jax import UserError
 from cifar_jax.data import augment

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from augment_images import natural_images
 from scipy import stats
+from support.augment_images import natural_images
 
 from cifar_jax import UserError
 from cifar_jax.data import augment

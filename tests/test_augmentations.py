@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from augment_images import natural_images
 from PIL import Image
+from support.augment_images import natural_images
 
 from cifar_jax.data import sources
 from cifar_jax.data.sources import Examples

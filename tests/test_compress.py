@@ -10,9 +10,8 @@ import types
 import jax
 import numpy as np
 import pytest
-from conftest import fast_compilation
 from scipy import stats
-from test_end_to_end import tiny_config, train
+from support.runs import fast_compilation, tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax import config as default

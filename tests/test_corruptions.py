@@ -5,8 +5,8 @@ import io
 
 import numpy as np
 import pytest
-from augment_images import natural_images
 from PIL import Image, ImageFilter
+from support.augment_images import natural_images
 
 from cifar_jax.data.dataset import from_arrays
 from cifar_jax.evaluation import corruptions

@@ -12,7 +12,7 @@ import time
 
 import jax
 import pytest
-from test_end_to_end import ROOT, TINY
+from support.runs import ROOT, TINY
 
 from cifar_jax import UserError
 from cifar_jax.training import distributed, loop

@@ -1,58 +1,16 @@
 """The main job as a user meets it: run directories, resumption, devices, mistakes."""
 
 import json
-import os
-import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import pytest
+from support.runs import rows, start, tiny_config, train, wait_for
 
 from cifar_jax import UserError
-from cifar_jax import config as default
-from cifar_jax.training import interrupt, loop
-
-ROOT = pathlib.Path(__file__).parent.parent
-COMMAND = [sys.executable, "-m", "cifar_jax.main", "--config", "configs/quickstart.py"]
-TINY = {
-    "model.widths": (8, 16),
-    "model.stage_sizes": (1, 1),
-    "model.strides": (1, 2),
-    "train.epochs": 2,
-    "train.batch_size": 128,
-    "train.ema_decay": 0.9,
-    "optim.learning_rate": 0.002,
-    "evaluate.tta": "flip",
-}
-
-
-def tiny_config(digits_dir):
-    config = default.get_config()
-    config.data.name, config.data.dir = "digits", digits_dir
-    config.augment = (dict(name="random_crop", padding=2), dict(name="random_flip"))
-    config.model.stem_stride = 2
-    for key, value in TINY.items():
-        section, name = key.split(".")
-        config[section][name] = value
-    return config
-
-
-def train(config, workdir, num_devices=1):
-    return loop.train_and_evaluate(config, workdir, devices=jax.devices()[:num_devices])
-
-
-def rows(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    volatile = {"images_per_second"}
-    return [
-        {k: v for k, v in json.loads(line).items() if k not in volatile}
-        for line in lines
-    ]
+from cifar_jax.training import interrupt
 
 
 @pytest.fixture(scope="module")
@@ -267,28 +225,6 @@ def test_a_batch_that_devices_cannot_share_is_refused(digits_dir, tmp_path):
     config.train.batch_size = 100
     with pytest.raises(UserError, match="use 96 or 104"):
         train(config, tmp_path, num_devices=8)
-
-
-def start(workdir, digits_dir, *more):
-    flags = [f"--workdir={workdir}", f"--config.data.dir={digits_dir}", *more]
-    flags += [f"--config.{key}={value}" for key, value in TINY.items()]
-    environment = {**os.environ, "XLA_FLAGS": ""}
-    return subprocess.Popen(
-        [*COMMAND, *(flag.replace("(", "").replace(")", "") for flag in flags)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def wait_for(condition, process, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.02)
 
 
 def test_killed_and_terminated_processes_resume(digits_dir, tmp_path):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from cifar_jax.training.engine import Engine
-from test_end_to_end import tiny_config
+from support.runs import tiny_config
 
 from cifar_jax import UserError
 from cifar_jax.data import sources

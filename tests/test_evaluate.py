@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.commands import call
-from test_end_to_end import tiny_config, train
+from support.runs import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax._files import replacing

@@ -9,7 +9,7 @@ import time
 
 import orbax.checkpoint as ocp
 import pytest
-from test_end_to_end import rows, start, tiny_config, train
+from support.runs import rows, start, tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.training import workdir

@@ -10,9 +10,9 @@ import sys
 import jax
 import numpy as np
 import pytest
-from designs import SMALL, VARIANTS, designs
 from hypothesis import HealthCheck, given, settings
 from safetensors import numpy as safe_numpy
+from support.designs import SMALL, VARIANTS, designs
 
 from cifar_jax import UserError, formats
 from cifar_jax import config as default

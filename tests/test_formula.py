@@ -4,8 +4,8 @@ import dataclasses
 import random
 
 import pytest
-from designs import designs
 from hypothesis import given, settings
+from support.designs import designs
 
 from cifar_jax import UserError
 from cifar_jax.models.count import num_parameters

@@ -8,8 +8,7 @@ import tempfile
 import jax
 import numpy as np
 import pytest
-from conftest import fast_compilation
-from test_end_to_end import rows, tiny_config, train
+from support.runs import fast_compilation, rows, tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.training import checkpoint, dry_run, interrupt, pretrained, setup

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_end_to_end import tiny_config, train
-from test_evaluate import call
+from support.commands import call
+from support.runs import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.data import sources

@@ -7,7 +7,7 @@ import optax
 import pytest
 import test_steps
 from flax import linen as nn
-from test_end_to_end import tiny_config, train
+from support.runs import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.data import sources

@@ -4,7 +4,7 @@ import tempfile
 
 import jax
 import pytest
-from test_end_to_end import tiny_config
+from support.runs import tiny_config
 
 from cifar_jax import UserError
 from cifar_jax.training import dry_run, loop

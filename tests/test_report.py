@@ -21,7 +21,7 @@ from support.made_runs import (
     make_result,
     make_run,
 )
-from test_end_to_end import tiny_config, train
+from support.runs import tiny_config, train
 
 from cifar_jax import UserError, report
 from cifar_jax.evaluation import efficiency

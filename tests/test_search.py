@@ -12,7 +12,7 @@ import time
 
 import jax
 import pytest
-from studying import config_of, make
+from support.studying import config_of, make
 
 from cifar_jax import UserError
 from cifar_jax.studies import folder, plan, results, table, winner, worker

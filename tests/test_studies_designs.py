@@ -5,7 +5,7 @@ import importlib
 import pathlib
 
 import pytest
-from designs import SMALL, VARIANTS
+from support.designs import SMALL, VARIANTS
 
 from cifar_jax import UserError
 from cifar_jax import config as default

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 from optuna.trial import TrialState
-from studying import SAMPLED, make
+from support.studying import SAMPLED, make
 
 from cifar_jax.studies import journal as journals
 from cifar_jax.studies import table

@@ -6,7 +6,7 @@ import statistics
 import pytest
 import rich.console
 from optuna.trial import TrialState, create_trial
-from studying import make
+from support.studying import make
 
 from cifar_jax.studies import designs, live, plots, results, table, timing
 

@@ -15,7 +15,7 @@ from cifar_jax.training import pretrained
 from cifar_jax.training.workdir import RunDirectory
 
 torch = pytest.importorskip("torch")
-from usual_resnets import ResNet, WideResNet  # noqa: E402
+from support.usual_resnets import ResNet, WideResNet  # noqa: E402
 
 from cifar_jax.formats import torch_import  # noqa: E402
 from cifar_jax.models import torch_names, torch_resnet  # noqa: E402

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from designs import SMALL, VARIANTS
 from flax import traverse_util
+from support.designs import SMALL, VARIANTS
 
 from cifar_jax.models.design import pooled_size
 from cifar_jax.models.presets import PRESETS

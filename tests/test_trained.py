@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from test_end_to_end import tiny_config, train
+from support.runs import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.data import sources

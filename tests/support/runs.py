@@ -1,0 +1,86 @@
+"""Tiny runs on the digits, within this process or as the command."""
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+
+from cifar_jax import config as default
+from cifar_jax.training import loop
+
+ROOT = pathlib.Path(__file__).parents[2]
+COMMAND = [sys.executable, "-u", "-m", "cifar_jax.main"]
+TINY = {
+    "model.widths": (8, 16),
+    "model.stage_sizes": (1, 1),
+    "model.strides": (1, 2),
+    "train.epochs": 2,
+    "train.batch_size": 128,
+    "train.ema_decay": 0.9,
+    "optim.learning_rate": 0.002,
+    "evaluate.tta": "flip",
+}
+
+
+def tiny_config(digits_dir, **keys):
+    """Returns the config of a tiny run; keys are such as optim__momentum."""
+    config = default.get_config()
+    config.data.name, config.data.dir = "digits", digits_dir
+    config.augment = (dict(name="random_crop", padding=2), dict(name="random_flip"))
+    config.model.stem_stride = 2
+    changed = {key.replace("__", "."): value for key, value in keys.items()}
+    for key, value in {**TINY, **changed}.items():
+        section, name = key.split(".")
+        config[section][name] = value
+    return config
+
+
+def train(config, workdir, num_devices=1, **options):
+    devices = jax.devices()[:num_devices]
+    return loop.train_and_evaluate(config, workdir, devices=devices, **options)
+
+
+def rows(workdir):
+    """Returns the rows of metrics.jsonl, without what differs from time to time."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    for row in found:
+        row.pop("images_per_second", None)
+    return found
+
+
+def start(workdir, digits_dir, *flags):
+    """Starts the command on the tiny run, on one device, and returns its process."""
+    tiny = [f"--config.{key}={str(value).strip('()')}" for key, value in TINY.items()]
+    places = [f"--workdir={workdir}", f"--config.data.dir={digits_dir}"]
+    return subprocess.Popen(
+        [*COMMAND, "--config=configs/quickstart.py", *places, *tiny, *flags],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def fast_compilation():
+    """More of XLA's optimisations take longer than they save on so few images."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
