@@ -84,7 +84,7 @@ def train_sent(state, metrics, batch, key, num_steps, teacher=None, *, step):
     return step(state, metrics, batch, key, teacher)
 
 
-def training_call(setup: Setup, step: Callable) -> Callable:
+def training_call(setup: Setup, step: Callable) -> jax.stages.Wrapped:
     """Returns the jitted call of the devices, with the arguments of `train_stored`.
 
     Args:
@@ -104,7 +104,7 @@ def training_call(setup: Setup, step: Callable) -> Callable:
     return jax.jit(call, out_shardings=replicated, donate_argnums=0)
 
 
-def evaluation_call(setup: Setup) -> Callable:
+def evaluation_call(setup: Setup) -> jax.stages.Wrapped:
     """Returns the jitted `steps.evaluate`, with `augmentation` as a static argument."""
     return jax.jit(
         functools.partial(
@@ -177,11 +177,11 @@ class Feed:
         for step in range(position, options.steps_per_epoch):
             num_images = options.images_per_step
             index = order[step * num_images :][:num_images]
-            index = batches.repeat(index, options.repeats)
-            rows = distributed.put_rows(
+            index = np.asarray(batches.repeat(index, options.repeats))
+            images, labels = distributed.put_rows(
                 (train.images, train.labels), index, self._split
             )
-            yield Batch(*rows, distributed.put(index, self._split))
+            yield Batch(images, labels, distributed.put(index, self._split))
 
     def every_example(
         self, examples: Examples, batch_size: int
@@ -214,7 +214,8 @@ class Feed:
 def abstract_data(setup: Setup) -> StoredImages | Batch:
     """Returns the shapes, dtypes and shardings of what a training call is given."""
     images, labels = setup.train.images, setup.train.labels
-    abstract, options = jax.ShapeDtypeStruct, setup.options
+    abstract: Any = jax.ShapeDtypeStruct
+    options = setup.options
     if setup.placement == "device":
         replicated = distributed.replicated(setup.mesh)
         return StoredImages(
@@ -240,7 +241,7 @@ def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:
       items: Iterator that the thread alone uses from now on.
       depth: Largest number of items that are ready or in the making, at least 1.
     """
-    end = object()
+    end: Any = object()
     with concurrent.futures.ThreadPoolExecutor(1, "prefetch") as pool:
         pending = collections.deque(pool.submit(next, items, end) for _ in range(depth))
         try:

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ class LoadedModel:
           images: uint8 or float [B, H, W, C], in 0..255.
         """
         images = normalize(images, self.mean, self.std)
-        return self.model.apply(self.variables, images, train=False)
+        return cast(jax.Array, self.model.apply(self.variables, images, train=False))
 
 
 def load_model(

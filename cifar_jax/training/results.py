@@ -5,7 +5,7 @@ import os
 import pathlib
 import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NotRequired, TypedDict
 
 import jax
@@ -147,7 +147,7 @@ class Result(Environment):
 
 
 # Rules for the better of two validations, `config.evaluate.best_by`.
-RANKS: dict[str, Callable[[Mapping[str, float]], tuple[float, ...]]] = {
+RANKS: dict[str, Callable[[Any], tuple[float, ...]]] = {
     "accuracy": lambda val: (val["accuracy"], -val["loss"]),
     "loss": lambda val: (-val["loss"],),
     "last": lambda val: (val["epoch"],),

@@ -170,14 +170,13 @@ def make(
             f"{name!r}; use None, or 'one_cycle'"
         )
 
-    def held(schedule: optax.Schedule) -> optax.Schedule:
+    def held(schedule: optax.Schedule) -> Callable[[Any], Any]:
         hold = steps_per_epoch if per_epoch else 1
         return lambda step: schedule(jnp.asarray(step // hold * hold, jnp.float32))
 
     if name != "one_cycle":
         return held(_warmed_up(peak, timing, DECAYS[name](timing))), None
-    shares = timing.initial_factor, 1.0, timing.final_factor
-    rates = tuple(peak * share for share in shares)
+    rates = peak * timing.initial_factor, peak, peak * timing.final_factor
     rate = held(one_cycle(rates, timing.warmup, timing.length))
     if momentum_range is None:
         return rate, None

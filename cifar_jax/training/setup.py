@@ -6,7 +6,7 @@ Durations are turned from epochs into steps here, once.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -413,8 +413,8 @@ def _whitening(
     images = normalize(train.images[:NUM_WHITENING_IMAGES], options.mean, options.std)
     return whitening.filters(
         np.asarray(images),
-        kernel_size=model.design.stem_kernel,
-        width=model.design.stem_width,
+        kernel_size=cast(int, model.design.stem_kernel),  # resolved by now
+        width=cast(int, model.design.stem_width),
     )
 
 

@@ -79,7 +79,7 @@ def create_state(
     return state.replace(averages=state.variables if average else None)
 
 
-def update_averages(state: TrainState, decay: float) -> TrainState:
+def update_averages(state: TrainState, decay: Any) -> TrainState:
     """Returns the state with updated moving averages; the decay is warmed up.
 
     The decay rises as (1 + t) / (10 + t) until it reaches the given one, so that the

@@ -6,13 +6,14 @@ devices takes, is `feed`'s business.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding
+from jax.typing import ArrayLike
 
 from cifar_jax.training.methods import pruning, sam, tta
 from cifar_jax.training.methods.distillation import Distillation
@@ -82,7 +83,9 @@ class StepOptions:
         return self.batch_size // self.repeats
 
 
-def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+def normalize(
+    images: jax.Array | np.ndarray, mean: ArrayLike, std: ArrayLike
+) -> jax.Array:
     """Returns float32 images [B, H, W, C], less the mean and divided by the std.
 
     Args:
@@ -92,7 +95,8 @@ def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
     """
     shape = (1, 1, 1, -1)
     images = images.astype(jnp.float32) / 255
-    return (images - jnp.reshape(mean, shape)) / jnp.reshape(std, shape)
+    centred = images - jnp.reshape(mean, shape)
+    return cast(jax.Array, centred / jnp.reshape(std, shape))
 
 
 def train(
@@ -180,7 +184,7 @@ def evaluate(
 
 
 def _inputs(
-    key: jax.Array, batch: Batch, step: jax.Array, teacher: Any, options: StepOptions
+    key: jax.Array, batch: Batch, step: Any, teacher: Any, options: StepOptions
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Returns normalised images, soft labels [B, K], and the teacher's logits or None.
 

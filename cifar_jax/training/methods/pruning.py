@@ -78,7 +78,7 @@ def mask_gradient(params: Any) -> Any:
 
 
 def prune(
-    old_params: Any, params: Any, averages: Any, *, step: jax.Array, plan: Plan
+    old_params: Any, params: Any, averages: Any, *, step: Any, plan: Plan
 ) -> tuple[Any, Any]:
     """Returns weights and averages with pruned weights at zero; prunes more when due.
 
