@@ -16,7 +16,7 @@ import numpy as np
 from cifar_jax import UserError
 from cifar_jax.data import pickles
 from cifar_jax.data.archive_spec import SPECS, ArchiveSpec
-from cifar_jax.data.dataset import as_images, as_labels
+from cifar_jax.data.dataset import as_images, as_labels, first_line
 
 Labels = Mapping[str, np.ndarray]  # int32 [N], by kind of label
 
@@ -169,7 +169,7 @@ def _read_tar(
 
 
 def _damaged(path: pathlib.Path, error: Exception, remedy: str) -> UserError:
-    reason = str(error).partition("\n")[0].rstrip(":")  # tarfile may list more
+    reason = first_line(error).rstrip(":")  # tarfile may list more below
     return UserError(
         f"{path} is damaged, truncated or not a tar archive ({reason}); {remedy}"
     )

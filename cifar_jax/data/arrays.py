@@ -23,6 +23,7 @@ from cifar_jax.data.dataset import (
     as_ids,
     as_images,
     as_labels,
+    first_line,
     from_arrays,
 )
 
@@ -227,8 +228,7 @@ def _read_header(
 
 
 def _damaged(where: object, error: Exception) -> UserError:
-    reason = (str(error) or type(error).__name__).partition("\n")[0][:150]
     return UserError(
-        f"{where} is damaged or not an array of numbers ({reason}); save it again, "
-        "without objects in it"
+        f"{where} is damaged or not an array of numbers ({first_line(error)[:150]}); save "
+        "it again, without objects in it"
     )

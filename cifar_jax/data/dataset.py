@@ -234,3 +234,8 @@ def as_ids(values: Any, count: int, where: str) -> list[str | int]:
             "each image"
         )
     return ids
+
+
+def first_line(error: Exception) -> str:
+    """Returns the reason that an error gives, in one line, for the text of another."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cifar_jax import UserError
-from cifar_jax.data.dataset import Batch, Dataset, ImageShape
+from cifar_jax.data.dataset import Batch, Dataset, ImageShape, first_line
 
 # Larger images are not decoded: a small file can claim to be a huge one.
 MAX_PIXELS = 50_000_000
@@ -172,9 +172,10 @@ def _decode(
     except _BadImage:
         raise
     except Exception as error:  # PIL's decoders raise many kinds
-        reason = (str(error) or type(error).__name__).partition("\n")[0]
-        reason = reason.replace(f" {str(path)!r}", "")[:150]
-        raise _BadImage(f"cannot be read ({reason}); replace or remove it") from error
+        reason = first_line(error).replace(f" {str(path)!r}", "")  # said already
+        raise _BadImage(
+            f"cannot be read ({reason[:150]}); replace or remove it"
+        ) from error
 
 
 def _upright_rgb(

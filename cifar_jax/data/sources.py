@@ -13,7 +13,8 @@ import re
 from collections.abc import Sequence
 
 from cifar_jax import UserError
-from cifar_jax.data import arrays, tfds_store, transforms
+from cifar_jax.data import arrays, transforms
+from cifar_jax.data.builders import BUILDERS
 from cifar_jax.data.dataset import Dataset, Examples, ImageShape
 from cifar_jax.data.download import Report
 from cifar_jax.data.files import FileStore
@@ -223,9 +224,11 @@ def _resolve(
     spec: str, data_dir: str | None
 ) -> tuple[TfdsStore | pathlib.Path, str | None]:
     """Returns the data set or the path that a spec names, and its split if any."""
-    match = _TFDS_NAME.fullmatch(spec)
-    if match and (store := tfds_store.find(match[1], data_dir)):
-        return store, match[2]
+    store = None
+    if match := _TFDS_NAME.fullmatch(spec):
+        store = TfdsStore(match[1], data_dir)
+        if store.is_available:
+            return store, match[2]
     # A path may hold colons itself: the longest one that exists counts.
     end = len(spec)
     while end > 0:
@@ -233,8 +236,11 @@ def _resolve(
         if path.exists():
             return path, spec[end + 1 :] or None
         end = spec.rfind(":", 0, end)
-    if match and not pathlib.PurePath(spec).suffix:
-        raise tfds_store.unknown(match[1], data_dir)
+    if store and not pathlib.PurePath(spec).suffix:
+        raise UserError(
+            f"data set {store.name!r} is not in {store.folder} and cannot be prepared "
+            f"here; use {', '.join(BUILDERS)}, or set data.dir to where it lies"
+        )
     raise UserError(
         f"source {spec} does not exist; give a path, or a data set such as cifar10:test"
     )

@@ -15,27 +15,50 @@ from absl import logging
 from cifar_jax import UserError
 from cifar_jax.data import archives, download
 from cifar_jax.data.builders import BUILDERS
-from cifar_jax.data.dataset import Batch, Dataset, ImageShape, Splits
+from cifar_jax.data.dataset import Batch, Dataset, ImageShape, Splits, first_line
 from cifar_jax.data.download import Report
 
 
 class TfdsStore:
     """A data set of TFDS that is on disk, or that this package can prepare.
 
+    Args:
+      name: Name of the data set, such as `cifar10`, with its version if need be.
+      data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+
     Attributes:
-      name: Name of the data set, a key of `BUILDERS` if it is not on disk.
+      name: Name of the data set.
+      folder: Folder of TFDS data sets.
+
+    Raises:
+      UserError: If it is on disk and its description cannot be read.
     """
 
-    def __init__(
-        self,
-        name: str,
-        folder: pathlib.Path,
-        builder: tfds.core.DatasetBuilder | None,
-    ):
-        """Takes the folder of TFDS data sets, and TFDS's builder if it is on disk."""
+    def __init__(self, name: str, data_dir: str | None):
+        default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         self.name = name
-        self._folder = folder
-        self._builder = builder
+        self.folder = pathlib.Path(data_dir or default).expanduser()
+        self._builder = self._open_builder()
+
+    def _open_builder(self) -> tfds.core.DatasetBuilder | None:
+        """Returns TFDS's builder if the data set is on disk."""
+        try:
+            return tfds.core.read_only_builder.builder_from_files(
+                self.name, data_dir=str(self.folder)
+            )
+        except tfds.core.registered.DatasetNotFoundError:
+            return None
+        except Exception as error:  # TFDS and protobuf raise many kinds
+            raise UserError(
+                f"data set {self.name!r} in {self.folder} cannot be read "
+                f"({first_line(error)}); check its name, or delete "
+                f"{self.folder / self.name} and prepare it again"
+            ) from error
+
+    @property
+    def is_available(self) -> bool:
+        """Whether the data set is on disk or can be prepared here."""
+        return self._builder is not None or self.name in BUILDERS
 
     @property
     def path(self) -> pathlib.Path | None:
@@ -53,14 +76,14 @@ class TfdsStore:
         features = dict((self._builder.info.features or {}).items())
         if "image" not in features:
             raise UserError(
-                f"data set {self.name} in {self._folder} has the features "
+                f"data set {self.name} in {self.folder} has the features "
                 f"{sorted(features)}; image and label are needed"
             )
         label, shape = features.get("label"), features["image"].shape
         has_classes = label is None or isinstance(label, tfds.features.ClassLabel)
         if not has_classes or None in (shape or (None,)):
             raise UserError(
-                f"data set {self.name} in {self._folder} has images of shape {shape} "
+                f"data set {self.name} in {self.folder} has images of shape {shape} "
                 f"and labels {label}; images of one size and a ClassLabel are needed"
             )
         return tuple(shape), None if label is None else tuple(label.names)
@@ -76,7 +99,7 @@ class TfdsStore:
           UserError: If the archive is damaged, or can be neither found nor downloaded.
         """
         if self._builder is None:  # unless another process has prepared it since
-            self._builder = _open_builder(self.name, self._folder)
+            self._builder = self._open_builder()
         if self._builder is not None:
             return pathlib.Path(self._builder.data_path)
         builder_class = BUILDERS[self.name]
@@ -86,13 +109,13 @@ class TfdsStore:
                 if archive is None:
                     archive = self._download(spec, report)
                 archives.locate(archive, spec)  # fails before anything is written
-            report(f"Preparing {self.name} in {self._folder}")
+            report(f"Preparing {self.name} in {self.folder}")
             with quiet_tfds():
-                builder = builder_class(source=archive, data_dir=str(self._folder))
+                builder = builder_class(source=archive, data_dir=str(self.folder))
                 builder.download_and_prepare()
         except OSError as error:
-            raise UserError(f"{self._folder} cannot be written ({error})") from error
-        self._builder = _open_builder(self.name, self._folder)
+            raise UserError(f"{self.folder} cannot be written ({error})") from error
+        self._builder = self._open_builder()
         if self._builder is None:  # TFDS has found its folder, but not all of it
             raise UserError(
                 f"{builder.data_path} is incomplete; delete that folder and prepare "
@@ -102,14 +125,14 @@ class TfdsStore:
 
     def _download(self, spec: archives.ArchiveSpec, report: Report) -> pathlib.Path:
         try:
-            return download.download(spec, self._folder / "downloads", report)
+            return download.download(spec, self.folder / "downloads", report)
         except UserError as error:
             raise UserError(
-                f"data set {self.name} is not in {self._folder}, and {error}. Three "
+                f"data set {self.name} is not in {self.folder}, and {error}. Three "
                 "ways out: (1) connect and run the command again; (2) copy "
                 f"{spec.archive} here and run `python -m cifar_jax.prepare --dataset "
                 f"{self.name} --source PATH`; (3) copy the folder {self.name}/ of a "
-                f"machine that has it into {self._folder}, or set --config.data.dir or "
+                f"machine that has it into {self.folder}, or set --config.data.dir or "
                 "TFDS_DATA_DIR to where it lies"
             ) from error
 
@@ -132,7 +155,7 @@ class TfdsStore:
             except Exception as error:  # TFDS and TensorFlow raise many kinds
                 raise UserError(
                     f"split {split!r} of {builder.data_path} cannot be read "
-                    f"({_first_line(error)}); check the split, or delete that folder "
+                    f"({first_line(error)}); check the split, or delete that folder "
                     "and prepare the data set again"
                 ) from error
             images = np.empty((len(rows), *image_shape), np.uint8)
@@ -144,51 +167,6 @@ class TfdsStore:
 
         size = builder.info.splits[split].num_examples
         return Dataset(f"{self.name}:{split}", image_shape, size, read, label_names)
-
-
-def find(name: str, data_dir: str | None = None) -> TfdsStore | None:
-    """Returns a data set that is on disk or can be prepared here, else None.
-
-    Args:
-      name: Name of the data set, such as `cifar10`.
-      data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
-
-    Raises:
-      UserError: If it is on disk and its description cannot be read.
-    """
-    folder = _data_folder(data_dir)
-    builder = _open_builder(name, folder)
-    if builder is None and name not in BUILDERS:
-        return None
-    return TfdsStore(name, folder, builder)
-
-
-def unknown(name: str, data_dir: str | None) -> UserError:
-    """Returns the error for a data set that `find` does not know."""
-    return UserError(
-        f"data set {name!r} is not in {_data_folder(data_dir)} and cannot be prepared "
-        f"here; use {', '.join(BUILDERS)}, or set data.dir to where it lies"
-    )
-
-
-def _data_folder(data_dir: str | None) -> pathlib.Path:
-    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(data_dir or default).expanduser()
-
-
-def _open_builder(name: str, folder: pathlib.Path) -> tfds.core.DatasetBuilder | None:
-    """Returns TFDS's builder of a data set that is on disk, else None."""
-    try:
-        return tfds.core.read_only_builder.builder_from_files(
-            name, data_dir=str(folder)
-        )
-    except tfds.core.registered.DatasetNotFoundError:
-        return None
-    except Exception as error:  # TFDS and protobuf raise many kinds
-        raise UserError(
-            f"data set {name!r} in {folder} cannot be read ({_first_line(error)}); "
-            f"check its name, or delete {folder / name} and prepare it again"
-        ) from error
 
 
 def _row_reader(
@@ -220,10 +198,6 @@ def _row_reader(
         return list(itertools.islice(rows, stop - start))
 
     return read
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager
