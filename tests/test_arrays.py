@@ -278,7 +278,6 @@ def test_truncated_files_are_refused(tmp_path, name, share):
 def test_a_mapped_file_does_not_fill_the_memory(tmp_path):
     shape = (30_000, 32, 32, 3)  # 92 MB; a hole, so it takes no room on disk
     np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, shape)
-    dataset = sources.open_split(str(tmp_path / "x.npy"))
 
     def memory():
         """Returns the bytes that the system cannot take back by dropping its cache."""
@@ -286,6 +285,7 @@ def test_a_mapped_file_does_not_fill_the_memory(tmp_path):
         return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024
 
     before = memory()
+    dataset = sources.open_split(str(tmp_path / "x.npy"))
     for batch in dataset.chunks(500):
         assert batch.images.shape == (500, 32, 32, 3)
     assert memory() - before < 30e6

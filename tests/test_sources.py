@@ -330,11 +330,25 @@ def test_nothing_of_tfds_reaches_the_terminal(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_missing_split_is_refused_with_those_there_are(digits_dir):
-    source = sources.open("digits", digits_dir)
+def test_what_cannot_be_read_later_is_refused_early(damaged, tmp_path):
+    source = sources.open("digits", str(damaged.parents[1]))
     source.check_split("test[:50%]")
-    with pytest.raises(UserError, match="no split 'tset'; use train, test"):
-        source.check_split("tset")
+    for split, match in (
+        (
+            "tset",
+            "digits has no split 'tset'; use train, test, or a part such as test",
+        ),
+        ("train[3:3]", r"digits:train\[3:3\] is empty; choose another split"),
+    ):
+        check_refused(source.check_split, split, match=match)
+    (damaged / "digits-test.array_record-00000-of-00001").write_bytes(b"")
+    check_refused(source.check_split, "test", match="split 'test' of .* cannot be read")
+    (tmp_path / "files").mkdir()
+    images = np.zeros((9, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "files" / "train.npz", x=images, y=range(9))
+    np.savez(tmp_path / "files" / "test.npz", x=images)
+    source = sources.open(str(tmp_path / "files"))
+    check_refused(source.check_split, "test", match="test.npz has no labels; give a")
 
 
 def test_a_run_opens_its_data_set_once(digits_dir, tmp_path, monkeypatch):
