@@ -49,7 +49,7 @@ def read(
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; {spec.remedy}")
     parse = _parse_pickle if spec.keys else _parse_binary
-    examples = {}
+    examples: dict[str, tuple[np.ndarray, Labels]] = {}
     for split in splits:
         # A file is let go of when it is parsed: only its images are kept.
         parts = [
@@ -105,28 +105,28 @@ def is_archive(path: pathlib.Path, head: bytes) -> bool:
     return is_compressed or head[257:262] == b"ustar" or ".tar" in path.suffixes
 
 
-def recognise(source: pathlib.Path) -> ArchiveSpec | None:
-    """Returns the spec of an archive, its unpacked folder, or what holds either.
+def recognise_folder(folder: pathlib.Path) -> ArchiveSpec | None:
+    """Returns the spec of an unpacked archive, or of what holds an archive, if any."""
+    return next((spec for spec in SPECS if _find(folder, spec)), None)
 
-    Returns:
-      The spec; None: it is a folder of something else.
+
+def recognise_file(path: pathlib.Path) -> ArchiveSpec:
+    """Returns the spec of an archive.
 
     Raises:
-      UserError: If it is a file, and not such an archive.
+      UserError: If it is damaged, or none of the official archives.
     """
-    if source.is_dir():
-        return next((spec for spec in SPECS if _find(source, spec)), None)
     by_folder = {spec.folder: spec for spec in SPECS}
     try:
-        with tarfile.open(source, "r:*") as archive:
+        with tarfile.open(path, "r:*") as archive:
             for member, _ in zip(archive, range(100), strict=False):
                 folder = member.name.removeprefix("./").partition("/")[0]
                 if folder in by_folder:
                     return by_folder[folder]
     except _DAMAGE as error:
-        raise _damaged(source, error, "copy it again") from error
+        raise _damaged(path, error, "copy it again") from error
     archives = ", ".join(spec.archive for spec in SPECS)
-    raise UserError(f"{source} is none of the archives {archives}; unpack it first")
+    raise UserError(f"{path} is none of the archives {archives}; unpack it first")
 
 
 def _read_folder(

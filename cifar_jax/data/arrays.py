@@ -228,7 +228,8 @@ def _read_header(
 
 
 def _damaged(where: object, error: Exception) -> UserError:
+    reason = first_line(error)[:150]  # which may quote what is in the file
     return UserError(
-        f"{where} is damaged or not an array of numbers ({first_line(error)[:150]}); save "
-        "it again, without objects in it"
+        f"{where} is damaged or not an array of numbers ({reason}); save it again, "
+        "without objects in it"
     )

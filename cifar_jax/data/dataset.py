@@ -189,8 +189,8 @@ def as_labels(values: Any, count: int, where: str) -> np.ndarray:
         labels = np.asarray(values)
     except (ValueError, OverflowError, RecursionError):
         labels = np.empty(0, object)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
+    if labels.shape[1:] == (1,):
+        labels = labels.ravel()
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise UserError(
             f"{where}: labels of dtype {labels.dtype} and shape {labels.shape} are not "

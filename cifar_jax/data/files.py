@@ -75,7 +75,7 @@ class FileStore:
         if head.startswith(b"PK"):
             return arrays.npz_splits(path)
         if archives.is_archive(path, head):
-            return _archive_splits(path, archives.recognise(path))
+            return _archive_splits(path, archives.recognise_file(path))
         if head[:1] in _PICKLE_STARTS:
             return {UNNAMED: functools.partial(_open_pickle, path)}
         raise UserError(
@@ -84,7 +84,7 @@ class FileStore:
         )
 
     def _find_splits_of_folder(self, path: pathlib.Path) -> Splits:
-        if spec := archives.recognise(path):
+        if spec := archives.recognise_folder(path):
             return _archive_splits(path, spec)
         if corrupted := arrays.corrupted_splits(path):
             return corrupted

@@ -47,7 +47,7 @@ class Source:
         self,
         name: str,
         store: TfdsStore | FileStore,
-        image_size: tuple[int, ...],
+        image_size: tuple[int, int] | None,
         local: str | None,
         report: Report,
     ):
@@ -59,10 +59,10 @@ class Source:
                 "in a folder one sub-folder for each class"
             )
         self.name = name
-        self.image_shape = (*image_size, shape[2]) if image_size else shape
+        self.image_shape: ImageShape = (*image_size, shape[2]) if image_size else shape
         self.label_names = label_names
         self._store = store
-        self._resize = bool(image_size)
+        self._resize = image_size is not None
         self._local = local
         self._report = report
         self._opened: dict[str, Dataset] = {}
@@ -146,11 +146,14 @@ def open(
       UserError: If it is not on disk and cannot be prepared, or holds no labelled
         images.
     """
-    size = tuple(image_size or ())
-    if size and (len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size)):
-        raise UserError(
-            f"data.image_size is {size}; use a height and a width such as (32, 32)"
-        )
+    size = None
+    if image_size is not None:
+        if not [isinstance(n, int) and n > 0 for n in image_size] == [True, True]:
+            raise UserError(
+                f"data.image_size is {tuple(image_size)}; use a height and a width "
+                "such as (32, 32)"
+            )
+        size = image_size[0], image_size[1]
     place, split = _resolve(name, data_dir)
     if split is not None:
         raise UserError(
@@ -158,8 +161,8 @@ def open(
             "its splits in data.train_split and data.test_split"
         )
     if isinstance(place, pathlib.Path):
-        shape = (*size, 3) if size else None
-        place = FileStore(place, shape, resize=bool(size))
+        shape = None if size is None else (*size, 3)
+        place = FileStore(place, shape, resize=size is not None)
     return Source(name, place, size, local, report)
 
 

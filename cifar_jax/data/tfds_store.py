@@ -139,34 +139,27 @@ class TfdsStore:
     @property
     def splits(self) -> Splits:
         """Functions that open the splits of the data set, which must be on disk."""
-        names = self._builder.info.splits
-        return {name: functools.partial(self._open_whole, name) for name in names}
-
-    def _open_whole(self, split: str) -> Dataset:
         builder, (image_shape, label_names) = self._builder, self.describe()
-        read_rows = _row_reader(builder, split)
+        assert builder is not None, "prepare it first"
 
-        def read(start: int, stop: int) -> Batch:
-            try:
-                with quiet_tfds():
-                    rows = read_rows(start, stop)
-            except UserError:
-                raise
-            except Exception as error:  # TFDS and TensorFlow raise many kinds
-                raise UserError(
-                    f"split {split!r} of {builder.data_path} cannot be read "
-                    f"({first_line(error)}); check the split, or delete that folder "
-                    "and prepare the data set again"
-                ) from error
-            images = np.empty((len(rows), *image_shape), np.uint8)
-            for k, row in enumerate(rows):
-                images[k] = row["image"]
-            if label_names is None:
-                return Batch(images, None)
-            return Batch(images, np.array([row["label"] for row in rows], np.int32))
+        def open_split(split: str) -> Dataset:
+            read_rows = _row_reader(builder, split)
 
-        size = builder.info.splits[split].num_examples
-        return Dataset(f"{self.name}:{split}", image_shape, size, read, label_names)
+            def read(start: int, stop: int) -> Batch:
+                rows = read_rows(start, stop)
+                images = np.empty((len(rows), *image_shape), np.uint8)
+                for k, row in enumerate(rows):
+                    images[k] = row["image"]
+                if label_names is None:
+                    return Batch(images, None)
+                return Batch(images, np.array([row["label"] for row in rows], np.int32))
+
+            size = builder.info.splits[split].num_examples
+            return Dataset(f"{self.name}:{split}", image_shape, size, read, label_names)
+
+        return {
+            split: functools.partial(open_split, split) for split in builder.info.splits
+        }
 
 
 def _row_reader(
@@ -174,28 +167,37 @@ def _row_reader(
 ) -> Callable[[int, int], list[dict]]:
     """Returns a function that reads the rows from a start to before a stop."""
     formats = tfds.core.file_adapters.FileFormat.with_random_access()
-    if builder.info.file_format in formats:
-        data = functools.cache(lambda: builder.as_data_source(split))
-        return lambda start, stop: data().__getitems__(range(start, stop))
-    position, rows = 0, None
+    has_random_access = builder.info.file_format in formats
+    data, position, rows = None, 0, iter(())
 
     def read(start: int, stop: int) -> list[dict]:
-        # TensorFlow reads from the first row on. Batches are mostly asked for in order,
-        # so the iterator is kept, and made anew only for a step back or a jump.
-        nonlocal position, rows
-        if rows is None or start != position:
-            try:
-                rows = iter(tfds.as_numpy(builder.as_dataset(split)))
-            except ImportError as error:
-                raise UserError(
-                    f"{builder.data_path} is in the format "
-                    f"{builder.info.file_format.value}, which only TensorFlow reads; "
-                    "pip install 'cifar-jax[tf]', or prepare the data set in another "
-                    "--config.data.dir"
-                ) from error
-            rows = itertools.islice(rows, start, None)
-        position = stop
-        return list(itertools.islice(rows, stop - start))
+        nonlocal data, position, rows
+        try:
+            with quiet_tfds():
+                if has_random_access:
+                    if data is None:
+                        data = builder.as_data_source(split)
+                    return data.__getitems__(range(start, stop))
+                # TensorFlow reads from the first row on. Batches are mostly asked for
+                # in order: only a step back or a jump starts again.
+                if data is None or start != position:
+                    data = tfds.as_numpy(builder.as_dataset(split))
+                    rows = itertools.islice(data, start, None)
+                position = stop
+                return list(itertools.islice(rows, stop - start))
+        except ImportError as error:
+            raise UserError(
+                f"{builder.data_path} is in the format "
+                f"{builder.info.file_format.value}, which only TensorFlow reads; pip "
+                "install 'cifar-jax[tf]', or prepare the data set in another "
+                "--config.data.dir"
+            ) from error
+        except Exception as error:  # TFDS and TensorFlow raise many kinds
+            raise UserError(
+                f"split {split!r} of {builder.data_path} cannot be read "
+                f"({first_line(error)}); check the split, or delete that folder and "
+                "prepare the data set again"
+            ) from error
 
     return read
 

@@ -169,7 +169,7 @@ def resized(
             picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
             picture = picture.convert(mode)
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-            images[k] = np.reshape(picture, images.shape[1:])
+            images[k] = np.asarray(picture).reshape(images.shape[1:])
         return dataclasses.replace(batch, images=images)
 
     return dataclasses.replace(

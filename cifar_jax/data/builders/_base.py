@@ -41,7 +41,7 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {
+        features: dict[str, tfds.features.FeatureConnector] = {
             "id": tfds.features.Text(),
             "image": tfds.features.Image(shape=self.image_shape),
         }

@@ -7,11 +7,9 @@ from cifar_jax.data.builders._base import LabelledImages, LabelledSplits
 
 
 class _Cifar(LabelledImages, skip_registration=True):
-    spec: archive_spec.ArchiveSpec
-
     def read(self) -> LabelledSplits:
         """Reads the archive, its unpacked folder, or a folder that holds either."""
-        assert self.source is not None
+        assert self.source is not None and self.spec is not None
         return archives.read(self.source, self.spec)
 
 

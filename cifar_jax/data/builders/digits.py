@@ -21,13 +21,14 @@ class Digits(LabelledImages, skip_registration=True):
 
     def read(self) -> LabelledSplits:
         """Enlarges the 8x8 digits to 32x32 (bicubic) and splits them 80:20."""
-        digits = datasets.load_digits()
-        images = np.empty((len(digits.images), *self.image_shape), np.uint8)
-        for k, digit in enumerate(digits.images):  # float [8, 8] from 0 to 16
-            gray = Image.fromarray(np.round(digit * (255 / 16)).astype(np.uint8))
+        pixels, labels = datasets.load_digits(return_X_y=True)
+        images = np.empty((len(pixels), *self.image_shape), np.uint8)
+        for k, row in enumerate(pixels):  # float [64] from 0 to 16
+            gray = np.round(row.reshape(8, 8) * (255 / 16)).astype(np.uint8)
+            gray = Image.fromarray(gray)
             gray = gray.resize((32, 32), Image.Resampling.BICUBIC)
             images[k] = np.asarray(gray.convert("RGB"))
-        labels = digits.target.astype(np.int32)
+        labels = np.asarray(labels, np.int32)
         train, test = model_selection.train_test_split(
             np.arange(len(images)),
             test_size=0.2,
