@@ -22,50 +22,39 @@ def main(flags: _cli.Flags) -> None:
     from cifar_jax.models import count, resnet
 
     config = flags.config
-    data = config.data
+    data, limit = config.data, count.checked_limit(config.budget.limit)
     source = sources.open(data.name, data.dir, image_size=data.image_size)
-    shape, limit = source.image_shape, count.checked_limit(config.budget.limit)
+    shape, num_classes = source.image_shape, source.num_classes
     model = resnet.create(
-        num_classes=source.num_classes, image_shape=shape, **config.model.to_dict()
+        num_classes=num_classes, image_shape=shape, **config.model.to_dict()
     )
-    rows, facts = count.layer_table(model, shape), _facts(model, shape, limit)
-    if flags.json:
-        layers = [dataclasses.asdict(row) for row in rows]
-        print(json.dumps(facts | {"layers": layers}, indent=2))
-    else:
-        print(count.format_table(rows, limit))
-        print(_counts(facts))
-    count.check_budget(facts["num_parameters"], limit, model, shape)
-
-
-def _facts(model, image_shape, limit) -> dict:
-    """Returns what --json prints, without the layers."""
-    from cifar_jax.models import count, formula
-
-    design, num_classes = model.design, model.num_classes
-    num_parameters = count.num_parameters(model, image_shape)
-    widest = limit and formula.widest(design, image_shape, num_classes, limit)
-    macs = count.macs(model, image_shape)
-    return {
-        "num_parameters": num_parameters,
-        "closed_form": formula.closed_form(design, image_shape, num_classes),
-        "macs_per_image": macs,
-        "flops_per_image": 2 * macs,
-        "limit": limit,
-        "within_budget": limit is None or num_parameters < limit,
-        "widest_within_budget": list(widest.widths) if widest else None,
-    }
-
-
-def _counts(facts: dict) -> str:
-    """Returns both counts, and how wide the network may become."""
-    line = f"counted by pytree: {facts['num_parameters']:,}"
-    line += f"; by formula: {facts['closed_form']:,}"
-    if facts["widest_within_budget"]:
-        line += (
-            f"; widest that fits: {'-'.join(map(str, facts['widest_within_budget']))}"
+    layers = count.layer_table(model, shape)
+    num_parameters, macs = count.num_parameters(model, shape), count.total(layers).macs
+    closed_form = count.closed_form(model.design, shape, num_classes)
+    widths = None  # of the widest network of these proportions
+    if limit is not None:
+        fitting = count.largest_width_under_budget(
+            model.design, shape, num_classes, limit
         )
-    return line
+        widths = fitting.widths if fitting else None
+    if flags.json:
+        facts = {
+            "num_parameters": num_parameters,
+            "closed_form": closed_form,
+            "macs_per_image": macs,
+            "flops_per_image": 2 * macs,
+            "limit": limit,
+            "within_budget": limit is None or num_parameters < limit,
+            "widest_within_budget": widths,
+            "layers": [dataclasses.asdict(layer) for layer in layers],
+        }
+        print(json.dumps(facts, indent=2))
+    else:
+        print(count.format_table(layers, limit))
+        widest = f"; widest that fits: {'-'.join(map(str, widths))}" if widths else ""
+        counts = f"by pytree: {num_parameters:,}; by formula: {closed_form:,}"
+        print(f"counted {counts}{widest}")
+    count.check_budget(num_parameters, limit, model, shape)
 
 
 if __name__ == "__main__":

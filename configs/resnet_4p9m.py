@@ -13,22 +13,10 @@ resnet_4p9m.py:tiny runs everything, small, in about a minute on a CPU.
 """
 
 from cifar_jax import config as default
+from configs.records import forms
 
-REFINED = 0.95  # of the run; after it the images are whole, only cropped and flipped
-
-FORMS = {
-    None: {},  # recipes are compared on the validation images, at the last epoch
-    "full": {"data.validation": 0},
-    "tiny": {
-        "data.train_split": "train[:2%]",
-        "data.test_split": "test[:10%]",
-        "model.widths": (8, 16, 32, 64),
-        "train.epochs": 3,
-        "train.batch_size": 64,
-        "train.cpu_devices": 2,
-        "optim.learning_rate": 0.1,
-    },
-}
+# Fraction of the run after which the images are only cropped and flipped.
+REFINED = 0.95
 
 
 def get_config(form=None):
@@ -50,5 +38,4 @@ def get_config(form=None):
     config.evaluate.best_by = "last"
     config.evaluate.every_epochs = 10
     config.checkpoint.every_epochs = 10
-    config.update_from_flattened_dict(FORMS[form])
-    return config
+    return forms.apply(config, form, tiny={"model.widths": (8, 16, 32, 64)})

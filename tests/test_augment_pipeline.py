@@ -1,13 +1,14 @@
-"""The chain of transforms: names, options, order, keys, and devices."""
+"""The chain of transforms: names, options, order, keys, windows, and devices."""
 
 import inspect
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from support.augment_images import natural_images
+from scipy import stats
 
 from cifar_jax import UserError
 from cifar_jax.data import augment
@@ -51,19 +52,33 @@ EVERYTHING = (
 
 # They share all but their draws with others in the list, and take long to compile.
 TWINS = ("random_rotation", "auto_augment", "rand_augment")
+# One transform of each kind, for windows: each changes every image.
+CERTAIN = {
+    "random_flip": dict(p=1.0),
+    "alternating_flip": {},
+    "random_crop": {},
+    "color_jitter": dict(brightness=0.5, contrast=0.5),
+    "mixup": dict(alpha=1.0),
+}
+KEY = jax.random.key(0)
 
 
 def batch(count=BATCH):
-    images = jnp.asarray(natural_images()[:count])
+    images = jnp.asarray(np.resize(natural_images(), (count, 32, 32, 3)))
     return images, jax.nn.one_hot(jnp.arange(count) % 10, 10)
 
 
-def compiled(transforms):
-    pipeline = jax.jit(augment.make_pipeline(transforms))
+_pipelines = {}  # so that tests of the same chain compile it once
 
-    def run(key, images, labels):
-        index = jnp.arange(len(images))
-        return pipeline(key, images, labels, epoch=jnp.int32(1), index=index)
+
+def compiled(transforms):
+    text = json.dumps(transforms)
+    if text not in _pipelines:
+        _pipelines[text] = jax.jit(augment.make_pipeline(transforms))
+
+    def run(key, images, labels, progress=0.5):
+        context = dict(epoch=1, index=jnp.arange(len(images)), progress=progress)
+        return _pipelines[text](key, images, labels, **context)
 
     return run
 
@@ -144,6 +159,84 @@ def test_order_is_kept_and_each_transform_has_a_key_of_its_own():
     np.testing.assert_array_equal(twice, expected)
 
 
+@pytest.mark.parametrize("name", augment.TRANSFORMS)
+def test_every_transform_may_have_a_window(name):
+    pipeline = augment.make_pipeline([dict(name=name, start=0.1, stop=0.9, ramp=0.2)])
+    images, labels = batch()
+    index = jnp.arange(len(images))
+    context = dict(epoch=1, index=index, progress=0.5)
+    made, mixed = jax.eval_shape(pipeline, KEY, images, labels, **context)
+    assert (made.shape, mixed.shape) == (images.shape, labels.shape)
+
+
+@pytest.mark.parametrize("name", CERTAIN)
+def test_off_outside_its_window_and_on_inside(name):
+    data = batch()
+    transform = dict(name=name, **CERTAIN[name])
+    always = compiled([transform])(KEY, *data)
+    windowed = compiled([dict(transform, start=0.25, stop=0.9)])
+    for progress in (0.0, 0.2499, 0.9, 0.999):
+        off = windowed(KEY, *data, progress)
+        for after, before, on in zip(off, data, always, strict=True):
+            np.testing.assert_array_equal(after, before)
+            assert after.dtype == on.dtype
+    for progress in (0.25, 0.5, 0.8999):
+        for on, expected in zip(windowed(KEY, *data, progress), always, strict=True):
+            np.testing.assert_array_equal(on, expected)
+
+
+def test_a_step_decides_by_its_share_of_the_run():
+    """The first step of the last tenth is the first one without."""
+    images, labels = batch(2)
+    windowed = compiled([dict(name="random_flip", p=1.0, stop=0.9)])
+    for total in (10, 70, 1000, 19_500):
+        for step, is_on in ((total * 9 // 10 - 1, True), (total * 9 // 10, False)):
+            made, _ = windowed(KEY, images, labels, jnp.int32(step) / total)
+            assert bool((made != images).any()) == is_on
+
+
+@pytest.mark.parametrize("name", ["random_flip", "mixup"])
+def test_a_ramp_grows_the_share_of_the_images(name):
+    images, labels = batch(1024)
+    transform = dict(name=name, **CERTAIN[name])
+    full, full_labels = compiled([transform])(KEY, images, labels)
+    ramped = compiled([dict(transform, start=0.2, ramp=0.4)])
+    for progress, share in ((0.3, 0.25), (0.5, 0.75)):
+        made, made_labels = ramped(KEY, images, labels, progress)
+        acted = (np.asarray(made) != np.asarray(images)).any(axis=(1, 2, 3))
+        result = stats.binomtest(int(acted.sum()), len(acted), share)
+        assert result.pvalue > 1e-3, acted.mean()
+        np.testing.assert_array_equal(made[acted], full[acted])
+        np.testing.assert_array_equal(made_labels[acted], full_labels[acted])
+        np.testing.assert_array_equal(made_labels[~acted], labels[~acted])
+    for progress, expected in ((0.2, images), (0.6, full), (0.7, full)):
+        made, _ = ramped(KEY, images, labels, progress)
+        np.testing.assert_array_equal(made, expected)
+
+
+def test_windows_one_after_another_change_a_strength_by_stages():
+    images, labels = batch()
+    weak, strong = (dict(name="cutout", size=size) for size in (4, 16))
+    stages = compiled([dict(weak, stop=0.5), dict(strong, start=0.5)])
+    plain = augment.cutout(jax.random.fold_in(KEY, 0), images, size=4)
+    np.testing.assert_array_equal(stages(KEY, images, labels, 0.4)[0], plain)
+    plain = augment.cutout(jax.random.fold_in(KEY, 1), images, size=16)
+    np.testing.assert_array_equal(stages(KEY, images, labels, 0.6)[0], plain)
+
+
+def test_a_transform_that_is_off_is_not_computed():
+    pipeline = augment.make_pipeline([dict(name="mixup", stop=0.9)])
+    images, labels = batch()
+    program = jax.make_jaxpr(pipeline)(KEY, images, labels, epoch=0, progress=0.5)
+    mixed = [
+        equation.primitive.name
+        for equation in program.eqns
+        if (images.shape, jnp.float32)
+        in [(out.aval.shape, out.aval.dtype) for out in equation.outvars]
+    ]
+    assert mixed == ["cond"]
+
+
 @pytest.mark.parametrize("name", sorted(augment.TRANSFORMS))
 def test_functions_keep_the_conventions(name):
     function = augment.TRANSFORMS[name]
@@ -187,6 +280,14 @@ def test_functions_keep_the_conventions(name):
         (dict(name="mixup", alpha=-1), ["-1"]),
         (dict(name="auto_augment", policy="svhn"), ["'svhn'", "'cifar10'"]),
         (dict(name="rand_augment", magnitude=31), ["31", "0 to 30"]),
+        (dict(name="mixup", stop=1.1), ["stop is 1.1", "a fraction of the run"]),
+        (dict(name="mixup", start=-0.1), ["(-0.1, 1.0)"]),
+        (dict(name="mixup", start=0.9, stop=0.1), ["(0.9, 0.1)", "low <= high"]),
+        (dict(name="mixup", start=0.5, stop=0.5), ["start is 0.5", "less than stop"]),
+        (dict(name="mixup", start=0.5, ramp=0.6), ["ramp is 0.6", "0.5"]),
+        (dict(name="mixup", ramp=-0.1), ["ramp is -0.1"]),
+        (dict(name="mixup", stop="late"), ["stop is 'late'", "a number"]),
+        (dict(name="mixup", end=0.9), ["'end'", "stop"]),
     ],
 )
 def test_mistakes_are_refused_in_one_line(transform, parts):
@@ -202,6 +303,12 @@ def test_a_missing_index_is_named():
     pipeline = augment.make_pipeline([dict(name="alternating_flip")])
     with pytest.raises(ValueError, match="alternating_flip needs the epoch and index"):
         pipeline(jax.random.key(0), *batch(), epoch=0)
+
+
+def test_a_missing_progress_is_named():
+    pipeline = augment.make_pipeline([dict(name="mixup", stop=0.9)])
+    with pytest.raises(ValueError, match=r"stop=0.9.*needs the progress of the run"):
+        pipeline(KEY, *batch(), epoch=0)
 
 
 def test_whole_number_options_stand_for_fractions():

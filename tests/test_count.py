@@ -5,13 +5,12 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
+from support.designs import designs
 from hypothesis import given, settings
 from support.designs import SMALL, VARIANTS, designs
 
 from cifar_jax import UserError
 from cifar_jax.models import count
-from cifar_jax.models.cost import cost_of
-from cifar_jax.models.count import Row
 from cifar_jax.models.presets import PRESETS
 from cifar_jax.models.resnet import create
 
@@ -39,14 +38,6 @@ def test_layers_are_those_printed_by_report_003():
     ]
     rows = count.layer_table(network(**PRESETS["report_003"]), CIFAR)
     assert [(row.output_shape, row.parameters) for row in rows] == expected
-
-
-@pytest.mark.parametrize(
-    "name", ["pooled_stages", "stem_kernel_2", "padding", "kernels", "se"]
-)
-def test_macs_are_those_of_the_formula(name):
-    model = network(**SMALL | VARIANTS[name])
-    assert cost_of(model.design, CIFAR, 10).macs == count.macs(model, CIFAR)
 
 
 def test_macs_are_those_of_the_compiled_network():
@@ -93,10 +84,10 @@ def test_layers_add_up_to_the_network(drawn):
 def test_a_178m_design_is_counted_in_under_a_second():
     num_parameters = count.num_parameters
     num_parameters(network(), CIFAR)  # JAX's own start-up
-    start = time.perf_counter()
+    start = time.process_time()
     model = network(stage_sizes=(2, 2, 2, 2), widths=(256,))
     assert num_parameters(model, CIFAR) == 178_585_866
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_stages_are_summed_and_show_their_map():
@@ -113,7 +104,10 @@ def test_stages_are_summed_and_show_their_map():
 
 
 def test_table_as_text():
-    rows = [Row("stem", (32, 32, 8), 1_000, 20_000_000), Row("head", (10,), 90, 80)]
+    rows = [
+        count.Layer("stem", (32, 32, 8), 1_000, 20_000_000),
+        count.Layer("head", (10,), 90, 80),
+    ]
     assert count.format_table(rows, 2_000).splitlines() == [
         "layer    output   parameters         MACs",
         "-----------------------------------------",

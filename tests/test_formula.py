@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from support.designs import designs
 
 from cifar_jax import UserError
-from cifar_jax.models.count import num_parameters
+from cifar_jax.models.count import (
+    closed_form,
+    largest_width_under_budget,
+    num_parameters,
+)
 from cifar_jax.models.design import check, resolve
-from cifar_jax.models.formula import closed_form, max_width, widest
 from cifar_jax.models.resnet import create
 
 CIFAR = (32, 32, 3)
@@ -111,6 +114,20 @@ def count(options):
     return closed_form(resolve(options), CIFAR, 10)
 
 
+def max_width(limit, *, num_stages, num_blocks, kernel=3, shortcut_kernel=1, pool=None):
+    """The largest C below the limit, for the N, B, F, K and P of report 004."""
+    options = network(
+        num_stages=num_stages,
+        num_blocks=num_blocks,
+        width=1,
+        kernel_sizes=(kernel,),
+        shortcut_kernel_sizes=(shortcut_kernel,),
+        pool=pool,
+    )
+    fitting = largest_width_under_budget(resolve(options), CIFAR, 10, limit)
+    return fitting and fitting.widths[0]
+
+
 def test_tables_have_all_their_rows():
     assert sum(map(len, TABLES.values())) == 33
     assert len(TABLE_8) == 22
@@ -190,11 +207,11 @@ def test_max_width_keeps_below_a_budget_that_is_met_exactly():
 
 def test_widest_keeps_proportions_and_a_stem_of_its_own():
     design = resolve(dict(widths=(32, 64, 256, 256), stage_sizes=(2, 2, 2, 2)))
-    wider = widest(design, CIFAR, 10, BUDGET)
+    wider = largest_width_under_budget(design, CIFAR, 10, BUDGET)
     assert wider.widths == (33, 66, 264, 264)
     assert wider.stem_width == 33
     wide = resolve(dict(stage_sizes=(3, 3, 3), widths=(64,), stem_width=16))
-    assert widest(wide, CIFAR, 10, BUDGET).stem_width == 16
+    assert largest_width_under_budget(wide, CIFAR, 10, BUDGET).stem_width == 16
 
 
 def test_widest_has_a_fall_of_the_count_in_view():
@@ -208,21 +225,21 @@ def test_widest_has_a_fall_of_the_count_in_view():
     }
     limit = counts[40] + 1
     assert counts[39] > limit
-    assert widest(design, CIFAR, 10, limit).widths == (40,)
+    assert largest_width_under_budget(design, CIFAR, 10, limit).widths == (40,)
 
 
 def test_widest_is_sound():
     # the stem follows the first stage, and a whitening stem has an even width
     design = resolve(dict(stem="whitening", widths=(8,)))
     limit = count(dict(stem="whitening", widths=(10,)))
-    assert widest(design, CIFAR, 10, limit).widths[0] == 8
+    assert largest_width_under_budget(design, CIFAR, 10, limit).widths[0] == 8
     assert count(dict(stem="whitening", widths=(9,))) < limit
 
 
 def test_no_width_fits():
     assert max_width(50, num_stages=2, num_blocks=1) is None
     excited = resolve(dict(se_ratio=16, widths=(64,)))
-    assert widest(excited, CIFAR, 10, 50_000) is None
+    assert largest_width_under_budget(excited, CIFAR, 10, 50_000) is None
 
 
 @settings(max_examples=500, deadline=None, derandomize=True)
@@ -240,7 +257,7 @@ def test_widest_is_the_widest_of_any_design(drawn):
     options, image_shape, num_classes = drawn
     design = resolve(options)
     limit = closed_form(design, image_shape, num_classes) + 1
-    wider = widest(design, image_shape, num_classes, limit)
+    wider = largest_width_under_budget(design, image_shape, num_classes, limit)
     assert wider.widths[0] >= design.widths[0]
     assert wider.stem_width == design.stem_width or wider.stem_width == wider.widths[0]
     assert closed_form(wider, image_shape, num_classes) < limit

@@ -6,9 +6,8 @@ import pytest
 
 from cifar_jax import UserError
 from cifar_jax.config import get_config
-from cifar_jax.models.count import num_parameters
+from cifar_jax.models.count import closed_form, num_parameters
 from cifar_jax.models.design import resolve
-from cifar_jax.models.formula import closed_form
 from cifar_jax.models.presets import PRESETS, cifar_resnet, wide_resnet
 from cifar_jax.models.resnet import create
 

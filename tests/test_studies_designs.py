@@ -9,7 +9,7 @@ from support.designs import SMALL, VARIANTS
 
 from cifar_jax import UserError
 from cifar_jax import config as default
-from cifar_jax.models import count, design, formula
+from cifar_jax.models import count, design
 from cifar_jax.models.cost import cost_of
 from cifar_jax.models.resnet import create
 from cifar_jax.studies import designs, factors, plan, study
@@ -43,7 +43,7 @@ def rules(**options):
 
 def parameters(stages, blocks, width):
     options = dict(stage_sizes=(blocks,) * stages, widths=(width,))
-    return formula.closed_form(design.resolve(options), CIFAR, 10)
+    return count.closed_form(design.resolve(options), CIFAR, 10)
 
 
 def test_table_8_has_the_largest_widths_that_fit():
@@ -110,7 +110,7 @@ def test_budget_rule_against_brute_force(multiple, growth):
     def size(first):
         widths = (max(1, first * w // 8 // multiple) * multiple for w in start)
         options = dict(stage_sizes=(1, 1, 1), widths=tuple(widths))
-        return formula.closed_form(design.resolve(options), CIFAR, 10)
+        return count.closed_form(design.resolve(options), CIFAR, 10)
 
     best = max(w for w in range(multiple, 200, multiple) if size(w) < limit)
     assert each.widths[0] == best

@@ -60,24 +60,24 @@ def conv(
 
 
 def partial_identity(init: Callable) -> Callable:
-    """Returns an initialiser whose first filters hand the channels on unchanged.
+    """Returns an initialiser whose first filters pass the channels on unchanged.
 
     There are as many of them as there are input channels; the filters after those are
-    as `init` draws them (Jordan, 2024, arXiv:2404.00498).
+    drawn by `init` (Jordan, 2024, arXiv:2404.00498).
     """
 
     def draw(key, shape, dtype):
-        centre, before = (shape[0] - 1) // 2, shape[2]
-        kernel = init(key, shape, dtype).at[..., :before].set(0)
-        return kernel.at[centre, centre, :, :before].set(
-            jnp.eye(before, shape[3])[:, :before]
+        centre, channels = (shape[0] - 1) // 2, shape[2]
+        kernel = init(key, shape, dtype).at[..., :channels].set(0)
+        return kernel.at[centre, centre, :, :channels].set(
+            jnp.eye(channels, shape[3])[:, :channels]
         )
 
     return draw
 
 
 def linear(width: int, fan_in: int, *, init: str, **options) -> nn.Dense:
-    """Makes a linear layer; PyTorch draws its bias as its kernel."""
+    """Makes a linear layer; with init="pytorch" its bias is drawn as its kernel."""
 
     def draw_bias(key, shape, dtype):
         return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
@@ -119,10 +119,10 @@ def pad_shortcut(x: jax.Array, width: int, stride: int) -> jax.Array:
 
 
 def max_pool(x: jax.Array, window: int) -> jax.Array:
-    """Returns the maxima of windows side by side; what is over is dropped.
+    """Non-overlapping max-pooling; incomplete windows are dropped.
 
-    As maxima of strided slices: the gradient is then a choice, element by element,
-    where that of `nn.max_pool` scatters (12 times as slow on a CPU, jaxlib 0.10.2).
+    The maximum of strided slices: its gradient is a choice, element by element, while
+    that of `nn.max_pool` scatters (12 times as slow on a CPU, jaxlib 0.10.2).
     """
     height, width = (side // window * window for side in x.shape[1:3])
     slices = (
@@ -134,19 +134,19 @@ def max_pool(x: jax.Array, window: int) -> jax.Array:
 
 
 class Pool(nn.Module):
-    """Convolution, max-pool, BatchNorm, activation: how a stage may start.
+    """Convolution, max-pool, BatchNorm, activation: an optional start of a stage.
 
     Its convolution sees the large map and its BatchNorm the small one, as in the
     networks of Page (2019, "How to train your ResNet") and Jordan (2024,
     arXiv:2404.00498).
 
     Attributes:
-        width: channels of the output.
-        window: of the max-pool, and its stride; 1: none.
-        kernel: size of the convolution.
-        conv: makes a convolution, as `conv` does.
-        norm: makes a BatchNorm.
-        act: the activation.
+      width: Number of output channels.
+      window: Window and stride of the max-pool; 1: no pool.
+      kernel: Size of the convolution.
+      conv: Makes a convolution, as `conv` does.
+      norm: Makes a BatchNorm.
+      act: Activation.
     """
 
     width: int
@@ -167,19 +167,19 @@ class Block(nn.Module):
     """What the two residual blocks share.
 
     Attributes:
-        width: channels of the output.
-        stride: of the first convolution and of the shortcut.
-        kernel: size of both convolutions.
-        shortcut_kernel: size of the projection.
-        shortcut: "projection" or "padding", where the block changes the map's shape.
-        conv: makes a convolution, as `conv` does.
-        norm: makes a BatchNorm.
-        act: the activation.
-        excite: makes a squeeze-and-excitation, or None.
-        dropout: makes the dropout between the convolutions.
-        drop_rate: of dropping all that the block adds to its shortcut, image by image
-            (stochastic depth: Huang et al., 2016, arXiv:1603.09382).
-        zero_init: start the last BatchNorm's scale at zero.
+      width: Number of output channels.
+      stride: Stride of the first convolution and of the shortcut.
+      kernel: Size of both convolutions.
+      shortcut_kernel: Size of the projection.
+      shortcut: "projection" or "padding", where the block changes the map's shape.
+      conv: Makes a convolution, as `conv` does.
+      norm: Makes a BatchNorm.
+      act: Activation.
+      excite: Makes a squeeze-and-excitation, or None.
+      dropout: Makes the dropout between the convolutions.
+      drop_rate: Probability of dropping all that the block adds to its shortcut, image
+        by image (stochastic depth: Huang et al., 2016, arXiv:1603.09382).
+      zero_init: Whether the last BatchNorm's scale starts at zero.
     """
 
     width: int
@@ -196,8 +196,15 @@ class Block(nn.Module):
     zero_init: bool
 
     def changes_shape(self, x: jax.Array) -> bool:
-        """Whether the identity cannot serve as the shortcut."""
+        """Returns whether the identity cannot serve as the shortcut."""
         return self.stride != 1 or x.shape[-1] != self.width
+
+    def resize(self, x: jax.Array) -> jax.Array:
+        """Returns the shortcut of a block that changes the map's shape."""
+        if self.shortcut == "padding":
+            return pad_shortcut(x, self.width, self.stride)
+        kernel = self.shortcut_kernel
+        return self.conv(self.width, kernel, self.stride, name="shortcut_conv")(x)
 
     def branch(self, y: jax.Array) -> jax.Array:
         """Returns what is added to the shortcut: y, gated, or nothing."""
@@ -220,17 +227,12 @@ class BasicBlock(Block):
         y = self.dropout()(self.act(self.norm(name="bn1")(y)))
         y = self.conv(self.width, self.kernel, name="conv2")(y)
         y = self.norm(name="bn2", scale_init=last_scale)(y)
-        return self.act(self.branch(y) + self._shortcut(x))
-
-    def _shortcut(self, x):
-        if not self.changes_shape(x):
-            return x
-        if self.shortcut == "padding":
-            return pad_shortcut(x, self.width, self.stride)
-        x = self.conv(
-            self.width, self.shortcut_kernel, self.stride, name="shortcut_conv"
-        )(x)
-        return self.norm(name="shortcut_bn")(x)
+        y = self.branch(y)
+        if self.changes_shape(x):
+            x = self.resize(x)
+            if self.shortcut == "projection":
+                x = self.norm(name="shortcut_bn")(x)
+        return self.act(y + x)
 
 
 class PreActBlock(Block):
@@ -244,18 +246,11 @@ class PreActBlock(Block):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns [B, H / stride, W / stride, width]."""
         y = self.act(self.norm(name="bn1")(x))
-        shortcut = self._shortcut(y) if self.changes_shape(x) else x
+        shortcut = self.resize(y) if self.changes_shape(x) else x
         y = self.conv(self.width, self.kernel, self.stride, name="conv1")(y)
         y = self.dropout()(self.act(self.norm(name="bn2")(y)))
         y = self.conv(self.width, self.kernel, name="conv2")(y)
         return self.branch(y) + shortcut
-
-    def _shortcut(self, y):
-        if self.shortcut == "padding":
-            return pad_shortcut(y, self.width, self.stride)
-        return self.conv(
-            self.width, self.shortcut_kernel, self.stride, name="shortcut_conv"
-        )(y)
 
 
 BLOCKS = {"basic": BasicBlock, "preact": PreActBlock}

@@ -1,8 +1,15 @@
-"""Parameters and multiply-adds of a network, and the budget they must keep to."""
+"""The size of a network, and the budget that it must keep to.
 
+Parameters are counted three ways, which must agree: by formula (`closed_form`), in the
+tree of the network's parameters (`num_parameters`), and layer by layer
+(`layer_table`). The formula needs no network, so a search tries thousands of designs in
+a second; the other two trace the network, which takes up to a second and no memory.
+"""
+
+import bisect
 import dataclasses
-import functools
 import math
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,54 +17,20 @@ from clu import parameter_overview
 from flax import linen as nn
 
 from cifar_jax import UserError
-from cifar_jax.models.formula import widest
+from cifar_jax.models.design import Design, block_stride, check, pooled_size
 from cifar_jax.models.resnet import ResNet
 
 
-def num_parameters(model: ResNet, image_shape: tuple[int, int, int]) -> int:
-    """Returns the number of trainable parameters; allocates none of them."""
-    return _size(_abstract_params(model, image_shape))
-
-
-def parameter_paths(model: ResNet, image_shape: tuple[int, int, int]) -> list[str]:
-    """Returns the names of all parameters, such as `stem_conv/kernel`."""
-    leaves = jax.tree_util.tree_leaves_with_path(_abstract_params(model, image_shape))
-    keystr = jax.tree_util.keystr
-    return [keystr(path, simple=True, separator="/") for path, _ in leaves]
-
-
-def _size(params: dict) -> int:
-    return int(parameter_overview.count_parameters(params))  # theirs is of NumPy
-
-
-def _abstract_params(model: ResNet, image_shape) -> dict:
-    """Returns the parameters as shapes, without their values."""
-    return _traced(model, tuple(image_shape))
-
-
-# Tracing a deep network takes a second; a study's runs ask for the same few again.
-_CACHED = 8
-
-
-@functools.lru_cache(_CACHED)
-def _traced(model: ResNet, image_shape: tuple[int, int, int]) -> dict:
-    def init():
-        images = jnp.zeros((1, *image_shape))
-        return model.init(jax.random.key(0), images, train=False)
-
-    return jax.eval_shape(init)["params"]
-
-
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Layer:
     """One line of the layer table.
 
     Attributes:
-        name: path of the layer.
-        output_shape: for one image.
-        parameters: trainable ones.
-        macs: multiply-adds for one image, of convolutions and linear layers only, as
-            is the custom; 1 MAC = 2 FLOPs.
+      name: Path of the layer, such as "stage1_block1/conv1".
+      output_shape: Shape of its output for one image.
+      parameters: Number of trainable parameters.
+      macs: Multiply-adds for one image, of convolutions and linear layers only, as is
+        the custom; 1 MAC = 2 FLOPs.
     """
 
     name: str
@@ -66,28 +39,16 @@ class Row:
     macs: int
 
 
-def layer_table(model: ResNet, image_shape: tuple[int, int, int]) -> list[Row]:
-    """Returns a row for each layer with parameters, read from the network itself."""
-    return list(_layers(model, tuple(image_shape)))
+def num_parameters(model: ResNet, image_shape: tuple[int, int, int]) -> int:
+    """Returns the number of trainable parameters."""
+    return _size(_abstract_params(model, image_shape))
 
 
-@functools.lru_cache(_CACHED)
-def _layers(model: ResNet, image_shape: tuple[int, int, int]) -> tuple[Row, ...]:
-    rows = []
-
-    def record(call, args, kwargs, context):
-        out, module = call(*args, **kwargs), context.module
-        if isinstance(module, nn.Conv | nn.Dense | nn.BatchNorm):
-            params = module.variables["params"]
-            positions = math.prod(out.shape[1:-1])
-            macs = params["kernel"].size * positions if "kernel" in params else 0
-            name = "/".join(module.path)
-            rows.append(Row(name, out.shape[1:], _size(params), macs))
-        return out
-
-    with nn.intercept_methods(record):
-        _traced.__wrapped__(model, image_shape)  # what is cached calls no module
-    return tuple(rows)
+def parameter_paths(model: ResNet, image_shape: tuple[int, int, int]) -> list[str]:
+    """Returns the names of all parameters, such as "stem_conv/kernel"."""
+    leaves = jax.tree_util.tree_leaves_with_path(_abstract_params(model, image_shape))
+    keystr = jax.tree_util.keystr
+    return [keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
 def macs(model: ResNet, image_shape: tuple[int, int, int]) -> int:
@@ -95,45 +56,165 @@ def macs(model: ResNet, image_shape: tuple[int, int, int]) -> int:
     return total(layer_table(model, image_shape)).macs
 
 
-def total(rows: list[Row], name: str = "total") -> Row:
-    """Returns the sum of rows, with the output shape of their last map."""
-    last = max(reversed(rows), key=lambda row: len(row.output_shape))
-    parameters = sum(row.parameters for row in rows)
-    return Row(name, last.output_shape, parameters, sum(row.macs for row in rows))
+def layer_table(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]:
+    """Returns the layers with parameters, as the network itself calls them."""
+    layers = []
+
+    def record(call, args, kwargs, context):
+        out, module = call(*args, **kwargs), context.module
+        if isinstance(module, nn.Conv | nn.Dense | nn.BatchNorm):
+            params = module.variables["params"]
+            # A kernel is applied at each position of its output.
+            positions = math.prod(out.shape[1:-1])
+            macs = params["kernel"].size * positions if "kernel" in params else 0
+            name = "/".join(module.path)
+            layers.append(Layer(name, out.shape[1:], _size(params), macs))
+        return out
+
+    with nn.intercept_methods(record):
+        _abstract_params(model, image_shape)
+    return layers
 
 
-def by_stage(rows: list[Row]) -> list[Row]:
+def _abstract_params(model: ResNet, image_shape: tuple[int, int, int]) -> dict:
+    """Returns the parameters as shapes: the network is traced, nothing allocated."""
+
+    def init():
+        images = jnp.zeros((1, *image_shape))
+        return model.init(jax.random.key(0), images, train=False)
+
+    return jax.eval_shape(init)["params"]
+
+
+def _size(params: Mapping) -> int:
+    return int(parameter_overview.count_parameters(params))  # clu's is a NumPy integer
+
+
+def total(layers: Sequence[Layer], name: str = "total") -> Layer:
+    """Returns the sum of layers, with the output shape of their last map."""
+    last = max(reversed(layers), key=lambda layer: len(layer.output_shape))
+    return Layer(
+        name,
+        last.output_shape,
+        parameters=sum(layer.parameters for layer in layers),
+        macs=sum(layer.macs for layer in layers),
+    )
+
+
+def by_stage(layers: Sequence[Layer]) -> list[Layer]:
     """Returns the table with one row for the stem, each stage and the head."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(row.name.split("/")[0].split("_")[0], []).append(row)
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers:
+        groups.setdefault(layer.name.split("/")[0].split("_")[0], []).append(layer)
     return [total(group, name) for name, group in groups.items()]
 
 
-def format_table(rows: list[Row], limit: int | None) -> str:
-    """Returns the table as text: the rows, their totals and the budget line."""
-    cells = [("layer", "output", "parameters", "MACs")]
-    for row in rows:
-        shape = "x".join(map(str, row.output_shape))
-        cells.append((row.name, shape, f"{row.parameters:,}", f"{row.macs:,}"))
-    sums = total(rows)
-    cells.append((sums.name, "", f"{sums.parameters:,}", f"{sums.macs:,}"))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [_aligned(line, widths) for line in cells]
+def format_table(layers: Sequence[Layer], limit: int | None) -> str:
+    """Returns the table as text: the layers, their total and the budget line."""
+    rows = [("layer", "output", "parameters", "MACs")]
+    for layer in layers:
+        shape = "x".join(map(str, layer.output_shape))
+        rows.append((layer.name, shape, f"{layer.parameters:,}", f"{layer.macs:,}"))
+    sums = total(layers)
+    rows.append((sums.name, "", f"{sums.parameters:,}", f"{sums.macs:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *numbers in rows:  # the first column to the left, the others to the right
+        cells = [n.rjust(width) for n, width in zip(numbers, widths[1:], strict=True)]
+        lines.append("   ".join([name.ljust(widths[0]), *cells]))
     rule = "-" * len(lines[0])
-    end = f"{budget_line(sums.parameters, limit)}; {2 * sums.macs / 1e9:.3g} GFLOPs"
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], f"{end} an image"])
+    budget = budget_line(sums.parameters, limit)
+    end = f"{budget}; {2 * sums.macs / 1e9:.3g} GFLOPs an image"
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], end])
 
 
-def _aligned(cells, widths) -> str:
-    """Returns one line of a table: the first column to the left, the rest right."""
-    first = cells[0].ljust(widths[0])
-    rest = [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)]
-    return "   ".join([first, *rest])
+def closed_form(
+    design: Design, image_shape: tuple[int, int, int], num_classes: int
+) -> int:
+    """Returns the number of trainable parameters of a resolved design, by formula.
+
+    A BatchNorm holds a bias and most often a scale for each channel, the classifier has
+    a bias, convolutions have none. Report 004 gives the same sum for its own networks.
+    """
+    basic, norm = design.block == "basic", 1 + design.bn_scale
+    count = design.stem_kernel**2 * image_shape[2] * design.stem_width
+    if design.stem == "whitening":
+        count += design.stem_width  # a bias and no BatchNorm
+    else:
+        count += norm * (design.stem_width if basic else design.widths[-1])
+    before = design.stem_width  # channels of the map that a block takes
+    for stage, after in enumerate(design.widths):
+        kernel = design.kernel_sizes[stage] ** 2
+        if design.downsample == "pool":
+            count += before * after * kernel + norm * after
+            before = after
+        for index in range(design.stage_sizes[stage]):
+            count += (before + after) * after * kernel  # two convolutions
+            count += norm * ((after if basic else before) + after)  # two BatchNorms
+            strides = block_stride(design, stage, index) != 1
+            if design.shortcut == "projection" and (strides or before != after):
+                count += before * after * design.shortcut_kernel_sizes[stage] ** 2
+                count += norm * after if basic else 0
+            if design.se_ratio:  # two linear layers
+                hidden = after // design.se_ratio
+                count += 2 * after * hidden + design.se_bias * (after + hidden)
+            before = after
+    height, width = pooled_size(design, image_shape)
+    return count + (height * width * before + 1) * num_classes
+
+
+def largest_width_under_budget(
+    design: Design,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    limit: int,
+    multiple: int = 1,
+) -> Design | None:
+    """Returns the widest design below the limit, its stages in the same proportion.
+
+    Only the widths change (and the stem's, where it is the first stage's).
+
+    Args:
+      design: Resolved design, whose proportions are kept.
+      image_shape: (height, width, channels) of the images.
+      num_classes: Length of the logits.
+      limit: The parameters must be fewer.
+      multiple: Number that all widths are multiples of; they are rounded down to it.
+
+    Returns:
+      The design, or None where even the least width is too wide.
+    """
+    first = design.widths[0]
+
+    def widened(width: int) -> Design:
+        units = [max(1, width * other // first // multiple) for other in design.widths]
+        return dataclasses.replace(
+            design,
+            widths=tuple(unit * multiple for unit in units),
+            stem_width=width if design.stem_width == first else design.stem_width,
+        )
+
+    def count_padded(width: int) -> int:
+        padded = dataclasses.replace(widened(width), shortcut="padding")
+        return closed_form(padded, image_shape, num_classes)
+
+    # Without projections the count rises with the width, so bisection bounds it; with
+    # them it may fall where a stage comes to equal the stem, so the rest is tried.
+    candidates = range(multiple, limit + multiple, multiple)
+    bound = multiple * bisect.bisect_left(candidates, limit, key=count_padded)
+    for width in range(bound, 0, -multiple):
+        wider = widened(width)
+        if closed_form(wider, image_shape, num_classes) < limit:
+            try:
+                check(wider, image_shape, num_classes)
+            except UserError:  # an odd whitening stem, for example
+                continue
+            return wider
+    return None
 
 
 def budget_line(num_parameters: int, limit: int | None) -> str:
-    """Returns where a network stands to its budget, in a few words."""
+    """Returns how a network compares to its budget, in a few words."""
     if limit is None:
         return f"{num_parameters:,} parameters; the budget is lifted (limit None)"
     over = num_parameters - limit
@@ -151,16 +232,21 @@ def checked_limit(limit) -> int | None:
 
 
 def check_budget(
-    num_parameters: int, limit: int | None, model: ResNet, image_shape
+    num_parameters: int,
+    limit: int | None,
+    model: ResNet,
+    image_shape: tuple[int, int, int],
 ) -> None:
     """Refuses a network whose parameters are not fewer than the limit.
 
     Raises:
-        UserError: names the excess and the largest width that fits.
+      UserError: Names the excess and the largest width that fits.
     """
     if limit is None or num_parameters < limit:
         return
-    fitting = widest(model.design, image_shape, model.num_classes, limit)
+    fitting = largest_width_under_budget(
+        model.design, image_shape, model.num_classes, limit
+    )
     remedy = "no width fits: use fewer stages or blocks (model.stage_sizes)"
     if fitting:
         widths = ",".join(map(str, fitting.widths))

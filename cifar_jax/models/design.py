@@ -1,6 +1,6 @@
 """A network's design as plain data: its options, resolved and checked.
 
-Nothing here needs JAX, so a design can be refused, counted or widened in microseconds.
+Nothing here needs JAX, so a design can be refused or resolved in microseconds.
 """
 
 import dataclasses
@@ -19,23 +19,26 @@ CHOICES = {
     "dtype": ("auto", "float32", "bfloat16"),
 }
 
+# Options that may be None, and then follow from others; a pool of None stays None.
+DERIVED = ("strides", "stem_width", "stem_kernel", "se_activation", "pool")
+
 
 @dataclasses.dataclass(frozen=True)
 class Design:
     """One residual network: the keys of `config.model`, with their defaults.
 
-    After `resolve`, every tuple has one entry for each stage and no field is None
-    except `pool`. `cifar_jax.config` says what each key means.
+    After `resolve`, every tuple has one entry for each stage, and the fields of
+    `DERIVED` have their values. `cifar_jax.config` says what each key means.
     """
 
     stage_sizes: tuple[int, ...] = (1, 1, 1, 1)
     widths: tuple[int, ...] = (64, 128, 256, 512)
-    strides: tuple[int, ...] | None = None
+    strides: tuple[int, ...] = ()
     kernel_sizes: tuple[int, ...] = (3,)
     shortcut_kernel_sizes: tuple[int, ...] = (1,)
     stem: str = "conv"
-    stem_width: int | None = None
-    stem_kernel: int | None = None
+    stem_width: int = 0
+    stem_kernel: int = 0
     stem_stride: int = 1
     stem_pool: int = 0
     block: str = "basic"
@@ -44,7 +47,7 @@ class Design:
     activation: str = "relu"
     se_ratio: int = 0
     se_bias: bool = True
-    se_activation: str | None = None
+    se_activation: str = ""
     pool: int | None = None
     dropout: float = 0.0
     logits_dropout: float = 0.0
@@ -66,24 +69,35 @@ def resolve(options: dict) -> Design:
     strides of None are 1 and then 2 (He et al., 2016, arXiv:1512.03385).
 
     Args:
-        options: keys of `config.model`; the others take their defaults.
+      options: Keys of `config.model`; the others take their defaults.
 
     Raises:
-        UserError: an unknown key, a wrong type, or a list of the wrong length.
+      UserError: If a key is unknown, or a value has a wrong type or length.
     """
+    options = {k: v for k, v in options.items() if v is not None or k not in DERIVED}
     names = [field.name for field in dataclasses.fields(Design)]
     for key in options:
         if key not in names:
             close = difflib.get_close_matches(key, names, n=1) or names
-            raise UserError(f"model.{key} is no option; use {', '.join(close)}")
+            raise UserError(f"model.{key} is not an option; use {', '.join(close)}")
     raw = Design(**options)
-    _check_types(raw)
+    for field in dataclasses.fields(Design):
+        value, kind = getattr(raw, field.name), type(field.default)
+        is_number = kind is float and type(value) is int
+        if kind in (int, float, bool, str) and type(value) is not kind:
+            if not is_number:
+                derived = field.name in DERIVED
+                example = "or None" if derived else f"such as {field.default!r}"
+                raise UserError(
+                    f"model.{field.name} is {value!r}; it needs a value of type "
+                    f"{kind.__name__}, {example}"
+                )
     num_stages = len(_ints("stage_sizes", raw.stage_sizes))
     widths = _ints("widths", raw.widths)
     if len(widths) == 1:
         widths = tuple(widths[0] * 2**stage for stage in range(num_stages))
     kernels = _for_stages("kernel_sizes", raw.kernel_sizes, num_stages)
-    strides = (1,) + (2,) * (num_stages - 1) if raw.strides is None else raw.strides
+    strides = options.get("strides", (1,) + (2,) * (num_stages - 1))
     return dataclasses.replace(
         raw,
         stage_sizes=_ints("stage_sizes", raw.stage_sizes),
@@ -93,21 +107,10 @@ def resolve(options: dict) -> Design:
         shortcut_kernel_sizes=_for_stages(
             "shortcut_kernel_sizes", raw.shortcut_kernel_sizes, num_stages
         ),
-        stem_width=widths[0] if raw.stem_width is None else raw.stem_width,
-        stem_kernel=kernels[0] if raw.stem_kernel is None else raw.stem_kernel,
-        se_activation=raw.se_activation or raw.activation,
+        stem_width=options.get("stem_width", widths[0]),
+        stem_kernel=options.get("stem_kernel", kernels[0]),
+        se_activation=options.get("se_activation", raw.activation),
     )
-
-
-def _check_types(design: Design) -> None:
-    for field in dataclasses.fields(Design):
-        value, kind = getattr(design, field.name), type(field.default)
-        number = kind is float and type(value) is int
-        if kind in (int, float, bool, str) and type(value) is not kind and not number:
-            raise UserError(
-                f"model.{field.name} is {value!r}; it needs a value of type "
-                f"{kind.__name__}, such as {field.default!r}"
-            )
 
 
 def _ints(name: str, values) -> tuple[int, ...]:
@@ -121,6 +124,7 @@ def _ints(name: str, values) -> tuple[int, ...]:
 
 
 def _for_stages(name: str, values, num_stages: int) -> tuple[int, ...]:
+    """Returns one entry for each stage; a single one serves all of them."""
     values = _ints(name, values)
     if len(values) == 1:
         values *= num_stages
@@ -132,7 +136,9 @@ def _for_stages(name: str, values, num_stages: int) -> tuple[int, ...]:
     return values
 
 
-def map_sizes(design: Design, image_shape: tuple[int, int, int]) -> list[tuple]:
+def map_sizes(
+    design: Design, image_shape: tuple[int, int, int]
+) -> list[tuple[int, int]]:
     """Returns (height, width) of the maps after the stem and after each stage."""
     pools = design.downsample == "pool"
     size = _out(image_shape[:2], design.stem_kernel, design.stem_stride)
@@ -147,7 +153,7 @@ def map_sizes(design: Design, image_shape: tuple[int, int, int]) -> list[tuple]:
 
 
 def block_stride(design: Design, stage: int, index: int) -> int:
-    """Returns the stride of a stage's block; both are counted from 0.
+    """Returns the stride of a block; stages and their blocks are counted from 0.
 
     Where a convolution and a max-pool start the stage, its blocks keep the map's shape.
     """
@@ -156,7 +162,7 @@ def block_stride(design: Design, stage: int, index: int) -> int:
 
 
 def _out(size, kernel: int, stride: int) -> tuple[int, int]:
-    """Size after a window padded by (kernel - 1) // 2 on each side."""
+    """Returns the size after a window padded by (kernel - 1) // 2 on each side."""
     height, width = ((n + 2 * ((kernel - 1) // 2) - kernel) // stride + 1 for n in size)
     return height, width
 
@@ -170,10 +176,10 @@ def pooled_size(design: Design, image_shape: tuple[int, int, int]) -> tuple[int,
 
 
 def check(design: Design, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    """Refuses a resolved design that is no sound network for these images.
+    """Refuses a resolved design that is not a sound network for these images.
 
     Raises:
-        UserError: names the option, its value, the limit and the remedy.
+      UserError: Names the option, its value, the limit and the remedy.
     """
     _check_values(design)
     _check_combinations(design)
@@ -182,20 +188,20 @@ def check(design: Design, image_shape: tuple[int, int, int], num_classes: int) -
             f"images of shape {tuple(image_shape)} in {num_classes} classes cannot be "
             "classified; the shape is (height, width, channels), all at least 1"
         )
-    _check_whitening(design, image_shape[2])
+    _check_widths(design, image_shape[2])
     _check_maps(design, image_shape)
 
 
 def _check_values(design: Design) -> None:
+    """Checks each option by itself."""
     for name, choices in CHOICES.items():
         if getattr(design, name) not in choices:
             raise UserError(
                 f"model.{name} is {getattr(design, name)!r}; use one of "
                 f"{', '.join(choices)}"
             )
-    for name in ("stem_width", "stem_stride"):
+    for name in ("stem_width", "stem_stride", "stem_kernel"):
         _ints(name, getattr(design, name))
-    _ints("stem_kernel", design.stem_kernel)
     for name in ("kernel_sizes", "shortcut_kernel_sizes"):
         even = [k for k in _ints(name, getattr(design, name)) if k % 2 == 0]
         if even:
@@ -203,10 +209,8 @@ def _check_values(design: Design) -> None:
                 f"model.{name} holds {even[0]}, which is even; use an odd size such as "
                 f"{even[0] + 1}: only those leave the map's size to the stride"
             )
-    for name in (
-        *("dropout", "logits_dropout", "block_dropout"),
-        *("stochastic_depth", "bn_momentum"),
-    ):
+    rates = ("dropout", "logits_dropout", "block_dropout", "stochastic_depth")
+    for name in (*rates, "bn_momentum"):
         if not 0 <= getattr(design, name) < 1:
             raise UserError(
                 f"model.{name} is {getattr(design, name)}; use at least 0 and below 1"
@@ -216,64 +220,67 @@ def _check_values(design: Design) -> None:
 
 
 def _check_combinations(design: Design) -> None:
-    if design.se_ratio < 0 or design.se_ratio > min(design.widths):
+    """Checks options that exclude each other."""
+    basic = design.block == "basic"
+    for refused, message in (
+        (
+            design.stem == "whitening" and not basic,
+            f"model.stem is 'whitening' and model.block {design.block!r}; use "
+            "block='basic': a pre-activation block would normalise white maps",
+        ),
+        (
+            design.downsample == "pool" and not basic,
+            f"model.downsample is 'pool' and model.block {design.block!r}; use "
+            "block='basic': the maps that start a stage are activated",
+        ),
+        (
+            design.zero_init and not basic,
+            "model.zero_init needs block='basic': a pre-activation block has no "
+            "BatchNorm after its last convolution",
+        ),
+        (
+            design.zero_init and not design.bn_scale,
+            "model.zero_init needs model.bn_scale=True: the last scale of a block "
+            "starts at zero",
+        ),
+        (
+            design.shortcut == "padding" and set(design.shortcut_kernel_sizes) != {1},
+            f"model.shortcut_kernel_sizes is {design.shortcut_kernel_sizes}, but a "
+            "padding shortcut has no kernel; use shortcut='projection', or size 1",
+        ),
+    ):
+        if refused:
+            raise UserError(message)
+
+
+def _check_widths(design: Design, channels: int) -> None:
+    """Checks the widths against what needs some number of channels."""
+    narrowest = min(design.widths)
+    if not 0 <= design.se_ratio <= narrowest:
         raise UserError(
             f"model.se_ratio is {design.se_ratio}, but the narrowest stage has "
-            f"{min(design.widths)} channels; use at most {min(design.widths)}, or 0 "
-            "for no squeeze-and-excitation"
+            f"{narrowest} channels; use at most {narrowest}, or 0 for no "
+            "squeeze-and-excitation"
         )
-    if design.stem == "whitening" and design.block != "basic":
-        raise UserError(
-            f"model.stem is 'whitening' and model.block {design.block!r}; use block="
-            "'basic': a pre-activation block would normalise what is white"
-        )
-    if design.downsample == "pool" and design.block != "basic":
-        raise UserError(
-            f"model.downsample is 'pool' and model.block {design.block!r}; use block="
-            "'basic': the maps that start a stage are activated"
-        )
-    if design.zero_init and design.block == "preact":
-        raise UserError(
-            "model.zero_init needs block='basic': a pre-activation block has no "
-            "BatchNorm after its last convolution"
-        )
-    if design.zero_init and not design.bn_scale:
-        raise UserError(
-            "model.zero_init needs model.bn_scale=True: it is the last scale of a "
-            "block that starts at zero"
-        )
-    if design.shortcut == "padding":
-        _check_padding(design)
-
-
-def _check_whitening(design: Design, channels: int) -> None:
-    """Each direction of a patch's space has two filters, of either sign."""
+    widths = (design.stem_width, *design.widths)
+    for before, after in zip(widths, widths[1:], strict=False):
+        if design.shortcut == "padding" and after < before:
+            raise UserError(
+                f"padding shortcuts cannot narrow from {before} to {after} channels; "
+                "use shortcut='projection', or widths that do not fall"
+            )
+    # Each direction of a patch's space has two filters, of either sign.
     most = 2 * design.stem_kernel**2 * channels
-    if design.stem == "whitening" and (
-        design.stem_width > most or design.stem_width % 2
-    ):
+    odd = design.stem_width > most or design.stem_width % 2
+    if design.stem == "whitening" and odd:
         raise UserError(
             f"model.stem_width is {design.stem_width}; a whitening stem of kernel "
             f"{design.stem_kernel} has an even width of at most {most}"
         )
 
 
-def _check_padding(design: Design) -> None:
-    if set(design.shortcut_kernel_sizes) != {1}:
-        raise UserError(
-            f"model.shortcut_kernel_sizes is {design.shortcut_kernel_sizes}, but a "
-            "padding shortcut has no kernel; use shortcut='projection', or size 1"
-        )
-    channels = (design.stem_width, *design.widths)
-    for before, after in zip(channels, channels[1:], strict=False):
-        if after < before:
-            raise UserError(
-                f"padding shortcuts cannot narrow from {before} to {after} channels; "
-                "use shortcut='projection', or widths that do not fall"
-            )
-
-
 def _check_maps(design: Design, image_shape: tuple[int, int, int]) -> None:
+    """Checks that every map is large enough for what is applied to it."""
     if design.stem_pool < 0 or design.stem_stride > min(image_shape[:2]):
         raise UserError(
             f"model.stem_pool is {design.stem_pool} and stem_stride "

@@ -41,8 +41,8 @@ def _blocks_in_stage(depth: int, *, outside: int, per_block: int) -> int:
     return num_blocks
 
 
-# The systems of the five reports; research/reports.md holds what each of them reported.
 PRESETS = {
+    # The systems of the five reports, whose recipes are in configs/reports/.
     "report_000": dict(stage_sizes=(13, 13, 13), widths=(32, 64, 128), dropout=0.5),
     "report_000_baseline": dict(stage_sizes=(9, 9, 9), widths=(16, 32, 64)),
     "report_001": dict(stage_sizes=(1, 1, 1, 1), widths=(64, 128, 256, 512)),

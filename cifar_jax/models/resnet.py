@@ -10,30 +10,28 @@ PyTorch's 0.1. Under `jax.jit` over a mesh the statistics are those of the globa
 """
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cifar_jax.models import blocks, convolution
+from cifar_jax.models import blocks, cpu
 from cifar_jax.models.design import Design, block_stride, check, resolve
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-_CONVOLUTIONS = {"cpu": convolution.convolve}
 
 
 class ResNet(nn.Module):
     """A residual network for small images.
 
     Attributes:
-        design: resolved and checked.
-        num_classes: length of the logits.
-        dtype: of the computation.
-        param_dtype: of parameters, statistics and logits.
-        convolve: computes the convolutions; None: `lax.conv_general_dilated`.
-        norm: makes a BatchNorm.
+      design: Options of the network, resolved and checked.
+      num_classes: Length of the logits.
+      dtype: Data type of the computation.
+      param_dtype: Data type of parameters, statistics and logits.
+      convolve: Computes the convolutions; None: `lax.conv_general_dilated`.
+      norm: Makes a BatchNorm.
     """
 
     design: Design
@@ -48,27 +46,38 @@ class ResNet(nn.Module):
         """Returns logits.
 
         Args:
-            images: float [B, H, W, C].
-            train: normalise by the batch's statistics and update the running ones
-                (`mutable=["batch_stats"]`); drop out (`rngs={"dropout": key}`).
+          images: float [B, H, W, C], normalised images.
+          train: Whether to normalise by the batch's statistics and update the running
+            ones (`mutable=["batch_stats"]`), and to drop out (`rngs={"dropout": key}`).
 
         Returns:
-            float32 [B, num_classes].
+          float32 [B, num_classes].
         """
         design = self.design
         layers = self._layers(train)
         x = self._stem(images, layers)
-        drop_rates = self._drop_rates()
-        for stage, num_blocks in enumerate(design.stage_sizes):
-            x = self._stage_start(x, stage, layers)
-            for index in range(num_blocks):
+        num_blocks, number = sum(design.stage_sizes), 0
+        for stage, size in enumerate(design.stage_sizes):
+            if design.downsample == "pool":  # else the stage's first block has a stride
+                x = blocks.Pool(
+                    width=design.widths[stage],
+                    window=design.strides[stage],
+                    kernel=design.kernel_sizes[stage],
+                    conv=layers["conv"],
+                    norm=layers["norm"],
+                    act=layers["act"],
+                    name=f"stage{stage + 1}_pool",
+                )(x)
+            for index in range(size):
+                number += 1
                 x = blocks.BLOCKS[design.block](
                     width=design.widths[stage],
                     stride=block_stride(design, stage, index),
                     kernel=design.kernel_sizes[stage],
                     shortcut_kernel=design.shortcut_kernel_sizes[stage],
                     shortcut=design.shortcut,
-                    drop_rate=next(drop_rates),
+                    # stochastic depth's rates rise in a line to the last block's
+                    drop_rate=design.stochastic_depth * number / num_blocks,
                     zero_init=design.zero_init,
                     name=f"stage{stage + 1}_block{index + 1}",
                     **layers,
@@ -77,14 +86,8 @@ class ResNet(nn.Module):
             x = layers["act"](layers["norm"](name="final_bn")(x))
         return self._head(x, train)
 
-    def _drop_rates(self) -> Iterator[float]:
-        """Yields stochastic depth's rates, which rise in a line to the last block's."""
-        num_blocks = sum(self.design.stage_sizes)
-        for block in range(1, num_blocks + 1):
-            yield self.design.stochastic_depth * block / num_blocks
-
-    def _layers(self, train: bool) -> dict:
-        """The layers that all blocks share, with the options of the design."""
+    def _layers(self, train: bool) -> dict[str, Any]:
+        """Returns the layers that all blocks share, with the options of the design."""
         design = self.design
         types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         excite = functools.partial(
@@ -118,15 +121,18 @@ class ResNet(nn.Module):
             ),
         )
 
-    def _stem(self, x, layers):
+    def _stem(self, images: jax.Array, layers: dict[str, Any]) -> jax.Array:
+        """Returns the maps that the first stage takes."""
         design = self.design
         whitens = design.stem == "whitening"
         x = layers["conv"](
-            *(design.stem_width, design.stem_kernel, design.stem_stride),
+            design.stem_width,
+            design.stem_kernel,
+            design.stem_stride,
             use_bias=whitens,
             name="stem_conv",
-        )(x)
-        if whitens:  # what is white needs no BatchNorm
+        )(images)
+        if whitens:  # whitened maps need no BatchNorm
             x = layers["act"](x)
         elif design.block == "basic":  # a pre-activation block brings its own
             x = layers["act"](layers["norm"](name="stem_bn")(x))
@@ -135,26 +141,15 @@ class ResNet(nn.Module):
             x = nn.max_pool(x, (window, window), (2, 2), ((pad, pad), (pad, pad)))
         return x
 
-    def _stage_start(self, x, stage, layers):
-        design = self.design
-        if design.downsample == "stride":  # the stage's first block does it
-            return x
-        return blocks.Pool(
-            width=design.widths[stage],
-            window=design.strides[stage],
-            kernel=design.kernel_sizes[stage],
-            name=f"stage{stage + 1}_pool",
-            **{name: layers[name] for name in ("conv", "norm", "act")},
-        )(x)
-
-    def _head(self, x, train):
-        # float32 from here: the mean over a map and the logits need its precision
+    def _head(self, x: jax.Array, train: bool) -> jax.Array:
+        """Returns the logits: pooling, dropout, and the classifier."""
+        # float32 from here: the mean over a map and the logits need its precision.
         design, x = self.design, x.astype(self.param_dtype)
         if design.pool is None:
             x = x.mean(axis=(1, 2))  # [B, C]
         else:
             window = (design.pool, design.pool)
-            x = nn.avg_pool(x, window, strides=window)  # what is over is dropped
+            x = nn.avg_pool(x, window, strides=window)  # drops incomplete windows
             x = x.reshape(x.shape[0], -1)  # [B, H * W * C]
         x = nn.Dropout(design.dropout, deterministic=not train)(x)
         x = blocks.linear(
@@ -168,25 +163,37 @@ class ResNet(nn.Module):
         return nn.Dropout(design.logits_dropout, deterministic=not train)(x)
 
 
-def create(*, num_classes: int, image_shape: tuple[int, int, int], **options) -> ResNet:
+def create(
+    *,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    num_devices: int | None = None,
+    **options,
+) -> ResNet:
     """Returns the network of these options, which are the keys of `config.model`.
 
     Args:
-        num_classes: length of the logits.
-        image_shape: (height, width, channels).
-        **options: fields of `Design`.
+      num_classes: Length of the logits.
+      image_shape: (height, width, channels) of the images.
+      num_devices: Number of devices that share a batch; None: all that there are. It
+        changes how a CPU sums a gradient, not what the network computes.
+      **options: Fields of `Design`.
 
     Raises:
-        UserError: the options are no sound network for these images.
+      UserError: If no sound network for these images has the options.
     """
     design = resolve(options)
     check(design, tuple(image_shape), num_classes)
-    accelerated = jax.default_backend() in ("gpu", "tpu")
-    auto = "bfloat16" if accelerated else "float32"
-    dtype = _DTYPES[auto if design.dtype == "auto" else design.dtype]
+    backend = jax.default_backend()
+    auto = "bfloat16" if backend in ("gpu", "tpu") else "float32"
+    convolve = None
+    if backend == "cpu":
+        convolve = cpu.convolve
+        if num_devices is not None:
+            convolve = functools.partial(cpu.convolve, num_devices=num_devices)
     return ResNet(
         design=design,
         num_classes=num_classes,
-        dtype=dtype,
-        convolve=_CONVOLUTIONS.get(jax.default_backend()),
+        dtype=_DTYPES[auto if design.dtype == "auto" else design.dtype],
+        convolve=convolve,
     )

@@ -31,7 +31,7 @@ def _conv(before, after, kernel, stride=1):
 
 
 class Excite(nn.Module):
-    """Squeeze-and-excitation."""
+    """Squeeze-and-excitation (Hu et al., 2018, arXiv:1709.01507)."""
 
     def __init__(self, width, design):
         super().__init__()
@@ -114,10 +114,10 @@ class TorchResNet(nn.Module):
     """Images NCHW in, logits out; without dropout.
 
     Args:
-        design: resolved.
-        channels: of the images.
-        num_classes: length of the logits.
-        head_inputs: features that the classifier takes.
+      design: Options of the network, resolved.
+      channels: Number of channels of the images.
+      num_classes: Length of the logits.
+      head_inputs: Number of features that the classifier takes.
     """
 
     def __init__(self, design: Design, channels: int, num_classes: int, head_inputs):
@@ -144,25 +144,23 @@ class TorchResNet(nn.Module):
         if not self.preact and design.stem == "conv":
             self.stem_bn = norm(design.stem_width)
         self.act = ACTIVATIONS[design.activation]()
-        before, self.blocks = design.stem_width, []
+        before = design.stem_width  # channels of the map that a block takes
+        self.blocks = []  # their names, in order
         for stage, num_blocks in enumerate(design.stage_sizes):
             if design.downsample == "pool":
-                self._append(
-                    f"stage{stage + 1}_pool", Pool(design, stage, before, norm)
-                )
+                name = f"stage{stage + 1}_pool"
+                self.add_module(name, Pool(design, stage, before, norm))
+                self.blocks.append(name)
                 before = design.widths[stage]
             for index in range(num_blocks):
                 stride = block_stride(design, stage, index)
-                block = Block(design, stage, before, stride, norm)
-                self._append(f"stage{stage + 1}_block{index + 1}", block)
+                name = f"stage{stage + 1}_block{index + 1}"
+                self.add_module(name, Block(design, stage, before, stride, norm))
+                self.blocks.append(name)
                 before = design.widths[stage]
         if self.preact:
             self.final_bn = norm(before)
         self.head = nn.Linear(head_inputs, num_classes)
-
-    def _append(self, name, block):
-        self.add_module(name, block)
-        self.blocks.append(name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns logits [B, num_classes] of float images [B, C, H, W]."""
@@ -186,10 +184,13 @@ class Classifier(nn.Module):
     """A network with its normalisation: raw images in, logits out.
 
     Args:
-        network: takes normalised images.
-        mean: per channel, with pixels in [0, 1].
-        std: likewise.
+      network: Network that takes normalised images.
+      mean: Mean of each channel, with pixels in [0, 1].
+      std: Standard deviation of each channel, with pixels in [0, 1].
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(
         self, network: TorchResNet, mean: Sequence[float], std: Sequence[float]
@@ -212,9 +213,9 @@ def create(
     """Returns the network of these options, with random weights.
 
     Args:
-        model: keys of `config.model`.
-        image_shape: (height, width, channels).
-        num_classes: length of the logits.
+      model: Keys of `config.model`.
+      image_shape: (height, width, channels) of the images.
+      num_classes: Length of the logits.
     """
     design = resolve(dict(model))
     head_inputs = int(np.prod(head_map(design, image_shape)))
@@ -230,7 +231,7 @@ def load(path: os.PathLike) -> Classifier:
     """Returns an exported network, ready to classify.
 
     Args:
-        path: of the .pt file; its .json must lie beside it.
+      path: Path of the .pt file; its .json must lie beside it.
     """
     card = json.loads(pathlib.Path(f"{path}.json").read_text())
     dataset = card["dataset"]
@@ -243,8 +244,13 @@ def load(path: os.PathLike) -> Classifier:
     return Classifier(network, dataset["mean"], dataset["std"]).eval()
 
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
-_LEAVES |= {"mean": "running_mean", "var": "running_var"}
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 
 
 def torch_name(path: Sequence[str]) -> str:
@@ -260,9 +266,9 @@ def to_torch(
     """Returns Flax leaves {path: array} as PyTorch's {name: tensor}.
 
     Args:
-        flat: parameters, gradients or batch statistics by path.
-        state: the network's `state_dict()`, for the shapes.
-        head_map: (C, H, W) of the flattened maps, which PyTorch flattens in that order.
+      flat: Parameters, gradients or batch statistics by path.
+      state: The network's `state_dict()`, for the shapes.
+      head_map: (C, H, W) of the flattened maps, which PyTorch flattens in that order.
     """
     tensors = {}
     for path, value in flat.items():

@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax.models import design, formula
+from cifar_jax.models import count, design
 from cifar_jax.models.cost import Cost, cost_of
 from cifar_jax.studies import factors as named
 
@@ -77,7 +77,7 @@ def candidate(rules: Rules, factors: Mapping[str, Any], name: str = "") -> Candi
         resolved = design.resolve(config.model.to_dict())
         design.check(resolved, rules.image_shape, rules.num_classes)
         if rules.widest and limit is not None:
-            fitting = formula.widest(
+            fitting = count.largest_width_under_budget(
                 resolved, rules.image_shape, rules.num_classes, limit, rules.multiple
             )
             if fitting is None:
@@ -85,7 +85,7 @@ def candidate(rules: Rules, factors: Mapping[str, Any], name: str = "") -> Candi
             resolved, config.model.widths = fitting, fitting.widths
     except UserError as error:
         return dataclasses.replace(found, refusal=str(error))
-    number = formula.closed_form(resolved, rules.image_shape, rules.num_classes)
+    number = count.closed_form(resolved, rules.image_shape, rules.num_classes)
     over = limit is not None and number >= limit
     return dataclasses.replace(
         found,

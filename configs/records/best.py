@@ -12,49 +12,24 @@ best.py:full trains on all 50,000 images, and tests the last state;
 best.py:tiny runs everything, small, in about a minute on a CPU.
 """
 
-from cifar_jax import config as default
-
-REFINED = 0.95  # of the run; after it the images are whole, only cropped and flipped
-
-FORMS = {
-    None: {},  # recipes are compared on the validation images, at the last epoch
-    "full": {"data.validation": 0},
-    "tiny": {
-        "data.train_split": "train[:2%]",
-        "data.test_split": "test[:10%]",
-        "model.stage_sizes": (1, 1, 1),
-        "model.widths": (8, 16, 32),
-        "model.stem_width": 8,
-        "train.epochs": 3,
-        "train.batch_size": 64,
-        "train.cpu_devices": 2,
-        "optim.learning_rate": 0.1,
-    },
-}
+from configs import resnet_4p9m
+from configs.records import forms
 
 
 def get_config(form=None):
-    config = default.get_config()
-    config.augment = (
-        dict(name="random_crop", padding=4, mode="reflect"),
-        dict(name="alternating_flip"),
-        dict(name="trivial_augment_wide", stop=REFINED),
-        dict(name="cutmix", p=0.5, stop=REFINED),
-    )
+    config = resnet_4p9m.get_config()  # the same recipe for twice as long
     model = config.model
     model.block = "preact"
+    model.zero_init = False  # its blocks end without a BatchNorm
     model.stage_sizes = (3, 3, 3)
     model.widths = (64, 128, 256)
     model.stem_width = 32
-    config.optim.learning_rate = 0.4
-    config.schedule.warmup = "2%"
     config.train.epochs = 500
-    config.train.batch_size = 512
-    config.train.label_smoothing = 0.1
-    config.train.ema_decay = 0.999
-    config.evaluate.tta = "flip"
-    config.evaluate.best_by = "last"
     config.evaluate.every_epochs = 50
     config.checkpoint.every_epochs = 50
-    config.update_from_flattened_dict(FORMS[form])
-    return config
+    tiny = {
+        "model.stage_sizes": (1, 1, 1),
+        "model.widths": (8, 16, 32),
+        "model.stem_width": 8,
+    }
+    return forms.apply(config, form, tiny)

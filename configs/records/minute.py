@@ -12,11 +12,9 @@ minute.py:full trains on all 50,000 images, and tests the last state;
 minute.py:tiny runs everything, small, in about a minute on a CPU.
 """
 
-from configs.records import seconds
+from configs.records import forms, seconds
 
-MIXED = 0.9  # of the run; after it the images are whole
-
-FORMS = seconds.FORMS
+MIXED = 0.9  # fraction of the run after which images are no longer mixed
 
 
 def get_config(form=None):
@@ -30,5 +28,4 @@ def get_config(form=None):
     config.train.epochs = 120
     config.train.label_smoothing = 0.1
     config.train.ema_decay = 0.999
-    config.update_from_flattened_dict(FORMS[form])
-    return config
+    return forms.apply(config, form, seconds.TINY)

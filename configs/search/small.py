@@ -5,9 +5,9 @@ def small(config, *, narrower=1, limit=None):
     """Shrinks a study: 2,500 images of CIFAR-10, two epochs, maps of half the side.
 
     Args:
-      config: Of the study; it is changed.
-      narrower: By how much the widths of the base are divided.
-      limit: Of the parameters; None lifts the budget.
+      config: Config of the study; it is changed.
+      narrower: Factor that the widths of the base are divided by.
+      limit: Limit of the parameters; None lifts the budget.
     """
     base = config.base
     base.data.train_split = "train[:2500]"
@@ -24,10 +24,10 @@ def small(config, *, narrower=1, limit=None):
 
 
 def is_small(variant):
-    """Tells the variant after the colon of --config FILE:VARIANT.
+    """Returns whether --config FILE:VARIANT asks for the small variant.
 
     Raises:
-      ValueError: names the two that there are.
+      ValueError: If the variant is unknown.
     """
     if variant not in ("full", "small"):
         raise ValueError(f"variant {variant!r} is unknown; use full or small")

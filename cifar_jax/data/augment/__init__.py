@@ -1,6 +1,6 @@
 """Augmentation on the device: pure functions of (key, images), and chains of them."""
 
-from cifar_jax.data.augment.color import color_jitter
+from cifar_jax.data.augment.color import as_levels, color_jitter
 from cifar_jax.data.augment.erasing import cutout, random_erasing
 from cifar_jax.data.augment.geometry import (
     alternating_flip,
@@ -10,7 +10,7 @@ from cifar_jax.data.augment.geometry import (
     random_rotation,
 )
 from cifar_jax.data.augment.mixing import cutmix, mixup, ricap
-from cifar_jax.data.augment.pipeline import TRANSFORMS, Pipeline, make_pipeline
+from cifar_jax.data.augment.pipeline import TRANSFORMS, Pipeline, Window, make_pipeline
 from cifar_jax.data.augment.policies import (
     auto_augment,
     rand_augment,
@@ -20,7 +20,9 @@ from cifar_jax.data.augment.policies import (
 __all__ = [
     "TRANSFORMS",
     "Pipeline",
+    "Window",
     "alternating_flip",
+    "as_levels",
     "auto_augment",
     "color_jitter",
     "cutmix",

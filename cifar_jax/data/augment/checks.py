@@ -1,10 +1,8 @@
 """Checks of options, which answer with one line that a user can act on."""
 
 import difflib
-import types
-import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from cifar_jax import UserError
 
@@ -28,6 +26,13 @@ def require_range(name: str, bounds: tuple[float, float], *, least: float) -> No
     require(least <= low <= high, f"{name} is {bounds}", remedy)
 
 
+def require_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raises UserError unless `value` is one of the choices."""
+    choices = list(choices)
+    remedy = " or ".join(map(repr, choices))
+    require(value in choices, f"{name} is {value!r}", remedy)
+
+
 def refuse_unknown(what: str, value: Any, known: Iterable[str]) -> None:
     """Raises UserError with the closest known name, unless `value` is known."""
     known = sorted(known)
@@ -36,43 +41,32 @@ def refuse_unknown(what: str, value: Any, known: Iterable[str]) -> None:
     close = difflib.get_close_matches(str(value), known, n=1)
     guess = f"did you mean {close[0]}? " if close else ""
     names = ", ".join(known) or "none"
-    raise UserError(f"{value!r} is no {what}; {guess}known: {names}")
+    raise UserError(f"{value!r} is not a known {what}; {guess}known: {names}")
 
 
-def check_options(options: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """Raises UserError on an unknown option, or a value that its hint does not allow.
+def check_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raises UserError on an unknown option, or a value unlike its default.
+
+    Whole numbers pass for fractions, and lists for tuples: both come from JSON.
 
     Args:
-        options: values by option.
-        hints: type hint of each option that there is.
+      options: Values by option.
+      defaults: Default value of each option that there is.
     """
+    number = (int, float)  # compared with `type`, since True is not a number here
     for option, value in options.items():
-        refuse_unknown("option", option, hints)
-        hint = hints[option]
-        require(_fits(value, hint), f"{option} is {value!r}", _describe(hint))
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value of a config is of a type hint; lists pass for tuples."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
-        return any(_fits(value, arg) for arg in args)
-    if origin is Literal:
-        return any(type(value) is type(arg) and value == arg for arg in args)
-    if origin is tuple:
-        if not isinstance(value, tuple | list):
-            return False
-        args = args[:1] * len(value) if args[-1] is Ellipsis else args
-        return len(value) == len(args) and all(map(_fits, value, args))
-    return type(value) is hint or (hint is float and type(value) is int)
-
-
-def _describe(hint: Any) -> str:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
-        return " or ".join(map(_describe, args))
-    if origin is Literal:
-        return " or ".join(map(repr, args))
-    if origin is tuple:
-        return "a tuple of numbers" if args[-1] is Ellipsis else f"{len(args)} numbers"
-    return {bool: "true or false", int: "a whole number", float: "a number"}[hint]
+        refuse_unknown("option", option, defaults)
+        default = defaults[option]
+        values = value if isinstance(value, tuple | list) else None
+        numbers = values is not None and all(type(entry) in number for entry in values)
+        if isinstance(default, tuple):
+            fits = numbers and len(value) == len(default)
+            remedy = f"{len(default)} numbers"
+        elif option in ("fill", "value"):  # a colour; `warp.fill_color` counts channels
+            fits, remedy = numbers or type(value) in number, "a number or several"
+        elif isinstance(default, float):
+            fits, remedy = type(value) in number, "a number"
+        else:
+            names = {int: "a whole number", str: "a name"}
+            fits, remedy = type(value) is type(default), names[type(default)]
+        require(fits, f"{option} is {value!r}", remedy)

@@ -1,10 +1,11 @@
 """Transforms of pixel values, on whole levels 0..255 as in PIL. Images are NHWC."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 from cifar_jax.data.augment import checks
-from cifar_jax.data.augment.hue import shift_hue
 
 
 def as_levels(images: jax.Array) -> jax.Array:
@@ -30,15 +31,19 @@ def color_jitter(
     defaults are the identity.
 
     Args:
-        key: PRNG key.
-        images: [B, H, W, C]; floats are rounded to whole levels.
-        brightness: strength, 0 for none.
-        contrast: strength, 0 for none.
-        saturation: strength, 0 for none.
-        hue: largest shift, at most 0.5.
+      key: PRNG key.
+      images: uint8 or float [B, H, W, C]; floats are rounded to whole levels.
+      brightness: Strength of the change; 0: none.
+      contrast: Strength of the change; 0: none.
+      saturation: Strength of the change; 0: none.
+      hue: Largest shift, at most 0.5.
     """
-    strengths = {"brightness": brightness, "contrast": contrast}
-    strengths = {**strengths, "saturation": saturation, "hue": hue}
+    strengths = {
+        "brightness": brightness,
+        "contrast": contrast,
+        "saturation": saturation,
+        "hue": hue,
+    }
     for name, strength in strengths.items():
         checks.require(strength >= 0, f"{name} is {strength}", "at least 0")
     checks.require(hue <= 0.5, f"hue is {hue}", "at most 0.5, half the colour circle")
@@ -66,15 +71,19 @@ def color_jitter(
 
 
 def enhance(
-    levels: jax.Array, kinds: jax.Array, factors: jax.Array, *, names: list[str]
+    levels: jax.Array,
+    kinds: jax.Array,
+    factors: jax.Array,
+    *,
+    names: Sequence[str],
 ) -> jax.Array:
     """Moves each image away from or towards its degenerate, as PIL's ImageEnhance.
 
     Args:
-        levels: uint8 [B, H, W, C].
-        kinds: int32 [B], each image's kind of change, a position in `names`.
-        factors: float32 [B]; 1 is the identity, 0 the degenerate.
-        names: keys of `DEGENERATES`; any others leave an image of that kind alone.
+      levels: uint8 [B, H, W, C].
+      kinds: int32 [B], each image's kind of change, a position in `names`.
+      factors: float32 [B]; 1 is the identity, 0 the degenerate.
+      names: Keys of `DEGENERATES`; any others leave an image of that kind alone.
     """
     degenerate = jnp.zeros_like(levels)
     for kind, name in enumerate(names):
@@ -87,8 +96,66 @@ def enhance(
 
 
 def where_image(condition: jax.Array, images: jax.Array, others: jax.Array):
-    """Returns for each image of a batch that of `images` or that of `others`."""
+    """Returns `images` where the condition, bool [B], holds, and else `others`."""
     return jnp.where(condition[:, None, None, None], images, others)
+
+
+def shift_hue(levels: jax.Array, shifts: jax.Array) -> jax.Array:
+    """Turns each image's hue, as torchvision's `adjust_hue` on PIL images.
+
+    Args:
+      levels: uint8 [B, H, W, 3]; a single channel has no hue and stays as it is.
+      shifts: float32 [B], in turns of the colour circle; the conversion to PIL's 8-bit
+        HSV and back rounds, also where the shift is 0.
+
+    Returns:
+      uint8 [B, H, W, 3].
+    """
+    if levels.shape[-1] != 3:
+        return levels
+    hue, saturation, value = _rgb_to_hsv(levels)
+    steps = jnp.trunc(shifts * 255).astype(jnp.int32)[:, None, None]
+    return _hsv_to_rgb((hue + steps) % 256, saturation, value)
+
+
+def _rgb_to_hsv(levels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns int32 [B, H, W] hue, saturation and value, each in 0..255."""
+    red, green, blue = (levels[..., i].astype(jnp.float32) for i in range(3))
+    largest = jnp.maximum(jnp.maximum(red, green), blue)
+    extent = largest - jnp.minimum(jnp.minimum(red, green), blue)
+    scale = jnp.where(extent > 0, extent, 1)
+    r, g, b = ((largest - x) / scale for x in (red, green, blue))
+    sector = jnp.where(green == largest, 2 + r - b, 4 + g - r)
+    sector = jnp.where(red == largest, b - g, sector)
+    hue = jnp.floor((sector / 6 + 1) % 1 * 255)
+    hue = jnp.where(extent > 0, hue, 0)  # gray has no hue
+    saturation = jnp.floor(extent / jnp.maximum(largest, 1) * 255)
+    return (
+        hue.astype(jnp.int32),
+        saturation.astype(jnp.int32),
+        largest.astype(jnp.int32),
+    )
+
+
+def _hsv_to_rgb(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.Array:
+    """Returns uint8 [B, H, W, 3], from int32 [B, H, W] in 0..255."""
+    turn = hue * 6.0 / 255
+    sector = jnp.floor(turn)
+    share = saturation / 255
+    rest = turn - sector
+
+    def fade(x):
+        return jnp.floor(value * (1 - x) + 0.5).astype(jnp.int32)
+
+    low, falling, rising = fade(share), fade(share * rest), fade(share * (1 - rest))
+    # Red in each of the six sectors; green lags it by two of them and blue by four.
+    curve = [value, falling, low, low, rising, value]
+    sector = sector.astype(jnp.int32) % 6
+    colors = [
+        jnp.select([(sector + lag) % 6 == i for i in range(6)], curve)
+        for lag in (0, 4, 2)
+    ]
+    return jnp.stack(colors, axis=-1).astype(jnp.uint8)
 
 
 def grayscale(levels: jax.Array) -> jax.Array:
@@ -142,7 +209,7 @@ def autocontrast(levels: jax.Array) -> jax.Array:
     low = levels.min(axis=(1, 2), keepdims=True)
     extent = (levels.max(axis=(1, 2), keepdims=True) - low).astype(jnp.float32)
     stretched = (levels - low).astype(jnp.float32) * (255 / jnp.maximum(extent, 1))
-    # Fractions are cut off; not those that float32 made.
+    # PIL cuts fractions off; 1e-3 keeps those that float32's rounding made.
     return jnp.where(extent > 0, (stretched + 1e-3).astype(jnp.uint8), levels)
 
 
@@ -163,7 +230,7 @@ def equalize(levels: jax.Array) -> jax.Array:
     size = height * width
     largest = jnp.where(up_to == size, histogram, 0).max(axis=-1)[:, None]
     step = (size - largest) // 255  # pixels of one output level
-    # Whole division in floats: the half keeps it off the borders.
+    # Integer division in floats: the half keeps it off the borders.
     equalized = (rank + step // 2 + 0.5) * (1 / jnp.maximum(step, 1))
     equalized = jnp.minimum(equalized, 255).astype(jnp.uint8)
     return jnp.where(step > 0, equalized, pixels).reshape(levels.shape)

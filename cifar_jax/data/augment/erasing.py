@@ -17,11 +17,11 @@ def box_mask(
     """Returns bool [B, H, W]: the pixels of one box an image, cut off at its edges.
 
     Args:
-        top: int32 [B], first row; may lie outside.
-        left: int32 [B], first column; may lie outside.
-        heights: int32 [B], rows.
-        widths: int32 [B], columns.
-        shape: (H, W) of the images.
+      top: int32 [B], first row; may lie outside.
+      left: int32 [B], first column; may lie outside.
+      heights: int32 [B], number of rows.
+      widths: int32 [B], number of columns.
+      shape: (H, W) of the images.
     """
 
     def span(start, length, size):
@@ -47,11 +47,11 @@ def cutout(
     the data's mean (0 after normalisation); here it is a level before normalisation.
 
     Args:
-        key: PRNG key.
-        images: [B, H, W, C].
-        size: side of the square in pixels; 0 is the identity.
-        p: share of the images.
-        value: level of the square, or one for each channel.
+      key: PRNG key.
+      images: uint8 or float [B, H, W, C], in [0, 255].
+      size: Side of the square in pixels; 0 is the identity.
+      p: Fraction of the images that are cut.
+      value: Level of the square in [0, 255], or one for each channel.
     """
     checks.require(size >= 0, f"size is {size}", "at least 0 pixels")
     p = checks.probability(p)
@@ -79,12 +79,12 @@ def random_erasing(
     taken, and with none the image stays as it is.
 
     Args:
-        key: PRNG key.
-        images: [B, H, W, C].
-        p: share of the images; 0 is the identity.
-        scale: bounds of the box's area, as a share of the image's.
-        ratio: bounds of height to width, uniform in the logarithm.
-        value: level of the box, or one for each channel.
+      key: PRNG key.
+      images: uint8 or float [B, H, W, C], in [0, 255].
+      p: Fraction of the images that are erased; 0 is the identity.
+      scale: Bounds of the box's area, as a fraction of the image's.
+      ratio: Bounds of height to width, which is uniform in the logarithm.
+      value: Level of the box in [0, 255], or one for each channel.
     """
     p = checks.probability(p)
     checks.require_range("scale", scale, least=0)
@@ -92,7 +92,7 @@ def random_erasing(
     batch, height, width, _ = images.shape
     keys = jax.random.split(key, 4)
     tries = (batch, NUM_ATTEMPTS)
-    low, high = (height * width * share for share in scale)
+    low, high = (height * width * fraction for fraction in scale)
     area = jax.random.uniform(keys[0], tries, minval=low, maxval=high)
     low, high = map(math.log, ratio)
     aspect = jnp.exp(jax.random.uniform(keys[1], tries, minval=low, maxval=high))

@@ -24,11 +24,12 @@ def random_crop(
     the mirrored image without its edge row.
 
     Args:
-        key: PRNG key.
-        images: [B, H, W, C].
-        padding: pixels on each side; 0 is the identity.
-        mode: "zero" or "reflect".
+      key: PRNG key.
+      images: uint8 or float [B, H, W, C], in [0, 255].
+      padding: Number of pixels on each side; 0 is the identity.
+      mode: "zero" or "reflect".
     """
+    checks.require_choice("mode", mode, ("zero", "reflect"))
     batch, height, width, num_channels = images.shape
     limit = min(height, width) - (mode == "reflect")
     checks.require(
@@ -67,11 +68,11 @@ def alternating_flip(
     show each image from both sides.
 
     Args:
-        key: unused: the side depends on the image and the epoch alone.
-        images: [B, H, W, C].
-        epoch: int32 scalar, or [B]: how often each image was seen before.
-        index: int32 [B], each image's place in the data set.
-        seed: chooses which half starts mirrored.
+      key: PRNG key, unused: the side depends on the image and the epoch alone.
+      images: uint8 or float [B, H, W, C].
+      epoch: int32 scalar, or [B]: how often each image was seen before.
+      index: int32 [B], each image's place in the data set.
+      seed: Seed that chooses which half starts mirrored.
     """
     del key
     image_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
@@ -98,11 +99,11 @@ def random_rotation(
     As torchvision's `RandomRotation(degrees)` on PIL images.
 
     Args:
-        key: PRNG key.
-        images: [B, H, W, C].
-        degrees: largest angle; 0 is the identity.
-        interpolation: "nearest" or "bilinear".
-        fill: value outside the image, or one for each channel.
+      key: PRNG key.
+      images: uint8 or float [B, H, W, C], in [0, 255].
+      degrees: Largest angle; 0 is the identity.
+      interpolation: "nearest" or "bilinear".
+      fill: Value of pixels outside the image, or one for each channel.
     """
     return random_affine(
         key, images, degrees=degrees, interpolation=interpolation, fill=fill
@@ -126,32 +127,34 @@ def random_affine(
     defaults are the identity.
 
     Args:
-        key: PRNG key.
-        images: [B, H, W, C].
-        degrees: the angle is uniform in [-degrees, degrees].
-        translate: along x and y: whole pixels, uniform within this share of the side.
-        scale: bounds of the uniform factor; above 1 enlarges.
-        shear: along x and y: degrees, uniform in [-shear, shear].
-        interpolation: "nearest" or "bilinear".
-        fill: value outside the image, or one for each channel.
+      key: PRNG key.
+      images: uint8 or float [B, H, W, C], in [0, 255].
+      degrees: Largest angle; it is uniform in [-degrees, degrees].
+      translate: Largest shifts along x and y, as fractions of the sides; they are
+        uniform, and rounded to whole pixels.
+      scale: Bounds of the factor, which is uniform; above 1 enlarges.
+      shear: Largest shears along x and y in degrees; uniform in [-shear, shear].
+      interpolation: "nearest" or "bilinear".
+      fill: Value of pixels outside the image, or one for each channel.
     """
     batch, height, width, _ = images.shape
     checks.require_range("scale", scale, least=0.01)
     checks.require(degrees >= 0, f"degrees is {degrees}", "at least 0")
     checks.require(
-        all(0 <= share <= 1 for share in translate),
+        all(0 <= fraction <= 1 for fraction in translate),
         f"translate is {translate}",
-        "shares of the width and the height, in [0, 1]",
+        "fractions of the width and the height, in [0, 1]",
     )
     checks.require(
         all(0 <= angle < 90 for angle in shear),
         f"shear is {shear}",
         "degrees along x and y, in [0, 90)",
     )
-    low = [-degrees, *(-share for share in translate), scale[0]]
-    low = jnp.array([*low, *(-angle for angle in shear)], jnp.float32)
-    high = jnp.array([degrees, *translate, scale[1], *shear], jnp.float32)
-    drawn = jax.random.uniform(key, (batch, 6), minval=low[None], maxval=high[None])
+    (shift_x, shift_y), (shear_x, shear_y) = translate, shear
+    lows = [-degrees, -shift_x, -shift_y, scale[0], -shear_x, -shear_y]
+    highs = [degrees, shift_x, shift_y, scale[1], shear_x, shear_y]
+    low, high = (jnp.array([bound], jnp.float32) for bound in (lows, highs))
+    drawn = jax.random.uniform(key, (batch, 6), minval=low, maxval=high)
     sides = jnp.array([width, height])[None]
     matrices = affine_matrices(
         drawn[:, 0],

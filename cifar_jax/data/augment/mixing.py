@@ -1,4 +1,4 @@
-"""Transforms that mix images of a batch, and their labels by the same shares.
+"""Transforms that mix images of a batch, and their labels in the same proportions.
 
 Each image is mixed with the ones that follow it in the batch, the last with the first:
 the order of a batch is already random, and neighbours cost no shuffle between devices.
@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from cifar_jax.data.augment import checks
-from cifar_jax.data.augment.barrier import materialize
 from cifar_jax.data.augment.erasing import box_mask
-from cifar_jax.data.augment.warp import gather
+from cifar_jax.data.augment.warp import gather, optimization_barrier
 
 
 def mixup(
@@ -25,11 +24,12 @@ def mixup(
     """Mixup (Zhang et al., 2017, arXiv:1710.09412): a weighted mean of two images.
 
     Args:
-        key: PRNG key.
-        images: [B, H, W, C]; float32 is returned.
-        labels: float [B, K].
-        alpha: the first image's weight is Beta(alpha, alpha); 0 is the identity.
-        p: share of the images.
+      key: PRNG key.
+      images: uint8 or float [B, H, W, C]; float32 is returned.
+      labels: float [B, K], a probability for each class.
+      alpha: Parameter of the first image's weight, which is Beta(alpha, alpha); 0 is
+        the identity.
+      p: Fraction of the images that are mixed.
     """
     weights = _draw_shares(key, images.shape[0], alpha=alpha, p=p)
     images = images.astype(jnp.float32)
@@ -51,12 +51,12 @@ def cutmix(
     edges; the labels are mixed by the pixels that remain of it.
 
     Args:
-        key: PRNG key.
-        images: [B, H, W, C].
-        labels: float [B, K].
-        alpha: the share of the first image, before the box is cut off, is
-            Beta(alpha, alpha); 0 is the identity.
-        p: share of the images.
+      key: PRNG key.
+      images: uint8 or float [B, H, W, C].
+      labels: float [B, K], a probability for each class.
+      alpha: Parameter of the first image's share, which is Beta(alpha, alpha) before
+        the box is cut off; 0 is the identity.
+      p: Fraction of the images that are mixed.
     """
     batch, height, width, _ = images.shape
     share_key, centre_key = jax.random.split(key)
@@ -86,11 +86,11 @@ def ricap(
     shares of the sides, rounded to a pixel.
 
     Args:
-        key: PRNG key.
-        images: [B, H, W, C].
-        labels: float [B, K].
-        beta: parameter of the point's distribution; 0 is the identity.
-        p: share of the images.
+      key: PRNG key.
+      images: uint8 or float [B, H, W, C].
+      labels: float [B, K], a probability for each class.
+      beta: Parameter of the point's distribution; 0 is the identity.
+      p: Fraction of the images that are mixed.
     """
     batch, height, width, _ = images.shape
     shares_key, offset_key = jax.random.split(key)
@@ -99,9 +99,11 @@ def ricap(
     point = jnp.round(shares * sides).astype(jnp.int32)  # [B, 2]: row and column
     rows, columns, areas = _place_patches(offset_key, point, height, width)
     stack = jnp.concatenate([_following(images, k) for k in range(4)], axis=1)
-    mixed = gather(materialize(stack, key), rows, columns)
+    mixed = gather(optimization_barrier(stack, key), rows, columns)
     shares = areas.astype(labels.dtype) / (height * width)
-    mixed_labels = sum(shares[:, k : k + 1] * _following(labels, k) for k in range(4))
+    mixed_labels = jnp.zeros_like(labels)
+    for k in range(4):
+        mixed_labels += shares[:, k : k + 1] * _following(labels, k)
     return mixed, mixed_labels
 
 
@@ -111,19 +113,20 @@ def _place_patches(key: jax.Array, point: jax.Array, height: int, width: int):
     Patch k of [top left, top right, bottom left, bottom right] is from the k-th image.
 
     Args:
-        key: PRNG key.
-        point: int32 [B, 2], row and column.
-        height: of the images.
-        width: of the images.
+      key: PRNG key.
+      point: int32 [B, 2], row and column.
+      height: Height of the images in pixels.
+      width: Width of the images in pixels.
 
     Returns:
-        int32 [B, H, W] source rows and columns in the four images, one below another,
-        and int32 [B, 4] areas of the patches.
+      int32 [B, H, W] source rows and columns in the four images, one below another, and
+      int32 [B, 4] areas of the patches.
     """
     batch, sides = point.shape[0], jnp.array([[height, width]])
     halves = jnp.stack([point, sides - point], axis=1)  # [B, 2 halves, 2 axes]
-    sizes = [halves[:, jnp.array([0, 0, 1, 1]), 0], halves[:, jnp.array([0, 1] * 2), 1]]
-    slack = sides[None] - jnp.stack(sizes, axis=-1)  # [B, 4, 2]
+    heights = halves[:, jnp.array([0, 0, 1, 1]), 0]  # [B, 4]
+    widths = halves[:, jnp.array([0, 1, 0, 1]), 1]  # [B, 4]
+    slack = sides[None] - jnp.stack([heights, widths], axis=-1)  # [B, 4, 2]
     starts = jax.random.randint(key, (batch, 4, 2), 0, slack + 1)
     row, column = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None]
     below, right = (row >= point[:, :1, None]), (column >= point[:, 1:, None])
@@ -131,7 +134,7 @@ def _place_patches(key: jax.Array, point: jax.Array, height: int, width: int):
     start = jax.vmap(lambda image, k: image[k])(starts, patch)  # [B, H, W, 2]
     rows = row + start[..., 0] - jnp.where(below, point[:, :1, None], 0)
     columns = column + start[..., 1] - jnp.where(right, point[:, 1:, None], 0)
-    return rows + patch * height, columns, sizes[0] * sizes[1]
+    return rows + patch * height, columns, heights * widths
 
 
 def _draw_shares(key: jax.Array, shape, *, alpha: float, p: float) -> jax.Array:

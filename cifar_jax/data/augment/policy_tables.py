@@ -8,13 +8,10 @@ import dataclasses
 
 import numpy as np
 
-OPERATIONS = (
-    *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate"),
-    *("brightness", "saturation", "contrast", "sharpness"),
-    *("posterize", "solarize", "autocontrast", "equalize", "invert"),
-)
-GEOMETRY = OPERATIONS[1:6]
-ENHANCEMENTS = OPERATIONS[6:10]
+GEOMETRY = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+ENHANCEMENTS = ("brightness", "saturation", "contrast", "sharpness")
+OTHERS = ("posterize", "solarize", "autocontrast", "equalize", "invert")
+OPERATIONS = ("identity", *GEOMETRY, *ENHANCEMENTS, *OTHERS)
 SIGNED = GEOMETRY + ENHANCEMENTS
 # RandAugment and TrivialAugment draw from all of them but the last.
 UNIFORM_CHOICES = OPERATIONS[:-1]
@@ -25,13 +22,13 @@ class Limits:
     """Magnitudes at the highest level.
 
     Attributes:
-        num_bins: levels.
-        shear: pixels sideways for each pixel along.
-        translate: a share of the side, or whole pixels where `translate_in_pixels`.
-        rotate: degrees.
-        enhance: change of the factor of brightness, saturation, contrast, sharpness.
-        posterize: bits that are dropped.
-        translate_in_pixels: unit of `translate`.
+      num_bins: Number of levels.
+      shear: Pixels sideways for each pixel along.
+      translate: Fraction of the side, or whole pixels where `translate_in_pixels`.
+      rotate: Degrees.
+      enhance: Change of the factor of brightness, saturation, contrast, sharpness.
+      posterize: Number of bits that are dropped.
+      translate_in_pixels: Whether `translate` is in pixels.
     """
 
     num_bins: int
@@ -72,8 +69,8 @@ def _sub_policies(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Reads lines "operation probability level, operation probability level".
 
     Returns:
-        int32 operations, float32 probabilities and int32 levels, each [policies, 2];
-        an operation without a magnitude has level 0.
+      int32 operations, float32 probabilities and int32 levels, each [policies, 2]; an
+      operation without a magnitude has level 0.
     """
     words = [
         [step.split() for step in line.split(",")] for line in text.strip().split("\n")

@@ -24,15 +24,15 @@ def affine_matrices(
     """Returns the output-to-input maps of torchvision's `F.affine`, about the centre.
 
     Args:
-        angles: [B] degrees, clockwise as seen.
-        translations: [B, 2] pixels along x and y.
-        scales: [B], above 1 enlarges.
-        shears: [B, 2] degrees along x and y.
-        height: of the images.
-        width: of the images.
+      angles: float32 [B], degrees, clockwise as seen.
+      translations: float32 [B, 2], pixels along x and y.
+      scales: float32 [B]; above 1 enlarges.
+      shears: float32 [B, 2], degrees along x and y.
+      height: Height of the images in pixels.
+      width: Width of the images in pixels.
 
     Returns:
-        float32 [B, 2, 3].
+      float32 [B, 2, 3].
     """
     angle, shear_x, shear_y = (
         jnp.deg2rad(degrees) for degrees in (angles, shears[:, 0], shears[:, 1])
@@ -60,16 +60,17 @@ def warp(
     """Samples each image at the positions that its matrix gives.
 
     Args:
-        images: uint8 or float [B, H, W, C].
-        matrices: float32 [B, 2, 3], output to input.
-        interpolation: "nearest" or "bilinear", as in PIL: an output whose position
-            lies outside the image takes `fill`; inside, bilinear repeats the edge.
-        fill: value, or one for each channel.
+      images: uint8 or float [B, H, W, C].
+      matrices: float32 [B, 2, 3], output to input.
+      interpolation: "nearest" or "bilinear", as in PIL: an output whose position lies
+        outside the image takes `fill`; inside, bilinear repeats the edge.
+      fill: Value of pixels outside the image, or one for each channel.
 
     Returns:
-        [B, H, W, C] of the dtype of `images`.
+      [B, H, W, C] of the dtype of `images`.
     """
-    sample = {"nearest": _nearest, "bilinear": _bilinear}[interpolation]
+    checks.require_choice("interpolation", interpolation, ("nearest", "bilinear"))
+    sample = _bilinear if interpolation == "bilinear" else _nearest
     pixels, inside = sample(images, matrices)
     return jnp.where(inside[..., None], pixels, fill_color(images, fill))
 
@@ -89,7 +90,7 @@ def fill_color(images: jax.Array, fill: float | tuple[float, ...]) -> jax.Array:
 def _nearest(images: jax.Array, matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the pixels and whether they are inside, in PIL's fixed-point arithmetic.
 
-    Whole numbers decide alike on every device which side of a pixel border is meant.
+    Integers decide alike on every device on which side of a pixel border a point lies.
     """
     height, width = images.shape[1:3]
 
@@ -109,6 +110,7 @@ def _nearest(images: jax.Array, matrices: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def _bilinear(images: jax.Array, matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the pixels and whether they are inside; the edge is repeated."""
     height, width = images.shape[1:3]
     y, x = jnp.mgrid[:height, :width] + 0.5
     grid = jnp.stack([x, y, jnp.ones_like(x)])[None, None]  # [1, 1, 3, H, W]
@@ -119,12 +121,12 @@ def _bilinear(images: jax.Array, matrices: jax.Array) -> tuple[jax.Array, jax.Ar
     dx, dy = (x - 0.5 - left)[..., None], (y - 0.5 - top)[..., None]
     columns, rows = left.astype(jnp.int32), top.astype(jnp.int32)
 
-    def row(offset):
+    def sample_row(offset):
         first = gather(images, rows + offset, columns).astype(jnp.float32)
         second = gather(images, rows + offset, columns + 1).astype(jnp.float32)
         return first + (second - first) * dx
 
-    pixels = row(0) + (row(1) - row(0)) * dy
+    pixels = sample_row(0) + (sample_row(1) - sample_row(0)) * dy
     if jnp.issubdtype(images.dtype, jnp.integer):
         pixels = pixels + 1e-3  # PIL cuts fractions off; not those that float32 made
     return pixels.astype(images.dtype), inside
@@ -138,3 +140,27 @@ def gather(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     # A vmapped gather keeps the batch a batch: it stays on its device when sharded.
     take = jax.vmap(lambda image, i: image.at[i].get(mode="promise_in_bounds"))
     return take(pixels, index)
+
+
+def optimization_barrier(images: jax.Array, key: jax.Array) -> jax.Array:
+    """Returns the images as they are, computed once on a CPU.
+
+    XLA:CPU drops `lax.optimization_barrier` and fuses what made an array into each of
+    its users, so a chain of gathers is computed many times over: report 004's took 13
+    times as long. It does not fuse across a conditional, and keeps one whose branch
+    depends on the key alone; both branches are the identity. Accelerators fuse freely.
+    """
+
+    def through_conditional(images):
+        bit = jax.random.key_data(key).ravel()[0] % 2
+        return jax.lax.cond(
+            bit == 0,
+            lambda images, bit: images,
+            lambda images, bit: images + (bit - 1).astype(images.dtype),
+            images,
+            bit,
+        )
+
+    return jax.lax.platform_dependent(
+        images, cpu=through_conditional, default=lambda images: images
+    )

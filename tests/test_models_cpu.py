@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from cifar_jax.models import convolution
+from cifar_jax.models import cpu
 from cifar_jax.models.resnet import create
 from cifar_jax.training import distributed
 
@@ -23,16 +23,16 @@ def layer(convolve, kernel_size, stride):
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("kernel_size", [1, 3, 5, 7])
 def test_gradients_are_those_of_lax(kernel_size, stride, monkeypatch):
-    monkeypatch.setattr(convolution, "CHUNK", 2)
+    monkeypatch.setattr(cpu, "CHUNK", 2)
     random = np.random.default_rng(0)
     batch = 6 * jax.device_count()
     x = jnp.float32(random.normal(size=(batch, 9, 8, 3)))
     kernel = jnp.float32(random.normal(size=(kernel_size, kernel_size, 3, 5)))
-    assert len(convolution.chunks(x)) == 3
+    assert len(cpu.chunks(x)) == 3
     theirs, to_theirs = jax.vjp(
         layer(lax.conv_general_dilated, kernel_size, stride), x, kernel
     )
-    ours, to_ours = jax.vjp(layer(convolution.convolve, kernel_size, stride), x, kernel)
+    ours, to_ours = jax.vjp(layer(cpu.convolve, kernel_size, stride), x, kernel)
     np.testing.assert_array_equal(ours, theirs)
     gradient = jnp.float32(random.normal(size=ours.shape))
     for a, b in zip(to_ours(gradient), to_theirs(gradient), strict=True):
@@ -44,16 +44,16 @@ def test_gradients_are_those_of_lax(kernel_size, stride, monkeypatch):
 )
 def test_chunks_hold_every_image_once(per_device, count):
     batch = jnp.arange(per_device * jax.device_count())
-    parts = convolution.chunks(batch)
+    parts = cpu.chunks(batch)
     assert len(parts) == count
     assert sorted(np.concatenate(parts)) == list(batch)
 
 
 def test_no_image_goes_to_another_device(monkeypatch):
-    monkeypatch.setattr(convolution, "CHUNK", 2)
+    monkeypatch.setattr(cpu, "CHUNK", 2)
     mesh = distributed.make_mesh()
     split, whole = distributed.split(mesh), distributed.replicated(mesh)
-    conv = layer(convolution.convolve, 3, 1)
+    conv = layer(cpu.convolve, 3, 1)
     gradient = jax.jit(
         jax.grad(lambda kernel, x: (conv(x, kernel) ** 2).sum()),
         in_shardings=(whole, split),
@@ -70,7 +70,7 @@ def test_only_a_cpu_has_it(monkeypatch):
     def make():
         return create(num_classes=10, image_shape=(8, 8, 3), dtype="float32")
 
-    assert make().convolve is convolution.convolve
+    assert make().convolve is cpu.convolve
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert make().convolve is None
 
@@ -80,7 +80,7 @@ def test_the_network_uses_it():
 
     def convolve(*args, **options):
         calls.append(args)
-        return convolution.convolve(*args, **options)
+        return cpu.convolve(*args, **options)
 
     model = create(num_classes=10, image_shape=(8, 8, 3), stage_sizes=(1,), widths=(4,))
     images = jnp.zeros((1, 8, 8, 3))

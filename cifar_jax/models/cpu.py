@@ -1,0 +1,78 @@
+"""A convolution whose gradient is fast on a CPU. Skip this; read `resnet` first."""
+
+import functools
+
+import jax
+from jax import lax
+
+# Images of one device in one convolution of the kernel's gradient. Of 16, 32, 64 and
+# all, 32 was the fastest on two cores with 1 MB of L2 cache each (jaxlib 0.10.2).
+CHUNK = 32
+
+
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    window_strides,
+    padding,
+    *,
+    num_devices: int | None = None,
+    **options,
+) -> jax.Array:
+    """As `lax.conv_general_dilated`, but for how the kernel's gradient is summed.
+
+    XLA:CPU computes that gradient as a convolution whose window is the whole batch of
+    maps, and the larger the batch, the more of it falls out of the cache. Here it is
+    the sum over chunks of the batch: a step of a small network is 1.08 times as fast on
+    two devices of a core each.
+
+    Args:
+      x: [B, H, W, C], maps of a batch.
+      kernel: [K, K, C, width], filters.
+      window_strides: Strides, as `lax.conv_general_dilated` takes them.
+      padding: Padding, as it takes it.
+      num_devices: Number of devices that share the batch; None: all that there are.
+      **options: Its other arguments; the batch must be the first axis of input and
+        output.
+
+    Returns:
+      [B, H', W', width].
+    """
+    plain = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=window_strides,
+        padding=padding,
+        **options,
+    )
+    conv = jax.custom_vjp(plain)
+
+    def forward(x, kernel):
+        return plain(x, kernel), (x, kernel)
+
+    def backward(saved, gradient):
+        x, kernel = saved
+        _, pull_x = jax.vjp(lambda x: plain(x, kernel), x)
+        kernel_gradient = 0
+        batches = chunks(x, num_devices), chunks(gradient, num_devices)
+        for x_chunk, gradient_chunk in zip(*batches, strict=True):
+            _, pull_kernel = jax.vjp(functools.partial(plain, x_chunk), kernel)
+            kernel_gradient += pull_kernel(gradient_chunk)[0]
+        return *pull_x(gradient), kernel_gradient
+
+    conv.defvjp(forward, backward)
+    return conv(x, kernel)
+
+
+def chunks(batch: jax.Array, num_devices: int | None = None) -> list[jax.Array]:
+    """Returns [B, ...] in parts with CHUNK images, or a few more, of each device.
+
+    Every part has images of every device, so that no image is sent to another device. A
+    batch that cannot be divided evenly stays whole.
+    """
+    num_devices = num_devices or jax.device_count()
+    num_chunks = max(batch.shape[0] // (num_devices * CHUNK), 1)
+    if num_chunks == 1 or batch.shape[0] % (num_devices * num_chunks):
+        return [batch]
+    by_device = batch.reshape(num_devices, num_chunks, -1, *batch.shape[1:])
+    parts = (by_device[:, number] for number in range(num_chunks))
+    return [part.reshape(-1, *batch.shape[1:]) for part in parts]
