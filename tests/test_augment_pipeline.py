@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy import stats
+from support.augment_images import natural_images
 
 from cifar_jax import UserError
 from cifar_jax.data import augment

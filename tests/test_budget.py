@@ -1,8 +1,8 @@
 """The command `python -m cifar_jax.budget`, as a person types it."""
 
 import json
-import subprocess
-import sys
+
+from support import commands
 
 CONFIG = "from cifar_jax.config import get_config\n"
 
@@ -10,8 +10,7 @@ CONFIG = "from cifar_jax.config import get_config\n"
 def budget(tmp_path, *options):
     path = tmp_path / "config.py"
     path.write_text(CONFIG)
-    command = [sys.executable, "-m", "cifar_jax.budget", f"--config={path}", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return commands.call("budget", f"--config={path}", *options)
 
 
 def test_table_and_budget_line(tmp_path):

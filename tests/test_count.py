@@ -5,9 +5,8 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
-from support.designs import designs
 from hypothesis import given, settings
-from support.designs import SMALL, VARIANTS, designs
+from support.designs import designs
 
 from cifar_jax import UserError
 from cifar_jax.models import count

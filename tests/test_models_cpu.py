@@ -1,3 +1,5 @@
+"""The convolution of a CPU: gradients, and how a batch is divided."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ from jax import lax
 from cifar_jax.models import cpu
 from cifar_jax.models.resnet import create
 from cifar_jax.training import distributed
+
+SMALL = dict(stage_sizes=(1,), widths=(4,))
 
 
 def layer(convolve, kernel_size, stride):
@@ -49,6 +53,31 @@ def test_chunks_hold_every_image_once(per_device, count):
     assert sorted(np.concatenate(parts)) == list(batch)
 
 
+def test_devices_that_are_not_used_do_not_count():
+    batch = jnp.arange(128)
+    assert len(cpu.chunks(batch, num_devices=2)) == 2
+    assert len(cpu.chunks(batch)) == 1  # 16 images of each of the eight
+
+
+def test_the_network_divides_by_the_devices_that_it_runs_on(monkeypatch):
+    seen, chunks = [], cpu.chunks
+
+    def record(batch, num_devices):
+        seen.append(num_devices)
+        return chunks(batch, num_devices)
+
+    monkeypatch.setattr(cpu, "chunks", record)
+    images = jnp.zeros((2, 8, 8, 3))
+    for num_devices in (2, None):
+        model = create(
+            num_classes=10, image_shape=(8, 8, 3), num_devices=num_devices, **SMALL
+        )
+        variables = model.init(jax.random.key(0), images, train=False)
+        gradient = jax.grad(lambda v, m=model: m.apply(v, images, train=False).sum())
+        jax.eval_shape(gradient, variables)
+    assert seen == [2] * 6 + [None] * 6  # three convolutions, inputs and gradients
+
+
 def test_no_image_goes_to_another_device(monkeypatch):
     monkeypatch.setattr(cpu, "CHUNK", 2)
     mesh = distributed.make_mesh()
@@ -82,7 +111,7 @@ def test_the_network_uses_it():
         calls.append(args)
         return cpu.convolve(*args, **options)
 
-    model = create(num_classes=10, image_shape=(8, 8, 3), stage_sizes=(1,), widths=(4,))
+    model = create(num_classes=10, image_shape=(8, 8, 3), **SMALL)
     images = jnp.zeros((1, 8, 8, 3))
     key = jax.random.key(0)
     jax.eval_shape(lambda: model.clone(convolve=convolve).init(key, images, train=True))

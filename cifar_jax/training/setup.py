@@ -168,7 +168,7 @@ def make(
     """
     mesh = distributed.make_mesh(devices)
     source = open_source(config, report=report)
-    model, num_parameters, macs = _make_model(config, source, report)
+    model, num_parameters, macs = _make_model(config, source, mesh, report)
     pipeline = augment.make_pipeline(config.augment, image_shape=source.image_shape)
     _check(config, mesh)
     train, val = read_train_and_val(config, source)
@@ -201,20 +201,21 @@ def make(
 
 
 def _make_model(
-    config: ConfigDict, source: sources.Source, report: sources.Report
+    config: ConfigDict, source: sources.Source, mesh: Mesh, report: sources.Report
 ) -> tuple[resnet.ResNet, int, int]:
     """Returns the network, its number of parameters, and its multiply-adds."""
     model = resnet.create(
         num_classes=source.num_classes,
         image_shape=source.image_shape,
+        num_devices=mesh.size,
         **config.model.to_dict(),
     )
-    num_parameters = count.num_parameters(model, source.image_shape)
-    rows = count.layer_table(model, source.image_shape)
+    layers = count.layer_table(model, source.image_shape)
+    total = count.total(layers)
     limit = count.checked_limit(config.budget.limit)
-    count.check_budget(num_parameters, limit, model, source.image_shape)
-    report(count.format_table(count.by_stage(rows), limit))
-    return model, num_parameters, count.total(rows).macs
+    count.check_budget(total.parameters, limit, model, source.image_shape)
+    report(count.format_table(count.by_stage(layers), limit))
+    return model, total.parameters, total.macs
 
 
 def _check(config: ConfigDict, mesh: Mesh) -> None:

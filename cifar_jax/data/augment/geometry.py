@@ -151,9 +151,9 @@ def random_affine(
         "degrees along x and y, in [0, 90)",
     )
     (shift_x, shift_y), (shear_x, shear_y) = translate, shear
-    lows = [-degrees, -shift_x, -shift_y, scale[0], -shear_x, -shear_y]
-    highs = [degrees, shift_x, shift_y, scale[1], shear_x, shear_y]
-    low, high = (jnp.array([bound], jnp.float32) for bound in (lows, highs))
+    low = [-degrees, -shift_x, -shift_y, scale[0], -shear_x, -shear_y]
+    high = [degrees, shift_x, shift_y, scale[1], shear_x, shear_y]
+    low, high = (jnp.array(bound, jnp.float32)[None] for bound in (low, high))
     drawn = jax.random.uniform(key, (batch, 6), minval=low, maxval=high)
     sides = jnp.array([width, height])[None]
     matrices = affine_matrices(
