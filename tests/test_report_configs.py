@@ -7,7 +7,6 @@ import pathlib
 import pytest
 
 from cifar_jax.data.augment import make_pipeline
-from cifar_jax.evaluation import task
 from cifar_jax.models import count, resnet
 from cifar_jax.training import setup
 
@@ -93,13 +92,3 @@ def test_policies_are_those_of_the_reports():
     assert load("report_003").evaluate.best_by == "loss"
     for name in ("report_002", "report_002_as_coded", "report_004"):
         assert load(name).data.validation == 0  # so that the last state is scored
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_config_can_be_compared_with_pytorch(name):
-    """The benchmark takes out of a recipe what not all contenders do."""
-    config = task.comparable(load(name))
-    schedule, _ = setup.make_optimizer(config, 100, frozen=(), paths=[])
-    assert [schedule(0), schedule(99)] == pytest.approx([1e-3, 1e-3])
-    assert config.optim.weight_decay_mask == "kernels"
-    assert config.optim.name in ("sgd", "adam", "adamw")

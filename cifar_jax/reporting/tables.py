@@ -267,7 +267,7 @@ def literal(value: Any) -> str:
     return str(value)
 
 
-def layers(caption: str, kind: str, rows: Sequence[count.Row]) -> Table:
+def layers(caption: str, kind: str, rows: Sequence[count.Layer]) -> Table:
     """Returns a row for each layer, or for each stage, of a network."""
     sums = count.total(rows)
     lines = []
@@ -287,7 +287,7 @@ def network_key(run: Run) -> str:
     return json.dumps([run.config["model"], shape, len(names)])
 
 
-def layer_rows(run: Run) -> Sequence[count.Row]:
+def layer_rows(run: Run) -> Sequence[count.Layer]:
     """Returns the layers of a run's network.
 
     Raises:
@@ -297,7 +297,7 @@ def layer_rows(run: Run) -> Sequence[count.Row]:
 
 
 @functools.cache  # tracing a deep network takes a second
-def _layer_rows(key: str) -> Sequence[count.Row]:
+def _layer_rows(key: str) -> Sequence[count.Layer]:
     model, shape, num_classes = json.loads(key)
     dataset: Dataset = {
         "name": "",
