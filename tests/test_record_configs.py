@@ -7,13 +7,13 @@ import pathlib
 
 import jax
 import pytest
+from support.recipes import CIFAR, create, make_schedule
 
 from cifar_jax.data.augment import make_pipeline
-from cifar_jax.models import count, resnet
-from cifar_jax.training import dry_run, setup
+from cifar_jax.models import count
+from cifar_jax.training import dry_run
 
 ROOT = pathlib.Path(__file__).parents[1]
-CIFAR = (32, 32, 3)
 PARAMETERS = {
     "records.seconds": 4_846_658,
     "records.minute": 4_846_658,
@@ -24,10 +24,6 @@ PARAMETERS = {
 
 def load(name, form=None):
     return importlib.import_module(f"configs.{name}").get_config(form)
-
-
-def create(config):
-    return resnet.create(num_classes=10, image_shape=CIFAR, **config.model.to_dict())
 
 
 def test_every_record_is_known():
@@ -55,8 +51,7 @@ def test_every_form_has_a_recipe(name, form):
     config = load(name, form)
     make_pipeline(config.augment)
     steps = 10  # of an epoch
-    paths = count.parameter_paths(create(config), CIFAR)
-    schedule, _ = setup.make_optimizer(config, steps, frozen=(), paths=paths)
+    schedule = make_schedule(config, steps)
     assert 0 <= schedule(0) < schedule(steps) <= config.optim.learning_rate
     assert schedule(config.train.epochs * steps) < 0.01 * config.optim.learning_rate
     assert config.evaluate.best_by == "last"  # the test's score is of no choice
@@ -70,8 +65,7 @@ def test_each_component_changes_the_base_and_what_it_makes_is_sound():
         changed.update_from_flattened_dict(item["change"])
         assert (changed.to_dict() == config.base.to_dict()) == (item["name"] == "base")
         make_pipeline(changed.augment)
-        paths = count.parameter_paths(create(changed), CIFAR)
-        setup.make_optimizer(changed, 10, frozen=(), paths=paths)
+        make_schedule(changed, 10)
 
 
 # Each compiles for ten seconds.

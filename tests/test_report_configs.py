@@ -5,13 +5,12 @@ import math
 import pathlib
 
 import pytest
+from support.recipes import CIFAR, create, make_schedule
 
 from cifar_jax.data.augment import make_pipeline
-from cifar_jax.models import count, resnet
-from cifar_jax.training import setup
+from cifar_jax.models import count
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs" / "reports"
-CIFAR = (32, 32, 3)
 PARAMETERS = {
     "report_000": 4_964_266,
     "report_000_as_coded": 4_964_266,
@@ -39,7 +38,7 @@ def test_every_config_is_known():
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_config_is_a_record_of_what_it_builds(name):
     config = load(name)
-    model = resnet.create(num_classes=10, image_shape=CIFAR, **config.model.to_dict())
+    model = create(config)
     assert count.num_parameters(model, CIFAR) == PARAMETERS[name]
     count.check_budget(PARAMETERS[name], config.budget.limit, model, CIFAR)
     record = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
@@ -53,10 +52,7 @@ def test_config_has_a_recipe(name):
     config = load(name)
     make_pipeline(config.augment)
     steps = 100  # of an epoch
-    model = resnet.create(num_classes=10, image_shape=CIFAR, **config.model.to_dict())
-    schedule, _ = setup.make_optimizer(
-        config, steps, frozen=(), paths=count.parameter_paths(model, CIFAR)
-    )
+    schedule = make_schedule(config, steps)
     assert 0 < schedule(0) <= config.optim.learning_rate
     assert schedule(config.train.epochs * steps) <= config.optim.learning_rate
 
@@ -80,7 +76,7 @@ RATES = {
 @pytest.mark.parametrize("name", RATES)
 def test_learning_rates_are_those_of_the_report(name):
     steps = 100
-    schedule, _ = setup.make_optimizer(load(name), steps, frozen=(), paths=[])
+    schedule = make_schedule(load(name), steps)
     for epoch, rate in RATES[name].items():
         found = float(schedule(round(epoch * steps)))
         assert found == pytest.approx(rate, rel=1e-3, abs=1e-7), epoch
