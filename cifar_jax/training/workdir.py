@@ -28,7 +28,7 @@ SHARED_SECONDS = 10
 
 
 class RunDirectory:
-    """The files of one run, as `README.md` lists them.
+    """The files of one run, as `docs/training.md` lists them.
 
     Only a directory with `is_writer` changes them: that of process 0. In the others the
     writing methods do nothing, so all processes can call the same ones.
