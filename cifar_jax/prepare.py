@@ -26,10 +26,11 @@ def main(flags: _cli.Flags) -> None:
     start = time.perf_counter()
     source = sources.open(flags.dataset, flags.data_dir, local=flags.source)
     if flags.source and source.path:
-        print(f"{source.name} is in {source.path}; to prepare it again, delete it")
+        path = source.path
+        print(f"{source.name} is in {path}; to prepare it again, delete that folder")
         return
     path = source.prepare()
-    print(f"{flags.dataset} is in {path} ({time.perf_counter() - start:.1f} s)")
+    print(f"{source.name} is in {path} ({time.perf_counter() - start:.1f} s)")
 
 
 if __name__ == "__main__":

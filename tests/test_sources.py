@@ -12,12 +12,11 @@ import requests
 import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn import datasets
-from support import small_cifar
+from support import runs, small_cifar
 
 from cifar_jax import UserError
 from cifar_jax import config as default
 from cifar_jax.data import archive_spec, builders, sources, tfds_store
-from cifar_jax.training import loop
 
 
 def quiet(line):
@@ -351,7 +350,7 @@ def test_what_cannot_be_read_later_is_refused_early(damaged, tmp_path):
     check_refused(source.check_split, "test", match="test.npz has no labels; give a")
 
 
-def test_a_run_opens_its_data_set_once(digits_dir, tmp_path, monkeypatch):
+def test_a_run_opens_its_data_set_once(digits_dir, tmp_path, monkeypatch, compile_fast):
     builders, opened = [], []
     read_only_builder = tfds.core.read_only_builder
     find_builder = read_only_builder.builder_from_files
@@ -371,8 +370,8 @@ def test_a_run_opens_its_data_set_once(digits_dir, tmp_path, monkeypatch):
     config.data.update(name="digits", dir=digits_dir, validation=20)
     config.data.update(train_split="train[:80]", test_split="test[:10]")
     config.model.update(widths=(4,), stage_sizes=(1,), strides=(1,))
-    config.train.update(batch_size=8, epochs=1)
+    config.train.update(batch_size=20, epochs=1)
     config.augment = ()
-    loop.train_and_evaluate(config, tmp_path / "run")
+    runs.train(config, tmp_path / "run")
     assert builders == ["digits"]
     assert opened == ["train", "test"]

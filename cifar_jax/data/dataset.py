@@ -62,7 +62,7 @@ class Dataset:
       num_images: Number of images.
       read: Function that returns the images from a start to before a stop, which are
         both within the data set.
-      label_names: Names of the classes, by label; None: there are no labels. Where a
+      label_names: Names of the classes, by label; None: it has no labels. Where a
         source holds numbers only, the names are those numbers.
       ids: Name or number of each image in the source; None: it has none.
     """
@@ -89,7 +89,7 @@ class Dataset:
           count: Number of images, from the first; None: all.
 
         Raises:
-          UserError: If there are no labels, no images, or an image cannot be read.
+          UserError: If it has no labels or no images, or one cannot be read.
         """
         if self.label_names is None:
             raise UserError(

@@ -26,7 +26,7 @@ def download(
       Path of the archive, its size and SHA-256 verified.
 
     Raises:
-      UserError: If there is no connection, or something else than the archive came.
+      UserError: If the server cannot be reached, or sends something else.
     """
     path = folder / spec.archive
     if path.exists() and _sha256(path) == spec.sha256:

@@ -47,8 +47,8 @@ def open_folder(
         each of them is an error.
 
     Raises:
-      UserError: If there are no images, or if images lie beside the sub-folders or
-        deeper than in them.
+      UserError: If it holds no images, or images beside its sub-folders or deeper than
+        in them.
     """
     if path.is_file():
         root, names, labels, label_names = path.parent, [path.name], None, None

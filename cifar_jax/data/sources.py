@@ -194,7 +194,7 @@ def open_split(
       The images, read in pieces. They have labels if the source has.
 
     Raises:
-      UserError: If there is no such source, or it cannot be used as asked.
+      UserError: If it does not exist, or cannot be used as asked.
     """
     place, selector = _resolve(spec, data_dir)
     if isinstance(place, pathlib.Path):
@@ -230,7 +230,7 @@ def _resolve(
     store = None
     if match := _TFDS_NAME.fullmatch(spec):
         store = TfdsStore(match[1], data_dir)
-        if store.is_available:
+        if store.path or store.name in BUILDERS:
             return store, match[2]
     # A path may hold colons itself: the longest one that exists counts.
     end = len(spec)

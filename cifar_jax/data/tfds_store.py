@@ -20,7 +20,7 @@ from cifar_jax.data.download import Report
 
 
 class TfdsStore:
-    """A data set of TFDS that is on disk, or that this package can prepare.
+    """A data set of TFDS, on disk or not; those in `BUILDERS` can be prepared here.
 
     Args:
       name: Name of the data set, such as `cifar10`, with its version if need be.
@@ -54,11 +54,6 @@ class TfdsStore:
                 f"({first_line(error)}); check its name, or delete "
                 f"{self.folder / self.name} and prepare it again"
             ) from error
-
-    @property
-    def is_available(self) -> bool:
-        """Whether the data set is on disk or can be prepared here."""
-        return self._builder is not None or self.name in BUILDERS
 
     @property
     def path(self) -> pathlib.Path | None:

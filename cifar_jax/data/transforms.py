@@ -125,10 +125,11 @@ def relabelled(dataset: Dataset, label_names: tuple[str, ...]) -> Dataset:
         ):
             return dataclasses.replace(dataset, label_names=label_names)
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        known = ", ".join(label_names[:12]) + ("..." if len(label_names) > 12 else "")
+        dots = "..." if len(label_names) > 12 else ""
         raise UserError(
             f"{dataset.name} has the classes {', '.join(unknown[:3])}{more}, which are "
-            f"not among {known}; rename them, or leave them out"
+            f"not among {', '.join(label_names[:12])}{dots}; rename them, or leave "
+            "them out"
         )
     numbers = np.array([label_of[name] for name in ours], np.int32)
 
