@@ -322,6 +322,10 @@ class Checkpointer:
       run: Run directory to save into.
       options: `config.checkpoint`.
       report: Called with a message for each damaged checkpoint that is skipped.
+
+    Attributes:
+      best: Checkpoints of the best weights; their metadata is a `Best`.
+      timer: Timer since the last save of a state.
     """
 
     def __init__(
@@ -329,12 +333,12 @@ class Checkpointer:
     ):
         self._run = run
         self._keep = options.keep
-        self._timer = Timer(options.every_seconds)
+        self.timer = Timer(options.every_seconds)
         self._position: tuple[int, int] | None = None  # of the newest state on disk
         self._latest = CheckpointFolder(run.checkpoints, keep=self._keep, report=report)
         # Each latest state finds the best weights that it names, and one save may be
         # under way.
-        self._best = CheckpointFolder(run.best, keep=self._keep + 1, report=report)
+        self.best = CheckpointFolder(run.best, keep=self._keep + 1, report=report)
 
     def check_space(self, tree: Any, variables: Any) -> None:
         """Refuses a disk that is too small for all checkpoints of these arrays.
@@ -357,12 +361,12 @@ class Checkpointer:
         Raises:
           UserError: If the run has lost its states.
         """
-        newest = self.newest_step()
+        newest = max(self._latest.steps(), default=0)
         restored = self._latest.restore(template, sharding)
         if restored is None:
             # The first state is saved before there are best weights or metrics, so a
             # run that has these has had a state.
-            leftovers = {"best/": self._best.steps(), "metrics.jsonl": self._run.rows()}
+            leftovers = {"best/": self.best.steps(), "metrics.jsonl": self._run.rows()}
             names = " and ".join(name for name, found in leftovers.items() if found)
             with distributed.all_or_none():
                 if names:
@@ -376,37 +380,24 @@ class Checkpointer:
         self._position = step, restored[1]["epoch"]
         # Best weights after this step were saved just before a kill, and will be made
         # again; unless a newer state is damaged: then they are all that is left of it.
-        is_newest = newest is None or newest <= step
-        self._best.drop_after(step, delete=is_newest)
+        self.best.drop_after(step, delete=newest <= step)
         return restored
-
-    def poll_timer(self) -> bool:
-        """A collective: returns whether the last save is too long ago."""
-        return self._timer.poll()
 
     @property
     def saved_step(self) -> int | None:
         """Step of the newest state that was saved or restored, or None."""
         return self._position[0] if self._position else None
 
-    def newest_step(self) -> int | None:
-        """Returns the step of the newest state on disk."""
-        return max(self._latest.steps(), default=None)
-
     def save(self, tree: Any, metadata: RunMetadata) -> None:
         """Saves the state at a position, unless it is there."""
         position = metadata["step"], metadata["epoch"]
         if position != self._position:
-            self._best.wait()  # the best weights are on disk before a state names them
+            self.best.wait()  # the best weights are on disk before a state names them
             self._latest.save(metadata["step"], tree, metadata)
         if self._position is None:  # see `restore`
             self._latest.wait()
         self._position = position
-        self._timer.restart()
-
-    def save_best(self, step: int, variables: Any, best: Best) -> None:
-        """Saves the best weights so far."""
-        self._best.save(step, variables, best)
+        self.timer.restart()
 
     def restore_best(self, variables: Any, sharding: Sharding, epoch: int) -> Any:
         """Returns the best weights, which must be those of an epoch.
@@ -414,7 +405,7 @@ class Checkpointer:
         Raises:
           UserError: If they are gone.
         """
-        restored = self._best.restore(variables, sharding)
+        restored = self.best.restore(variables, sharding)
         if restored is None or restored[1]["epoch"] != epoch:
             raise UserError(
                 f"{self._run.best} lacks the best weights, of epoch {epoch}; restore "
@@ -427,7 +418,7 @@ class Checkpointer:
         try:
             self._latest.close()
         finally:
-            self._best.close()
+            self.best.close()
 
 
 def digest(tree: Any, metadata: Mapping[str, Any]) -> str:

@@ -227,14 +227,15 @@ class Trainer:
         Each call of the devices is dispatched before the metrics of the one before it
         are fetched, so the devices never wait for this loop.
         """
-        epoch = self._metadata["epoch"]
+        epoch, time_limit = self._metadata["epoch"], self._config.train.max_seconds
         steps_per_epoch = self._setup.options.steps_per_epoch
         position = self._step - epoch * steps_per_epoch
         if position == 0 and self._config.train.reload_best:  # as report 001 does
             self._state = self._state.replace(**self._best_variables())
         with self._feed.epoch(epoch, position) as calls:
             for num_steps, data in calls:
-                self._stop_if_asked()
+                if self._stop.poll() or (time_limit and self._time_limit.poll()):
+                    self._save_and_stop()
                 start, previous, step = time.perf_counter(), self._metrics, self._step
                 if self._profiler:
                     self._profiler.before_call(previous)
@@ -258,7 +259,7 @@ class Trainer:
                 self._metadata["seconds"]["train"] += seconds
                 self.progress.count(num_steps, seconds)
                 # Do not change the order: all processes must poll equally often.
-                if self._checkpoints.poll_timer() and self._step % steps_per_epoch:
+                if self._checkpoints.timer.poll() and self._step % steps_per_epoch:
                     self._save()
 
     def close_epoch(self) -> None:
@@ -271,7 +272,15 @@ class Trainer:
         if self._checkpoints.saved_step is None:
             self._save()
         is_best = self._select(epoch, val)
-        self._log(epoch, train, val, is_best)
+        row = {"step": self._step, "epoch": epoch}
+        speed = {
+            "learning_rate": float(self._learning_rates[self._step - 1]),
+            "images_per_second": round(self.progress.images_per_second, 1),
+        }
+        self._run.add_row({**row, "split": "train", **train, **speed})
+        if val is not None:
+            self._run.add_row({**row, "split": self._setup.val_split, **val})
+        self.progress.end_epoch(epoch, self._step, train, val, is_best)
         self._metadata["epoch"] = epoch
         self._metrics = self._empty_metrics()
         last = self.is_over()
@@ -323,20 +332,16 @@ class Trainer:
         values = means(metrics)
         if not math.isfinite(values["loss"]):
             raise UserError(self._diverged(step, f"the loss is {values['loss']}"))
-        rate = self._learning_rate(step)
+        rate = self._learning_rates[step - 1]
         self.progress.show(self._metadata["epoch"] + 1, step, values, rate)
         return values
 
-    def _learning_rate(self, step: int) -> float:
-        """Returns the rate of the last of these steps."""
-        return float(self._learning_rates[step - 1])
-
     def _diverged(self, step: int, what: str) -> str:
-        saved = self._checkpoints.newest_step()
+        saved = self._checkpoints.saved_step
         kept = f"the state of step {saved:,} is kept" if saved else "nothing saved"
         return (
             f"training diverged: {what} by step {step:,} at learning rate "
-            f"{self._learning_rate(step):.3g} ({kept}); start again in another "
+            f"{self._learning_rates[step - 1]:.3g} ({kept}); start again in another "
             "--workdir with a lower optim.learning_rate, or set optim.gradient_clip"
         )
 
@@ -361,16 +366,6 @@ class Trainer:
         self._metadata["best"] = candidate
         self._save_best(candidate)
         return True
-
-    def _log(self, epoch: int, train, val, is_best: bool) -> None:
-        row = {"step": self._step, "epoch": epoch}
-        speed = round(self.progress.images_per_second, 1)
-        rate = self._learning_rate(self._step)
-        extra = {"learning_rate": rate, "images_per_second": speed}
-        self._run.add_row({**row, "split": "train", **train, **extra})
-        if val is not None:
-            self._run.add_row({**row, "split": self._setup.val_split, **val})
-        self.progress.end_epoch(epoch, self._step, train, val, is_best)
 
     def _evaluate(
         self, examples: Examples, variables: Any, augmentation: str = "none"
@@ -436,7 +431,8 @@ class Trainer:
 
     def _save_best(self, best: Best) -> None:
         with self._explained_divergence():
-            self._checkpoints.save_best(self._step, self._state.eval_variables, best)
+            variables = self._state.eval_variables
+            self._checkpoints.best.save(self._step, variables, best)
 
     @contextlib.contextmanager
     def _explained_divergence(self) -> Iterator[None]:
@@ -445,11 +441,6 @@ class Trainer:
             yield
         except NotFiniteError as error:
             raise UserError(self._diverged(self._step, str(error))) from error
-
-    def _stop_if_asked(self) -> None:
-        limit = self._config.train.max_seconds
-        if self._stop.poll() or (limit and self._time_limit.poll()):
-            self._save_and_stop()
 
     def _save_and_stop(self) -> None:
         self._save()
