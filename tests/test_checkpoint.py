@@ -141,9 +141,9 @@ def test_a_step_is_replaced_when_it_is_saved_again(tmp_path):
 
 def test_steps_beyond_one_are_deleted(folder):
     with Opened(folder) as (checkpoints, _):
-        checkpoints.delete_after(20)
+        checkpoints.drop_after(20, delete=True)
         assert checkpoints.steps() == [10, 20]
-        checkpoints.delete_after(15)
+        checkpoints.drop_after(15, delete=True)
         assert checkpoints.steps() == [10]
 
 
