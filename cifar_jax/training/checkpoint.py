@@ -218,11 +218,11 @@ class CheckpointFolder:
         """
         try:
             self.wait()
-        except UserError:
-            with contextlib.suppress(Exception):  # it raises the same once more
+            self._manager.close()
+        except Exception as error:
+            with contextlib.suppress(Exception):  # it may raise the same once more
                 self._manager.close()
-            raise
-        self._manager.close()
+            raise self._unwritten(error) from error
 
     def _try(
         self, step: int, template: Any, sharding: Sharding
