@@ -1,9 +1,16 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import csv
+import json
 import os
 import pathlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextlib.contextmanager
@@ -15,3 +22,51 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class OutputFolder:
+    """A folder of results, in which each file appears only when it is whole.
+
+    Attributes:
+      path: The folder. It is made with the first file; older files are replaced.
+      files: Names of the files written so far.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.files: list[str] = []
+
+    @contextlib.contextmanager
+    def file(self, name: str) -> Iterator[pathlib.Path]:
+        """Yields a path to write a file of that name to."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with replacing(self.path / name) as temporary:
+            yield temporary
+        self.files.append(name)
+
+    def text(self, name: str, content: str) -> None:
+        """Writes a text."""
+        with self.file(name) as path:
+            path.write_text(content, encoding="utf-8", errors="replace")
+
+    def json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a JSON object."""
+        self.text(name, json.dumps(content, indent=2) + "\n")
+
+    def table(self, name: str, header: Sequence, rows: Sequence[Sequence]) -> None:
+        """Writes a CSV file."""
+        with self.file(name) as path, path.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+    def figure(self, name: str, figure: "Figure") -> None:
+        """Writes a picture as PNG."""
+        import matplotlib  # slow to import, and most commands draw nothing
+        from matplotlib.text import Text
+
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)  # a name with a $ in it is not a formula
+        with self.file(name) as path, warnings.catch_warnings():
+            # Letters that the font lacks are drawn as boxes.
+            warnings.filterwarnings("ignore", message="Glyph")
+            with matplotlib.rc_context({"text.parse_math": False}):
+                figure.savefig(path, format="png", dpi=130)

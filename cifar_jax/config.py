@@ -30,6 +30,9 @@ RESUMABLE_KEYS = (
     "train.watchdog_seconds",
 )
 
+# Test-time augmentations; see `training.methods.tta`.
+TTA_NAMES = ("none", "flip", "multicrop")
+
 # Old name of a key, as files of earlier versions have it, to its name today.
 RENAMED_KEYS = {
     "optim.decayed": "optim.weight_decay_mask",

@@ -8,6 +8,8 @@ evaluation.json, tables and pictures.
 import pathlib
 
 from cifar_jax import _cli, _runtime
+from cifar_jax._files import OutputFolder
+from cifar_jax.config import TTA_NAMES
 
 
 def define_flags(flags: _cli.Flags) -> None:
@@ -19,7 +21,7 @@ def define_flags(flags: _cli.Flags) -> None:
     flags.add_bool("resize", "resize images of another size (bicubic)")
     flags.add_enum(
         "tta",
-        ["none", "flip", "multicrop"],
+        TTA_NAMES,
         "test-time augmentation, scored beside the plain images",
         "none",
     )
@@ -39,12 +41,11 @@ def define_flags(flags: _cli.Flags) -> None:
 def main(flags: _cli.Flags) -> None:
     """Evaluates, and prints the figures."""
     network = _cli.chosen_network(flags)
-    # slow to import: not for --help
-    from cifar_jax.evaluation import evaluation, summary
-    from cifar_jax.evaluation.output import Output
-
     _runtime.start()
-    request = evaluation.Request(
+    # slow to import: not for --help
+    from cifar_jax.evaluation import evaluate
+
+    request = evaluate.Request(
         **network,
         data=flags.data,
         validation=flags.validation,
@@ -58,10 +59,12 @@ def main(flags: _cli.Flags) -> None:
         speed=flags.latency,
         batch_size=flags.batch_size,
     )
-    output = Output(pathlib.Path(flags.output or network["workdir"] / "evaluation"))
-    record = evaluation.evaluate(request, output)
-    print(summary.lines(record))
-    print(f"{output.folder}: {', '.join(output.files)}")
+    output = OutputFolder(
+        pathlib.Path(flags.output or network["workdir"] / "evaluation")
+    )
+    record = evaluate.evaluate(request, output)
+    print(evaluate.summary(record))
+    print(f"{output.path}: {', '.join(output.files)}")
 
 
 if __name__ == "__main__":

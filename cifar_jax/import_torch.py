@@ -23,18 +23,18 @@ def define_flags(flags: _cli.Flags) -> None:
 
 
 def main(flags: _cli.Flags) -> None:
-    """Makes the run directory and says what it was proved with."""
+    """Makes the run directory and says how it was verified."""
     for name in ("weights", "preset", "mean", "std", "workdir"):
         if getattr(flags, name) is None:
             raise _cli.UsageError(f"--{name} is missing; see --help")
     # slow to import: not for --help
     from cifar_jax import config as default
     from cifar_jax.data import sources
-    from cifar_jax.formats import artifact
+    from cifar_jax.formats import export
     from cifar_jax.models.presets import PRESETS
 
-    _runtime.start(cpu_only=True)  # the weights are proved in float32
-    torch_import = formats.find("torch_import")
+    _runtime.start(cpu_only=True)  # the weights are verified in float32
+    pytorch_import = formats.import_module("pytorch_import")
     if flags.preset not in PRESETS:
         raise _cli.UsageError(
             f"--preset is {flags.preset}; use one of {', '.join(PRESETS)}"
@@ -56,8 +56,8 @@ def main(flags: _cli.Flags) -> None:
         "std": list(std),
     }
     weights, workdir = pathlib.Path(flags.weights), pathlib.Path(flags.workdir)
-    check = torch_import.import_weights(weights, config, dataset, workdir)
-    print(f"{workdir}: {flags.preset}; {artifact.summary(check)}")
+    check = pytorch_import.import_weights(weights, config, dataset, workdir)
+    print(f"{workdir}: {flags.preset}; {export.summary(check)}")
 
 
 def _channels(name: str, texts: list[str], count: int) -> tuple[float, ...]:

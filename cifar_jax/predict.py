@@ -8,6 +8,7 @@ cannot be read gets an empty label and its error.
 import pathlib
 
 from cifar_jax import UserError, _cli, _runtime
+from cifar_jax.config import TTA_NAMES
 
 
 def define_flags(flags: _cli.Flags) -> None:
@@ -20,9 +21,7 @@ def define_flags(flags: _cli.Flags) -> None:
         "topk", "also write the most likely classes and their probabilities", 0
     )
     flags.add_bool("probabilities", "also write the probability of each class")
-    flags.add_enum(
-        "tta", ["none", "flip", "multicrop"], "test-time augmentation", "none"
-    )
+    flags.add_enum("tta", TTA_NAMES, "test-time augmentation", "none")
     flags.add_bool("resize", "resize images of another size (bicubic)")
     flags.add_bool("overwrite", "replace the output if it exists")
     flags.add_integer("batch_size", "images in a call", 500, lower_bound=1)
@@ -34,56 +33,50 @@ def main(flags: _cli.Flags) -> int:
     for name in ("input", "output"):
         if not getattr(flags, name):
             raise _cli.UsageError(f"--{name} is missing; see --help")
+    _runtime.start()
     # slow to import: not for --help
     from cifar_jax.data import sources
-    from cifar_jax.evaluation import inference, predictions, progress
+    from cifar_jax.evaluation import inference, predictions
 
-    _runtime.start()
     output = pathlib.Path(flags.output)
     predictions.check_path(output, flags.overwrite)
     predictor = inference.Predictor(
         **network, batch_size=flags.batch_size, tta=flags.tta
     )
-    table = sources.open_split(
+    dataset = sources.open_split(
         flags.input,
         flags.data_dir or predictor.network.config["data"]["dir"],
         image_shape=predictor.network.image_shape,
         resize=flags.resize,
     )
-    with progress.progress("labelling", len(table)) as advance:
+    with inference.progress("labelling", len(dataset)) as advance:
         summary = predictions.write(
             predictor,
-            table,
+            dataset,
             output,
             top_k=flags.topk,
             probabilities=flags.probabilities,
             advance=advance,
         )
-    print(_histogram(summary, predictor.network.label_names))
+    names = predictor.network.label_names
+    width, num_labelled = max(map(len, names)), max(1, summary.counts.sum())
+    for label, (name, count) in enumerate(zip(names, summary.counts, strict=True)):
+        share = count / num_labelled
+        print(f"{label:>4}  {name:<{width}}  {count:>9,}  {share:6.1%}")
     speed = summary.num_images / summary.seconds
     print(f"{output}: {summary.num_images:,} images, {speed:,.0f} images/s")
-    if summary.num_failed == summary.num_images:
-        raise UserError(
-            f"none of the {summary.num_images:,} images can be read, the first one: "
-            f"{summary.first_error}"
-        )
-    if summary.num_failed:
+    if summary.errors:
+        first_error = next(iter(summary.errors.values()))
+        if len(summary.errors) == summary.num_images:
+            raise UserError(
+                f"none of the {summary.num_images:,} images can be read, the first "
+                f"one: {first_error}"
+            )
         print(
-            f"{summary.num_failed:,} of them could not be read and got an error, not a "
-            f"label; the first: {summary.first_error}"
+            f"{len(summary.errors):,} of them could not be read and got an error, not "
+            f"a label; the first: {first_error}"
         )
     return 0
-
-
-def _histogram(summary, label_names) -> str:
-    """Returns a line for each class: how many images got its label."""
-    width, total = max(map(len, label_names)), max(1, summary.counts.sum())
-    return "\n".join(
-        f"{label:>4}  {name:<{width}}  {count:>9,}  {count / total:6.1%}"
-        for label, (name, count) in enumerate(
-            zip(label_names, summary.counts, strict=True)
-        )
-    )
 
 
 if __name__ == "__main__":

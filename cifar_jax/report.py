@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cifar_jax import UserError, _cli, _runtime
+from cifar_jax._files import OutputFolder
 
 if TYPE_CHECKING:
     from cifar_jax.reporting.runs import Run
@@ -73,8 +74,7 @@ def evaluate_missing(runs: Sequence["Run"]) -> None:
     Raises:
       UserError: If a run cannot be evaluated.
     """
-    from cifar_jax.evaluation.evaluation import Request, evaluate
-    from cifar_jax.evaluation.output import Output
+    from cifar_jax.evaluation.evaluate import Request, evaluate
 
     for run in runs:
         if reason := run.reason_not_to_evaluate():
@@ -85,7 +85,7 @@ def evaluate_missing(runs: Sequence["Run"]) -> None:
         request = Request(
             workdir=run.path, validation=not run.may_test, speed=run.ended
         )
-        evaluate(request, Output(run.path / "evaluation"))
+        evaluate(request, OutputFolder(run.path / "evaluation"))
 
 
 def _records(flags: _cli.Flags) -> None:

@@ -12,13 +12,12 @@ from support.commands import call
 from support.runs import tiny_config, train
 
 from cifar_jax import UserError
-from cifar_jax._files import replacing
+from cifar_jax._files import OutputFolder, replacing
 from cifar_jax.data import sources
 from cifar_jax.data.dataset import from_arrays
-from cifar_jax.evaluation import corruptions, efficiency, summary
-from cifar_jax.evaluation.evaluation import Request, evaluate
+from cifar_jax.evaluation import corruptions, efficiency
+from cifar_jax.evaluation.evaluate import Request, evaluate, summary
 from cifar_jax.evaluation.inference import Predictor
-from cifar_jax.evaluation.output import Output
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def digits(digits_dir):
 
 
 def evaluated(workdir, folder, **options):
-    return evaluate(Request(workdir=workdir, **options), Output(folder))
+    return evaluate(Request(workdir=workdir, **options), OutputFolder(folder))
 
 
 @pytest.mark.parametrize("batch_size", [1, 100, 1000])
@@ -82,7 +81,7 @@ def test_the_record_and_its_pictures(run, tmp_path):
     assert fitted["num_validation"] == result["val"]["num_examples"]
     assert record["efficiency"]["parameters"] == result["num_parameters"]
     assert 2 * record["efficiency"]["macs_per_image"] == result["flops_per_image"]
-    lines = summary.lines(record)
+    lines = summary(record)
     for part in ("with flip: 0.", "McNemar p = 1", "at temperature", "ECE"):
         assert part in lines
 
@@ -180,7 +179,7 @@ def test_runs_of_other_classes_are_not_compared(run, tmp_path):
 
 def test_a_run_that_is_not_there_is_not_made(tmp_path):
     missing = tmp_path / "run"
-    with pytest.raises(UserError, match="no run directory"):
+    with pytest.raises(UserError, match="is not a run directory"):
         evaluated(missing, missing / "evaluation")
     assert not missing.exists()
 

@@ -17,7 +17,8 @@ from support.designs import SMALL, VARIANTS, designs
 from cifar_jax import UserError, formats
 from cifar_jax import config as default
 from cifar_jax.config import config_to_dict
-from cifar_jax.formats import artifact, stablehlo, weights
+from cifar_jax.formats import export, safetensors_file
+from cifar_jax.formats.export import Format
 from cifar_jax.models.presets import PRESETS
 from cifar_jax.training import checkpoint, pretrained
 from cifar_jax.training.workdir import RunDirectory
@@ -28,20 +29,20 @@ ROOT = pathlib.Path(__file__).parent.parent
 SHAPE = (12, 12, 3)
 
 
-def kind(name):
-    """Returns a format's module, or skips the test."""
+def find(name):
+    """Returns a format, or skips the test."""
     try:
-        return formats.find(formats.MODULES[name])
+        return formats.find(name)
     except UserError as error:
         pytest.skip(str(error))
 
 
 def available():
-    for name in formats.MODULES:
+    for name in formats.FORMATS:
         if name == "onnx-int8":  # needs images, and has other logits: test_compress.py
             continue
         try:
-            yield name, formats.find(formats.MODULES[name])
+            yield name, formats.find(name)
         except UserError:
             continue
 
@@ -87,12 +88,12 @@ def random_images(batch_size, shape=SHAPE):
     return key.integers(0, 256, (batch_size, *shape), np.uint8)
 
 
-def write(module, network, folder):
+def write(kind, network, folder):
     """Writes a file and its card, without the comparison that `export` makes."""
-    path = folder / f"model{module.SUFFIX}"
-    card = artifact.describe(network)
-    module.write(network, path, card)
-    artifact.card_path(path).write_text(json.dumps(card))
+    path = folder / f"model{kind.suffix}"
+    card = export.describe(network)
+    kind.write(network, path, card)
+    export.card_path(path).write_text(json.dumps(card))
     return path
 
 
@@ -107,10 +108,10 @@ def test_every_option_in_every_format(name, tmp_path):
     network = make(SMALL | VARIANTS[name])
     images = random_images(3)
     expected = jax.jit(network.logits)(images)
-    for format_name, module in available():
-        found = module.read(write(module, network, tmp_path))(images)
+    for name, kind in available():
+        found = kind.read(write(kind, network, tmp_path))(images)
         assert found.dtype == np.float32
-        assert_close(found, expected, format_name)
+        assert_close(found, expected, name)
 
 
 # Between them most of the options, so that few networks are compiled.
@@ -126,19 +127,19 @@ BROAD = {
 def test_any_batch_size_in_every_format(name, tmp_path):
     network, images = make(SMALL | BROAD[name]), random_images(7)
     expected = np.asarray(jax.jit(network.logits)(images))
-    for format_name, module in available():
-        classify = module.read(write(module, network, tmp_path))
+    for name, kind in available():
+        classify = kind.read(write(kind, network, tmp_path))
         for batch_size in (1, 2, 7):
             found = classify(images[:batch_size])
-            assert_close(found, expected[:batch_size], format_name)
+            assert_close(found, expected[:batch_size], name)
 
 
 def compare_onnx_with_torch(network, shape, folder):
     """Needs no compilation, and PyTorch's network has its own tests."""
     images = random_images(2, shape)
-    torch_file, onnx_file = kind("torch"), kind("onnx")
-    expected = torch_file.calls(torch_file.translate(network))(images)
-    assert_close(onnx_file.read(write(onnx_file, network, folder))(images), expected)
+    onnx, pytorch = find("onnx"), pytest.importorskip("cifar_jax.formats.pytorch")
+    expected = pytorch.on_arrays(pytorch.translate(network))(images)
+    assert_close(onnx.read(write(onnx, network, folder))(images), expected)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -169,9 +170,10 @@ def test_any_design(drawn, tmp_path):
 def test_float32_whatever_it_was_trained_in(tmp_path):
     network = make(SMALL | dict(dtype="bfloat16"))
     path = tmp_path / "model.stablehlo"
-    artifact.export(network, stablehlo, path)
+    stablehlo = formats.find("stablehlo")
+    export.export(network, stablehlo, path)
     images = random_images(16)
-    expected = jax.jit(artifact.in_float32(network).logits)(images)
+    expected = jax.jit(export.in_float32(network).logits)(images)
     assert_close(stablehlo.read(path)(images), expected)
     exported = jax.export.deserialize(bytearray(path.read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "tpu")
@@ -180,8 +182,8 @@ def test_float32_whatever_it_was_trained_in(tmp_path):
 
 def test_the_card_tells_what_a_user_must_know(tmp_path):
     path = tmp_path / "new" / "model.safetensors"
-    card = artifact.export(make(SMALL), weights, path)
-    assert json.loads(artifact.card_path(path).read_text()) == card
+    card = export.export(make(SMALL), safetensors_file.FORMAT, path)
+    assert json.loads(export.card_path(path).read_text()) == card
     assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert card["dataset"]["label_names"][9] == "class 9"
     assert card["input"] == {"dtype": "uint8", "shape": ["batch", *SHAPE]}
@@ -193,21 +195,14 @@ def test_the_card_tells_what_a_user_must_know(tmp_path):
     }
 
 
-class Broken:
+def broken(network, change):
     """A format that loses what `change` changes."""
-
-    SUFFIX = ".broken"
-
-    def __init__(self, change):
-        self.change = change
-
-    def write(self, network, path, card):
-        self.network = network
-        path.write_bytes(b"new")
-
-    def read(self, path):
-        logits = jax.jit(self.network.logits)
-        return lambda images: self.change(np.array(logits(images)))
+    logits = jax.jit(network.logits)
+    return Format(
+        suffix=".broken",
+        write=lambda network, path, card: path.write_bytes(b"new"),
+        read=lambda path: lambda images: change(np.array(logits(images))),
+    )
 
 
 def swap_two_best(logits):
@@ -230,20 +225,20 @@ def test_a_file_that_is_not_the_network_is_not_kept(change, message, tmp_path):
     network, path = make(SMALL), tmp_path / "model.broken"
     path.write_bytes(b"old")
     with pytest.raises(UserError, match=message):
-        artifact.export(network, Broken(change), path, overwrite=True)
+        export.export(network, broken(network, change), path, overwrite=True)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [
         (path.name, b"old")
     ]
     with pytest.raises(UserError, match="exists; use --overwrite"):
-        artifact.export(network, Broken(np.array), path)
-    artifact.export(network, Broken(np.array), path, overwrite=True)
+        export.export(network, broken(network, np.array), path)
+    export.export(network, broken(network, np.array), path, overwrite=True)
     assert path.read_bytes() == b"new"
 
 
 def test_safetensors_come_back_as_the_network(tmp_path):
     network = make(SMALL)
-    path = write(weights, network, tmp_path)
-    loaded = weights.load(path)
+    path = write(safetensors_file.FORMAT, network, tmp_path)
+    loaded = safetensors_file.load(path)
     assert loaded.epoch == 7
     assert loaded.label_names == network.label_names
     assert loaded.model == network.model
@@ -255,22 +250,22 @@ def test_safetensors_come_back_as_the_network(tmp_path):
 
 def test_safetensors_of_others_are_refused(tmp_path):
     network = make(SMALL)
-    path = write(weights, network, tmp_path)
+    path = write(safetensors_file.FORMAT, network, tmp_path)
     content = path.read_bytes()
     path.write_bytes(content[:-10])
-    with pytest.raises(UserError, match="is no network of.*SafetensorError"):
-        weights.load(path)
+    with pytest.raises(UserError, match="is not a network of.*SafetensorError"):
+        safetensors_file.load(path)
     safe_numpy.save_file({"a": np.zeros(3)}, path)
-    with pytest.raises(UserError, match="is no network of.*KeyError: 'card'"):
-        weights.load(path)
+    with pytest.raises(UserError, match="is not a network of.*KeyError: 'card'"):
+        safetensors_file.load(path)
     for strange in ("1", "{}", '{"config": {"model": 1}, "dataset": {}}', "["):
         safe_numpy.save_file({"a": np.zeros(3)}, path, metadata={"card": strange})
-        with pytest.raises(UserError, match="is no network of"):
-            weights.load(path)
-    card = {"card": json.dumps(artifact.describe(network))}
+        with pytest.raises(UserError, match="is not a network of"):
+            safetensors_file.load(path)
+    card = {"card": json.dumps(export.describe(network))}
     safe_numpy.save_file({"a": np.zeros(3)}, path, metadata=card)
     with pytest.raises(UserError, match=r"holds float64 \[3\] as a, and.* nothing"):
-        weights.load(path)
+        safetensors_file.load(path)
 
 
 def save_run(network, dataset, workdir):
@@ -323,7 +318,7 @@ def test_the_command_and_a_process_without_this_package(tmp_path):
 
 def test_pytorch_needs_no_jax(tmp_path):
     network = make(SMALL)
-    path = write(kind("torch"), network, tmp_path)
+    path = write(find("torch"), network, tmp_path)
     images = random_images(3)
     np.save(tmp_path / "images.npy", images)
     code = """
@@ -340,6 +335,6 @@ np.save(sys.argv[3], logits.numpy())
 
 def test_a_missing_package_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "cifar_jax.formats.torch_file", raising=False)
+    monkeypatch.delitem(sys.modules, "cifar_jax.formats.pytorch", raising=False)
     with pytest.raises(UserError, match=r"torch is not.*pip install 'cifar-jax\[torch"):
-        formats.find("torch_file")
+        formats.find("torch")

@@ -83,7 +83,7 @@ def test_unlabelled_pickles_give_the_labels_in_order(
     ]
     assert path.read_bytes().startswith(b"ID,Labels\n")
     assert summary.counts.tolist() == np.bincount(labels, minlength=10).tolist()
-    assert (summary.num_images, summary.num_failed) == (45, 0)
+    assert (summary.num_images, summary.errors) == (45, {})
 
 
 def test_more_columns(predictor, digits, logits, tmp_path):
@@ -135,13 +135,13 @@ def test_a_folder_of_all_sorts(predictor, digits, logits, tmp_path):
         assert found[name] == (label, ""), name
     assert found["wide.png"][0] == "" and "20x40 pixels" in found["wide.png"][1]
     assert found["broken.png"][0] == "" and "cannot be read" in found["broken.png"][1]
-    assert (summary.num_images, summary.num_failed) == (26, 2)
+    assert (summary.num_images, len(summary.errors)) == (26, 2)
     assert summary.counts.sum() == 24
     assert (
         list(tmp_path.iterdir()) == [folder, path] or len(list(tmp_path.iterdir())) == 2
     )
     rows, summary = predicted(predictor, folder, path, resize=True)
-    assert summary.num_failed == 1
+    assert len(summary.errors) == 1
 
 
 def test_images_in_classes_of_any_name_are_called_by_their_path(
@@ -176,7 +176,7 @@ def test_an_output_is_never_replaced_unasked(tmp_path):
     predictions.check_path(output, overwrite=True)
     with pytest.raises(UserError, match="is a folder; give a file"):
         predictions.check_path(tmp_path, overwrite=True)
-    with pytest.raises(UserError, match="x is no folder that may be written to"):
+    with pytest.raises(UserError, match="x is not a folder that may be"):
         predictions.check_path(tmp_path / "x" / "preds.csv", overwrite=True)
 
 

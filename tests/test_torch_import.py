@@ -17,7 +17,7 @@ from cifar_jax.training.workdir import RunDirectory
 torch = pytest.importorskip("torch")
 from support.usual_resnets import ResNet, WideResNet  # noqa: E402
 
-from cifar_jax.formats import torch_import  # noqa: E402
+from cifar_jax.formats import pytorch_import  # noqa: E402
 from cifar_jax.models import torch_names, torch_resnet  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -69,7 +69,7 @@ def run_import(path, workdir, options=None):
         "mean": list(MEAN),
         "std": list(STD),
     }
-    return torch_import.import_weights(path, config, dataset, workdir)
+    return pytorch_import.import_weights(path, config, dataset, workdir)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def without(name):
         ),
         (
             lambda state: state | {"bn1.running_var": -state["bn1.running_var"]},
-            "stem_bn.running_var holds -.* which is no variance",
+            "stem_bn.running_var holds -.* which is not a variance",
         ),
         (
             lambda state: state | {"bn1.bias": state["bn1.bias"] * torch.nan},

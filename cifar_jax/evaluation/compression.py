@@ -1,7 +1,7 @@
 """What smaller forms of a network save, and what they cost.
 
-All are files for one runtime. In timing they take turns, round after round, so that
-what else the machine does meets all of them.
+All forms are ONNX files for one runtime. In timing they take turns, round after round,
+so that whatever else the machine does meets all of them.
 """
 
 import dataclasses
@@ -11,17 +11,79 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypedDict
 
+import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from cifar_jax import config as default
+from cifar_jax import formats
+from cifar_jax._files import OutputFolder
 from cifar_jax.data import batches
-from cifar_jax.data.sources import Examples
+from cifar_jax.data.dataset import Examples
 from cifar_jax.evaluation import scores
+from cifar_jax.formats import export
+from cifar_jax.training import distributed, loop, pretrained, results, setup
+from cifar_jax.training.workdir import RunDirectory
 
 BATCH_SIZE = 256  # of the throughput
 ROUNDS = 15
 SECONDS = 0.3  # of a turn, about
+
+
+class Spread(TypedDict):
+    """A measured quantity over the rounds."""
+
+    median: float
+    min: float
+    max: float
+
+
+class Accuracy(TypedDict):
+    """A form's accuracy, and how it compares with the first form's on the same images.
+
+    Two networks that label the same images differ by far less chance than two samples
+    of images.
+    """
+
+    accuracy: float
+    num_examples: int
+    difference: float  # from the first form's accuracy
+    only_first_right: int
+    only_this_right: int
+    p_value: float  # of McNemar's test
+
+
+class VariantRecord(TypedDict):
+    """What was measured of one form."""
+
+    file: str
+    num_parameters: int
+    num_nonzero: int
+    check: export.Check
+    bytes: int
+    gzip_bytes: int
+    latency_ms: Spread
+    images_per_second: Spread
+    val: Accuracy | None
+    test: Accuracy
+
+
+class Measurements(TypedDict):
+    """What was measured of all forms."""
+
+    batch_size: int
+    rounds: int
+    load: dict[str, float]  # of the machine, before and after
+    variants: list[VariantRecord]
+
+
+class Record(Measurements, results.Environment, total=False):
+    """compression.json."""
+
+    workdir: str
+    pruned: results.Result  # of the run that prunes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,63 +91,154 @@ class Variant:
     """One form of a network.
 
     Attributes:
-      path: Of its file.
+      path: File of the network.
       classify: `images uint8 [B, H, W, C] -> logits [B, K]`, with that file.
-      facts: About it, for the record; `num_parameters` and `num_nonzero` among them.
+      num_parameters: Number of trainable parameters.
+      num_nonzero: Number of those that are not zero.
+      check: How the file was verified.
     """
 
     path: pathlib.Path
     classify: Callable[[np.ndarray], np.ndarray]
-    facts: dict[str, Any]
+    num_parameters: int
+    num_nonzero: int
+    check: export.Check
+
+
+def compress(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    output: OutputFolder,
+    pruning: ConfigDict | None,
+    *,
+    int8: bool,
+) -> Record:
+    """Makes smaller forms of a run's network, and compares them.
+
+    Args:
+      config: Config of the run.
+      workdir: Run directory.
+      output: Folder for the networks, the pruned run, compression.json and .md.
+      pruning: Config of the run that prunes, see `pruning_config`; or None.
+      int8: Whether to write networks with 8 bits as well.
+
+    Raises:
+      UserError: If the run has no network.
+      Stopped: If the run that prunes is stopped.
+    """
+    networks = {"original": workdir}
+    record: Record = {"workdir": str(workdir)}
+    if pruning:
+        networks["pruned"] = output.path / "pruned"
+        record["pruned"] = loop.train_and_evaluate(pruning, networks["pruned"])
+    variants = [
+        _export(network, kind, output.path / name, config.data.dir)
+        for name, network in networks.items()
+        for kind in (["onnx", "onnx-int8"] if int8 else ["onnx"])
+    ]
+    source = setup.open_source(config)
+    _, val = setup.read_train_and_val(config, source)
+    test = source.read(config.data.test_split)
+    record |= results.environment(distributed.make_mesh())
+    record["versions"] |= results.versions(("onnx", "onnxruntime"))
+    record |= compare(variants, val=val, test=test)
+    output.json("compression.json", record)
+    output.text("compression.md", table(record) + "\n")
+    return record
+
+
+def pruning_config(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    sparsity: float,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+) -> ConfigDict:
+    """Returns the config of a run that prunes: short, and gentle to the weights.
+
+    Args:
+      config: Config of the run whose network is pruned.
+      workdir: Its run directory.
+      sparsity: Share of the weights in the blocks' kernels that become zero.
+      epochs: Number of epochs; None: a fifth of the run's, at least 2.
+      learning_rate: Peak of the learning rate; None: a quarter of the run's.
+    """
+    dataset = RunDirectory(workdir).dataset()
+    pruning = config.copy_and_resolve_references()
+    pruning.init.workdir = str(workdir)
+    pruning.prune.update(sparsity=sparsity, start="0%", stop="50%")
+    pruning.data.update(mean=tuple(dataset["mean"]), std=tuple(dataset["std"]))
+    pruning.schedule = default.get_config().schedule
+    pruning.optim.learning_rate = learning_rate or config.optim.learning_rate / 4
+    epochs = epochs or max(2, config.train.epochs // 5)
+    pruning.train.update(epochs=epochs, patience=0, reload_best=False)
+    # Nothing is chosen on the test set: the table alone has it, at the end.
+    pruning.evaluate.update(every_epochs=1, select_on="val", test=False)
+    return pruning
+
+
+def _export(
+    workdir: pathlib.Path, name: str, stem: pathlib.Path, data_dir: str | None
+) -> Variant:
+    """Exports one form of one network."""
+    kind, cpu = formats.find(name), jax.devices("cpu")[0]
+    path = stem.with_name(stem.name + kind.suffix)
+    with jax.default_device(cpu):  # a file is verified in float32
+        network = pretrained.load_model(workdir, jax.sharding.SingleDeviceSharding(cpu))
+        network.config["data"]["dir"] = data_dir
+        card = export.export(network, kind, path, overwrite=True)
+    return Variant(
+        path,
+        kind.read(path),
+        num_parameters=card["num_parameters"],
+        num_nonzero=card["num_nonzero"],
+        check=card["check"],
+    )
 
 
 def compare(
     variants: Sequence[Variant], *, val: Examples | None, test: Examples
-) -> dict[str, Any]:
+) -> Measurements:
     """Measures size, time and accuracy.
 
     Args:
-      variants: The first one is what the others are compared with.
+      variants: Forms of a network; the others are compared with the first one.
       val: Images that were held out, or None.
       test: Test images.
-
-    Returns:
-      The record: `table` makes it readable.
     """
     images = test.images[:BATCH_SIZE]
     load = os.getloadavg()[0]
-    single = _take_turns(variants, images[:1])
-    many = _take_turns(variants, images)
-    load = {"before": load, "after": os.getloadavg()[0]}
+    single = take_turns(variants, images[:1])
+    many = take_turns(variants, images)
+    loads = {"before": load, "after": os.getloadavg()[0]}
     on_val = _accuracies(variants, val) if val else [None] * len(variants)
     on_test = _accuracies(variants, test)  # last: nothing is chosen after it
+    records = []
+    for k, variant in enumerate(variants):
+        content = variant.path.read_bytes()
+        record: VariantRecord = {
+            "file": variant.path.name,
+            "num_parameters": variant.num_parameters,
+            "num_nonzero": variant.num_nonzero,
+            "check": variant.check,
+            "bytes": len(content),
+            "gzip_bytes": len(gzip.compress(content, 9)),
+            "latency_ms": _spread([1000 * seconds for seconds in single[k]]),
+            "images_per_second": _spread([len(images) / s for s in many[k]]),
+            "val": on_val[k],
+            "test": on_test[k],
+        }
+        records.append(record)
     return {
         "batch_size": len(images),
         "rounds": ROUNDS,
-        "load": load,
-        "variants": [
-            {
-                "file": variant.path.name,
-                **variant.facts,
-                **_sizes(variant.path),
-                "latency_ms": _spread([1000 * seconds for seconds in one]),
-                "images_per_second": _spread([len(images) / each for each in batch]),
-                "val": held_out,
-                "test": tested,
-            }
-            for variant, one, batch, held_out, tested in zip(
-                variants, single, many, on_val, on_test, strict=True
-            )
-        ],
+        "load": loads,
+        "variants": records,
     }
 
 
-def _sizes(path: pathlib.Path) -> dict[str, int]:
-    content = path.read_bytes()
-    return {"bytes": len(content), "gzip_bytes": len(gzip.compress(content, 9))}
-
-
-def _take_turns(variants: Sequence[Variant], images: np.ndarray) -> list[list[float]]:
+def take_turns(variants: Sequence[Variant], images: np.ndarray) -> list[list[float]]:
     """Returns the seconds of a call, by variant and round."""
     for variant in variants:
         variant.classify(images)
@@ -93,21 +246,16 @@ def _take_turns(variants: Sequence[Variant], images: np.ndarray) -> list[list[fl
     for number in range(ROUNDS):
         # Every other round backwards: no variant always follows the same one.
         for place in range(len(variants))[:: -1 if number % 2 else 1]:
-            turns[place].append(_seconds(variants[place].classify, images))
+            times, start = [], time.perf_counter()
+            while not times or time.perf_counter() - start < SECONDS:
+                begin = time.perf_counter()
+                variants[place].classify(images)
+                times.append(time.perf_counter() - begin)
+            turns[place].append(statistics.median(times))
     return turns
 
 
-def _seconds(classify: Callable, images: np.ndarray) -> float:
-    """Returns the median seconds of the calls of one turn."""
-    times, start = [], time.perf_counter()
-    while not times or time.perf_counter() - start < SECONDS:
-        begin = time.perf_counter()
-        classify(images)
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def _spread(values: Sequence[float]) -> Spread:
     return {
         "median": statistics.median(values),
         "min": min(values),
@@ -115,88 +263,63 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _accuracies(
-    variants: Sequence[Variant], examples: Examples
-) -> list[dict[str, Any]]:
-    """Returns each accuracy, and by McNemar's test whether it differs from the first's.
-
-    Two networks that label the same images differ by far less chance than two samples
-    of images.
-    """
-    right = [_are_right(variant.classify, examples) for variant in variants]
-    found = []
-    for each in right:
-        test = scores.mcnemar(right[0], each)
-        found.append(
-            {
-                "accuracy": float(each.mean()),
-                "num_examples": len(examples),
-                "difference": float(each.mean() - right[0].mean()),
-                "only_first_right": test.only_first,
-                "only_this_right": test.only_second,
-                "p_value": test.p_value,
-            }
-        )
-    return found
-
-
-def _are_right(classify: Callable, examples: Examples) -> np.ndarray:
-    """Returns bool [N]."""
+def _accuracies(variants: Sequence[Variant], examples: Examples) -> list[Accuracy]:
+    """Returns each variant's accuracy, compared with the first one's."""
     right = []
-    for index, mask in batches.every_example(len(examples), BATCH_SIZE):
-        labels = np.asarray(classify(examples.images[index])).argmax(-1)
-        right.append((labels == examples.labels[index])[mask])
-    return np.concatenate(right)
-
-
-def table(record: dict[str, Any]) -> str:
-    """Returns a record as a table in Markdown, with what to know about it."""
-    size = record["batch_size"]
-    rows = [
-        (
-            "file",
-            "parameters",
-            "not zero",
-            "kB",
-            "gzip -9",
-            "one image, ms",
-            f"images/s by {size}",
-            "validation",
-            "test",
-            "points on test (p)",
+    for variant in variants:
+        parts = [
+            (variant.classify(examples.images[index]).argmax(-1))[mask]
+            for index, mask in batches.every_example(len(examples), BATCH_SIZE)
+        ]
+        right.append(np.concatenate(parts) == examples.labels)
+    tests = [scores.mcnemar(right[0], other) for other in right]
+    return [
+        Accuracy(
+            accuracy=float(other.mean()),
+            num_examples=len(examples),
+            difference=float(other.mean() - right[0].mean()),
+            only_first_right=test.only_first,
+            only_this_right=test.only_second,
+            p_value=test.p_value,
         )
+        for other, test in zip(right, tests, strict=True)
     ]
-    rows += [_row(variant) for variant in record["variants"]]
+
+
+def table(record: Record) -> str:
+    """Returns a record as a table in Markdown, with what to know about it."""
+    rows = [
+        ["file", "parameters", "not zero", "kB", "gzip -9", "one image, ms"]
+        + [f"images/s by {record['batch_size']}", "validation", "test"]
+        + ["points on test (p)"]
+    ]
+    for variant in record["variants"]:
+        val, test = variant["val"], variant["test"]
+        differs = test["only_first_right"] or test["only_this_right"]
+        change = f"{100 * test['difference']:+.2f} ({test['p_value']:.2g})"
+        rows.append(
+            [
+                variant["file"],
+                f"{variant['num_parameters']:,}",
+                f"{variant['num_nonzero']:,}",
+                f"{variant['bytes'] / 1000:,.0f}",
+                f"{variant['gzip_bytes'] / 1000:,.0f}",
+                f"{variant['latency_ms']['median']:.3f}",
+                f"{variant['images_per_second']['median']:,.0f}",
+                f"{val['accuracy']:.4f}" if val else "none",
+                f"{test['accuracy']:.4f}",
+                change if differs else "",
+            ]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     load = record["load"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "Zeros among the weights save space only when a file is compressed, and no "
-            "time: dense kernels multiply with them, too.",
-            "p: McNemar's exact test against the first row, on the same images. Times: "
-            f"medians of {record['rounds']} rounds in which the rows took turns, load "
-            f"before {load['before']:.1f}, after {load['after']:.1f}; "
-            f"{record['device']}, ONNX Runtime {record['versions']['onnxruntime']}.",
-        ]
-    )
-
-
-def _row(variant: dict[str, Any]) -> tuple[str, ...]:
-    val, test = variant["val"], variant["test"]
-    change = f"{100 * test['difference']:+.2f} ({test['p_value']:.2g})"
-    return (
-        variant["file"],
-        f"{variant['num_parameters']:,}",
-        f"{variant['num_nonzero']:,}",
-        f"{variant['bytes'] / 1000:,.0f}",
-        f"{variant['gzip_bytes'] / 1000:,.0f}",
-        f"{variant['latency_ms']['median']:.3f}",
-        f"{variant['images_per_second']['median']:,.0f}",
-        f"{val['accuracy']:.4f}" if val else "none",
-        f"{test['accuracy']:.4f}",
-        change if test["only_first_right"] or test["only_this_right"] else "",
+    return "\n".join(lines) + (
+        "\n\nZeros among the weights save space only when a file is compressed, and no "
+        "time: dense kernels multiply with them, too.\n"
+        "p: McNemar's exact test against the first row, on the same images. Times: "
+        f"medians of {record['rounds']} rounds in which the rows took turns, load "
+        f"before {load['before']:.1f}, after {load['after']:.1f}; "
+        f"{record['device']}, ONNX Runtime {record['versions']['onnxruntime']}."
     )

@@ -1,4 +1,4 @@
-"""Common corruptions of small images, without a download.
+"""Common corruptions of small images, without a download, and a network's errors.
 
 Nine of the corruptions of Hendrycks & Dietterich (2019, arXiv:1903.12261) with the five
 strengths that they chose for images of 32 x 32. The draws are our own, and results are
@@ -7,16 +7,22 @@ same.
 """
 
 import dataclasses
+import functools
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from cifar_jax._files import OutputFolder
+from cifar_jax.data.arrays import SEVERITIES
 from cifar_jax.data.dataset import Batch, Dataset
+from cifar_jax.evaluation import plots
+from cifar_jax.evaluation.inference import Predictor
 
-# (image float64 [H, W, C] in [0, 1], strength, generator) -> the same, of any range
+# (image float64 [H, W, C] in [0, 1], strength, generator) -> image of any range
 Corrupt = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
 
@@ -110,9 +116,9 @@ def corrupt(
 
     Args:
       images: uint8 [N, H, W, C], gray or RGB.
-      name: Of `CORRUPTIONS`.
-      severity: 1 to 5.
-      seed: Of the draws.
+      name: Key of `CORRUPTIONS`.
+      severity: Strength, 1 to 5.
+      seed: Seed of the noise.
       start: Place of the first image in its data set.
 
     Returns:
@@ -127,14 +133,85 @@ def corrupt(
     return corrupted
 
 
-def corrupted(table: Dataset, name: str, severity: int, *, seed: int = 0) -> Dataset:
-    """Returns a table whose images are corrupted when they are read; see `corrupt`."""
+def corrupted(dataset: Dataset, name: str, severity: int, *, seed: int = 0) -> Dataset:
+    """Returns a data set whose images are corrupted as they are read."""
 
     def read(start: int, stop: int) -> Batch:
-        rows = table.read(start, stop)
-        images = corrupt(rows.images, name, severity, seed=seed, start=start)
-        return dataclasses.replace(rows, images=images)
+        batch = dataset.read(start, stop)
+        images = corrupt(batch.images, name, severity, seed=seed, start=start)
+        return dataclasses.replace(batch, images=images)
 
     return dataclasses.replace(
-        table, name=f"{table.name} with {name}/{severity}", read=read
+        dataset, name=f"{dataset.name} with {name}/{severity}", read=read
     )
+
+
+# By corruption, functions that open the images of each severity, the mildest first.
+Corrupted = Mapping[str, Sequence[Callable[[], Dataset]]]
+
+
+def all_corrupted(dataset: Dataset, seed: int) -> Corrupted:
+    """Returns a data set under all corruptions of this module."""
+    return {
+        name: [
+            functools.partial(corrupted, dataset, name, severity, seed=seed)
+            for severity in SEVERITIES
+        ]
+        for name in CORRUPTIONS
+    }
+
+
+class CorruptionErrors(TypedDict):
+    """Errors of a network under corruptions.
+
+    `error` has the share of wrong labels by corruption, at each severity; `mean_error`
+    is the mean of them all: mCE without its division by another network's errors.
+    """
+
+    num_examples: int  # under each corruption
+    error: dict[str, list[float]]
+    mean_error: float
+    tta_error: NotRequired[dict[str, list[float]]]  # with test-time augmentation
+    tta_mean_error: NotRequired[float]
+
+
+def score(
+    predictor: Predictor, datasets: Corrupted, output: OutputFolder
+) -> CorruptionErrors:
+    """Scores a network under corruptions, and writes corruptions.csv and .png."""
+    errors: list[dict[str, list[float]]]
+    errors = [{name: [] for name in datasets} for _ in range(predictor.num_outputs)]
+    num_examples = 0
+    for name, severities in datasets.items():
+        for severity, open_dataset in enumerate(severities, 1):
+            logits, labels = predictor.outputs(open_dataset(), f"{name} {severity}")
+            num_examples = len(labels)
+            wrong = logits.argmax(axis=-1) != labels[:, None]  # [N, 1 or 2]
+            for error, share in zip(errors, wrong.mean(axis=0), strict=True):
+                error[name].append(float(share))
+    rows = [[name, *values, np.mean(values)] for name, values in errors[0].items()]
+    severities = range(1, len(rows[0]) - 1)
+    output.table("corruptions.csv", ["corruption", *severities, "mean"], rows)
+    output.figure("corruptions.png", plots.corruption_errors(errors[0]))
+    means = [float(np.mean(list(error.values()))) for error in errors]
+    record: CorruptionErrors = {
+        "num_examples": num_examples,
+        "error": errors[0],
+        "mean_error": means[0],
+    }
+    if len(errors) > 1:  # the second row of logits has test-time augmentation
+        record |= {"tta_error": errors[1], "tta_mean_error": means[1]}
+    return record
+
+
+def summary(errors: CorruptionErrors) -> str:
+    """Returns the errors in a line."""
+    means = {name: float(np.mean(values)) for name, values in errors["error"].items()}
+    worst = max(means, key=means.__getitem__)
+    line = (
+        f"{len(means)} corruptions: mean error {errors['mean_error']:.4f}, worst "
+        f"{worst} {means[worst]:.4f}"
+    )
+    if "tta_mean_error" in errors:
+        line += f"; with test-time augmentation {errors['tta_mean_error']:.4f}"
+    return line

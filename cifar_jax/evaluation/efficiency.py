@@ -4,72 +4,98 @@ import pathlib
 import resource
 import statistics
 import time
-from collections.abc import Iterable
-from typing import Any
+from typing import TypedDict
 
 import jax
 import numpy as np
 
 from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.models import count
+from cifar_jax.training.results import environment
 
 BATCH_SIZES = (16, 64, 256, 1024, 4096)
 REPEATS = 20
-SECONDS = 2.0  # at most, for the repeats at one batch size, but for the first three
+SECONDS = 2.0  # at most, for the repeats at one batch size after the first three
 
 
-def size(predictor: Predictor, workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns how large a network is.
+class Speed(TypedDict, total=False):
+    """How fast a network labels images: medians, compiling excluded.
 
-    Returns:
-      `parameters`, trainable ones; `macs_per_image`, multiply-adds of convolutions and
-      linear layers; `weights_bytes`, of all arrays that inference needs, in float32;
-      and `disk_bytes`, of the newest checkpoint in best/, compressed.
+    A time runs from uint8 images in the host's memory to the logits, back on the host.
+    """
+
+    latency_ms: float  # of one call with an image for each device
+    latency_batch_size: int
+    images_per_second: float  # at the best of BATCH_SIZES
+    best_batch_size: int
+    images_per_second_by_batch_size: dict[int, float]
+
+
+class Efficiency(Speed):
+    """What a network costs, and where that was measured."""
+
+    parameters: int  # trainable ones
+    macs_per_image: int  # multiply-adds of convolutions and linear layers
+    weights_bytes: int  # of all arrays that inference needs, in float32
+    disk_bytes: int  # of the newest checkpoint in best/, compressed
+    peak_memory_bytes: int  # held so far on the devices, or else by the process
+    device: str
+    num_devices: int
+    num_processes: int
+    versions: dict[str, str]
+
+
+def measure(
+    predictor: Predictor, workdir: pathlib.Path, timed: Predictor | None = None
+) -> Efficiency:
+    """Returns what a network costs.
+
+    Args:
+      predictor: Network.
+      workdir: Run directory that it comes from.
+      timed: Network whose speed is measured, or None.
     """
     network = predictor.network
     leaves = jax.tree.leaves(network.variables)
     steps = [p for p in (workdir / "best").glob("*") if p.name.isdecimal()]
     newest = max(steps, key=lambda path: int(path.name), default=None)
     files = newest.rglob("*") if newest else ()
+    speed: Speed = _speed(timed) if timed else {}
+    memory = [d.memory_stats() or {} for d in predictor.mesh.devices.flat]
+    on_devices = sum(stats.get("peak_bytes_in_use", 0) for stats in memory)
+    on_host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "parameters": count.num_parameters(network.model, network.image_shape),
         "macs_per_image": count.macs(network.model, network.image_shape),
         "weights_bytes": sum(leaf.nbytes for leaf in leaves),
         "disk_bytes": sum(p.stat().st_size for p in files if p.is_file()),
-    }
-
-
-def speed(predictor: Predictor) -> dict[str, Any]:
-    """Returns how fast a network labels images that lie in the host's memory.
-
-    A time runs from the uint8 images to the logits, back on the host. Compiling is
-    excluded; what counts are medians.
-
-    Returns:
-      `latency_ms`, of one call with an image for each device; `images_per_second` at
-      the best of `BATCH_SIZES`, `best_batch_size`, and all rates, by batch size. Larger
-      batches are left out from where they would take too long or are slower.
-    """
-    mesh, rates = predictor.mesh, {}
-    latency = latency_ms(predictor)
-    for batch_size in (n for n in BATCH_SIZES if n % mesh.size == 0):
-        seconds = _median_seconds(predictor, batch_size)
-        rates[batch_size] = batch_size / seconds
-        if rates[batch_size] < 0.9 * max(rates.values()) or seconds > SECONDS / 4:
-            break
-    best = max(rates, key=rates.get)
-    return {
-        "latency_ms": latency,
-        "latency_batch_size": mesh.size,
-        "images_per_second": rates[best],
-        "best_batch_size": best,
-        "images_per_second_by_batch_size": rates,
+        **speed,
+        "peak_memory_bytes": on_devices or on_host,
+        **environment(predictor.mesh),
     }
 
 
 def latency_ms(predictor: Predictor) -> float:
     """Returns the milliseconds of a call with an image for each device."""
     return 1000 * _median_seconds(predictor, predictor.mesh.size)
+
+
+def _speed(predictor: Predictor) -> Speed:
+    num_devices, rates = predictor.mesh.size, {}
+    latency = latency_ms(predictor)
+    for batch_size in (n for n in BATCH_SIZES if n % num_devices == 0):
+        seconds = _median_seconds(predictor, batch_size)
+        rates[batch_size] = batch_size / seconds
+        if rates[batch_size] < 0.9 * max(rates.values()) or seconds > SECONDS / 4:
+            break
+    best = max(rates, key=rates.__getitem__)
+    return {
+        "latency_ms": latency,
+        "latency_batch_size": num_devices,
+        "images_per_second": rates[best],
+        "best_batch_size": best,
+        "images_per_second_by_batch_size": rates,
+    }
 
 
 def _median_seconds(predictor: Predictor, batch_size: int) -> float:
@@ -87,8 +113,17 @@ def _median_seconds(predictor: Predictor, batch_size: int) -> float:
     return statistics.median(times)
 
 
-def peak_memory(devices: Iterable[jax.Device]) -> int:
-    """Returns the most bytes held so far: on the devices, or else by the process."""
-    stats = [device.memory_stats() or {} for device in devices]
-    on_devices = sum(each.get("peak_bytes_in_use", 0) for each in stats)
-    return on_devices or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def summary(cost: Efficiency) -> list[str]:
+    """Returns the costs in a line or two."""
+    lines = [
+        f"{cost['parameters']:,} parameters, {cost['macs_per_image']:,} multiply-adds "
+        f"an image, {cost['disk_bytes'] / 2**20:.1f} MB on disk, "
+        f"{cost['peak_memory_bytes'] / 2**20:,.0f} MB of memory at most"
+    ]
+    if "latency_ms" in cost:
+        lines.append(
+            f"{cost['latency_ms']:.2f} ms for a batch of {cost['latency_batch_size']}, "
+            f"{cost['images_per_second']:,.0f} images/s in batches of "
+            f"{cost['best_batch_size']}, on {cost['num_devices']} x {cost['device']}"
+        )
+    return lines

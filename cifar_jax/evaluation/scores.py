@@ -1,12 +1,87 @@
 """Scores of logits and labels. Pure functions of NumPy arrays."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from scipy import optimize, special, stats
 
 Z_95 = 1.959963984540054  # a standard normal lies within it in 95% of cases
 NUM_BINS = 15  # of the confidence, as is the custom for CIFAR (Guo et al., 2017)
+TOP = 5
+
+
+class Scores(TypedDict):
+    """How well a network labels a set of images."""
+
+    num_examples: int
+    num_correct: int
+    accuracy: float
+    accuracy_interval: tuple[float, float]  # 95 %, by Wilson's method
+    loss: float  # mean cross-entropy, in nats
+    top5: float | None  # None with five classes or fewer
+
+
+class ClassScores(TypedDict):
+    """How well a network labels the images of one class; None without such images."""
+
+    name: str
+    num_examples: int
+    accuracy: float | None
+    accuracy_interval: tuple[float, float] | None
+    times_predicted: int  # images of any class that get its label
+
+
+class Bin(TypedDict):
+    """The images whose confidence lies between two bounds."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
+    """Returns accuracy with its 95% interval, loss, and top-5 accuracy.
+
+    Args:
+      logits: float [N, K].
+      labels: int [N].
+    """
+    num_correct = int((logits.argmax(axis=-1) == labels).sum())
+    has_top = logits.shape[-1] > TOP
+    return {
+        "num_examples": len(labels),
+        "num_correct": num_correct,
+        "accuracy": num_correct / len(labels),
+        "accuracy_interval": wilson_interval(num_correct, len(labels)),
+        "loss": cross_entropy(logits, labels),
+        "top5": top_k_accuracy(logits, labels, TOP) if has_top else None,
+    }
+
+
+def score_classes(matrix: np.ndarray, label_names: Sequence[str]) -> list[ClassScores]:
+    """Returns the scores of each class.
+
+    Args:
+      matrix: int [K, K], see `confusion_matrix`.
+      label_names: K names.
+    """
+    counts, correct = matrix.sum(axis=1).tolist(), matrix.diagonal().tolist()
+    return [
+        ClassScores(
+            name=name,
+            num_examples=count,
+            accuracy=right / count if count else None,
+            accuracy_interval=wilson_interval(right, count) if count else None,
+            times_predicted=predicted,
+        )
+        for name, count, right, predicted in zip(
+            label_names, counts, correct, matrix.sum(axis=0).tolist(), strict=True
+        )
+    ]
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -37,8 +112,8 @@ def wilson_interval(correct: int, total: int, z: float = Z_95) -> tuple[float, f
     """Returns the bounds of a share by Wilson's score interval (1927).
 
     Args:
-      correct: Successes.
-      total: Trials, at least one.
+      correct: Number of successes.
+      total: Number of trials, at least one.
       z: Quantile of the standard normal.
     """
     share, square = correct / total, z**2 / total
@@ -63,7 +138,7 @@ class Calibration:
     """Confidence against accuracy, in bins of equal width.
 
     Attributes:
-      counts: int64 [bins], images in each.
+      counts: int64 [bins], number of images in each.
       confidence: float64 [bins], mean probability of the label given; 0 where empty.
       accuracy: float64 [bins], share of those labels that are right; 0 where empty.
     """
@@ -76,6 +151,20 @@ class Calibration:
     def edges(self) -> np.ndarray:
         """Bounds of the bins, float64 [bins + 1]; each bin holds its upper bound."""
         return np.linspace(0, 1, len(self.counts) + 1)
+
+    @property
+    def bins(self) -> list[Bin]:
+        """The bins as plain data."""
+        columns = (
+            *(self.edges[:-1], self.edges[1:]),
+            *(self.counts, self.confidence, self.accuracy),
+        )
+        return [
+            Bin(low=low, high=high, count=count, confidence=mean, accuracy=accuracy)
+            for low, high, count, mean, accuracy in zip(
+                *(column.tolist() for column in columns), strict=True
+            )
+        ]
 
     @property
     def error(self) -> float:
@@ -92,19 +181,19 @@ def calibration(
     Args:
       logits: float [N, K].
       labels: int [N].
-      num_bins: Of the confidence, from 0 to 1.
+      num_bins: Number of bins of the confidence, from 0 to 1.
     """
     confidence = np.exp(log_probabilities(logits).max(axis=-1))
     correct = logits.argmax(axis=-1) == labels
     bins = np.ceil(confidence * num_bins).astype(int) - 1
     bins = np.clip(bins, 0, num_bins - 1)  # rounding can take a probability past 1
-
-    def sums(weights=None):
-        return np.bincount(bins, weights, num_bins)
-
-    counts = sums()
+    counts = np.bincount(bins, minlength=num_bins)
     filled = np.maximum(counts, 1)
-    return Calibration(counts, sums(confidence) / filled, sums(correct) / filled)
+    return Calibration(
+        counts=counts,
+        confidence=np.bincount(bins, confidence, num_bins) / filled,
+        accuracy=np.bincount(bins, correct, num_bins) / filled,
+    )
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -115,27 +204,20 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
       labels: int [N].
     """
     # Convex in the inverse temperature; its logarithm covers all magnitudes.
-    found = optimize.minimize_scalar(
+    minimum = optimize.minimize_scalar(
         lambda log: cross_entropy(logits * np.exp(-log), labels),
         bounds=(-5.0, 5.0),
         method="bounded",
     )
-    return float(np.exp(found.x))
+    return float(np.exp(minimum.x))
 
 
-@dataclasses.dataclass(frozen=True)
-class McNemar:
-    """Whether two networks differ on the same images (McNemar, 1947).
+class McNemar(NamedTuple):
+    """Whether two networks differ on the same images (McNemar, 1947)."""
 
-    Attributes:
-      only_first: Images that only the first one labels right.
-      only_second: Images that only the second one labels right.
-      p_value: Of the exact two-sided binomial test.
-    """
-
-    only_first: int
+    only_first: int  # images that only the first network labels correctly
     only_second: int
-    p_value: float
+    p_value: float  # of the exact two-sided binomial test
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
@@ -143,7 +225,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
 
     Args:
       first: bool [N], whether the first network is right.
-      second: bool [N], likewise.
+      second: bool [N], whether the second network is right.
     """
     only_first = int((first & ~second).sum())
     only_second = int((second & ~first).sum())

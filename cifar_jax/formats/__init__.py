@@ -1,31 +1,37 @@
-"""File formats that a trained network is exported to, one module each.
-
-A module has `SUFFIX`, and
-
-- `write(network, path, card)`: writes one file;
-- where logits are not to be the same, `prove(network, classify)`: compares them;
-- `read(path)`: returns a function that classifies with that file, and the card beside
-  it: uint8 images [B, H, W, C] to float32 logits [B, num_classes].
-"""
+"""A network as a file, verified."""
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 from cifar_jax import UserError
 
-MODULES = {
-    "stablehlo": "stablehlo",
-    "safetensors": "weights",
-    "onnx": "onnx_file",
-    "onnx-int8": "onnx_int8",
-    "torch": "torch_file",
-    "pt2": "torch_program",
+if TYPE_CHECKING:
+    from cifar_jax.formats.export import Format
+
+# By the name of --format: a module of this room, and the `Format` in it.
+FORMATS = {
+    "stablehlo": ("stablehlo", "FORMAT"),
+    "safetensors": ("safetensors_file", "FORMAT"),
+    "onnx": ("onnx_file", "FORMAT"),
+    "onnx-int8": ("onnx_int8", "FORMAT"),
+    "torch": ("pytorch", "STATE_DICT"),
+    "pt2": ("pytorch", "PROGRAM"),
 }
 _EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "torch": "torch"}
 
 
-def find(name: str) -> ModuleType:
-    """Returns a module of this room.
+def find(name: str) -> "Format":
+    """Returns a format by its name.
+
+    Raises:
+      UserError: If a package that it needs is not installed.
+    """
+    module, attribute = FORMATS[name]
+    return getattr(import_module(module), attribute)
+
+
+def import_module(name: str):
+    """Imports a module of this room, which may need an extra.
 
     Raises:
       UserError: If a package that it needs is not installed.

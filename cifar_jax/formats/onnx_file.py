@@ -4,7 +4,7 @@ Maps are NCHW in the graph, as ONNX has them; the input is NHWC, as in all forma
 """
 
 import json
-import os
+import pathlib
 
 import jax
 import numpy as np
@@ -13,10 +13,10 @@ import onnxruntime
 from flax import traverse_util
 from onnx import TensorProto, helper, numpy_helper
 
+from cifar_jax.formats.export import Card, Classify, Format
 from cifar_jax.models.design import block_stride
 from cifar_jax.training.pretrained import LoadedModel
 
-SUFFIX = ".onnx"
 OPSET = 20  # the first with Gelu
 IR_VERSION = 9  # that opset's: a runtime that knows the one reads the other
 _NORM = ("scale", "bias", "mean", "var")  # in ONNX's order
@@ -24,22 +24,15 @@ _NORM = ("scale", "bias", "mean", "var")  # in ONNX's order
 _ACTIVATIONS = {"relu": "Relu", "mish": "Mish", "elu": "Elu", "gelu": "Gelu"}
 
 
-def write(network: LoadedModel, path: os.PathLike, card: dict) -> None:
-    """Writes a model with the input `images` and the output `logits`.
-
-    Args:
-      network: To write.
-      path: Of the file.
-      card: Goes into the metadata.
-    """
+def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
+    """Writes a model with the input `images`, the output `logits`, and the card."""
     graph = _Graph(network)
     graph.build()
-    images, logits = (
-        helper.make_tensor_value_info(name, dtype, ("batch", *shape))
-        for name, dtype, shape in (
-            ("images", TensorProto.UINT8, network.image_shape),
-            ("logits", TensorProto.FLOAT, (network.num_classes,)),
-        )
+    images = helper.make_tensor_value_info(
+        "images", TensorProto.UINT8, ("batch", *network.image_shape)
+    )
+    logits = helper.make_tensor_value_info(
+        "logits", TensorProto.FLOAT, ("batch", network.num_classes)
     )
     model = helper.make_model(
         helper.make_graph(graph.nodes, "cifar_jax", [images], [logits], graph.arrays),
@@ -52,10 +45,13 @@ def write(network: LoadedModel, path: os.PathLike, card: dict) -> None:
     onnx.save(model, path)
 
 
-def read(path: os.PathLike):
+def read(path: pathlib.Path) -> Classify:
     """Returns the function of a file, as onnxruntime computes it on the CPU."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["logits"], {"images": images})[0]
+
+
+FORMAT = Format(".onnx", write, read)
 
 
 class _Graph:

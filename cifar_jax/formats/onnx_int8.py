@@ -5,11 +5,9 @@ activations on training images, and gives each a scale.
 """
 
 import json
-import os
 import pathlib
 import tempfile
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,38 +18,36 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from cifar_jax import UserError
 from cifar_jax.data import batches
-from cifar_jax.data.sources import Examples
+from cifar_jax.data.dataset import Examples
 from cifar_jax.formats import onnx_file
+from cifar_jax.formats.export import Card, Check, Classify, Format
 from cifar_jax.training import setup
 from cifar_jax.training.pretrained import LoadedModel
 
-SUFFIX = ".int8.onnx"
 NUM_CALIBRATION = 512  # training images
 NUM_COMPARED = 5000  # training images, where a run held none out
 BATCH_SIZE = 64
-MOST_LOST = 0.05  # of the accuracy: more means that something is wrong
-
-read = onnx_file.read
+MAX_LOSS = 0.05  # of the accuracy: more means that something is wrong
 
 
-def write(network: LoadedModel, path: os.PathLike, card: dict) -> None:
+def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
     """Writes a model like that of `onnx_file`, with integer arithmetic inside.
 
     Args:
-      network: To write; the images of its run must be on disk.
-      path: Of the file.
-      card: Goes into the metadata.
+      network: Network to write; the images of its run must be on disk.
+      path: File to write.
+      card: Card, which goes into the metadata.
     """
     source = setup.open_source(network.config)
     train, _ = setup.read_train_and_val(network.config, source)
     chosen = np.random.default_rng(0).permutation(len(train))[:NUM_CALIBRATION]
     with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
-        whole, folded = (str(pathlib.Path(folder, name)) for name in ("a", "b"))
-        onnx_file.write(network, whole, card)
+        plain, folded = pathlib.Path(folder, "a"), pathlib.Path(folder, "b")
+        onnx_file.write(network, plain, card)
         # BatchNorm becomes a part of the convolution before it.
-        quant_pre_process(whole, folded, skip_symbolic_shape=True)
+        quant_pre_process(str(plain), str(folded), skip_symbolic_shape=True)
         quantization.quantize_static(
-            folded,
+            str(folded),
             path,
             _Calibration(train.images[np.sort(chosen)]),
             quant_format=quantization.QuantFormat.QDQ,
@@ -66,44 +62,8 @@ def write(network: LoadedModel, path: os.PathLike, card: dict) -> None:
     onnx.save(model, path)
 
 
-def prove(network: LoadedModel, classify: Callable) -> dict[str, Any]:
-    """Compares with the network on images that the ranges were not measured on.
-
-    Args:
-      network: In float32.
-      classify: The file, read back.
-
-    Returns:
-      The `images` and `num_images`; the share for which both predict the same
-      (`agreement`); `accuracy`, and that of the network (`float32_accuracy`).
-
-    Raises:
-      UserError: If too much accuracy is lost.
-    """
-    source = setup.open_source(network.config)
-    train, held_out = setup.read_train_and_val(network.config, source)
-    examples = train[:NUM_COMPARED] if held_out is None else held_out
-    before = _predict(jax.jit(network.logits), examples)
-    after = _predict(classify, examples)
-    accuracy, expected = (
-        float(np.mean(labels == examples.labels)) for labels in (after, before)
-    )
-    if not accuracy >= expected - MOST_LOST:
-        raise UserError(
-            f"with 8 bits the accuracy falls from {expected:.4f} to {accuracy:.4f}, by "
-            f"more than {MOST_LOST}; nothing is kept: export float32 (onnx)"
-        )
-    return {
-        "images": "training" if held_out is None else "validation",
-        "num_images": len(examples),
-        "agreement": float(np.mean(before == after)),
-        "accuracy": accuracy,
-        "float32_accuracy": expected,
-    }
-
-
 class _Calibration(quantization.CalibrationDataReader):
-    """Hands out images in batches, once."""
+    """Yields images in batches, once."""
 
     def __init__(self, images: np.ndarray):
         self._batches = (
@@ -115,6 +75,37 @@ class _Calibration(quantization.CalibrationDataReader):
         return next(self._batches, None)
 
 
+def verify(network: LoadedModel, classify: Classify) -> Check:
+    """Compares predictions on images that the ranges were not measured on.
+
+    Args:
+      network: Network, in float32.
+      classify: Function of the file.
+
+    Raises:
+      UserError: If too much accuracy is lost.
+    """
+    source = setup.open_source(network.config)
+    train, held_out = setup.read_train_and_val(network.config, source)
+    examples = train[:NUM_COMPARED] if held_out is None else held_out
+    before = _predict(jax.jit(network.logits), examples)
+    after = _predict(classify, examples)
+    accuracy = float(np.mean(after == examples.labels))
+    expected = float(np.mean(before == examples.labels))
+    if not accuracy >= expected - MAX_LOSS:
+        raise UserError(
+            f"with 8 bits the accuracy falls from {expected:.4f} to {accuracy:.4f}, by "
+            f"more than {MAX_LOSS}; nothing is kept: export float32 (onnx)"
+        )
+    return {
+        "images": "training" if held_out is None else "validation",
+        "num_images": len(examples),
+        "agreement": float(np.mean(before == after)),
+        "accuracy": accuracy,
+        "float32_accuracy": expected,
+    }
+
+
 def _predict(classify: Callable, examples: Examples) -> np.ndarray:
     """Returns labels int [N]."""
     parts = batches.every_example(len(examples), min(500, len(examples)))
@@ -124,3 +115,6 @@ def _predict(classify: Callable, examples: Examples) -> np.ndarray:
             for index, mask in parts
         ]
     )
+
+
+FORMAT = Format(".int8.onnx", write, onnx_file.read, verify)

@@ -3,7 +3,6 @@
 `scripts/run_stablehlo.py` runs such a file. The batch may have any size.
 """
 
-import os
 import pathlib
 
 import jax
@@ -11,31 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from cifar_jax.formats.export import Card, Classify, Format
 from cifar_jax.training.pretrained import LoadedModel
 
-SUFFIX = ".stablehlo"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(network: LoadedModel, path: os.PathLike, card: dict) -> None:
+def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
     """Writes `jax.export`'s serialisation, the weights as constants in it.
 
     Products are asked for in float32 on every platform: GPUs and TPUs would otherwise
     take fewer bits of the weights.
-
-    Args:
-      network: In the type that it is to compute in.
-      path: Of the file.
-      card: Is not part of the file.
     """
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *network.image_shape), jnp.uint8)
     with jax.default_matmul_precision("float32"):
         exported = export.export(jax.jit(network.logits), platforms=PLATFORMS)(images)
-    pathlib.Path(path).write_bytes(exported.serialize())
+    path.write_bytes(exported.serialize())
 
 
-def read(path: os.PathLike):
+def read(path: pathlib.Path) -> Classify:
     """Returns the function of a file."""
-    exported = export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
+    exported = export.deserialize(bytearray(path.read_bytes()))
     return lambda images: np.asarray(exported.call(images))
+
+
+FORMAT = Format(".stablehlo", write, read)

@@ -7,8 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cifar_jax._files import replacing
-from cifar_jax.evaluation.output import Output
+from cifar_jax._files import OutputFolder, replacing
 from cifar_jax.studies import plots, table
 from cifar_jax.studies.study import Study
 
@@ -25,11 +24,11 @@ _RUN = (
 
 def write(study: Study, found: Sequence[table.Row], folder: pathlib.Path) -> None:
     """Writes the tables and the pictures, each whole or not at all."""
-    Output(folder).table("results.csv", *csv(found))
+    OutputFolder(folder).table("results.csv", *csv(found))
     text, chosen = markdown(study, found), winner(folder)
     with replacing(folder / "table.md") as path:
         path.write_text(text + (f"\n{_verdict(chosen)}\n" if chosen else ""))
-    output = Output(folder / "plots")
+    output = OutputFolder(folder / "plots")
     for name, figure in plots.draw(study, found):
         output.figure(f"{name}.png", figure)
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 
 from cifar_jax import config as default
+from cifar_jax._files import OutputFolder
 from cifar_jax.config import config_to_dict
 from cifar_jax.data.dataset import from_arrays
-from cifar_jax.evaluation import scores, sections
-from cifar_jax.evaluation.output import Output
+from cifar_jax.evaluation import evaluate, scores
 
 NAMES = ("cat", "dog", "frog")
 SIZE = 24  # images that are evaluated
@@ -83,7 +83,8 @@ def make_evaluation(run, *, names=NAMES, split="test", epoch=3, latency=None):
     logits = random.normal(size=(SIZE, len(names))).astype(np.float32)
     logits[np.arange(SIZE), labels] += 1.5
     images = random.integers(0, 256, (SIZE, 8, 8, 3), np.uint8)
-    output = Output(run / "evaluation")
+    output = OutputFolder(run / "evaluation")
+    dataset = from_arrays("made", images, labels)
     matrix = scores.confusion_matrix(labels, logits.argmax(axis=-1), len(names))
     speed = {
         "latency_ms": latency,
@@ -96,15 +97,11 @@ def make_evaluation(run, *, names=NAMES, split="test", epoch=3, latency=None):
         "epoch": epoch,
         "data": "made:test",
         "split": split,
-        "scores": sections.score(logits, labels),
-        "classes": sections.by_class(matrix, names, output),
-        "calibration": sections.calibrate(logits, labels, None, output),
+        **evaluate.report(logits, labels, dataset, names, output),
         "efficiency": {"device": "cpu (made)", "num_devices": 1}
         | (speed if latency else {}),
     }
-    table = from_arrays("made", images, labels)
-    sections.draw_errors(logits, labels, table, names, output)
-    output.record("evaluation.json", record)
+    output.json("evaluation.json", {**record, "files": list(output.files)})
     return matrix
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from cifar_jax.config import TTA_NAMES
+
 # The views of images [B, H, W, C], each with its weight in the mean. The first one is
 # the images as they are.
 Views = Callable[[jax.Array], list[tuple[float, jax.Array]]]
@@ -29,7 +31,9 @@ def _multicrop(images: jax.Array) -> list[tuple[float, jax.Array]]:
     return [(w, view) for w, (_, view) in zip(weights, views, strict=True)]
 
 
-TTA: Mapping[str, Views] = {"none": _plain, "flip": _flip, "multicrop": _multicrop}
+TTA: Mapping[str, Views] = dict(
+    zip(TTA_NAMES, (_plain, _flip, _multicrop), strict=True)
+)
 
 
 def logits(

@@ -1,13 +1,12 @@
-"""An exported network: one file and its card, proved before they get their names."""
+"""An exported network: one file and its card, verified before they get their names."""
 
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from cifar_jax import UserError
 from cifar_jax.training import results
 from cifar_jax.training.pretrained import LoadedModel
 
+# uint8 images [B, H, W, C] to float32 logits [B, num_classes]
 Classify = Callable[[np.ndarray], np.ndarray]
 
 BATCH_SIZES = (1, 16)  # that a file is tried with
@@ -24,22 +24,56 @@ TOLERANCE = 1e-4  # of logits, as a share of the largest
 _PACKAGES = ("cifar-jax", "jax", "numpy", "safetensors", "onnx", "torch")
 
 
+class Check(TypedDict, total=False):
+    """How a file was verified: by its logits, or else by its accuracy."""
+
+    num_images: int
+    max_abs_difference: float  # of the logits
+    tolerance: float  # for that difference
+    images: str  # "validation" or "training"
+    agreement: float  # share of images for which the predictions are the same
+    accuracy: float
+    float32_accuracy: float  # of the network itself
+
+
+class Array(TypedDict):
+    """An array that goes in or comes out."""
+
+    dtype: str
+    shape: list[str | int]
+
+
+class Card(TypedDict):
+    """What a user of the file must know."""
+
+    input: Array
+    output: Array
+    dataset: results.Dataset
+    num_parameters: int
+    num_nonzero: int
+    epoch: int  # after which the weights are these
+    config: dict[str, Any]  # of the run
+    versions: dict[str, str]
+    sha256: NotRequired[str]  # of the file, in the card beside it
+    check: NotRequired[Check]
+
+
 def export(
     network: LoadedModel,
-    kind: ModuleType,
+    kind: "Format",
     path: pathlib.Path,
     *,
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> Card:
     """Writes a network to a file, reads it back, and compares the two.
 
     Whatever the network was trained in, it is exported in float32, the type of its
     weights, in which all platforms give the same predictions.
 
     Args:
-      network: To export.
-      kind: Module of the format, from `formats.find`.
-      path: Of the file; the card goes to `path` and .json.
+      network: Network to export.
+      kind: Format, from `formats.find`.
+      path: File to write; the card goes to `path` and .json.
       overwrite: Whether an older file may be replaced.
 
     Returns:
@@ -47,12 +81,11 @@ def export(
 
     Raises:
       UserError: If there is such a file already, or if what was read back is not the
-        network (`same_logits`, or the format's `prove`); then nothing is left behind,
-        and an older file is untouched.
+        network; then nothing is left behind, and an older file is untouched.
     """
-    for taken in (path, card_path(path)):
-        if taken.exists() and not overwrite:
-            raise UserError(f"{taken} exists; use --overwrite, or another --output")
+    for old in (path, card_path(path)):
+        if old.exists() and not overwrite:
+            raise UserError(f"{old} exists; use --overwrite, or another --output")
     path.parent.mkdir(parents=True, exist_ok=True)
     network = in_float32(network)
     card = describe(network)
@@ -60,10 +93,9 @@ def export(
     try:
         kind.write(network, partial, card)
         card["sha256"] = hashlib.sha256(partial.read_bytes()).hexdigest()
-        _write_json(card_path(partial), card)
-        prove = getattr(kind, "prove", same_logits)
-        card["check"] = prove(network, kind.read(partial))
-        _write_json(card_path(partial), card)
+        write_card(partial, card)  # some formats are read with their card
+        card["check"] = kind.verify(network, kind.read(partial))
+        write_card(partial, card)
         card_path(partial).replace(card_path(path))
         partial.replace(path)
     finally:
@@ -77,14 +109,19 @@ def card_path(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{path.name}.json")
 
 
+def write_card(path: pathlib.Path, card: Card) -> None:
+    """Writes the card of a file beside it."""
+    card_path(path).write_text(json.dumps(card, indent=2) + "\n")
+
+
 def in_float32(network: LoadedModel) -> LoadedModel:
     """Returns the same network, which computes in float32."""
     model = network.model.clone(dtype=jnp.float32)
     return dataclasses.replace(network, model=model)
 
 
-def describe(network: LoadedModel) -> dict[str, Any]:
-    """Returns what a user of the file must know, as plain data."""
+def describe(network: LoadedModel) -> Card:
+    """Returns the card of a network, as plain data."""
     leaves = jax.device_get(jax.tree.leaves(network.variables["params"]))
     return {
         "input": {"dtype": "uint8", "shape": ["batch", *network.image_shape]},
@@ -104,40 +141,40 @@ def describe(network: LoadedModel) -> dict[str, Any]:
     }
 
 
-def same_logits(network: LoadedModel, classify: Classify) -> dict[str, float]:
-    """Compares what was read back with the network; see `compare`."""
-    return compare(jax.jit(network.logits), classify, network)
+def verify_logits(network: LoadedModel, classify: Classify) -> Check:
+    """Compares the logits of what was read back with the network's; see `compare`."""
+    return compare(jax.jit(network.logits), classify, network.image_shape)
 
 
-def compare(ours: Classify, theirs: Classify, network: LoadedModel) -> dict[str, float]:
+def compare(
+    ours: Callable, theirs: Classify, image_shape: tuple[int, int, int]
+) -> Check:
     """Classifies the same random images twice.
 
     Args:
-      ours: The network.
-      theirs: What was read back.
-      network: For its image shape.
-
-    Returns:
-      `num_images`, `max_abs_difference` of the logits, and the `tolerance` for it.
+      ours: Function of the network.
+      theirs: Function of what was read back.
+      image_shape: Height, width and channels.
 
     Raises:
-      UserError: If logits differ by more than the tolerance, or a prediction differs
-        that is no tie within it.
+      UserError: If logits differ by more than the tolerance, or if predictions differ
+        other than by a tie within it.
     """
-    key, worst, tolerance = np.random.default_rng(0), 0.0, 0.0
+    random, worst, tolerance = np.random.default_rng(0), 0.0, 0.0
     for batch_size in BATCH_SIZES:
-        shape = (batch_size, *network.image_shape)
-        images = key.integers(0, 256, shape, np.uint8)
-        expected, found = np.asarray(ours(images)), np.asarray(theirs(images))
-        if found.shape != expected.shape or found.dtype != expected.dtype:
+        images = random.integers(0, 256, (batch_size, *image_shape), np.uint8)
+        expected, actual = np.asarray(ours(images)), np.asarray(theirs(images))
+        if actual.shape != expected.shape or actual.dtype != expected.dtype:
             raise UserError(
-                f"what was written returns {found.dtype} {found.shape} and the network "
-                f"{expected.dtype} {expected.shape}; nothing is kept: please report it"
+                f"what was written returns {actual.dtype} {actual.shape} and the "
+                f"network {expected.dtype} {expected.shape}; nothing is kept: please "
+                "report it"
             )
-        difference = float(np.max(np.abs(found - expected)))
+        difference = float(np.max(np.abs(actual - expected)))
         tolerance = TOLERANCE * max(1.0, float(np.max(np.abs(expected))))
-        top = np.take_along_axis(expected, found.argmax(-1)[:, None], -1)[:, 0]
+        top = np.take_along_axis(expected, actual.argmax(-1)[:, None], -1)[:, 0]
         lost = float(np.max(expected.max(-1) - top))  # 0 where predictions agree
+        # Written so that NaN is refused.
         if not (difference <= tolerance and lost <= 2 * tolerance):
             raise UserError(
                 f"what was written differs from the network by {difference:.2g} in its "
@@ -151,8 +188,8 @@ def compare(ours: Classify, theirs: Classify, network: LoadedModel) -> dict[str,
     }
 
 
-def summary(check: Mapping[str, Any]) -> str:
-    """Returns in words what a card has in `check`."""
+def summary(check: Check) -> str:
+    """Returns in words how a file was verified."""
     if "agreement" in check:
         return (
             f"it predicts as before for {check['agreement']:.2%} of "
@@ -165,5 +202,18 @@ def summary(check: Mapping[str, Any]) -> str:
     )
 
 
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A file format.
+
+    Attributes:
+      suffix: End of the files' names.
+      write: Writes a network to a path; some formats hold the card as well.
+      read: Returns the function of a file.
+      verify: Compares the network with the function of its file.
+    """
+
+    suffix: str
+    write: Callable[[LoadedModel, pathlib.Path, Card], None]
+    read: Callable[[pathlib.Path], Classify]
+    verify: Callable[[LoadedModel, Classify], Check] = verify_logits

@@ -5,7 +5,6 @@ import os
 import pathlib
 import shutil
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,9 +14,9 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.config import config_to_dict
-from cifar_jax.formats import artifact, torch_file
+from cifar_jax.formats import export, pytorch
 from cifar_jax.models import torch_names, torch_resnet
-from cifar_jax.training import pretrained
+from cifar_jax.training import pretrained, results
 from cifar_jax.training.checkpoint import CheckpointFolder
 from cifar_jax.training.workdir import RunDirectory
 
@@ -27,22 +26,22 @@ _WRAPPERS = ("state_dict", "model_state_dict", "net", "model")  # keys around a 
 def import_weights(
     path: pathlib.Path,
     config: ConfigDict,
-    dataset: Mapping[str, Any],
+    dataset: results.Dataset,
     workdir: pathlib.Path,
-) -> dict[str, float]:
+) -> export.Check:
     """Makes a run directory of a file of PyTorch's weights.
 
     Batch statistics are kept as they are. PyTorch gathers the unbiased variance, and
-    Flax the biased one: that would matter to training on, not to predictions.
+    Flax the biased one: that would matter to further training, not to predictions.
 
     Args:
       path: A state_dict, or a checkpoint that holds one.
-      config: With the network in `model`.
-      dataset: As `RunDirectory.claim` takes it.
+      config: Config with the network in `model`.
+      dataset: Content of dataset.json.
       workdir: Run directory to make.
 
     Returns:
-      How closely the network agrees with PyTorch's, as `artifact.compare` returns it.
+      How closely the network agrees with PyTorch's.
 
     Raises:
       UserError: If the directory is there, the file cannot be read, its weights are not
@@ -59,11 +58,23 @@ def import_weights(
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     preact = module.design.block == "preact"
     weights = torch_names.match(weights, shapes, preact=preact)
-    _check_variances(weights)
+    for name, value in weights.items():
+        if name.endswith("running_var") and value.min() < 0:
+            raise UserError(
+                f"{name} holds {value.min():.3g}, which is not a variance; save the "
+                "weights again"
+            )
     tensors = {name: torch.tensor(value) for name, value in weights.items()}
     module.load_state_dict(state | tensors)
     theirs = torch_resnet.Classifier(module, dataset["mean"], dataset["std"]).eval()
 
+    head_map = torch_resnet.head_map(module.design, shape)
+    variables = {}
+    for kind, tree in network.variables.items():
+        leaves = traverse_util.flatten_dict(tree)
+        paths = {leaf_path: leaf.shape for leaf_path, leaf in leaves.items()}
+        arrays = torch_names.to_flax(weights, paths, head_map)
+        variables[kind] = traverse_util.unflatten_dict(arrays)
     partial = workdir.with_name(f".partial-{os.getpid()}-{workdir.name}")
     partial.mkdir(parents=True)
     try:
@@ -71,11 +82,12 @@ def import_weights(
         run.claim(config, dataset)
         checkpoints = CheckpointFolder(run.best, keep=1)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        facts = {"epoch": 0, "imported": path.name, "sha256": sha256}
-        checkpoints.save(0, _variables(network, weights, module), facts)
+        metadata = {"epoch": 0, "imported": path.name, "sha256": sha256}
+        checkpoints.save(0, variables, metadata)
         checkpoints.close()
-        ours = artifact.in_float32(pretrained.load_model(partial))
-        check = artifact.compare(torch_file.calls(theirs), jax.jit(ours.logits), ours)
+        # What was saved is read back, and compared with PyTorch's network.
+        ours = export.in_float32(pretrained.load_model(partial))
+        check = export.compare(pytorch.on_arrays(theirs), jax.jit(ours.logits), shape)
         partial.rename(workdir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -108,34 +120,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
         if not dense or not isinstance(name, str):
             raise UserError(
-                f"{path} holds {name!r}, which is no array; save model.state_dict() "
-                "with torch.save"
+                f"{path} holds {name!r}, which is not an array; save "
+                "model.state_dict() with torch.save"
             )
     return {name: tensor.detach().float().numpy() for name, tensor in content.items()}
-
-
-def _check_variances(weights: Mapping[str, np.ndarray]) -> None:
-    for name, value in weights.items():
-        if name.endswith("running_var") and value.min() < 0:
-            raise UserError(
-                f"{name} holds {value.min():.3g}, which is no variance; save the "
-                "weights again"
-            )
-
-
-def _variables(network, weights, module) -> dict[str, Any]:
-    """Returns PyTorch's weights as Flax's variables."""
-    head_map = torch_resnet.head_map(module.design, network.image_shape)
-    return {
-        kind: traverse_util.unflatten_dict(
-            torch_names.to_flax(
-                weights,
-                {
-                    path: leaf.shape
-                    for path, leaf in traverse_util.flatten_dict(tree).items()
-                },
-                head_map,
-            )
-        )
-        for kind, tree in network.variables.items()
-    }

@@ -1,0 +1,420 @@
+"""Scores a trained network on labelled images, and writes what a person looks at."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Required, TypedDict
+
+import numpy as np
+
+from cifar_jax import UserError
+from cifar_jax._files import OutputFolder
+from cifar_jax.data import sources
+from cifar_jax.data.dataset import Dataset, from_arrays
+from cifar_jax.evaluation import corruptions, efficiency, plots, scores
+from cifar_jax.evaluation.corruptions import CorruptionErrors
+from cifar_jax.evaluation.efficiency import Efficiency
+from cifar_jax.evaluation.inference import Predictor
+from cifar_jax.evaluation.scores import Bin, ClassScores, Scores
+from cifar_jax.training import setup
+
+NUM_ERRORS = 24  # wrongly labelled images that are drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to evaluate, and how.
+
+    Attributes:
+      workdir: Run directory.
+      which: "best", "last" or "ema" weights.
+      step: Step of the checkpoint; None: the newest.
+      data: Labelled source, or a folder laid out as CIFAR-10-C; None: the run's own
+        test images.
+      validation: Whether to score the run's own validation images instead.
+      data_dir: Folder of TFDS data sets; None: that of the run.
+      resize: Whether images of another size are resized.
+      tta: Key of `tta.TTA`.
+      temperature: Whether to fit one on the run's own validation images.
+      corruptions: Whether to score the images under corruptions, too.
+      seed: Seed of the corruptions.
+      compare: Other runs to compare with.
+      speed: Whether to measure latency and throughput.
+      batch_size: Most images in a call.
+    """
+
+    workdir: pathlib.Path
+    which: str = "best"
+    step: int | None = None
+    data: str | None = None
+    validation: bool = False
+    data_dir: str | None = None
+    resize: bool = False
+    tta: str = "none"
+    temperature: bool = False
+    corruptions: bool = False
+    seed: int = 0
+    compare: Sequence[str] = ()
+    speed: bool = False
+    batch_size: int = 500
+
+
+class TtaScores(Scores):
+    """Scores with test-time augmentation."""
+
+    name: str
+
+
+class Temperature(TypedDict):
+    """A fitted temperature, by which logits are divided, and the scores it brings."""
+
+    value: float
+    num_validation: int
+    ece: float
+    loss: float
+
+
+class Calibration(TypedDict):
+    """How far the network's confidence can be trusted."""
+
+    ece: float
+    bins: list[Bin]
+    temperature: Temperature | None
+
+
+class Comparison(Scores):
+    """Another run on the same images, compared by McNemar's test."""
+
+    workdir: str
+    only_this_right: int
+    only_other_right: int
+    p_value: float
+
+
+class Report(TypedDict, total=False):
+    """What logits and labels tell; a folder of corruptions has no such report."""
+
+    scores: Scores
+    classes: list[ClassScores]
+    calibration: Calibration
+
+
+class Evaluation(Report, total=False):
+    """evaluation.json."""
+
+    workdir: Required[str]
+    weights: Required[str]
+    epoch: Required[int]
+    data: Required[str]
+    split: Required[str | None]  # val or test, if these are the run's own images
+    select_on: Required[str]
+    tta: TtaScores
+    comparisons: list[Comparison]
+    corruptions: CorruptionErrors
+    efficiency: Efficiency
+
+
+def evaluate(request: Request, output: OutputFolder) -> Evaluation:
+    """Evaluates a run.
+
+    Args:
+      request: What is asked for.
+      output: Folder for tables, pictures, and the record as evaluation.json.
+
+    Returns:
+      The record.
+
+    Raises:
+      UserError: If the run or the data cannot be used as asked.
+    """
+    if request.validation:  # refuses scores of validation images that say too much
+        for name, reason in (
+            ("data", "scores other images"),
+            ("temperature", "is fitted on the same images"),
+            ("compare", "needs images that no other run was trained on"),
+        ):
+            if getattr(request, name):
+                raise UserError(
+                    f"--validation and --{name}: this {reason}; leave one out"
+                )
+    return _Evaluator(request, output).run()
+
+
+class _Evaluator:
+    """A network, and the images that it is evaluated on."""
+
+    def __init__(self, request: Request, output: OutputFolder):
+        self._request, self._output = request, output
+        self._predictor = self._load(
+            request.workdir, tta=request.tta, step=request.step
+        )
+        self._network = self._predictor.network
+        self._data = data = self._network.config["data"]
+        self._data_dir = request.data_dir or data["dir"]
+        own = {
+            "test": f"{data['name']}:{data['test_split']}",
+            "val": f"validation images of {data['name']}",
+        }
+        self._spec = request.data or own["val" if request.validation else "test"]
+        self._split = next((k for k, spec in own.items() if spec == self._spec), None)
+        # Before anything is computed: they may not be there.
+        self._others = {path: self._load_other(path) for path in request.compare}
+
+    def _load(self, workdir: pathlib.Path | str, **options) -> Predictor:
+        request = self._request
+        return Predictor(
+            workdir, which=request.which, batch_size=request.batch_size, **options
+        )
+
+    def _load_other(self, workdir: str) -> Predictor:
+        """Loads a run to compare with, which must know the same classes."""
+        other = self._load(workdir)
+        for name in ("label_names", "image_shape"):
+            ours, theirs = getattr(self._network, name), getattr(other.network, name)
+            if ours != theirs:
+                raise UserError(
+                    f"{workdir} has the {name} {str(theirs)[:80]}, and "
+                    f"{self._request.workdir} {str(ours)[:80]}; compare runs of one "
+                    "data set"
+                )
+        return other
+
+    def run(self) -> Evaluation:
+        request, predictor = self._request, self._predictor
+        record: Evaluation = {
+            "workdir": str(request.workdir),
+            "weights": request.which,
+            "epoch": self._network.epoch,
+            "data": self._spec,
+            "split": self._split,
+            "select_on": self._network.config["evaluate"]["select_on"],
+        }
+        folder = None if request.validation else sources.corruptions(self._spec)
+        if folder:
+            self._score_corrupted(folder, record)
+        else:
+            self._score(record)
+        record["efficiency"] = efficiency.measure(
+            predictor,
+            request.workdir,
+            # Speed is that of the plain network, without test-time augmentation.
+            timed=self._load(request.workdir) if request.speed else None,
+        )
+        files = list(self._output.files)
+        self._output.json("evaluation.json", {**record, "files": files})
+        return record
+
+    def _score(self, record: Evaluation) -> None:
+        """Adds what one set of images tells."""
+        request, names = self._request, self._network.label_names
+        dataset = self._validation() if request.validation else self._open(self._spec)
+        held_out = None
+        if request.temperature:
+            logits, labels = self._predictor.outputs(self._validation(), "validation")
+            held_out = logits[:, 0], labels
+        logits, labels = self._predictor.outputs(dataset, self._spec)
+        plain = logits[:, 0]
+        record |= report(plain, labels, dataset, names, self._output, held_out)
+        if request.tta != "none":
+            augmented = scores.score(logits[:, 1], labels)
+            record["tta"] = {"name": request.tta, **augmented}
+        if request.compare:
+            right = plain.argmax(axis=-1) == labels
+            record["comparisons"] = [
+                self._compare(workdir, dataset, right) for workdir in self._others
+            ]
+        if request.corruptions:
+            corrupted = corruptions.all_corrupted(dataset, seed=request.seed)
+            record["corruptions"] = corruptions.score(
+                self._predictor, corrupted, self._output
+            )
+
+    def _score_corrupted(
+        self, specs: dict[str, Sequence[str]], record: Evaluation
+    ) -> None:
+        """Adds the errors on a folder laid out as CIFAR-10-C."""
+        example = next(iter(specs.values()))[0]
+        for name in ("temperature", "corruptions", "compare"):
+            if getattr(self._request, name):
+                raise UserError(
+                    f"--{name} needs one set of images, but {self._spec} holds "
+                    f"{len(specs)} corruptions; leave it out, or use --data={example}"
+                )
+        datasets = {
+            name: [functools.partial(self._open, spec) for spec in severities]
+            for name, severities in specs.items()
+        }
+        record["corruptions"] = corruptions.score(
+            self._predictor, datasets, self._output
+        )
+
+    def _open(self, spec: str) -> Dataset:
+        return sources.open_split(
+            spec,
+            self._data_dir,
+            label_names=self._network.label_names,
+            image_shape=self._network.image_shape,
+            resize=self._request.resize or self._data["image_size"] is not None,
+        )
+
+    def _validation(self) -> Dataset:
+        """Returns the images that the run held out of its training images."""
+        if not self._data["validation"]:
+            raise UserError(
+                "the run held out no validation images (data.validation is 0); leave "
+                "--temperature and --validation out"
+            )
+        config = self._network.config
+        source = setup.open_source(config, self._data_dir)
+        _, held_out = setup.read_train_and_val(config, source)
+        name = f"validation images of {self._data['name']}"
+        return from_arrays(name, held_out.images, held_out.labels)
+
+    def _compare(self, workdir: str, dataset: Dataset, right: np.ndarray) -> Comparison:
+        """Compares another run with where this one is right, bool [N]."""
+        outputs, labels = self._others[workdir].outputs(dataset, workdir)
+        logits = outputs[:, 0]
+        test = scores.mcnemar(right, logits.argmax(axis=-1) == labels)
+        return {
+            "workdir": workdir,
+            **scores.score(logits, labels),
+            "only_this_right": test.only_first,
+            "only_other_right": test.only_second,
+            "p_value": test.p_value,
+        }
+
+
+def report(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    dataset: Dataset,
+    label_names: Sequence[str],
+    output: OutputFolder,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Report:
+    """Scores logits, and draws the confusion matrix, the calibration and the errors.
+
+    Args:
+      logits: float [N, K].
+      labels: int [N].
+      dataset: The N images.
+      label_names: K names.
+      output: Folder for confusion.csv and .png, reliability.png, errors.npz and .png.
+      validation: Logits and labels to fit a temperature on, or None.
+    """
+    matrix = scores.confusion_matrix(labels, logits.argmax(axis=-1), len(label_names))
+    rows = [[name, *row] for name, row in zip(label_names, matrix, strict=True)]
+    output.table("confusion.csv", ["true class", *label_names], rows)
+    output.figure("confusion.png", plots.confusion(matrix, label_names))
+    record: Report = {
+        "scores": scores.score(logits, labels),
+        "classes": scores.score_classes(matrix, label_names),
+        "calibration": _calibrate(logits, labels, validation, output),
+    }
+    _draw_errors(logits, labels, dataset, label_names, output)
+    return record
+
+
+def _calibrate(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    validation: tuple[np.ndarray, np.ndarray] | None,
+    output: OutputFolder,
+) -> Calibration:
+    """Returns the calibration; writes reliability.png."""
+    before, after = scores.calibration(logits, labels), None
+    temperature: Temperature | None = None
+    if validation is not None:
+        value = scores.fit_temperature(*validation)
+        after = scores.calibration(logits / value, labels)
+        temperature = {
+            "value": value,
+            "num_validation": len(validation[1]),
+            "ece": after.error,
+            "loss": scores.cross_entropy(logits / value, labels),
+        }
+    value = temperature["value"] if temperature else 1.0
+    output.figure("reliability.png", plots.reliability(before, after, value))
+    return {"ece": before.error, "bins": before.bins, "temperature": temperature}
+
+
+def _draw_errors(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    dataset: Dataset,
+    label_names: Sequence[str],
+    output: OutputFolder,
+) -> None:
+    """Writes the images that the network is most confident and wrong about.
+
+    errors.npz has the `images` (uint8 [E, H, W, C]), their `places` among all, `labels`
+    and `predictions`, and the `confidence` in those.
+    """
+    places = scores.confident_errors(logits, labels, NUM_ERRORS)
+    images = [dataset.read(int(k), int(k) + 1).images[0] for k in places]
+    images = np.array(images, np.uint8)
+    labels, predictions = labels[places], logits[places].argmax(axis=-1)
+    confidence = np.exp(scores.log_probabilities(logits[places]).max(axis=-1))
+    with output.file("errors.npz") as path, path.open("wb") as file:
+        np.savez_compressed(
+            file,
+            images=images,
+            places=places,
+            labels=labels,
+            predictions=predictions,
+            confidence=confidence,
+        )
+    names = np.array(label_names, object)
+    figure = plots.errors(images, names[labels], names[predictions], confidence)
+    output.figure("errors.png", figure)
+
+
+def summary(record: Evaluation) -> str:
+    """Returns the figures of evaluation.json in a few lines."""
+    lines = [f"{record['workdir']}, {record['weights']} weights, on {record['data']}"]
+    if record["select_on"] == "test":
+        lines.append(
+            "the epoch was chosen on the test images: on those, accuracy is too high"
+        )
+    if plain := record.get("scores"):
+        top = f", top-5 {plain['top5']:.4f}" if plain["top5"] is not None else ""
+        lines.append(
+            f"accuracy {_accuracy(plain)}, loss {plain['loss']:.4f}{top}: "
+            f"{plain['num_correct']:,} of {plain['num_examples']:,} images"
+        )
+    if tta := record.get("tta"):
+        lines.append(f"with {tta['name']}: {_accuracy(tta)}, loss {tta['loss']:.4f}")
+    if classes := record.get("classes"):
+        shares = {
+            c["name"]: c["accuracy"] for c in classes if c["accuracy"] is not None
+        }
+        worst, best = min(shares, key=shares.__getitem__), max(shares, key=shares.get)
+        lines.append(
+            f"worst class {worst}: {shares[worst]:.4f}, best {best}: {shares[best]:.4f}"
+        )
+    if calibration := record.get("calibration"):
+        line = f"calibration error (ECE) {calibration['ece']:.4f}"
+        if fitted := calibration["temperature"]:
+            line += (
+                f"; {fitted['ece']:.4f}, loss {fitted['loss']:.4f} at temperature "
+                f"{fitted['value']:.3f}, fitted on {fitted['num_validation']:,} "
+                "validation images"
+            )
+        lines.append(line)
+    for other in record.get("comparisons", ()):
+        lines.append(
+            f"{other['workdir']}: accuracy {_accuracy(other)}; right alone "
+            f"{other['only_other_right']:,}, this run {other['only_this_right']:,}; "
+            f"McNemar p = {other['p_value']:.3g}"
+        )
+    if errors := record.get("corruptions"):
+        lines.append(corruptions.summary(errors))
+    if cost := record.get("efficiency"):
+        lines += efficiency.summary(cost)
+    return "\n".join(lines)
+
+
+def _accuracy(record: Scores) -> str:
+    low, high = record["accuracy_interval"]
+    return f"{record['accuracy']:.4f} (95% interval {low:.4f} to {high:.4f})"

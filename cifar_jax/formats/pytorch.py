@@ -1,0 +1,73 @@
+"""PyTorch: a state_dict, or a program. Both need the extra torch.
+
+The state_dict is for `cifar_jax.models.torch_resnet`. The program is one of
+`torch.export` and runs without this package: `torch.export.load(path).module()` takes
+uint8 [B, H, W, C], for any B, and returns float32 logits.
+"""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import torch
+from flax import traverse_util
+
+from cifar_jax.formats.export import Card, Classify, Format
+from cifar_jax.models import torch_resnet
+from cifar_jax.training.pretrained import LoadedModel
+
+
+def translate(network: LoadedModel) -> torch_resnet.Classifier:
+    """Returns the same network in PyTorch, in evaluation mode."""
+    model = network.config["model"]
+    module = torch_resnet.create(model, network.image_shape, network.num_classes)
+    leaves = {}
+    for tree in jax.device_get(network.variables).values():
+        leaves |= traverse_util.flatten_dict(tree)
+    state = module.state_dict()
+    head_map = torch_resnet.head_map(module.design, network.image_shape)
+    # `state` also has what Flax has no leaf for: how many batches each BatchNorm saw.
+    module.load_state_dict(state | torch_resnet.to_torch(leaves, state, head_map))
+    mean, std = network.mean.tolist(), network.std.tolist()
+    return torch_resnet.Classifier(module, mean, std).eval()
+
+
+def on_arrays(module: Callable[[torch.Tensor], torch.Tensor]) -> Classify:
+    """Returns a PyTorch function as one of NumPy arrays."""
+
+    def classify(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return module(torch.tensor(images)).numpy()
+
+    return classify
+
+
+def write_state_dict(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
+    """Writes what `torch_resnet.load` and `torch.load(weights_only=True)` read."""
+    torch.save(translate(network).network.state_dict(), path)
+
+
+def read_state_dict(path: pathlib.Path) -> Classify:
+    """Returns the function of a file and its card."""
+    return on_arrays(torch_resnet.load(path))
+
+
+def write_program(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
+    """Writes the network with its normalisation and its weights."""
+    # Two images: an example of one would fix the batch size.
+    images = torch.zeros((2, *network.image_shape), dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(
+        translate(network), (images,), dynamic_shapes=({0: batch},)
+    )
+    torch.export.save(program, path)
+
+
+def read_program(path: pathlib.Path) -> Classify:
+    """Returns the function of a file."""
+    return on_arrays(torch.export.load(path).module())
+
+
+STATE_DICT = Format(".pt", write_state_dict, read_state_dict)
+PROGRAM = Format(".pt2", write_program, read_program)

@@ -1,0 +1,73 @@
+"""safetensors: the weights by their paths, such as params/stem_conv/kernel.
+
+The file's metadata holds the card, so the file alone is the network.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import safetensors
+from flax import traverse_util
+from safetensors import numpy as safe_numpy
+
+from cifar_jax import UserError
+from cifar_jax.formats.export import Card, Classify, Format
+from cifar_jax.training.pretrained import LoadedModel, abstract_model
+
+
+def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
+    """Writes params and batch_stats, float32, in Flax's layout, and the card."""
+    variables = jax.device_get(network.variables)
+    tensors = traverse_util.flatten_dict(variables, sep="/")
+    content = safe_numpy.save(tensors, metadata={"card": json.dumps(card)})
+    path.write_bytes(content)
+
+
+def read(path: pathlib.Path) -> Classify:
+    """Returns the function of a file."""
+    return jax.jit(load(path).logits)
+
+
+def load(path: pathlib.Path | str) -> LoadedModel:
+    """Returns the network of a file.
+
+    Raises:
+      UserError: If the file is damaged, is not one of ours, or does not hold exactly
+        the weights of its config's network.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            card = json.loads((file.metadata() or {})["card"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        network = abstract_model(card["config"], card["dataset"])
+        epoch = int(card["epoch"])
+    except UserError:
+        raise
+    except (
+        safetensors.SafetensorError,
+        *(AttributeError, KeyError, TypeError, ValueError),  # of a malformed card
+    ) as error:
+        raise UserError(
+            f"{path} is not a network of `cifar_jax.export --format safetensors` "
+            f"({type(error).__name__}: {error}); give one, or export it again"
+        ) from error
+    shapes = traverse_util.flatten_dict(network.variables, sep="/")
+    for name in sorted({*tensors, *shapes}):
+        held, needed = (
+            f"{tree[name].dtype} {list(tree[name].shape)}"
+            if name in tree
+            else "nothing"
+            for tree in (tensors, shapes)
+        )
+        if held != needed:
+            raise UserError(
+                f"{path} holds {held} as {name}, and its network {needed}; export it "
+                "again"
+            )
+    variables = traverse_util.unflatten_dict(tensors, sep="/")
+    return dataclasses.replace(network, variables=variables, epoch=epoch)
+
+
+FORMAT = Format(".safetensors", write, read)
