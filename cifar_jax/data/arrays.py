@@ -41,6 +41,11 @@ UNNAMED = "images"  # name of a split that has none in its file
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
+_HEADER_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
 
 def npz_splits(path: pathlib.Path) -> Splits:
     """Returns functions that open the splits of an .npz file.
@@ -209,14 +214,10 @@ def _read_header(
       size: Size of the file, which must be that of the array.
     """
     version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
+    if version not in _HEADER_READERS:
         raise ValueError(f"it has version {version} of the format")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on files that Python 2 wrote
-        if version == (1, 0):
-            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        else:
-            shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    with warnings.catch_warnings(action="ignore"):  # on files that Python 2 wrote
+        shape, is_fortran, dtype = _HEADER_READERS[version](file)
     if dtype.kind not in "biufSU":  # no objects: these would be pickled
         raise ValueError(f"it has the dtype {str(dtype)[:40]}; numbers are needed")
     if len(shape) > 4 or any(n < 0 for n in shape):

@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-import pickletools
 
 from cifar_jax import UserError
 from cifar_jax.data import archives, arrays, dataset, folders, pickles
@@ -14,12 +13,8 @@ MAX_PICKLE_BYTES = 2 << 30
 
 _SPLIT_NAMES = {"train", "val", "valid", "validation", "test"}
 _SPLIT_SUFFIXES = {".npz", ".npy", ".pkl", ".pickle"}
-# The first instruction of a pickle: its protocol, or what builds a dictionary.
-_PICKLE_STARTS = {
-    opcode.code.encode("latin-1")
-    for opcode in pickletools.opcodes
-    if opcode.name in ("PROTO", "MARK", "EMPTY_DICT", "GLOBAL")
-}
+# The first instruction of a pickle: PROTO, MARK, EMPTY_DICT or GLOBAL.
+_PICKLE_STARTS = (b"\x80", b"(", b"}", b"c")
 
 
 class FileStore:
@@ -76,7 +71,7 @@ class FileStore:
             return arrays.npz_splits(path)
         if archives.is_archive(path, head):
             return _archive_splits(path, archives.recognise_file(path))
-        if head[:1] in _PICKLE_STARTS:
+        if head.startswith(_PICKLE_STARTS):
             return {UNNAMED: functools.partial(_open_pickle, path)}
         raise UserError(
             f"{path} is not a known source of images; give an official archive, .npz, "
