@@ -92,7 +92,7 @@ def test_wrong_usage_is_one_line(module, arguments, message):
 
 @pytest.mark.parametrize(
     "module",
-    ["main", "prepare", "budget", "augmentations", "export", "import_torch", "report"],
+    ["main", "prepare", "budget", "export", "import_torch", "report"],
 )
 def test_help_names_the_flags(module):
     done = call(module, "--help")

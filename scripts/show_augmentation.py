@@ -1,4 +1,4 @@
-"""Draws augmentation: python -m cifar_jax.augmentations --config FILE --output FILE.
+"""Draws augmentation: python scripts/show_augmentation.py --config FILE --output FILE.
 
 A few training images of the config's data set, as they are, after each transform of
 `augment` alone, and after all of them, with their labels. Other draws: --config.seed=1.
@@ -22,8 +22,9 @@ def define_flags(flags: _cli.Flags) -> None:
 def main(flags: _cli.Flags) -> None:
     """Writes the picture and says what is in it."""
     # slow to import: not for --help
+    import _augment_sheet
+
     from cifar_jax.data import augment, sources
-    from cifar_jax.evaluation import augment_sheet
 
     config, output = flags.config, pathlib.Path(flags.output)
     if output.suffix != ".png":
@@ -39,14 +40,14 @@ def main(flags: _cli.Flags) -> None:
         )
     augment.make_pipeline(config.augment, image_shape=source.image_shape)
     examples = source.read(data.train_split)
-    rows = augment_sheet.stages(
+    rows = _augment_sheet.stages(
         config.augment,
-        examples[augment_sheet.choose(examples, flags.images)],
+        examples[_augment_sheet.choose(examples, flags.images)],
         num_classes=source.num_classes,
         seed=config.seed,
         progress=flags.progress,
     )
-    augment_sheet.draw(rows, source.label_names).save(output)
+    _augment_sheet.draw(rows, source.label_names).save(output)
     titles = ", ".join(row.title.splitlines()[0] for row in rows)
     print(f"{output}: {len(rows[0].labels)} images of {data.name}: {titles}")
 

@@ -20,7 +20,7 @@ CELL = 128  # pixels of an image's longer side, or a little less
 GAP = 12
 FONT_SIZE = 13
 LINE = 16  # from one line of text to the next
-LEAST_SHARE = 0.005  # of a label that is written
+LEAST_SHARE = 0.005  # smaller shares of a label are not written
 WINDOW = [field.name for field in dataclasses.fields(Window)]
 
 
@@ -57,10 +57,11 @@ def stages(
     """Returns the images as they are, after each transform alone, and after them all.
 
     Args:
-      transforms: As `make_pipeline` takes them. Alone, each acts whatever its window.
-      examples: The images; mixing mixes each with those that follow it.
+      transforms: Transforms, as `make_pipeline` takes them. Alone, each acts whatever
+        its window.
+      examples: Images; mixing mixes each with those that follow it.
       num_classes: Length of a label.
-      seed: Of the draws.
+      seed: Seed of the random draws.
       progress: Share of the run, in [0, 1), at which they act together.
     """
     shape = examples.images.shape[1:]

@@ -1,40 +1,29 @@
-"""The command `python -m cifar_jax.augmentations`, and the picture it writes."""
-
-import pathlib
-import subprocess
-import sys
+"""The script `scripts/show_augmentation.py`, and the picture it writes."""
 
 import numpy as np
 import pytest
 from PIL import Image
+from support import scripts
 from support.augment_images import natural_images
 
 from cifar_jax.data import sources
 from cifar_jax.data.sources import Examples
-from cifar_jax.evaluation import augment_sheet
 
-ROOT = pathlib.Path(__file__).parent.parent
+augment_sheet = scripts.load("_augment_sheet")
 NAMES = ("cat", "ship", "automobile")
 
 
 def call(digits_dir, *arguments):
-    command = [sys.executable, "-m", "cifar_jax.augmentations"]
     config = ["--config=configs/quickstart.py", f"--config.data.dir={digits_dir}"]
-    return subprocess.run(
-        [*command, *config, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return scripts.call("show_augmentation", *config, *arguments)
 
 
 def test_it_writes_the_images_pixel_by_pixel(digits_dir, tmp_path):
     output = tmp_path / "digits.png"
-    done = call(digits_dir, f"--output={output}", "--images=3")
-    assert done.returncode == 0, done.stderr
+    code, text, message = call(digits_dir, f"--output={output}", "--images=3")
+    assert code == 0, message
     rows = "original, random_crop, random_rotation, all of them"
-    assert done.stdout == f"{output}: 3 images of digits: {rows}\n"
+    assert text == f"{output}: 3 images of digits: {rows}\n"
     picture = np.asarray(Image.open(output))
     examples = sources.open("digits", digits_dir).read("train")
     images = examples.images[augment_sheet.choose(examples, 3)]
@@ -63,10 +52,10 @@ def test_it_writes_the_images_pixel_by_pixel(digits_dir, tmp_path):
     ],
 )
 def test_a_mistake_is_one_line(digits_dir, arguments, message):
-    done = call(digits_dir, *arguments, "--images=1")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    code, _, text = call(digits_dir, *arguments, "--images=1")
+    assert code == 1
+    assert text.startswith("error: ") and message in text
+    assert len(text.splitlines()) == 1
 
 
 def test_captions_name_the_shares_of_mixed_labels():

@@ -1,0 +1,93 @@
+"""The script `scripts/benchmark.py`: one network in several ways, side by side."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from support import scripts
+
+benchmark = scripts.load("benchmark")
+contenders = scripts.load("_contenders")
+TINY = (
+    "--config=configs/quickstart.py",
+    "--config.model.widths=(4, 4, 8)",
+    "--config.train.batch_size=16",
+    "--rounds=2",
+    "--seconds=0",
+)
+NAMES = ["plain_flax"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
+
+
+def test_contenders_agree_and_take_turns(digits_dir, tmp_path):
+    output = tmp_path / "folder" / "speed.json"
+    data = f"--config.data.dir={digits_dir}"
+    names = f"--contenders={','.join(NAMES)}"
+    code, text, message = scripts.call(
+        "benchmark", *TINY, data, names, f"--output={output}"
+    )
+    assert code == 0, message
+    record = json.loads(output.read_text())
+    assert list(record["contenders"]) == ["ours", *NAMES]
+    assert not record["faults"] and record["peak_flops"] > 0
+    distances = record["checks"]["distance_of_logits"]
+    assert max(distances.values()) < 1e-5 and len(distances) == len(NAMES) + 1
+    for name, contender in record["contenders"].items():
+        for kind, passes in (("train", 3), ("infer", 1)):
+            speed = contender[kind]
+            rate = speed["images_per_second"]["median"]
+            flops = rate * passes * record["flops_per_image"]
+            assert speed["flops"] == pytest.approx(flops)
+            assert speed["share_of_peak"] == pytest.approx(flops / record["peak_flops"])
+            assert speed["ours_is_faster"]["min"] > 0
+            assert f"{kind} {name}" in text
+    ours = record["contenders"]["ours"]
+    assert ours["train"]["ours_is_faster"] == {"median": 1, "min": 1, "max": 1}
+    assert ours["versions"]["jax"] and ours["peak_memory_bytes"] > 0
+
+
+def test_networks_that_differ_are_not_compared():
+    class Fake:
+        def __init__(self, name, logits):
+            self.name, self._logits = name, logits
+
+        def call(self, method, *arguments):
+            return np.full((8, 2), self._logits, np.float32)
+
+    task = contenders.Task(
+        *(None, (4, 4, 1), 2, 9, 8, (), (), 0.0, {"name": "sgd"}, 1, {})
+    )
+    facts = {"num_parameters": 3, "batch_size": 8, "dtype": "float32"}
+    workers = [Fake("ours", 1.0), Fake("other", 1.01)]
+    both = {worker.name: facts for worker in workers}
+    with pytest.raises(benchmark.UserError, match="the networks differ"):
+        benchmark.check_fairness(workers, both, task)
+    both["other"] = facts | {"num_parameters": 4}
+    with pytest.raises(benchmark.UserError, match="differ in their num_parameters"):
+        benchmark.check_fairness(workers, both, task)
+
+
+def test_a_mistake_is_one_line():
+    code, _, message = scripts.call("benchmark", *TINY, "--contenders=keras")
+    assert code == 2 and message.count("\n") == 1
+    assert "--contenders has 'keras'; use ours, plain_flax" in message
+
+
+def test_turns_alternate_and_ratios_are_within_a_round():
+    class Fake:
+        def __init__(self, name, seconds):
+            self.name, self._seconds = name, seconds
+
+        def timed(self, kind, steps):
+            order.append(self.name)
+            return steps * 10, self._seconds.pop(0), 0.5
+
+    order = []
+    workers = [Fake("ours", [1.0, 2.0, 4.0]), Fake("other", [2.0, 4.0, 4.0])]
+    lengths = {"train": {"ours": 1, "other": 1}}
+    turns = benchmark.take_turns(workers, lengths, 3)
+    assert order == ["ours", "other", "other", "ours", "ours", "other"]
+    speed = benchmark.summary(turns["train"], "other", 7, 100.0)
+    assert speed["ours_is_faster"] == {"median": 2.0, "min": 1.0, "max": 2.0}
+    assert speed["images_per_second"]["median"] == 2.5
+    assert speed["share_of_peak"] == pytest.approx(2.5 * 7 / 100)

@@ -1,0 +1,212 @@
+"""What compilers say of hardware that is not there: `scripts/compile_for.py`."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from support import scripts
+
+# A folder with the wheels of the extra `aot-gpu`, from pip install --target: beside an
+# ordinary JAX they would make it complain about the missing driver.
+WHEELS = os.environ.get("CIFAR_JAX_AOT_PATH", "")
+needs_wheels = pytest.mark.skipif(
+    not (WHEELS or importlib.util.find_spec("jax_cuda12_plugin")),
+    reason="the wheels of the extra aot-gpu are not here",
+)
+
+# A training call as XLA for GPUs writes it, cut down to what is counted.
+CALL = """\
+HloModule jit_train_stored, is_scheduled=true
+
+%joined (a: f32[90], b: f32[10]) -> f32[100] {
+  %a = f32[90]{0} parameter(0)
+  %b = f32[10]{0} parameter(1)
+  ROOT %c = f32[100]{0} concatenate(%a, %b), dimensions={0}
+}
+
+%until (p: (u32[], pred[])) -> pred[] {
+  %p = (u32[], pred[]) parameter(0)
+  ROOT %go = pred[] get-tuple-element(%p), index=1
+}
+
+%draw (p: (u32[], pred[])) -> (u32[], pred[]) {
+  %p = (u32[], pred[]) parameter(0)
+  ROOT %q = (u32[], pred[]) fusion(%p), kind=kLoop, calls=%joined
+}
+
+%act (x: u8[8,4,4,3]) -> u8[8,4,4,3] {
+  %x = u8[8,4,4,3]{3,2,1,0} parameter(0)
+  %d = (u32[], pred[]) while(%x), condition=%until, body=%draw, metadata={op_name="\
+jit(train_stored)/while/body/augment/cond/branch_1_fun/while"}
+  ROOT %y = u8[8,4,4,3]{3,2,1,0} fusion(%x), kind=kLoop, calls=%joined
+}
+
+%rest (x: u8[8,4,4,3]) -> u8[8,4,4,3] {
+  ROOT %x = u8[8,4,4,3]{3,2,1,0} parameter(0)
+}
+
+%step (p: (s32[], u8[8,4,4,3])) -> (s32[], u8[8,4,4,3]) {
+  %p = (s32[], u8[8,4,4,3]) parameter(0)
+  %x = u8[8,4,4,3]{3,2,1,0} get-tuple-element(%p), index=1
+  %y = u8[8,4,4,3]{3,2,1,0} conditional(%x), branch_computations={%rest, %act}, \
+metadata={op_name="jit(train_stored)/while/body/augment/cond"}
+  %w = bf16[5,3,3,3]{3,2,1,0} fusion(%y), kind=kLoop, calls=%joined
+  %f = (bf16[8,4,4,5]{3,2,1,0}, u8[0]{0}) custom-call(%y, %w), window={size=3x3}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward", metadata={\
+op_name="jit(train_stored)/while/body/jvp(ResNet)/stem_conv/conv_general_dilated"}
+  %o = bf16[8,4,4,5]{3,2,1,0} get-tuple-element(%f), index=0
+  %g = (bf16[5,3,3,3]{3,2,1,0}, u8[0]{0}) custom-call(%y, %o), window={size=3x3}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convBackwardFilter", metadata={\
+op_name="jit(train_stored)/while/body/transpose(jvp(ResNet))/stem_conv/conv"}
+  %r = f32[145]{0} all-reduce-start(%g), to_apply=%joined
+  %s = f32[145]{0} all-reduce-done(%r)
+  ROOT %t = (s32[], u8[8,4,4,3]) tuple(%s, %y)
+}
+
+%more (p: (s32[], u8[8,4,4,3])) -> pred[] {
+  %p = (s32[], u8[8,4,4,3]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %n = s32[] constant(50)
+  ROOT %l = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (x: u8[8,4,4,3]) -> (s32[], u8[8,4,4,3]) {
+  %x = u8[8,4,4,3]{3,2,1,0} parameter(0)
+  ROOT %w = (s32[], u8[8,4,4,3]) while(%x), condition=%more, body=%step, metadata={\
+op_name="jit(train_stored)/while"}
+}
+"""
+
+
+def test_a_compiled_call_is_read():
+    hlo = scripts.load("_hlo")
+    module = hlo.parse(CALL)
+    name = hlo.step_computation(module, in_loop=True)
+    assert name == "step"
+    assert hlo.step_computation(module, in_loop=False) == "main"
+    step = hlo.walk(module, name)
+    # The conditional's longer branch: a draw in a loop of unknown length, and its use.
+    assert [k.part for k in step.kernels] == [
+        *("other", "other", "other", "forward", "backward", "collectives")
+    ]
+    assert step.loops == [
+        ("jit(train_stored)/while/body/augment/cond/branch_1_fun/while", None)
+    ]
+    assert step.conditionals == ["jit(train_stored)/while/body/augment/cond"]
+    forward, backward = step.kernels[3:5]
+    assert forward.flops == backward.flops == 2 * 8 * 4 * 4 * 5 * 3 * 3 * 3
+    assert forward.num_bytes == 8 * 4 * 4 * 3 + 2 * 5 * 3 * 3 * 3 + 2 * 8 * 4 * 4 * 5
+    assert hlo.conv_batches(module) == [8]  # of 5 is the gradient of the kernel
+    assert hlo.all_reduced(module, name) == [[("f32", (145,))]]
+    assert hlo.collectives(module, name) == {"all-reduce": 1}
+    assert hlo.gathered_batches(module, name, 8) == 0
+    assert hlo.host_callbacks(module) == 0
+    assert hlo.product_dtypes(module) == {"bf16": 2}
+    assert hlo.walk(module, "main").loops[0] == ("jit(train_stored)/while", 50)
+
+
+def test_callbacks_and_gathered_batches_are_seen():
+    hlo = scripts.load("_hlo")
+    call = CALL.replace("all-reduce-start(%g)", "all-gather-start(%y)").replace(
+        "f32[145]{0} all", "u8[64,4,4,3]{3,2,1,0} all"
+    )
+    call = call.replace("__cudnn$convForward", "xla_ffi_python_gpu_callback")
+    module = hlo.parse(call)
+    assert hlo.gathered_batches(module, "step", 64) == 1
+    assert hlo.gathered_batches(module, "step", 8) == 0
+    assert hlo.host_callbacks(module) == 1
+
+
+def test_an_unknown_target_and_a_missing_wheel_are_one_line(monkeypatch):
+    config = "--config=configs/resnet_4p9m.py:tiny"
+    code, _, message = scripts.call("compile_for", config, "--target=h300")
+    assert code == 2
+    assert message.startswith("error: --target is 'h300'; use one of h200, h200x8,")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    code, _, message = scripts.call("compile_for", config, "--target=v5e-8")
+    assert code == 1 and message.count("\n") == 1
+    assert (
+        "the compiler for v5e-8 is not installed; install the extra aot-tpu" in message
+    )
+
+
+EVERY_TRANSFORM = """
+from configs.records import best
+
+NAMES = '''random_crop random_flip alternating_flip random_rotation random_affine
+  color_jitter cutout random_erasing auto_augment rand_augment trivial_augment_wide
+  mixup cutmix ricap'''.split()
+
+def get_config():
+    config = best.get_config("tiny")
+    config.augment = tuple(
+        dict(name=name, start=0.1, stop=0.9, ramp=0.2) for name in NAMES
+    )
+    config.data.placement = "host"
+    config.train.repeats = 2
+    config.train.accumulate = 2
+    config.optim.sam_rho = 0.05
+    return config
+"""
+RECIPES = {
+    "resnet_4p9m": ("--config=configs/resnet_4p9m.py:tiny",),
+    "one step a call": (
+        "--config=configs/records/minute.py:tiny",
+        "--config.train.steps_per_dispatch=1",
+    ),
+    "every transform": ("--config=EVERY_TRANSFORM",),
+}
+
+
+def compile_for(*arguments):
+    """Runs the script in a process of its own, which has the wheels."""
+    return subprocess.run(
+        [sys.executable, "scripts/compile_for.py", *arguments],
+        cwd=scripts.ROOT,
+        env=os.environ | {"PYTHONPATH": str(scripts.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@needs_wheels
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_each_of_eight_gpus_does_an_eighth(recipe, tmp_path):
+    """On 8 devices of a CPU XLA divides the work where it does not for GPUs."""
+    file = tmp_path / "every_transform.py"
+    file.write_text(EVERY_TRANSFORM)
+    arguments = [a.replace("EVERY_TRANSFORM", str(file)) for a in RECIPES[recipe]]
+    done = compile_for("--target=h200x8", "--json", *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts = json.loads(done.stdout)
+    parts = 2 if recipe == "every transform" else 1  # of a batch that is accumulated
+    share = facts["batch_size"] // (8 * parts)
+    assert facts["conv_batches"] == [facts["conv_batch_per_device"]] == [share]
+    assert facts["gradient_all_reduces"] >= 1
+    assert facts["reduced_numbers"] >= facts["num_parameters"]  # the gradient of each
+    assert not facts["gathered_batches"]
+    assert not facts["host_callbacks"] and not facts["float64"]
+    assert facts["num_devices"] == 8 and facts["target"] == "h200x8"
+    for (
+        key
+    ) in "launches bytes_per_step memory_bytes_per_device estimated_step_ms".split():
+        assert facts[key] > 0
+
+
+@pytest.mark.slow
+@needs_wheels
+def test_a_batch_that_eight_devices_cannot_share_is_one_line():
+    done = compile_for(
+        "--target=h200x8",
+        "--config=configs/resnet_4p9m.py:tiny",
+        "--config.train.batch_size=60",
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: train.batch_size is 60, which 8 devices cannot share evenly; use 56 or "
+        "64\n"
+    )

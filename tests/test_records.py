@@ -1,0 +1,94 @@
+"""The script `scripts/records.py`: seeds of a recipe, as one file."""
+
+import json
+
+import pytest
+from scipy import stats
+from support import scripts
+
+records = scripts.load("records")
+TINY = (
+    "--config=configs/quickstart.py",
+    "--config.model.widths=(4, 4, 8)",
+    "--config.train.epochs=1",
+    "--config.data.train_split=train[:20%]",
+)
+
+
+@pytest.fixture(scope="module")
+def made(digits_dir, tmp_path_factory):
+    """A record of one seed of two, and how to call the script for it."""
+    folder = tmp_path_factory.mktemp("record")
+
+    def call(*arguments):
+        return scripts.call(
+            "records",
+            *TINY,
+            f"--config.data.dir={digits_dir}",
+            f"--output={folder}/r.json",
+            f"--workdir={folder}/runs",
+            *arguments,
+        )
+
+    code, text, message = call("--seeds=4")
+    assert code == 0, message
+    return folder / "r.json", call, text
+
+
+def test_a_seed_is_recorded_with_all_that_it_depends_on(made):
+    path, _, text = made
+    record = json.loads(path.read_text())
+    (row,) = record["seeds"]
+    result = json.loads((path.parent / "runs/seed4/result.json").read_text())
+    assert row["seed"] == 4 and row["cold"] and not row["resumed"]
+    assert row["test"] == record["test"]["mean"] == result["test"]["accuracy"]
+    assert row["clocks"]["train"] == result["seconds"]["train"]
+    assert record["clocks"]["cold_process"]["seconds"] > result["seconds"]["total"]
+    flops = 3 * result["flops_per_image"] * result["images_per_second"]
+    peak = record["peak"]["flops"] * record["num_devices"]
+    assert record["share_of_peak"]["mean"] == pytest.approx(flops / peak)
+    assert record["versions"]["jax"] and "cpu" in record["device"]
+    assert record["data"]["note"] == "scikit-learn's own"
+    assert len(record["data"]["sha256"]["train"]) == 64
+    assert f"test accuracy {row['test']:.4f} (n = 1)" in text
+    assert "all seeds are done" in text
+
+
+def test_a_resumed_record_keeps_its_seeds(made):
+    path, call, _ = made
+    before = json.loads(path.read_text())["seeds"]
+    code, text, message = call("--seeds=4,7", "--data_note=mine")
+    assert code == 0, message
+    record = json.loads(path.read_text())
+    assert record["seeds"][0] == before[0]
+    assert [row["seed"] for row in record["seeds"]] == [4, 7]
+    assert not record["seeds"][1]["cold"]
+    assert record["clocks"]["train"]["n"] == 1  # the cold process loads libraries
+    assert record["test"]["n"] == 2 and record["data"]["note"] == "mine"
+    # out of time: nothing begins
+    code, text, _ = call("--seeds=4,7,8", "--minutes=0.01")
+    assert code == 0 and "seeds 8 are left; run the same command to resume" in text
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["--seeds=1,1"], 2, "give each seed once"),
+        (["--seeds=a"], 2, "give whole numbers, such as 0,1,2"),
+        (["--config.optim.learning_rate=7"], 1, "was made with another config"),
+    ],
+)
+def test_a_mistake_is_one_line(made, arguments, code, message):
+    _, call, _ = made
+    found, _, text = call(*arguments)
+    assert found == code and message in text and text.count("\n") == 1
+
+
+def test_summary_agrees_with_scipy():
+    values = [0.91, 0.93, 0.92, 0.95]
+    found = records.summary([*values, None])
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found["interval"] == pytest.approx([expected.low, expected.high])
+    assert (found["n"], records.summary([None])) == (4, None)
+    one = {"mean": 0.5, "std": None, "n": 1, "interval": None}
+    assert records.summary([0.5]) == one
