@@ -1,7 +1,8 @@
-"""Which epoch is shipped, and when training ends: with validations that are made up."""
+"""Which epoch is selected, and when training ends, with made-up validations."""
 
 import os
 import signal
+import types
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from cifar_jax import UserError
 from cifar_jax import config as default
-from cifar_jax.training import engine, interrupt, loop
+from cifar_jax.training import interrupt, loop, setup
 from cifar_jax.training.workdir import RunDirectory
 
 ACCURACIES = (0.2, 0.5, 0.4, 0.5, 0.3, 0.1)
@@ -18,17 +19,36 @@ NUM_EPOCHS = len(LOSSES)
 
 
 @pytest.fixture
-def validations(monkeypatch):
-    """Replaces evaluation; returns the weights that each call was given."""
+def pretend(monkeypatch):
+    """Returns a function that has others take the place of evaluations.
+
+    It takes a function of a network's variables, which returns the metrics.
+    """
+    means = loop.means
+    monkeypatch.setattr(
+        loop, "means", lambda values: values if type(values) is dict else means(values)
+    )
+
+    def replace(evaluate):
+        def evaluate_batch(metrics, variables, batch, mask, *, augmentation):
+            return evaluate(variables)  # all the digits are one batch
+
+        monkeypatch.setattr(loop, "evaluation_call", lambda prepared: evaluate_batch)
+
+    return replace
+
+
+@pytest.fixture
+def validations(pretend):
+    """Pretends evaluations; returns the list of the weights that each was given."""
     seen = []
 
-    def evaluate(self, examples, variables, **_):
-        del self, examples
+    def evaluate(variables):
         seen.append(jax.device_get(variables))
         number = (len(seen) - 1) % NUM_EPOCHS
         return {"accuracy": ACCURACIES[number], "loss": LOSSES[number]}
 
-    monkeypatch.setattr(engine.Engine, "evaluate", evaluate)
+    pretend(evaluate)
     return seen
 
 
@@ -70,14 +90,10 @@ def test_the_best_epoch_is_the_one_that_is_scored(
     assert not any(same(validations[-1], other) for other in others)
 
 
-def test_the_best_outlasts_ten_worse_epochs(digits_dir, tmp_path, monkeypatch):
+def test_the_best_outlasts_ten_worse_epochs(digits_dir, tmp_path, pretend):
     """Both the best state, of epoch 1, and the latest are there at the end."""
     losses = iter(range(1, 13))
-
-    def evaluate(self, examples, variables, **_):
-        return {"accuracy": 0.5, "loss": float(next(losses))}
-
-    monkeypatch.setattr(engine.Engine, "evaluate", evaluate)
+    pretend(lambda variables: {"accuracy": 0.5, "loss": float(next(losses))})
     result = train(make_config(digits_dir, train__epochs=11), tmp_path)
     assert (result["best_epoch"], result["epochs"]) == (1, 11)
     kept = {
@@ -124,14 +140,25 @@ def test_an_epoch_starts_from_the_best_weights(validations, digits_dir, tmp_path
 
 
 def test_reloading_goes_back(digits_dir, tmp_path, validations, monkeypatch):
-    """With weights that move, the weights after a bad epoch are not gone on from."""
-    starts, train_call = [], engine.Engine.train
+    """With weights that move, training does not continue from those of a bad epoch."""
+    starts, training_call = [], loop.training_call
 
-    def record(self, state, *rest, **options):
-        starts.append((int(state.step), jax.device_get(state.variables)))
-        return train_call(self, state, *rest, **options)
+    def record(program):
+        def train(state, *arguments):
+            starts.append((int(state.step), jax.device_get(state.variables)))
+            return program(state, *arguments)
 
-    monkeypatch.setattr(engine.Engine, "train", record)
+        return train
+
+    def recorded_call(prepared, step):
+        lower = training_call(prepared, step).lower
+        return types.SimpleNamespace(
+            lower=lambda *arguments: types.SimpleNamespace(
+                compile=lambda: record(lower(*arguments).compile())
+            )
+        )
+
+    monkeypatch.setattr(loop, "training_call", recorded_call)
     train(make_config(digits_dir, train__reload_best=True), tmp_path)
     begun = {step // 2 + 1: variables for step, variables in starts if step % 2 == 0}
     assert same(begun[3], validations[1])  # the end of epoch 2: the best so far
@@ -141,23 +168,25 @@ def test_reloading_goes_back(digits_dir, tmp_path, validations, monkeypatch):
 
 
 def test_a_stop_in_validation_does_not_reload(
-    digits_dir, tmp_path, validations, monkeypatch
+    digits_dir, tmp_path, validations, pretend
 ):
     """The epoch is trained, but not closed: its own weights are validated again."""
-    evaluate, calls = engine.Engine.evaluate, []
-
-    def stop_once(self, *args, **options):
-        calls.append(None)
-        if len(calls) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-            raise engine.Interrupted
-        return evaluate(self, *args, **options)
-
     config = make_config(digits_dir, train__reload_best=True)
     whole = train(config, tmp_path / "whole")
     expected = validations.copy()
     validations.clear()
-    monkeypatch.setattr(engine.Engine, "evaluate", stop_once)
+    calls = []
+
+    def stop_in_the_third(variables):
+        calls.append(None)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            validations.append(jax.device_get(variables))
+        number = (len(validations) - 1) % NUM_EPOCHS
+        return {"accuracy": ACCURACIES[number], "loss": LOSSES[number]}
+
+    pretend(stop_in_the_third)
     with pytest.raises(interrupt.Stopped):
         train(config, tmp_path / "run")
     assert train(config, tmp_path / "run")["best_epoch"] == whole["best_epoch"]
@@ -180,7 +209,7 @@ def test_choosing_on_the_test_set_is_said(digits_dir, tmp_path, capsys):
     assert "scored once" not in output
 
 
-def test_a_time_limit_saves_and_the_same_command_goes_on(digits_dir, tmp_path):
+def test_a_time_limit_saves_and_the_same_command_resumes(digits_dir, tmp_path):
     config = make_config(digits_dir)
     whole = train(config, tmp_path / "whole")
     config.train.max_seconds = 1e-3
@@ -194,7 +223,7 @@ def test_a_time_limit_saves_and_the_same_command_goes_on(digits_dir, tmp_path):
         assert resumed[key] == whole[key], key
 
 
-def test_a_time_limit_is_no_fault(digits_dir, tmp_path):
+def test_a_time_limit_is_not_a_fault(digits_dir, tmp_path):
     config = make_config(digits_dir, train__max_seconds=1e-3)
     with pytest.raises(interrupt.Stopped) as stopped:
         train(config, tmp_path)
@@ -221,6 +250,6 @@ def test_a_time_limit_is_no_fault(digits_dir, tmp_path):
         (dict(optim__sam_rho=0.1, optim__sam_start="0.8"), "sam_start is '0.8'"),
     ],
 )
-def test_policies_that_make_no_sense_are_refused(digits_dir, tmp_path, options, match):
+def test_policies_that_make_no_sense_are_refused(digits_dir, options, match):
     with pytest.raises(UserError, match=match):
-        train(make_config(digits_dir, **options), tmp_path)
+        setup.make(make_config(digits_dir, **options), jax.devices()[:1], print)

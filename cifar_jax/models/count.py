@@ -9,7 +9,7 @@ a second; the other two trace the network, which takes up to a second and no mem
 import bisect
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,8 @@ class Layer:
 
 def num_parameters(model: ResNet, image_shape: tuple[int, int, int]) -> int:
     """Returns the number of trainable parameters."""
-    return _size(_abstract_params(model, image_shape))
+    params = _abstract_params(model, image_shape)
+    return int(parameter_overview.count_parameters(params))  # clu's is of NumPy
 
 
 def parameter_paths(model: ResNet, image_shape: tuple[int, int, int]) -> list[str]:
@@ -67,8 +68,8 @@ def layer_table(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]
             # A kernel is applied at each position of its output.
             positions = math.prod(out.shape[1:-1])
             macs = params["kernel"].size * positions if "kernel" in params else 0
-            name = "/".join(module.path)
-            layers.append(Layer(name, out.shape[1:], _size(params), macs))
+            size = int(parameter_overview.count_parameters(params))
+            layers.append(Layer("/".join(module.path), out.shape[1:], size, macs))
         return out
 
     with nn.intercept_methods(record):
@@ -78,16 +79,11 @@ def layer_table(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]
 
 def _abstract_params(model: ResNet, image_shape: tuple[int, int, int]) -> dict:
     """Returns the parameters as shapes: the network is traced, nothing allocated."""
-
-    def init():
-        images = jnp.zeros((1, *image_shape))
-        return model.init(jax.random.key(0), images, train=False)
-
-    return jax.eval_shape(init)["params"]
-
-
-def _size(params: Mapping) -> int:
-    return int(parameter_overview.count_parameters(params))  # clu's is a NumPy integer
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(
+        lambda images: model.init(jax.random.key(0), images, train=False), images
+    )
+    return variables["params"]
 
 
 def total(layers: Sequence[Layer], name: str = "total") -> Layer:
@@ -194,14 +190,17 @@ def largest_width_under_budget(
             stem_width=width if design.stem_width == first else design.stem_width,
         )
 
-    def count_padded(width: int) -> int:
-        padded = dataclasses.replace(widened(width), shortcut="padding")
-        return closed_form(padded, image_shape, num_classes)
-
     # Without projections the count rises with the width, so bisection bounds it; with
     # them it may fall where a stage comes to equal the stem, so the rest is tried.
-    candidates = range(multiple, limit + multiple, multiple)
-    bound = multiple * bisect.bisect_left(candidates, limit, key=count_padded)
+    bound = multiple * bisect.bisect_left(
+        range(multiple, limit + multiple, multiple),
+        limit,
+        key=lambda width: closed_form(
+            dataclasses.replace(widened(width), shortcut="padding"),
+            image_shape,
+            num_classes,
+        ),
+    )
     for width in range(bound, 0, -multiple):
         wider = widened(width)
         if closed_form(wider, image_shape, num_classes) < limit:

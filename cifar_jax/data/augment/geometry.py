@@ -40,12 +40,13 @@ def random_crop(
     pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(images, pad, mode="reflect" if mode == "reflect" else "constant")
     corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
-
-    def cut(image, corner):
-        start = (corner[0], corner[1], 0)
-        return jax.lax.dynamic_slice(image, start, (height, width, num_channels))
-
-    return jax.vmap(cut)(padded, corners)
+    size = (height, width, num_channels)
+    cut = jax.vmap(
+        lambda image, corner: jax.lax.dynamic_slice(
+            image, (corner[0], corner[1], 0), size
+        )
+    )
+    return cut(padded, corners)
 
 
 def random_flip(key: jax.Array, images: jax.Array, *, p: float = 0.5) -> jax.Array:

@@ -68,7 +68,7 @@ def cutmix(
     corner, box = centre - box // 2, box // 2 * 2
     mask = box_mask(corner[:, 0], corner[:, 1], box[:, 0], box[:, 1], (height, width))
     weights = 1 - mask.sum(axis=(1, 2)) / (height * width)
-    mixed = jnp.where(mask[..., None], _following(images, 1), images)
+    mixed = jnp.where(mask[..., None], jnp.roll(images, -1, axis=0), images)
     return mixed, _lerp(labels, weights[:, None])
 
 
@@ -98,12 +98,12 @@ def ricap(
     sides = jnp.array([[height, width]])
     point = jnp.round(shares * sides).astype(jnp.int32)  # [B, 2]: row and column
     rows, columns, areas = _place_patches(offset_key, point, height, width)
-    stack = jnp.concatenate([_following(images, k) for k in range(4)], axis=1)
+    stack = jnp.concatenate([jnp.roll(images, -k, axis=0) for k in range(4)], axis=1)
     mixed = gather(optimization_barrier(stack, key), rows, columns)
     shares = areas.astype(labels.dtype) / (height * width)
     mixed_labels = jnp.zeros_like(labels)
     for k in range(4):
-        mixed_labels += shares[:, k : k + 1] * _following(labels, k)
+        mixed_labels += shares[:, k : k + 1] * jnp.roll(labels, -k, axis=0)
     return mixed, mixed_labels
 
 
@@ -150,11 +150,6 @@ def _draw_shares(key: jax.Array, shape, *, alpha: float, p: float) -> jax.Array:
     return jnp.where(chosen, jax.random.beta(beta_key, alpha, alpha, shape), 1.0)
 
 
-def _following(x: jax.Array, distance: int) -> jax.Array:
-    """Returns for each row of a batch the one `distance` after it, going round."""
-    return jnp.roll(x, -distance, axis=0)
-
-
 def _lerp(x: jax.Array, weights: jax.Array) -> jax.Array:
     """Returns each row times its weight, plus the next row times what remains."""
-    return x * weights + _following(x, 1) * (1 - weights)
+    return x * weights + jnp.roll(x, -1, axis=0) * (1 - weights)

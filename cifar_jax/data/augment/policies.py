@@ -240,18 +240,19 @@ def _matrices(
     Rotation is about the centre, shear about the corner; positive magnitudes turn
     counter-clockwise and shift right and down.
     """
-
-    def magnitude_of(name):  # 0 for all other operations
-        return jnp.where(operations == tables.OPERATIONS.index(name), magnitudes, 0.0)
-
-    angles = magnitude_of("rotate")
+    # The magnitude of each operation where it is the image's, and elsewhere 0.
+    acting = {
+        name: jnp.where(operations == tables.OPERATIONS.index(name), magnitudes, 0.0)
+        for name in tables.GEOMETRY
+    }
+    angles = acting["rotate"]
     still = jnp.zeros((angles.shape[0], 2))
     rotation = affine_matrices(
         -angles, still, jnp.ones_like(angles), still, height=height, width=width
     )
     zero = jnp.zeros_like(angles)
     rows = [
-        [zero, magnitude_of("shear_x"), -magnitude_of("translate_x")],
-        [magnitude_of("shear_y"), zero, -magnitude_of("translate_y")],
+        [zero, acting["shear_x"], -acting["translate_x"]],
+        [acting["shear_y"], zero, -acting["translate_y"]],
     ]
     return rotation + jnp.stack([jnp.stack(row, -1) for row in rows], axis=1)
