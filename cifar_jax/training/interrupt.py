@@ -37,11 +37,13 @@ class StopRequest:
 
     Attributes:
       signal: Signal that the last poll has found, or None.
+      exit_code: 130 after SIGINT, 143 after SIGTERM, 0 without a signal.
       num_polls: Number of polls so far: the watchdog's sign of life.
     """
 
     def __init__(self):
         self.signal: signal.Signals | None = None
+        self.exit_code = 0
         self.num_polls = 0
         self._noted = 0
         self._reduced: jax.Array | None = None
@@ -68,13 +70,8 @@ class StopRequest:
             answer, self._reduced = self._reduced, distributed.all_reduce_max(number)
             number = 0 if answer is None else int(answer)
         if self.signal is None and number:
-            self.signal = signal.Signals(number)
+            self.signal, self.exit_code = signal.Signals(number), 128 + number
         return self.signal is not None
-
-    @property
-    def exit_code(self) -> int:
-        """130 after SIGINT, 143 after SIGTERM, 0 without a signal."""
-        return 128 + self.signal if self.signal else 0
 
 
 @contextlib.contextmanager

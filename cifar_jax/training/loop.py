@@ -99,7 +99,7 @@ def _trainer(
         if profile and distributed.is_primary():
             profiler = Profiler(run.profile, prepared.steps_per_dispatch)
         trainer = Trainer(config, prepared, run, stop, profiler, on_epoch, start)
-        with contextlib.closing(trainer):
+        with contextlib.closing(trainer.checkpoints):
             trainer.restore()
             with trainer.progress:
                 trainer.compile()
@@ -122,6 +122,7 @@ class Trainer:
       start: Time of `time.perf_counter` at which the session began.
 
     Attributes:
+      checkpoints: Saver of states and best weights, to be closed at the end.
       progress: Progress display.
     """
 
@@ -142,14 +143,11 @@ class Trainer:
         self._time_limit = interrupt.Timer(config.train.max_seconds, start)
         self._replicated = distributed.replicated(prepared.mesh)
         self._empty_metrics = jax.jit(Metrics.empty, out_shardings=self._replicated)
-
         # Do not change the number of keys: older runs have split the seed like this.
-        keys = jax.jit(
+        init_key, self._train_key, order_key = jax.jit(
             lambda: tuple(jax.random.split(jax.random.key(config.seed), 3)),
             out_shardings=self._replicated,
-        )
-        init_key, self._train_key, order_key = keys()
-
+        )()
         # What the devices hold. `_step` is the state's, known without asking them.
         self._state = setup.jit_create_state(prepared)(init_key)
         self._step, self._metrics = 0, self._empty_metrics()
@@ -160,7 +158,6 @@ class Trainer:
         self._evaluate_batch = evaluation_call(prepared)
         rates = jax.jit(jax.vmap(prepared.schedule))(np.arange(options.total_steps))
         self._learning_rates = np.asarray(rates)
-
         self._metadata: RunMetadata = {
             "step": 0,
             "epoch": 0,
@@ -169,22 +166,20 @@ class Trainer:
             "teacher": teacher.source if teacher else None,
             "seconds": {"total": 0.0, "compile": 0.0, "train": 0.0, "evaluate": 0.0},
         }
-        self._checkpoints = Checkpointer(run, config.checkpoint, distributed.log)
+        self.checkpoints = Checkpointer(run, config.checkpoint, distributed.log)
         with distributed.all_or_none():
-            self._checkpoints.check_space(self._tree(), self._state.eval_variables)
+            template = {"state": self._state, "metrics": self._metrics}
+            self.checkpoints.check_space(template, self._state.eval_variables)
         self.progress = Progress(
             num_epochs=prepared.num_epochs,
             total_steps=options.total_steps,
             batch_size=options.batch_size,
         )
 
-    def close(self) -> None:
-        """Waits until all checkpoints are on disk."""
-        self._checkpoints.close()
-
     def restore(self) -> None:
         """Resumes from the newest checkpoint, or starts with the weights asked for."""
-        restored = self._checkpoints.restore(self._tree(), self._replicated)
+        template = {"state": self._state, "metrics": self._metrics}
+        restored = self.checkpoints.restore(template, self._replicated)
         if restored is None:
             self._state, self._metadata["init"] = pretrained.initialize(
                 self._config, self._setup, self._state
@@ -259,17 +254,19 @@ class Trainer:
                 self._metadata["seconds"]["train"] += seconds
                 self.progress.count(num_steps, seconds)
                 # Do not change the order: all processes must poll equally often.
-                if self._checkpoints.timer.poll() and self._step % steps_per_epoch:
+                if self.checkpoints.timer.poll() and self._step % steps_per_epoch:
                     self._save()
 
     def close_epoch(self) -> None:
         """Validates and logs the epoch, and saves it where that is due."""
-        epoch = self._metadata["epoch"] + 1
+        epoch, evaluate = self._metadata["epoch"] + 1, self._config.evaluate
         train = self._show(self._metrics, self._step)
-        val = self._validate(epoch)
+        val, is_last = None, epoch == self._setup.num_epochs
+        if self._setup.val and (is_last or epoch % evaluate.every_epochs == 0):
+            val = self._evaluate(self._setup.val, self._state.eval_variables)
         # Do not change the order: best weights or metrics without a state are a sign of
         # a run that has lost its states, so the first state is saved before them.
-        if self._checkpoints.saved_step is None:
+        if self.checkpoints.saved_step is None:
             self._save()
         is_best = self._select(epoch, val)
         row = {"step": self._step, "epoch": epoch}
@@ -288,7 +285,7 @@ class Trainer:
             self._save_best({"epoch": epoch})
         due = epoch % self._config.checkpoint.every_epochs == 0
         # A state saved before its validation stays: closing the epoch can be repeated.
-        if last or ((is_best or due) and self._checkpoints.saved_step != self._step):
+        if last or ((is_best or due) and self.checkpoints.saved_step != self._step):
             self._save()
         if self._on_epoch:
             self._on_epoch({"epoch": epoch, "train": train, "val": val})
@@ -337,7 +334,7 @@ class Trainer:
         return values
 
     def _diverged(self, step: int, what: str) -> str:
-        saved = self._checkpoints.saved_step
+        saved = self.checkpoints.saved_step
         kept = f"the state of step {saved:,} is kept" if saved else "nothing saved"
         return (
             f"training diverged: {what} by step {step:,} at learning rate "
@@ -345,15 +342,10 @@ class Trainer:
             "--workdir with a lower optim.learning_rate, or set optim.gradient_clip"
         )
 
-    def _validate(self, epoch: int) -> dict[str, float] | None:
-        is_due = epoch % self._config.evaluate.every_epochs == 0
-        if self._setup.val and (is_due or epoch == self._setup.num_epochs):
-            return self._evaluate(self._setup.val, self._state.eval_variables)
-        return None
-
     def _select(self, epoch: int, val: Mapping[str, float] | None) -> bool:
         """Keeps the weights if the epoch is the best so far; returns whether it is."""
-        if val is None or self._step < self._setup.first_eligible_step:
+        plan = self._setup.options.pruning_plan
+        if val is None or (plan and self._step < plan.stop):  # not all is pruned yet
             return False
         candidate: Best = {
             "epoch": epoch,
@@ -415,24 +407,19 @@ class Trainer:
         variables, best = self._state.eval_variables, self._metadata["best"]
         if best is None:
             return variables
-        return self._checkpoints.restore_best(
-            variables, self._replicated, best["epoch"]
-        )
-
-    def _tree(self) -> dict[str, Any]:
-        return {"state": self._state, "metrics": self._metrics}
+        return self.checkpoints.restore_best(variables, self._replicated, best["epoch"])
 
     def _save(self) -> None:
         with self._explained_divergence():
-            self._checkpoints.save(
-                self._tree(),
+            self.checkpoints.save(
+                {"state": self._state, "metrics": self._metrics},
                 {**self._metadata, "step": self._step, "seconds": self._seconds()},
             )
 
     def _save_best(self, best: Best) -> None:
         with self._explained_divergence():
             variables = self._state.eval_variables
-            self._checkpoints.best.save(self._step, variables, best)
+            self.checkpoints.best.save(self._step, variables, best)
 
     @contextlib.contextmanager
     def _explained_divergence(self) -> Iterator[None]:

@@ -162,10 +162,6 @@ def _muon(
 
     Muon is not applied to the stem and the classifier.
     """
-
-    def label(path: str, leaf) -> str:
-        return "muon" if path.startswith("stage") and jnp.ndim(leaf) == 4 else "rest"
-
     muon = optax.contrib.muon(
         lambda step: options["muon_scale"] * schedule(step),
         ns_steps=options["muon_steps"],
@@ -176,15 +172,22 @@ def _muon(
         ),
     )
     rest = optax.chain(*_chain(options["muon_fallback"], schedule, None, options))
-    return optax.partition({"muon": muon, "rest": rest}, _labels(label))
+    labels = _labels(
+        lambda path, leaf: (
+            "muon" if path.startswith("stage") and jnp.ndim(leaf) == 4 else "rest"
+        )
+    )
+    return optax.partition({"muon": muon, "rest": rest}, labels)
 
 
 def _scale_by_path(multipliers: Sequence) -> optax.GradientTransformation:
-    def factor(path: str, _) -> float:
-        matching = (f for pattern, f in multipliers if re.fullmatch(pattern, path))
-        return next(matching, 1.0)
-
-    factors = _labels(factor)
+    # The factor of the first pattern that matches, or 1.
+    factors = _labels(
+        lambda path, _: next(
+            (factor for pattern, factor in multipliers if re.fullmatch(pattern, path)),
+            1.0,
+        )
+    )
     return optax.stateless(
         lambda updates, _: jax.tree.map(jnp.multiply, updates, factors(updates))
     )

@@ -9,6 +9,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
@@ -116,7 +117,7 @@ def abstract_model(config: Mapping[str, Any], dataset: results.Dataset) -> Loade
     """
     height, width, channels = dataset["image_shape"]
     image_shape = (height, width, channels)
-    options = {
+    options: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in config["model"].items()
     }
@@ -164,10 +165,7 @@ def _abstract_state(network: LoadedModel) -> TrainState:
 
     They do not depend on the schedules, only on whether the momentum has one.
     """
-
-    def constant(step):
-        return 0.0
-
+    constant = optax.constant_schedule(0.0)
     has_momentum = network.config["schedule"]["momentum_range"] is not None
     optimizer = optim.make_optimizer(
         schedule=constant,

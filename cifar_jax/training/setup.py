@@ -112,11 +112,6 @@ class Setup:
         return tuple(segments)
 
     @property
-    def first_eligible_step(self) -> int:
-        """Step from which on weights may be selected: all pruning is done."""
-        return self.options.pruning_plan.stop if self.options.pruning_plan else 0
-
-    @property
     def dataset(self) -> results.Dataset:
         """Contents of dataset.json."""
         return {
