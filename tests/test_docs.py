@@ -13,6 +13,7 @@ import json
 import pathlib
 import re
 import shlex
+import textwrap
 
 import pytest
 
@@ -29,7 +30,7 @@ COMMANDS = sorted(
     if "\ndef define_flags(" in path.read_text()
 )
 
-_FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"python (-m cifar_jax\.\w+|scripts/\w+\.py)((?: [^&;|#\n]*)?)")
 _PATH = re.compile(r"(?:configs|scripts|results|cifar_jax|tests|docs|\.ci)/[\w./*-]*")
 
@@ -37,8 +38,8 @@ _PATH = re.compile(r"(?:configs|scripts|results|cifar_jax|tests|docs|\.ci)/[\w./
 def blocks(text: str, language: str) -> list[str]:
     """Returns the fenced blocks of a page in a language, long lines joined."""
     return [
-        code.replace("\\\n", " ")
-        for kind, code in _FENCE.findall(text)
+        textwrap.dedent(code).replace("\\\n", " ")
+        for _, kind, code in _FENCE.findall(text)
         if kind == language
     ]
 
@@ -102,6 +103,7 @@ def known_keys() -> set[str]:
 )
 def test_commands_are_accepted(page, monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "scripts")  # as Python has it for a script
     for target, arguments in commands(page.read_text()):
         module = load_command(target) if target.startswith("-m") else None
         if module is None:
@@ -165,13 +167,21 @@ def test_all_pages_are_linked_from_the_readme():
         assert f"]({page.relative_to(ROOT)})" in text, page.name
 
 
-def test_examples_in_python_are_configs():
+def test_examples_in_python():
+    """Those that are configs are run; of all others the imports of ours are tried."""
     examples = [code for page in PAGES for code in blocks(page.read_text(), "python")]
     assert examples
     for code in examples:
-        namespace = {}
-        exec(code, namespace)
-        namespace["get_config"]()
+        if "def get_config" in code:
+            namespace = {}
+            exec(code, namespace)
+            namespace["get_config"]()
+            continue
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("cifar_jax"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
