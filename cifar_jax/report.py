@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cifar_jax import UserError, _cli, _runtime
-from cifar_jax._files import OutputFolder
+from cifar_jax._files import OutputFolder, replacing
 
 if TYPE_CHECKING:
     from cifar_jax.reporting.runs import Run
@@ -106,7 +106,8 @@ def _records(flags: _cli.Flags) -> None:
         )
     for path in pages:
         if path in stale:
-            published.write(path, pages[path])
+            with replacing(path) as temporary:
+                temporary.write_text(pages[path], encoding="utf-8")
         print(f"{path}: {'written' if path in stale else 'up to date'}")
 
 

@@ -59,7 +59,7 @@ def test_every_record_has_a_row_and_every_row_its_files(results):
 
 def test_the_table_is_stale_when_a_record_changes(results):
     page = results / "README.md"
-    published.write(page, published.pages(results)[page])
+    page.write_text(published.pages(results)[page])
     assert published.pages(results)[page] == page.read_text()
     record = make_record((0.80, 0.84, 0.82))
     (results / "recipe.json").write_text(json.dumps(record))

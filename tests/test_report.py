@@ -7,7 +7,6 @@ import pathlib
 import re
 import shutil
 
-import jax
 import numpy as np
 import pytest
 from support.chromium import Page, needed
@@ -21,7 +20,6 @@ from support.made_runs import (
     make_result,
     make_run,
 )
-from support.runs import tiny_config, train
 
 from cifar_jax import UserError, report
 from cifar_jax.evaluation import efficiency
@@ -545,15 +543,9 @@ def test_what_is_not_a_run_is_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def real(digits_dir, tmp_path_factory):
+def real(tiny_run, tmp_path_factory):
     """A real run."""
-    folder = tmp_path_factory.mktemp("real") / "run"
-    config = tiny_config(digits_dir)
-    config.train.ema_decay, config.augment = 0.0, ()
-    jax.config.update("jax_disable_most_optimizations", True)
-    train(config, folder)
-    yield folder
-    jax.config.update("jax_disable_most_optimizations", False)
+    return shutil.copytree(tiny_run, tmp_path_factory.mktemp("real") / "run")
 
 
 def test_a_real_run_is_evaluated_and_reported(real, capsys, monkeypatch):

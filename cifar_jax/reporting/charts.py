@@ -1,11 +1,10 @@
 """Charts of runs: drawn by matplotlib, shown as SVG in the colours of the page.
 
 A chart remembers where its values lie, so that the page can show those under the
-pointer. A chart that has nothing to say, such as one with a single point, is left out.
+pointer. Charts that have nothing to say, such as one with a single point, are left out.
 """
 
 import contextlib
-import dataclasses
 import io
 import pathlib
 import re
@@ -16,13 +15,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
-from cifar_jax.reporting.runs import Bin, Group, Run
+from cifar_jax.reporting.runs import Bin, Group
 
-# Names of colours, in light and in dark. Charts are drawn with the light ones; the page
-# turns those into CSS variables. Contrast with the paper is at least 4.5 to 1.
+# Colours in light and in dark. Charts are drawn with the light ones; the page turns
+# those into CSS variables. Contrast with the paper is at least 4.5 to 1.
 PALETTE = {
     "paper": ("#ffffff", "#12161c"),
     "ink": ("#1c2430", "#e6eaf0"),
@@ -38,7 +38,6 @@ PALETTE = {
     "series-7": ("#4a5a70", "#a9b6c6"),
 }
 _LIGHT = {name: light for name, (light, _) in PALETTE.items()}
-_NAMES = {light: name for name, light in _LIGHT.items()}
 _NUM_SERIES = sum(name.startswith("series") for name in PALETTE)
 
 _DPI = 72  # of SVG: a length in the figure is the same number there
@@ -68,8 +67,13 @@ _STYLE = {
     "svg.fonttype": "none",  # text stays text
 }
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
-_TRAINING = {"linestyle": (0, (3, 2)), "linewidth": 1.1}
-_BEST = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "linestyle": "none"}
+_TRAINING: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 1.1}
+_BEST: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 8,
+    "markerfacecolor": "none",
+    "linestyle": "none",
+}
 
 
 def colour_name(number: int) -> str:
@@ -82,42 +86,24 @@ def marker(number: int) -> str:
     return "osD^"[number // _NUM_SERIES % 4]
 
 
-@dataclasses.dataclass(frozen=True)
-class Series:
-    """The points of one line, for the pointer.
-
-    Attributes:
-      name: Name of the line.
-      colour: Name of its colour.
-      x: float [N], positions in the axes' units.
-      y: float [N], values.
-      labels: N pairs of texts: the name of a point, and its value.
-    """
-
-    name: str
-    colour: str
-    x: np.ndarray
-    y: np.ndarray
-    labels: Sequence[tuple[str, str]]
-
-
 class Chart:
     """One pair of axes.
 
-    Args:
+    Attributes:
       name: Name of its file and of its element in the page.
       title: What is shown.
-      x: Label of the x-axis.
-      y: Label of the y-axis.
       text: Alternative text.
+      axes: matplotlib's axes.
+      lines: For each line its `name`, its `colour`, and its `points`: x, y in the
+        coordinates of `svg`, and two texts for the pointer. Whole after `finish`.
     """
 
     def __init__(self, name: str, title: str, x: str, y: str, text: str):
         self.name, self.title, self.text = name, title, text
-        self.series: list[Series] = []
+        self.lines: list[dict[str, Any]] = []
         self._legend: dict[str, Line2D] = {}
         with _style():
-            self._figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+            self._figure = Figure(figsize=_SIZE, dpi=_DPI)
             self.axes = self._figure.subplots()
             self.axes.set(xlabel=x, ylabel=y)
 
@@ -125,42 +111,39 @@ class Chart:
         self,
         name: str,
         values: Mapping[float, float],
-        number: int,
-        labels: Sequence[tuple[str, str]],
+        number: int | None,
+        labels: Sequence[tuple[str, str]] = (),
         **look: Any,
     ) -> None:
         """Draws a line.
 
         Args:
           name: Name of the line.
-          values: y-values, by x-value.
-          number: Index of the colour.
-          labels: Texts for the pointer, as `Series` has them.
+          values: Values of y, by x.
+          number: Index of the colour; None for a muted one.
+          labels: Two texts for each point: its name and its value. None: the pointer
+            passes over the line.
           **look: Properties of the line, as matplotlib names them.
         """
-        x, y = np.array(list(values), float), np.array(list(values.values()), float)
+        colour = "muted" if number is None else colour_name(number)
+        x, y = list(values), list(values.values())
         # A value at the edge, such as an accuracy of 1, is drawn whole.
         look = {"marker": "o" if len(x) == 1 else None, "clip_on": False, **look}
         with _style():
-            self.axes.plot(x, y, color=_LIGHT[colour_name(number)], **look)
+            self.axes.plot(x, y, color=_LIGHT[colour], **look)
         if labels:
-            self.series.append(Series(name, colour_name(number), x, y, labels))
+            points = list(zip(x, y, labels, strict=True))
+            self.lines.append({"name": name, "colour": colour, "points": points})
 
     def name_line(self, name: str, number: int | None, **look: Any) -> None:
-        """Adds a line to the legend.
-
-        Args:
-          name: Its text.
-          number: Index of its colour; None for a kind of line in any colour.
-          **look: Properties of the line, as matplotlib names them.
-        """
+        """Adds a line to the legend, with the number and look that `line` takes."""
         colour = _LIGHT["muted" if number is None else colour_name(number)]
         if len(name) > _LONGEST_NAME:  # the ends tell names apart
             name = f"{name[: _LONGEST_NAME // 2 - 1]}…{name[-_LONGEST_NAME // 2 :]}"
         self._legend[name] = Line2D([], [], color=colour, **look)
 
     def finish(self) -> "Chart":
-        """Draws the legend and settles the layout. Draw nothing after this."""
+        """Draws the legend and settles where all lies. Draw nothing after this."""
         low, high = self.axes.get_ylim()
         if self.axes.get_ylabel() == "accuracy":
             self.axes.set_ylim(low, min(high, 1.0))
@@ -176,9 +159,16 @@ class Chart:
                     columnspacing=1.4,
                     labelcolor=_LIGHT["ink"],
                 )
-            self._figure.draw_without_rendering()
-        # Else SVG and PNG would each be laid out anew, a point or two apart.
-        self._figure.set_layout_engine("none")
+            # Once: SVG and PNG would each be laid out anew, a point or two apart.
+            ConstrainedLayoutEngine().execute(self._figure)
+        height = self._figure.bbox.height
+        for line in self.lines:
+            points = []
+            for x, y, label in line["points"]:
+                if np.isfinite([x, y]).all():
+                    left, bottom = self.axes.transData.transform((x, y)).tolist()
+                    points.append([round(left, 1), round(height - bottom, 1), *label])
+            line["points"] = points
         return self
 
     def svg(self) -> str:
@@ -187,42 +177,14 @@ class Chart:
         # The salt makes ids unique within a page, and the same in each rendering.
         with _style(), matplotlib.rc_context({"svg.hashsalt": self.name}):
             self._figure.savefig(buffer, format="svg", facecolor="none")
-        text = buffer.getvalue()
-        text = text[text.index("<svg") :]
-        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        svg = buffer.getvalue()
+        svg = svg[svg.index("<svg") :]
+        svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
         # Ids that matplotlib numbers repeat in every chart; nothing refers to them.
-        text = re.sub(r' id="[\w.]+_\d+"', "", text)
-
-        def variable(match: re.Match[str]) -> str:
-            colour = match[0].lower()
-            return f"var(--{_NAMES[colour]})" if colour in _NAMES else colour
-
-        return re.sub(
-            r'style="[^"]*"',
-            lambda style: re.sub(r"#[0-9a-fA-F]{6}\b", variable, style[0]),
-            text,
-        )
-
-    def points(self) -> list[dict[str, Any]]:
-        """Returns where the values lie, in the coordinates of `svg`.
-
-        Returns:
-          For each line its `name`, its `colour`, and its `points`: x, y, and two texts.
-        """
-        height, lines = self._figure.bbox.height, []
-        for series in self.series:
-            pixels = self.axes.transData.transform(
-                np.column_stack([series.x, series.y])
-            )
-            points = [
-                [round(float(x), 1), round(float(height - y), 1), *label]
-                for (x, y), label in zip(pixels, series.labels, strict=True)
-                if np.isfinite([x, y]).all()
-            ]
-            lines.append(
-                {"name": series.name, "colour": series.colour, "points": points}
-            )
-        return lines
+        svg = re.sub(r' id="[\w.]+_\d+"', "", svg)
+        for name, colour in _LIGHT.items():
+            svg = re.sub(rf"\b(fill|stroke): {colour}\b", rf"\1: var(--{name})", svg)
+        return svg
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the chart as PNG."""
@@ -238,73 +200,64 @@ def _style() -> Iterator[None]:
         yield
 
 
-def curves(groups: Sequence[Group], suffix: str = "") -> list[Chart]:
-    """Returns loss, accuracy and learning rate by epoch.
-
-    Args:
-      groups: Groups of one data set.
-      suffix: End of the charts' names.
-    """
+def curves(groups: Sequence[Group], suffix: str) -> list[Chart]:
+    """Returns loss, accuracy and learning rate by epoch, of groups of one data set."""
     charts = []
     for metric in ("loss", "accuracy", "learning_rate"):
         chart = _curves(groups, metric, f"{metric}{suffix}")
         # A single epoch is not a curve: the tables tell it.
-        if any(len(series.x) > 1 for series in chart.series):
+        if any(len(line["points"]) > 1 for line in chart.lines):
             charts.append(chart)
     return charts
 
 
 def _curves(groups: Sequence[Group], metric: str, name: str) -> Chart:
-    title = metric.replace("_", " ")
+    runs = [(group, run) for group in groups for run in group.runs]
+    single, title = len(runs) == 1, metric.replace("_", " ")
     text = "By epoch, for " + ", ".join(group.name for group in groups) + "."
     chart = Chart(name, title.capitalize(), "epoch", title, text)
-    runs = [(group, run) for group in groups for run in group.runs]
-    single, splits = len(runs) == 1, {}
+    splits: dict[
+        str, tuple[int | None, dict[str, Any]]
+    ] = {}  # the legend's second part, below the names of groups
     for group, run in runs:
-        for split, values in _by_split(run, metric).items():
+        for split, split_name in _SPLITS.items():
+            values = run.values(split, metric)
+            if not values:
+                continue
             # With one run, colours tell the splits apart; with several, the configs.
             secondary = split == "train" and metric != "learning_rate"
             number = int(secondary) if single else group.number
-            line = title if metric == "learning_rate" else _SPLITS[split]
+            look = _TRAINING if secondary else {}
+            line = title if metric == "learning_rate" else split_name
             best = run.best_epoch if split != "train" else None
             labels = [
-                (f"epoch {epoch}", f"{value:#.4g}{', best' * (epoch == best)}")
+                (f"epoch {epoch}", f"{value:#.4g}{', best' if epoch == best else ''}")
                 for epoch, value in values.items()
             ]
-            look = _TRAINING if secondary else {}
-            full = line if single else f"{run.name}, {line}"
-            chart.line(full, values, number, labels, **look)
+            full_name = line if single else f"{run.name}, {line}"
+            chart.line(full_name, values, number, labels, **look)
             if not single:
                 chart.name_line(group.name, group.number)
             splits[line] = (number if single else None, look)
             if best in values:
-                chart.line(full, {best: values[best]}, number, [], **_BEST)
+                chart.line("best", {best: values[best]}, number, **_BEST)
                 splits["best epoch"] = (None, _BEST)
-    if metric != "learning_rate":  # which has no splits
+    if metric != "learning_rate":
         for line, (number, look) in splits.items():
             chart.name_line(line, number, **look)
     # The axis spans the planned epochs, however far the runs are.
-    chart.axes.set_xlim(0, max(run.settings["train.epochs"] for _, run in runs) * 1.02)
+    planned = max(run.settings["train.epochs"] for _, run in runs)
+    chart.axes.set_xlim(0, planned * 1.02)
     chart.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return chart.finish()
-
-
-def _by_split(run: Run, metric: str) -> dict[str, dict[int, float]]:
-    values = {split: run.values(split, metric) for split in _SPLITS}
-    return {split: points for split, points in values.items() if points}
 
 
 def tradeoffs(
     groups: Sequence[Group], costs: Mapping[str, Sequence[float | None]], suffix: str
 ) -> list[Chart]:
-    """Returns accuracy against what a network costs.
+    """Returns accuracy against what networks cost, of groups of one data set.
 
     A chart is left out unless two groups have an accuracy and different costs.
-
-    Args:
-      groups: Groups of one data set.
-      costs: "parameters", "FLOPs" and "latency" (seconds): a value for each group.
-      suffix: End of the charts' names.
     """
     charts = []
     for cost, values in costs.items():
@@ -315,40 +268,32 @@ def tradeoffs(
         ]
         if len({x for _, x, *_ in points}) < 2:
             continue
-        unit, name = "s" if cost == "latency" else "", f"accuracy_by_{cost.lower()}"
-        chart = Chart(
-            f"{name}{suffix}",
-            f"Accuracy against {cost}",
-            f"{cost} per image" if cost == "FLOPs" else cost,
-            "accuracy",
-            "Its values are in the table of configs.",
-        )
+        name, unit = f"accuracy_by_{cost.lower()}{suffix}", ""
+        if cost == "latency":
+            unit = "s"
+        title, text = f"Accuracy against {cost}", "The table of configs has its values."
+        chart = Chart(name, title, cost, "accuracy", text)
         for group, x, sample, split in points:
+            look: dict[str, Any] = dict(marker=marker(group.number), linestyle="none")
+            if split != "test":
+                look["markerfacecolor"] = "none"
             label = (f"{x:.4g}{unit} {cost}", f"{split} {sample.text('.4f')}")
-            filled = {} if split == "test" else {"markerfacecolor": "none"}
-            look = dict(marker=marker(group.number), linestyle="none", **filled)
-            values = {x: sample.mean}
-            chart.line(group.name, values, group.number, [label], markersize=6, **look)
+            point = {x: sample.mean}
+            chart.line(group.name, point, group.number, [label], markersize=6, **look)
             chart.name_line(group.name, group.number, **look)
             if sample.std is not None:
-                with _style():
-                    chart.axes.errorbar(
-                        x,
-                        sample.mean,
-                        sample.std,
-                        color=_LIGHT[colour_name(group.number)],
-                        capsize=3,
-                    )
-        _scale_x(chart, unit)
+                colour = _LIGHT[colour_name(group.number)]
+                bar = dict(color=colour, capsize=3)
+                chart.axes.errorbar(x, sample.mean, sample.std, **bar)
+        _scale_x(chart, [x for _, x, *_ in points], unit)
         charts.append(chart.finish())
     return charts
 
 
-def _scale_x(chart: Chart, unit: str) -> None:
+def _scale_x(chart: Chart, values: Sequence[float], unit: str) -> None:
     """Lays out the x-axis for values that may differ by orders of magnitude."""
     axis = chart.axes.xaxis
-    values = np.concatenate([series.x for series in chart.series])
-    if values.max() / values.min() >= _LOG_FROM:
+    if max(values) / min(values) >= _LOG_FROM:
         chart.axes.set_xscale("log")
         axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
         axis.set_minor_formatter("")
@@ -359,27 +304,21 @@ def _scale_x(chart: Chart, unit: str) -> None:
 
 
 def reliability(bins: Sequence[Bin], suffix: str) -> list[Chart]:
-    """Returns accuracy against confidence: on the diagonal the network is calibrated.
+    """Returns accuracy against confidence: on the diagonal a network is calibrated.
 
-    Args:
-      bins: Bins of the confidence.
-      suffix: End of the chart's name.
-
-    Returns:
-      The chart; none if all images are in one bin.
+    There is no chart if all images are in one bin of the confidence.
     """
     filled = [each for each in bins if each["count"]]
     if len(filled) < 2:
         return []
     text = "A point for each bin of the confidence. The dashed line is the diagonal."
-    name = f"reliability{suffix}"
-    chart = Chart(name, "Calibration", "confidence", "accuracy", text)
+    chart = Chart(f"reliability{suffix}", "Calibration", "confidence", "accuracy", text)
     values = {each["confidence"]: each["accuracy"] for each in filled}
     labels = [
         (f"confidence {x:.3f}", f"{y:.4f} of {each['count']:,} images")
         for (x, y), each in zip(values.items(), filled, strict=True)
     ]
     chart.line("accuracy", values, 0, labels, marker="o")
-    chart.axes.plot([0, 1], [0, 1], color=_LIGHT["muted"], **_TRAINING)
+    chart.line("diagonal", {0: 0, 1: 1}, None, **_TRAINING)
     chart.axes.set(xlim=(0, 1), ylim=(0, 1))
     return [chart.finish()]

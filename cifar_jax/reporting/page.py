@@ -17,18 +17,16 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from cifar_jax import UserError
 from cifar_jax._files import replacing
 from cifar_jax.evaluation import scores
 from cifar_jax.models import count
 from cifar_jax.reporting import charts, tables
 from cifar_jax.reporting.charts import Chart
-from cifar_jax.reporting.runs import Evaluation, Group, Run, group
+from cifar_jax.reporting.runs import Run, group
 from cifar_jax.training.progress import clock_time
 from cifar_jax.training.results import versions
 
 _FOLDER = pathlib.Path(__file__).parent
-_MOST_CLASSES = 20  # whose confusion matrix can be read as a table
 
 
 class Fact(NamedTuple):
@@ -39,72 +37,9 @@ class Fact(NamedTuple):
     detail: str = ""
 
 
-class DataSet(NamedTuple):
-    """The runs of one data set: only those can be compared.
-
-    Attributes:
-      name: Name of the data set.
-      groups: Groups of its runs.
-      runs: All its runs.
-      tradeoffs: Charts of accuracy against cost.
-      curves: Charts by epoch.
-      smoothing: Label smoothing of the runs that have any.
-    """
-
-    name: str
-    groups: Sequence[Group]
-    runs: Sequence[Run]
-    tradeoffs: Sequence[Chart]
-    curves: Sequence[Chart]
-    smoothing: Sequence[float]
-
-
-class Errors(NamedTuple):
-    """What an evaluated run gets wrong.
-
-    Attributes:
-      run: The run.
-      evaluation: Its evaluation.
-      calibration: Chart of accuracy against confidence, or none.
-      matrix: Address of the confusion matrix as a picture, for very many classes.
-    """
-
-    run: Run
-    evaluation: Evaluation
-    calibration: Sequence[Chart]
-    matrix: str
-
-
-class Network(NamedTuple):
-    """The network of some groups.
-
-    Attributes:
-      names: Names of the groups.
-      budget: Its size beside the budget.
-      shape: Shape of an image.
-      macs: Multiply-adds for an image.
-      parts: Table of its stages, or None.
-      layers: Table of its layers, or None.
-      error: Why this version cannot rebuild it.
-    """
-
-    names: Sequence[str]
-    budget: str = ""
-    shape: str = ""
-    macs: int = 0
-    parts: tables.Table | None = None
-    layers: tables.Table | None = None
-    error: str = ""
-
-
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A report.
-
-    Attributes:
-      html: The page.
-      charts: The charts in it.
-    """
+    """A report: its page, and the charts in it."""
 
     html: str
     charts: Sequence[Chart]
@@ -122,37 +57,7 @@ class Report:
 
 
 def make(runs: Sequence[Run], now: datetime.datetime) -> Report:
-    """Makes the report of runs.
-
-    Args:
-      runs: Runs, as `runs.read_all` returns them.
-      now: Time that the page shows.
-    """
-    groups = group(runs)
-    datasets = _datasets(groups)
-    errors = _errors(runs)
-    title = runs[0].name
-    if len(runs) > 1:
-        configs = tables.plural(len(groups), "config")
-        title = f"{tables.plural(len(runs), 'run')} of {configs}"
-    (version,) = versions(["cifar-jax"]).values()
-    html = _render(
-        title=title,
-        origin=f"Made on {now:%Y-%m-%d at %H:%M} by cifar_jax {version}",
-        runs=runs,
-        groups=groups,
-        datasets=datasets,
-        errors=errors,
-        networks=_networks(groups),
-    )
-    drawn = [chart for dataset in datasets for chart in dataset.tradeoffs]
-    drawn += [chart for dataset in datasets for chart in dataset.curves]
-    drawn += [chart for each in errors for chart in each.calibration]
-    return Report(html, drawn)
-
-
-def _render(**content: object) -> str:
-    """Returns the page.
+    """Makes the report of runs, and shows `now` as its time.
 
     Every text is escaped, and the page forbids itself to load anything and to run any
     script but its own.
@@ -166,103 +71,44 @@ def _render(**content: object) -> str:
     )
     script = (_FOLDER / "page.js").read_text()
     digest = hashlib.sha256(script.encode()).digest()
-    return environment.get_template("page.html").render(
-        **content,
-        facts=facts,
-        live_since=lambda run: datetime.datetime.fromtimestamp(run.updated),
+    groups, datasets, drawn = group(runs), {}, []
+    for each in groups:
+        datasets.setdefault(each.runs[0].settings["data.name"], []).append(each)
+    title = runs[0].name
+    if len(runs) > 1:
+        configs = tables.plural(len(groups), "config")
+        title = f"{tables.plural(len(runs), 'run')} of {configs}"
+    html = environment.get_template("page.html").render(
+        title=title,
+        version=versions(["cifar-jax"])["cifar-jax"],
+        now=now,
+        runs=runs,
+        groups=groups,
+        datasets=datasets,
+        charts=charts,
+        drawn=drawn,  # the template adds the charts that it shows
         tables=tables,
+        facts=facts,
+        local_time=datetime.datetime.fromtimestamp,
+        picture=picture_address,
         tile=_tile,
-        palette=charts.PALETTE,
-        colour_name=charts.colour_name,
-        marker=charts.marker,
         style=(_FOLDER / "page.css").read_text(),
         script=script,
         script_hash=base64.b64encode(digest).decode(),
     )
+    return Report(html, drawn)
 
 
 def picture_address(png: bytes) -> str:
-    """Returns the address of a picture that holds the picture."""
+    """Returns an address that holds a picture."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _tile(image: np.ndarray) -> str:
-    """Returns the address of an image, uint8 [H, W, 1 or 3]."""
+    """Returns an address that holds an image, uint8 [H, W, 1 or 3]."""
     buffer = io.BytesIO()
     Image.fromarray(image.squeeze()).save(buffer, format="png", optimize=True)
     return picture_address(buffer.getvalue())
-
-
-def _datasets(groups: Sequence[Group]) -> list[DataSet]:
-    by_name: dict[str, list[Group]] = {}
-    for each in groups:
-        by_name.setdefault(each.runs[0].settings["data.name"], []).append(each)
-    datasets = []
-    for index, (name, members) in enumerate(by_name.items(), start=1):
-        suffix = f"_{index}" if len(by_name) > 1 else ""
-        costs = {
-            "parameters": [tables.num_parameters(each.runs[0]) for each in members],
-            "FLOPs": [tables.flops(each.runs[0]) for each in members],
-            "latency": [ms / 1000 if (ms := g.latency) else None for g in members],
-        }
-        runs = [run for each in members for run in each.runs]
-        smoothing = {run.settings["train.label_smoothing"] for run in runs}
-        datasets.append(
-            DataSet(
-                name=name,
-                groups=members,
-                runs=runs,
-                tradeoffs=charts.tradeoffs(members, costs, suffix),
-                curves=charts.curves(members, suffix),
-                smoothing=sorted(value for value in smoothing if value),
-            )
-        )
-    return datasets
-
-
-def _errors(runs: Sequence[Run]) -> list[Errors]:
-    errors = []
-    for index, run in enumerate(runs, start=1):
-        if run.evaluation is None:
-            continue
-        record, picture = run.evaluation.record, ""
-        calibration = record.get("calibration")
-        suffix = f"_{index}" if len(runs) > 1 else ""
-        bins = calibration["bins"] if calibration else []
-        path = run.path / "evaluation" / "confusion.png"
-        if len(run.label_names) > _MOST_CLASSES and path.name in record["files"]:
-            picture = picture_address(path.read_bytes())
-        chart = charts.reliability(bins, suffix)
-        errors.append(Errors(run, run.evaluation, chart, picture))
-    return errors
-
-
-def _networks(groups: Sequence[Group]) -> list[Network]:
-    members: dict[str, list[Group]] = {}
-    for each in groups:
-        # Published results have neither an image shape nor classes.
-        if each.runs[0].dataset is not None:
-            members.setdefault(tables.network_key(each.runs[0]), []).append(each)
-    networks = []
-    for sharing in members.values():
-        run, names = sharing[0].runs[0], [each.name for each in sharing]
-        try:
-            rows = tables.layer_rows(run)
-        except UserError as error:
-            networks.append(Network(names, error=str(error)))
-            continue
-        sums = count.total(rows)
-        networks.append(
-            Network(
-                names,
-                count.budget_line(sums.parameters, run.settings["budget.limit"]),
-                "x".join(map(str, run.dataset["image_shape"])),
-                sums.macs,
-                tables.layers("Parts of the network", "part", count.by_stage(rows)),
-                tables.layers(f"All {len(rows)} layers", "layer", rows),
-            )
-        )
-    return networks
 
 
 # ---------------------------------------------------------------------------
@@ -287,7 +133,7 @@ def facts(run: Run) -> list[Fact]:
             Fact(f"Validation accuracy{so_far}", f"{run.validation:.4f}", detail)
         )
     figures += [*_size(run), *_speed(run)]
-    if run.latency is not None:
+    if run.evaluation and run.latency is not None:
         cost = run.evaluation.record["efficiency"]
         detail = (
             f"a batch of {cost['latency_batch_size']}; "
@@ -322,15 +168,14 @@ def _test(run: Run) -> Fact:
 
 
 def _size(run: Run) -> list[Fact]:
-    parameters, flops = tables.num_parameters(run), tables.flops(run)
+    parameters, flops = tables.size(run)
     if parameters is None or flops is None:
         return []
     # The budget line starts with the number, which is the value here.
     budget = count.budget_line(parameters, run.settings["budget.limit"])
     detail = budget.split(" parameters", 1)[1].lstrip(":; ")
-    nonzero = tables.num_nonzero(run)
-    if nonzero is not None:
-        detail += f"; {nonzero:,} are nonzero"
+    if run.num_nonzero is not None:
+        detail += f"; {run.num_nonzero:,} are nonzero"
     return [
         Fact("Parameters", f"{parameters:,}", detail),
         Fact("GFLOPs per image", f"{flops / 1e9:.3g}", f"{flops // 2:,} multiply-adds"),
@@ -359,8 +204,7 @@ def summary(runs: Sequence[Run]) -> list[str]:
     """Returns a line with the accuracies of each config, for the terminal."""
     lines = []
     for each in group(runs):
-        ended = sum(run.result is not None for run in each.by_seed.values())
-        seeds = tables.plural(ended, "seed")
+        seeds = tables.plural(each.num_ended, "seed")
         parts = [f"{each.name}: {seeds} of {len(each.by_seed)} ended"]
         for split, name in (("validation", "val"), ("test", "test")):
             accuracies = each.sample(lambda run, name=name: run.accuracy(name))

@@ -7,21 +7,20 @@ seeds, speeds beside those of other implementations, and winners of studies.
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from cifar_jax import UserError
-from cifar_jax._files import replacing
 from cifar_jax.config import flatten
 from cifar_jax.reporting.runs import (
     Group,
     Record,
     Run,
-    Sample,
     check,
     from_file,
     group,
     read_object,
+    sample,
 )
 from cifar_jax.reporting.tables import (
     DAGGER,
@@ -29,9 +28,9 @@ from cifar_jax.reporting.tables import (
     Cell,
     Table,
     duration,
-    gflops,
+    mean,
     number,
-    sample,
+    size,
 )
 
 BEGIN, END = "<!-- records:begin -->", "<!-- records:end -->"
@@ -73,17 +72,22 @@ def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
             f"{folder} is not a folder; give the one that holds the records"
         )
     files = {path: read_object(path) for path in sorted(folder.rglob("*.json"))}
+    tables = _tables(files)
     texts = {}
     for path in (folder.parent / "README.md", folder / "README.md"):
         if not path.exists() or BEGIN not in (text := path.read_text("utf-8")):
             continue
-        tables = _tables(files, path.parent, with_studies=path.parent == folder)
-        if [text.count(BEGIN), text.count(END)] != [1, 1] or not (
-            text.index(BEGIN) < text.index(END)
-        ):
+        before, _, rest = text.partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not end or BEGIN in rest or END in before + after:
             raise UserError(f"{path} needs {BEGIN} and, below it, {END}, once each")
-        start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-        texts[path] = f"{text[:start]}\n\n{tables}\n\n{text[end:]}"
+        shown = [*tables, _studies(files)] if path.parent == folder else tables
+        parts = [
+            _markdown(part, path.parent) if isinstance(part, Table) else _escape(part)
+            for part in shown
+        ]
+        middle = "\n\n".join(part for part in parts if part)
+        texts[path] = f"{before}{BEGIN}\n\n{middle}\n\n{END}{after}"
     if not texts:
         raise UserError(
             f"neither {folder.parent / 'README.md'} nor {folder / 'README.md'} holds "
@@ -92,100 +96,69 @@ def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
     return texts
 
 
-def write(path: pathlib.Path, text: str) -> None:
-    """Writes a page, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _tables(files: Files, start: pathlib.Path, *, with_studies: bool) -> str:
-    """Returns all tables as Markdown, with links that hold in the folder `start`."""
-
-    def link(path: pathlib.Path) -> str:
-        relative = pathlib.Path(os.path.relpath(path, start)).as_posix()
-        # Encode what Markdown would take for the end of the address.
-        return re.sub(r"[\s()<>]", lambda match: f"%{ord(match[0]):02X}", relative)
-
-    groups = _groups(files)
-    parts = [markdown(_accuracies(groups, link))]
-    if any(each.selected_on_test for each in groups):
-        parts.append(escape(SELECTED_ON_TEST))
-    records = {
-        path: check(flatten(content), Record, path)
-        for path, content in files.items()
-        if content.get("kind") == "record"
-    }
-    parts += [escape(line) for line in _data_notes(records)]
-    tables = [_clocks(records, link), _speeds(files, link)]
-    if with_studies:
-        tables.append(_studies(files, link))
-    for table in tables:
-        if table.rows:
-            parts += [f"{escape(table.caption)}:", markdown(table)]
-    return "\n\n".join(parts)
-
-
-def _groups(files: Files) -> list[Group]:
-    """Returns the runs of all files: a group for each config and device."""
+def _tables(files: Files) -> list[Table | str]:
+    """Returns the tables of accuracies and speeds, with the notes on them."""
     by_device: dict[str | None, list[Run]] = {}
     for path in files:
         for run in from_file(path):
             by_device.setdefault(run.place, []).append(run)
-    return [each for runs in by_device.values() for each in group(runs)]
+    groups = [each for runs in by_device.values() for each in group(runs)]
+    parts: list[Table | str] = [_accuracies(groups)]
+    if any(each.selected_on_test for each in groups):
+        parts.append(SELECTED_ON_TEST)
+    records: dict[pathlib.Path, Record] = {
+        path: check(flatten(content), Record, path)
+        for path, content in files.items()
+        if content.get("kind") == "record"
+    }
+    notes: dict[str, list[str]] = {}  # how data differ from the original files
+    for path, record in records.items():
+        note = f"{record['data.name']}, {record['data.note']}"
+        notes.setdefault(note, []).append(path.stem)
+    parts += [f"Data of {', '.join(names)}: {note}." for note, names in notes.items()]
+    return [*parts, _clocks(records), _speeds(files)]
 
 
-Link = Callable[[pathlib.Path], str]
-
-
-def _accuracies(groups: Sequence[Group], link: Link) -> Table:
+def _accuracies(groups: Sequence[Group]) -> Table:
     """Returns the accuracies, by data set, and the best test accuracy first."""
-
-    def rank(each: Group) -> tuple[str, float, str]:
-        run, best = each.runs[0], each.sample(lambda run: run.accuracy("test"))
-        place = run.place or ""
-        return run.settings["data.name"], -best.mean if best else 0, place
-
-    rows = []
-    for each in sorted(groups, key=rank):
+    rows, order = [], []
+    for each in groups:
         run, mark = each.runs[0], DAGGER if each.selected_on_test else ""
+        val, test, augmented = (
+            each.sample(lambda run, key=key: run.accuracy(key))
+            for key in ("val", "test", "test_tta")
+        )
+        name, place = run.settings["data.name"], run.place or ""
+        parameters, flops = size(run)
         paths = dict.fromkeys(run.path for run in each.runs)
-        tests = [
-            each.sample(lambda r, k=k: r.accuracy(k)) for k in ("test", "test_tta")
-        ]
         rows.append(
             [
-                Cell("", links=[(path.stem, link(path)) for path in paths]),
-                Cell(run.settings["data.name"]),
-                number(run.result["num_parameters"]),
-                gflops(run.result["flops_per_image"]),
+                Cell("", links=[(path.stem, path) for path in paths]),
+                Cell(name),
+                number(parameters),
+                number(flops / 1e9 if flops else None, ".3g"),
                 number(len(each.by_seed)),
-                sample(each.sample(lambda run: run.accuracy("val"))),
-                *(sample(test, mark=mark) for test in tests),
-                duration(each.sample(lambda run: run.result["seconds"]["total"])),
-                Cell(run.place),
+                mean(val),
+                mean(test, mark=mark),
+                mean(augmented, mark=mark),
+                duration(each.sample(lambda run: run.seconds)),
+                Cell(place),
             ]
         )
+        order.append((name, -test.mean if test else 0, place))
+    rows = [rows[k] for k in sorted(range(len(rows)), key=order.__getitem__)]
     columns = ["record", "data set", "parameters", "GFLOPs per image", "seeds"]
     columns += ["validation accuracy", "test accuracy", "test with augmentation"]
     return Table("", [*columns, "time", "device"], rows).compact()
 
 
-def _data_notes(records: Mapping[pathlib.Path, Record]) -> list[str]:
-    """Returns how the data of records differ from the original files, a line each."""
-    notes: dict[str, list[str]] = {}
-    for path, record in records.items():
-        note = f"{record['data.name']}, {record['data.note']}"
-        notes.setdefault(note, []).append(path.stem)
-    return [f"Data of {', '.join(names)}: {note}." for note, names in notes.items()]
-
-
-def _clocks(records: Mapping[pathlib.Path, Record], link: Link) -> Table:
+def _clocks(records: Mapping[pathlib.Path, Record]) -> Table:
     """Returns the clocks of what scripts/records.py wrote."""
     rows = []
     for path, record in records.items():
         rows.append(
             [
-                Cell("", links=[(path.stem, link(path))]),
+                Cell("", links=[(path.stem, path)]),
                 number(record["clocks.train.mean"], ".1f"),
                 number(record["clocks.train_and_evaluate.mean"], ".1f"),
                 number(record.get("clocks.cold_process.seconds"), ".1f"),
@@ -205,7 +178,7 @@ def _clocks(records: Mapping[pathlib.Path, Record], link: Link) -> Table:
     return Table(caption, columns, rows)
 
 
-def _speeds(files: Files, link: Link) -> Table:
+def _speeds(files: Files) -> Table:
     """Returns the speeds that scripts/benchmark.py measured beside other code."""
     measured = {
         p: file["contenders"] for p, file in files.items() if "contenders" in file
@@ -216,7 +189,7 @@ def _speeds(files: Files, link: Link) -> Table:
         for key, step in (("train", "training"), ("infer", "inference")):
             if key not in contenders.get("ours", {}):
                 continue
-            row = [Cell("", links=[(path.stem, link(path))]), Cell(step)]
+            row = [Cell("", links=[(path.stem, path)]), Cell(step)]
             for name in names:
                 if name not in contenders:
                     row.append(Cell())
@@ -235,7 +208,7 @@ def _speeds(files: Files, link: Link) -> Table:
     return Table(caption, [*columns, "device"], rows)
 
 
-def _studies(files: Files, link: Link) -> Table:
+def _studies(files: Files) -> Table:
     """Returns the designs that `cifar_jax.search` selected."""
     rows = []
     for path, content in files.items():
@@ -248,12 +221,12 @@ def _studies(files: Files, link: Link) -> Table:
             design = ", ".join(f"{key.rpartition('.')[2]} {v}" for key, v in factors)
         rows.append(
             [
-                Cell("", links=[(path.parent.name, link(path.parent / "table.md"))]),
+                Cell("", links=[(path.parent.name, path.parent / "table.md")]),
                 Cell(design),
                 number(winner["parameters"]),
                 number(len(winner["seeds"])),
-                sample(Sample(tuple(winner["validation"]))),
-                sample(Sample(tuple(winner["test"]))),
+                mean(sample(winner["validation"])),
+                mean(sample(winner["test"])),
             ]
         )
     caption = (
@@ -264,20 +237,28 @@ def _studies(files: Files, link: Link) -> Table:
     return Table(caption, [*columns, "validation accuracy", "test accuracy"], rows)
 
 
-def markdown(table: Table) -> str:
-    """Returns a table as Markdown, without its caption."""
-    rules = ["---:" if numeric else "---" for numeric in table.numeric]
-    lines = [[escape(name) for name in table.columns], rules]
+def _markdown(table: Table, start: pathlib.Path) -> str:
+    """Returns a table as Markdown, with links that hold in the folder `start`."""
+    if not table.rows:
+        return ""
+    lines = [list(map(_escape, table.columns))]
+    lines.append(["---:" if numeric else "---" for numeric in table.numeric])
     for row in table.rows:
-        line = []
+        cells = []
         for cell in row:
-            links = [f"[{escape(text)}]({address})" for text, address in cell.links]
-            line.append(", ".join(links) or escape(cell.text))
-        lines.append(line)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            links = []
+            for text, path in cell.links:
+                address = pathlib.Path(os.path.relpath(path, start)).as_posix()
+                # Encode what Markdown would take for the end of the address.
+                address = re.sub(r"[\s()<>]", lambda m: f"%{ord(m[0]):02X}", address)
+                links.append(f"[{_escape(text)}]({address})")
+            cells.append(", ".join(links) or _escape(cell.text))
+        lines.append(cells)
+    caption = f"{_escape(table.caption)}:\n\n" if table.caption else ""
+    return caption + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def escape(text: str) -> str:
+def _escape(text: str) -> str:
     """Returns text that Markdown shows as it is."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
     return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", text)

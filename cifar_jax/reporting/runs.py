@@ -7,7 +7,6 @@ together, for a mean and a spread.
 
 import csv
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -17,8 +16,8 @@ import statistics
 import types
 import typing
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
@@ -44,6 +43,8 @@ _SETTINGS = TypedDict(
         "train.label_smoothing": float,
     },
 )
+
+DEFAULTS = flatten(config_to_dict(default.get_config()))
 
 # Keys that results of earlier versions lack.
 _NEWER = {"num_nonzero", "sparsity", "init", "teacher"}
@@ -194,9 +195,10 @@ def _misfit(value: Any, kind: Any, key: str) -> str | None:
     elif typing.get_origin(kind) is list and isinstance(value, list):
         parts = [(part, arguments[0], f"{key}[{k}]") for k, part in enumerate(value)]
     plain = dict if typing.is_typeddict(kind) else typing.get_origin(kind) or kind
-    if plain is not Any:
-        if not isinstance(value, (int, float) if plain is float else plain):
-            return key
+    # JSON has lists for tuples, and may have a whole number for a float.
+    plain_in_json: dict[Any, Any] = {float: (int, float), tuple: list, Any: object}
+    if not isinstance(value, plain_in_json.get(plain, plain)):
+        return key
     misfits = (_misfit(*part) for part in parts)
     return next((misfit for misfit in misfits if misfit is not None), None)
 
@@ -228,23 +230,23 @@ class Evaluation:
 
     Attributes:
       record: Content of evaluation.json.
+      split: The run's own split that its best weights were scored on, val or test; or
+        None.
       matrix: int64 [K, K], images by true class (row) and predicted class (column), or
         None.
+      picture: confusion.png, or None.
       errors: Arrays of errors.npz (`images`, `places`, `labels`, `predictions`,
         `confidence`), or None.
     """
 
     record: EvaluationRecord
+    split: str | None
     matrix: np.ndarray | None
+    picture: bytes | None
     errors: Mapping[str, np.ndarray] | None
 
-    @property
-    def split(self) -> str | None:
-        """The run's own split that its best weights were scored on: "val" or "test"."""
-        return self.record.get("split") if self.record["weights"] == "best" else None
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class Run:
     """One run: finished, still training, imported, or only a published result.
 
@@ -258,6 +260,23 @@ class Run:
       evaluation: What `cifar_jax.evaluate` wrote, or None.
       updated: Time of the last metrics, in seconds since 1970, or None.
       imported: Whether the weights were trained elsewhere.
+
+      is_record: Whether this is a published result, without its run directory.
+      label_names: Classes, as they can be shown; none for a published result.
+      image_shape: Height, width and channels; empty for a published result.
+      num_nonzero: Parameters that are not zero, if some were pruned; or None.
+      settings: Config by dotted key; a key newer than the run has its default.
+      compared: Settings that change what is computed, without the seed.
+      ended: Whether the weights are final.
+      may_test: Whether the test images may be looked at: not by the runs of a study.
+      selected_on_test: Whether the best epoch was selected on the test images.
+      best_epoch: Epoch of the weights in best/, or None.
+      validation: Validation accuracy of that epoch, or None.
+      num_epochs: Epochs that have ended.
+      seconds: Duration of the run, or None before its end.
+      place: Devices that the run used, or None before its end.
+      latency: Milliseconds for one image on each device, or None.
+      latency_place: Devices that the latency was measured on, or None.
     """
 
     path: pathlib.Path
@@ -270,97 +289,55 @@ class Run:
     updated: float | None = None
     imported: bool = False
 
-    @functools.cached_property
-    def settings(self) -> dict[str, Any]:
-        """The config by dotted keys; a key newer than the run has its default."""
-        return {**_defaults(), **flatten(self.config)}
-
-    @property
-    def is_record(self) -> bool:
-        """Whether this is a published result, without its run directory."""
-        return self.dataset is None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the weights are final."""
-        return self.result is not None or self.imported
-
-    @property
-    def may_test(self) -> bool:
-        """Whether the test images may be looked at: not by the runs of a study."""
-        return self.ended and self.settings["evaluate.test"]
-
-    @property
-    def selected_on_test(self) -> bool:
-        """Whether the best epoch was selected on the test images."""
-        return self.settings["evaluate.select_on"] == "test"
-
-    @property
-    def label_names(self) -> list[str]:
-        """The names of the classes."""
-        return [printable(str(name)) for name in self.dataset["label_names"]]
-
-    @property
-    def latency(self) -> float | None:
-        """Milliseconds for one image on each device, if they were measured."""
-        record = self.evaluation.record if self.evaluation else None
-        return record["efficiency"].get("latency_ms") if record else None
-
-    @property
-    def latency_place(self) -> str | None:
-        """The devices that the latency was measured on."""
-        if self.evaluation is None or self.latency is None:
-            return None
-        efficiency = self.evaluation.record["efficiency"]
-        return f"{efficiency['num_devices']} x {efficiency['device']}"
-
-    @property
-    def place(self) -> str | None:
-        """The devices that the run used, or None before its end."""
-        if self.result is None:
-            return None
-        return f"{self.result['num_devices']} x {self.result['device']}"
-
-    @property
-    def num_epochs(self) -> int:
-        """Epochs that have ended."""
-        if self.result:
-            return self.result["epochs"]
-        return max((row["epoch"] for row in self.rows), default=0)
-
-    def values(self, split: str, metric: str) -> dict[int, float]:
-        """Returns a metric by epoch."""
-        return {
-            row["epoch"]: row[metric]
-            for row in self.rows
-            if row["split"] == split and metric in row
+    def __post_init__(self):
+        self.settings = {**DEFAULTS, **flatten(self.config)}
+        self.compared = {
+            key: value
+            for key, value in self.settings.items()
+            if key != "seed" and not key.startswith(RESUMABLE_KEYS)
         }
+        self.is_record = self.dataset is None
+        dataset = self.dataset or {"label_names": [], "image_shape": []}
+        self.label_names = [printable(str(name)) for name in dataset["label_names"]]
+        self.image_shape = dataset["image_shape"]
+        result, best = self.result, self._best_row()
+        self.ended = result is not None or self.imported
+        self.may_test = self.ended and self.settings["evaluate.test"]
+        self.selected_on_test = self.settings["evaluate.select_on"] == "test"
+        self.best_epoch: int | None = best["epoch"] if best else None
+        self.validation: float | None = best.get("accuracy") if best else None
+        self.num_epochs = max((row["epoch"] for row in self.rows), default=0)
+        pruned = result if result and result.get("sparsity") else None
+        self.num_nonzero = pruned["num_nonzero"] if pruned else None
+        self.seconds = self.place = self.latency = self.latency_place = None
+        if result:
+            self.best_epoch, self.num_epochs = result["best_epoch"], result["epochs"]
+            self.validation = self.accuracy("val")
+            self.seconds = result["seconds"]["total"]
+            self.place = f"{result['num_devices']} x {result['device']}"
+        elif self.selected_on_test:
+            self.validation = None
+        if self.evaluation:
+            cost = self.evaluation.record["efficiency"]
+            self.latency = cost.get("latency_ms")
+            if self.latency is not None:
+                self.latency_place = f"{cost['num_devices']} x {cost['device']}"
+
+    def values(self, split: str, metric: str) -> dict[float, float]:
+        """Returns a metric by epoch."""
+        rows: Iterable[Mapping[str, Any]] = self.rows
+        rows = [row for row in rows if row["split"] == split and metric in row]
+        return {row["epoch"]: row[metric] for row in rows}
 
     def accuracy(self, name: str) -> float | None:
         """Returns the accuracy of val, test, val_tta or test_tta in the result."""
-        scores = self.result.get(name) if self.result else None
+        scores: Any = self.result.get(name) if self.result else None
         return scores["accuracy"] if scores else None
-
-    @property
-    def validation(self) -> float | None:
-        """Validation accuracy of the best epoch (so far)."""
-        if self.result:
-            return self.accuracy("val")
-        best = self._best_row()
-        return best["accuracy"] if best and not self.selected_on_test else None
-
-    @property
-    def best_epoch(self) -> int | None:
-        """The epoch whose weights are in best/."""
-        if self.result:
-            return self.result["best_epoch"]
-        if self.imported:
-            return 0
-        best = self._best_row()
-        return best["epoch"] if best else None
 
     def _best_row(self) -> Mapping[str, Any] | None:
         """Returns the best row so far, ranked as training ranks them, or None."""
+        if self.imported:
+            return {"epoch": 0}
         first_step = 0
         if self.settings["prune.sparsity"] and self.rows:
             # Only weights whose pruning is complete can be selected.
@@ -371,7 +348,7 @@ class Run:
                 steps_per_epoch=steps_per_epoch,
                 total_steps=steps_per_epoch * self.settings["train.epochs"],
             )
-        split = "test" if self.selected_on_test else "val"
+        split = self.settings["evaluate.select_on"]
         rows = [r for r in self.rows if r["split"] == split and r["step"] >= first_step]
         rank = RANKS.get(self.settings["evaluate.best_by"])
         if not rank or not all({"accuracy", "loss"} <= set(row) for row in rows):
@@ -410,11 +387,6 @@ class Run:
         return shlex.join(words)
 
 
-@functools.cache
-def _defaults() -> dict[str, Any]:
-    return flatten(config_to_dict(default.get_config()))
-
-
 def printable(text: str) -> str:
     """Returns text without the letters that neither a page nor a picture can show."""
     return "".join(letter if letter.isprintable() else "�" for letter in text)
@@ -424,7 +396,7 @@ def printable(text: str) -> str:
 # Reading
 
 
-def read_all(paths: Sequence[os.PathLike]) -> list[Run]:
+def read_all(paths: Sequence[str | os.PathLike]) -> list[Run]:
     """Reads run directories, in which training may still run, and published results.
 
     A path that is given twice is read once.
@@ -555,12 +527,15 @@ def _read_evaluation(folder: pathlib.Path, num_classes: int) -> Evaluation | Non
         path = folder / "errors.npz"
         if path.name in record["files"]:
             errors = _read_errors(path, num_classes)
+        path = folder / "confusion.png"
+        picture = path.read_bytes() if path.name in record["files"] else None
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {error}); evaluate the run "
             "again"
         ) from error
-    return Evaluation(record, matrix, errors)
+    split = record.get("split") if record["weights"] == "best" else None
+    return Evaluation(record, split, matrix, picture, errors)
 
 
 def _read_errors(path: pathlib.Path, num_classes: int) -> dict[str, np.ndarray]:
@@ -579,41 +554,37 @@ def _read_errors(path: pathlib.Path, num_classes: int) -> dict[str, np.ndarray]:
 # Groups
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """Values of several seeds.
+class Sample(NamedTuple):
+    """A value over several seeds.
 
     Attributes:
-      values: One value for each seed, at least one.
+      mean: The mean.
+      std: Standard deviation of the sample (divided by n - 1); None for n below 3.
+      values: The value of each seed.
     """
 
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """The mean."""
-        return statistics.fmean(self.values)
-
-    @property
-    def std(self) -> float | None:
-        """Standard deviation of the sample (divided by n - 1); None for n below 3."""
-        return statistics.stdev(self.values) if len(self.values) > 2 else None
+    mean: float
+    std: float | None
+    values: Sequence[float]
 
     def text(self, form: str) -> str:
-        """Returns mean and deviation; of two seeds, the mean and both values.
-
-        Args:
-          form: How a number is written, as `format` has it.
-        """
-        mean = format(self.mean, form)
+        """Returns mean ± deviation in a `form` of `format`; of two, both values."""
         if self.std is not None:
-            return f"{mean} ± {format(self.std, form)}"
-        if len(self.values) == 2:
-            return f"{mean} ({', '.join(format(v, form) for v in self.values)})"
-        return mean
+            return f"{self.mean:{form}} ± {self.std:{form}}"
+        values = ", ".join(f"{value:{form}}" for value in self.values)
+        return values if len(self.values) == 1 else f"{self.mean:{form}} ({values})"
 
 
-@dataclasses.dataclass(frozen=True)
+def sample(values: Iterable[float | None]) -> Sample | None:
+    """Returns the mean and spread of the values that are known; None without any."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    std = statistics.stdev(known) if len(known) > 2 else None
+    return Sample(statistics.fmean(known), std, known)
+
+
+@dataclasses.dataclass(eq=False)
 class Group:
     """Runs of one config that differ only in their seed.
 
@@ -621,28 +592,32 @@ class Group:
       name: Name that no other group of the report has.
       number: Index of the group's colour.
       runs: All runs.
+
+      by_seed: The run that counts for each seed: the first, preferably one that ended.
+      num_ended: Seeds whose run has ended.
+      selected_on_test: Whether best epochs were selected on the test images.
+      latency: Median of the latencies that were measured, in milliseconds, or None.
     """
 
     name: str
     number: int
     runs: Sequence[Run]
 
-    @functools.cached_property
-    def by_seed(self) -> dict[int, Run]:
-        """The run that counts for each seed: the first, preferably one that ended."""
-        chosen = {}
+    def __post_init__(self):
+        self.by_seed: dict[int, Run] = {}
         for run in sorted(self.runs, key=lambda run: run.result is None):
-            chosen.setdefault(run.settings["seed"], run)
-        return chosen
+            self.by_seed.setdefault(run.settings["seed"], run)
+        self.num_ended = sum(run.result is not None for run in self.by_seed.values())
+        self.selected_on_test = self.runs[0].selected_on_test
+        latencies = sample(run.latency for run in self.runs)
+        self.latency = statistics.median(latencies.values) if latencies else None
 
     def sample(self, value: Callable[[Run], float | None]) -> Sample | None:
         """Returns a value over the seeds that have ended; None where none has it."""
-        values = [value(run) for run in self.by_seed.values() if run.result]
-        known = tuple(value for value in values if value is not None)
-        return Sample(known) if known else None
+        return sample(value(run) for run in self.by_seed.values() if run.result)
 
     def best_known(self) -> tuple[Sample, str] | None:
-        """Returns the test accuracy; or until there is an honest one, validation's.
+        """Returns the test accuracy, or as long as there is none, validation's.
 
         Returns:
           The accuracies, and their split ("test" or "validation"); or None.
@@ -650,59 +625,25 @@ class Group:
         test = self.sample(lambda run: run.accuracy("test"))
         if test and not self.selected_on_test:
             return test, "test"
-        values = [run.validation for run in self.by_seed.values()]
-        known = tuple(value for value in values if value is not None)
-        return (Sample(known), "validation") if known else None
-
-    @property
-    def selected_on_test(self) -> bool:
-        """Whether best epochs were selected on the test images."""
-        return self.runs[0].selected_on_test
-
-    @property
-    def latency(self) -> float | None:
-        """Median of the latencies that were measured, in milliseconds, or None."""
-        known = [run.latency for run in self.runs if run.latency is not None]
-        return statistics.median(known) if known else None
+        validation = sample(run.validation for run in self.by_seed.values())
+        return (validation, "validation") if validation else None
 
 
 def group(runs: Sequence[Run]) -> list[Group]:
     """Returns the groups, in the order of their first runs."""
     members: dict[str, list[Run]] = {}
     for run in runs:
-        key = json.dumps(_compared_settings(run), sort_keys=True)
+        key = json.dumps(run.compared, sort_keys=True)
         members.setdefault(key, []).append(run)
-    lists = [[run.name for run in group] for group in members.values()]
-    names = [_common_name(names) for names in lists]
-    return [
-        # A name that several groups would share gives way to the names of the runs.
-        Group(name if names.count(name) == 1 else _listed(lists[k]), k, group)
-        for k, (name, group) in enumerate(zip(names, members.values(), strict=True))
-    ]
-
-
-def differences(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """Returns the settings that differ between groups, with each group's value.
-
-    A group whose version of the package lacked the setting has None there, which does
-    not count as a difference.
-    """
-    settings = [_compared_settings(group.runs[0]) for group in groups]
-    rows = {}
-    for key in dict.fromkeys(key for each in settings for key in each):
-        known = [each[key] for each in settings if key in each]
-        if any(value != known[0] for value in known):
-            rows[key] = [each.get(key) for each in settings]
-    return rows
-
-
-def _compared_settings(run: Run) -> dict[str, Any]:
-    """Returns the settings that change what is computed, without the seed."""
-    return {
-        key: value
-        for key, value in run.settings.items()
-        if key != "seed" and not key.startswith(RESUMABLE_KEYS)
-    }
+    names = [_common_name([run.name for run in runs]) for runs in members.values()]
+    groups = []
+    for number, (name, runs) in enumerate(zip(names, members.values(), strict=True)):
+        if not name or names.count(name) > 1:
+            listed = [run.name for run in runs]
+            name = ", ".join(listed if len(listed) <= 3 else listed[:2])
+            name += f" and {len(listed) - 2} more" if len(listed) > 3 else ""
+        groups.append(Group(name, number, runs))
+    return groups
 
 
 def _common_name(names: Sequence[str]) -> str:
@@ -712,10 +653,4 @@ def _common_name(names: Sequence[str]) -> str:
     common = os.path.commonprefix(names)
     if any(name[len(common) :][:1].isdigit() for name in names):
         common = common.rstrip("0123456789")
-    return re.sub(r"([\W_]+s|[\W_]*seed)?[\W_]*$", "", common) or _listed(names)
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) > 3:
-        return f"{', '.join(names[:2])} and {len(names) - 2} more"
-    return ", ".join(names)
+    return re.sub(r"([\W_]+s|[\W_]*seed)?[\W_]*$", "", common)

@@ -4,26 +4,26 @@ import dataclasses
 import functools
 import itertools
 import json
+import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cifar_jax import UserError
-from cifar_jax import config as default
-from cifar_jax.config import config_to_dict, flatten
+from cifar_jax.config import flatten
 from cifar_jax.models import count
 from cifar_jax.reporting.runs import (
+    DEFAULTS,
     ClassScores,
+    EvaluationRecord,
     Group,
     Run,
     Sample,
-    differences,
     printable,
 )
 from cifar_jax.training import pretrained
 from cifar_jax.training.progress import clock_time
-from cifar_jax.training.results import Dataset
 
 NOTHING = "–"
 DAGGER = " †"
@@ -43,14 +43,14 @@ class Cell:
       number: Value that its column is sorted by; such cells are aligned to the right.
       series: Index of the colour that the row has in charts.
       shade: Share in [0, 1] of the background that is filled.
-      links: Pairs of text and address, in place of `text`.
+      links: Pairs of text and file, in place of `text`.
     """
 
     text: str = NOTHING
     number: float | None = None
     series: int | None = None
     shade: float | None = None
-    links: Sequence[tuple[str, str]] = ()
+    links: Sequence[tuple[str, pathlib.Path]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,24 +88,13 @@ class Table:
         )
 
 
-def number(value: float | None, form: str = ",") -> Cell:
-    """Returns a cell of a number.
-
-    Args:
-      value: The number, or None.
-      form: How it is written, as `format` has it.
-    """
-    return Cell() if value is None else Cell(format(value, form), value)
+def number(value: float | None, form: str = ",", mark: str = "") -> Cell:
+    """Returns a cell of a number in a `form` of Python's `format`, and a mark."""
+    return Cell() if value is None else Cell(f"{value:{form}}{mark}", value)
 
 
-def sample(values: Sample | None, form: str = ".4f", mark: str = "") -> Cell:
-    """Returns a cell of a mean and its spread.
-
-    Args:
-      values: The sample, or None.
-      form: How a number is written, as `format` has it.
-      mark: Text after it.
-    """
+def mean(values: Sample | None, form: str = ".4f", mark: str = "") -> Cell:
+    """Returns a cell of a mean and its spread, likewise."""
     return Cell(f"{values.text(form)}{mark}", values.mean) if values else Cell()
 
 
@@ -119,11 +108,6 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def gflops(flops: float | None) -> Cell:
-    """Returns a cell of billions of operations."""
-    return Cell(f"{flops / 1e9:.3g}", flops) if flops else Cell()
-
-
 # ---------------------------------------------------------------------------
 # Several runs
 
@@ -133,20 +117,20 @@ def configs(groups: Sequence[Group]) -> Table:
     rows = []
     for group in groups:
         mark = DAGGER if group.selected_on_test else ""
-        seeds = len({run.settings["seed"] for run in group.runs})
-        ended = sum(run.result is not None for run in group.by_seed.values())
+        parameters, flops = size(group.runs[0])
+        seeds, ended = len(group.by_seed), group.num_ended
         rows.append(
             [
                 Cell(group.name, series=group.number),
                 Cell(str(ended) if ended == seeds else f"{ended} of {seeds}", ended),
-                sample(group.sample(lambda run: run.accuracy("val"))),
-                sample(group.sample(lambda run: run.accuracy("test")), mark=mark),
-                sample(group.sample(lambda run: run.accuracy("test_tta")), mark=mark),
-                number(num_parameters(group.runs[0])),
-                sample(group.sample(num_nonzero), ",.0f"),
-                gflops(flops(group.runs[0])),
+                mean(group.sample(lambda run: run.accuracy("val"))),
+                mean(group.sample(lambda run: run.accuracy("test")), mark=mark),
+                mean(group.sample(lambda run: run.accuracy("test_tta")), mark=mark),
+                number(parameters),
+                mean(group.sample(lambda run: run.num_nonzero), ",.0f"),
+                number(flops / 1e9 if flops else None, ".3g"),
                 number(group.latency, ".3g"),
-                duration(group.sample(lambda run: run.result["seconds"]["total"])),
+                duration(group.sample(lambda run: run.seconds)),
             ]
         )
     columns = ["config", "seeds", "validation accuracy", "test accuracy"]
@@ -161,30 +145,24 @@ def configs(groups: Sequence[Group]) -> Table:
 def runs(groups: Sequence[Group]) -> Table:
     """Returns a row for each run."""
     rows = []
-    for group in groups:
-        for run in group.runs:
-            planned = run.settings["train.epochs"]
-            epochs = "imported" if run.imported else f"{run.num_epochs} of {planned}"
-            mark = DAGGER if run.selected_on_test and run.result else ""
-            tests = [run.accuracy(name) for name in ("test", "test_tta")]
-            rows.append(
-                [
-                    Cell(run.name, series=group.number),
-                    number(run.settings["seed"]),
-                    Cell(epochs, run.num_epochs),
-                    number(run.best_epoch),
-                    Cell(selection(run)),
-                    number(run.validation, ".4f"),
-                    *(
-                        Cell() if test is None else Cell(f"{test:.4f}{mark}", test)
-                        for test in tests
-                    ),
-                    number(run.result["images_per_second"], ",.0f")
-                    if run.result
-                    else Cell(),
-                    Cell(run.place or NOTHING),
-                ]
-            )
+    pairs = [(group.number, run) for group in groups for run in group.runs]
+    for series, run in pairs:
+        planned, result = run.settings["train.epochs"], run.result
+        epochs = "imported" if run.imported else f"{run.num_epochs} of {planned}"
+        mark = DAGGER if run.selected_on_test else ""
+        row = [
+            Cell(run.name, series=series),
+            number(run.settings["seed"]),
+            Cell(epochs, run.num_epochs),
+            number(run.best_epoch),
+            Cell(selection(run)),
+            number(run.validation, ".4f"),
+            number(run.accuracy("test"), ".4f", mark),
+            number(run.accuracy("test_tta"), ".4f", mark),
+            number(result["images_per_second"] if result else None, ",.0f"),
+            Cell(run.place or NOTHING),
+        ]
+        rows.append(row)
     columns = ["run", "seed", "epochs", "best epoch", "selected by"]
     columns += ["validation accuracy", "test accuracy", "test with augmentation"]
     return Table("Runs", [*columns, "images/s", "devices"], rows).compact()
@@ -201,11 +179,16 @@ def selection(run: Run) -> str:
 
 
 def differing_settings(groups: Sequence[Group]) -> Table:
-    """Returns the settings that differ between configs."""
-    rows = [
-        [Cell(key), *(Cell(literal(value)) for value in values)]
-        for key, values in differences(groups).items()
-    ]
+    """Returns the settings that differ between configs.
+
+    It is not a difference if a run's version of the package lacked the setting.
+    """
+    settings, rows = [group.runs[0].compared for group in groups], []
+    for key in dict.fromkeys(key for values in settings for key in values):
+        known = [values[key] for values in settings if key in values]
+        if any(value != known[0] for value in known):
+            cells = [Cell(literal(v[key])) if key in v else Cell() for v in settings]
+            rows.append([Cell(key), *cells])
     caption = f"{plural(len(rows), 'setting')} that differ between configs"
     return Table(caption, ["setting", *(group.name for group in groups)], rows)
 
@@ -237,19 +220,12 @@ def epochs(run: Run) -> Table:
 
 
 def settings(run: Run, *, changed: bool = False) -> Table:
-    """Returns the config of a run without its seed.
-
-    Args:
-      run: The run.
-      changed: Whether to show only what differs from the default config.
-    """
-    usual = flatten(config_to_dict(default.get_config()))
-    values = flatten(run.config)
-    rows = [
-        [Cell(key), Cell(literal(value))]
-        for key, value in values.items()
-        if key != "seed" and not (changed and key in usual and value == usual[key])
-    ]
+    """Returns the config of a run, or only what is `changed` from the default one."""
+    rows = []
+    for key, value in flatten(run.config).items():
+        usual = key in DEFAULTS and value == DEFAULTS[key]
+        if key != "seed" and not (changed and usual):
+            rows.append([Cell(key), Cell(literal(value))])
     caption = f"{plural(len(rows), 'setting')} of {run.name}"
     if changed:
         caption += " that differ from the default config"
@@ -267,109 +243,128 @@ def literal(value: Any) -> str:
     return str(value)
 
 
-def layers(caption: str, kind: str, rows: Sequence[count.Layer]) -> Table:
-    """Returns a row for each layer, or for each stage, of a network."""
-    sums = count.total(rows)
-    lines = []
-    for row in (*rows, sums):
-        shape = "x".join(map(str, row.output_shape)) if row is not sums else ""
-        line = [Cell(row.name), Cell(shape)]
-        for value, total in ((row.parameters, sums.parameters), (row.macs, sums.macs)):
-            line += [number(value), number(value / total, ".1%")]
-        lines.append(line)
-    columns = [kind, "output", "parameters", "share", "multiply-adds", "share"]
-    return Table(caption, columns, lines[:-1], total=lines[-1])
+class Network(NamedTuple):
+    """A network: its size in a sentence, and its stages and layers.
 
-
-def network_key(run: Run) -> str:
-    """Returns what runs of one network have in common."""
-    shape, names = run.dataset["image_shape"], run.dataset["label_names"]
-    return json.dumps([run.config["model"], shape, len(names)])
-
-
-def layer_rows(run: Run) -> Sequence[count.Layer]:
-    """Returns the layers of a run's network.
-
-    Raises:
-      UserError: If this version of the package cannot rebuild the network.
+    `error` says why this version of the package cannot rebuild it, if so.
     """
-    return _layer_rows(network_key(run))
+
+    summary: str = ""
+    parts: Table | None = None
+    layers: Table | None = None
+    error: str = ""
+
+
+def network(run: Run) -> Network:
+    """Returns the network of a run."""
+    try:
+        rows = _layer_rows(_network_key(run))
+    except UserError as error:
+        return Network(error=str(error))
+    sums, tables = count.total(rows), []
+    for caption, kind, parts in (
+        ("Parts of the network", "part", count.by_stage(rows)),
+        (f"All {len(rows)} layers", "layer", rows),
+    ):
+        lines = []
+        for part in (*parts, sums):
+            shares = part.parameters / sums.parameters, part.macs / sums.macs
+            line = [Cell(part.name), Cell("x".join(map(str, part.output_shape)))]
+            line += [number(part.parameters), number(shares[0], ".1%")]
+            line += [number(part.macs), number(shares[1], ".1%")]
+            lines.append(line)
+        lines[-1][1] = Cell("")  # a total has no output
+        columns = [kind, "output", "parameters", "share", "multiply-adds", "share"]
+        tables.append(Table(caption, columns, lines[:-1], total=lines[-1]))
+    budget = count.budget_line(sums.parameters, run.settings["budget.limit"])
+    shape = "x".join(map(str, run.image_shape))
+    text = (
+        f"{budget}. For an image of {shape}: {sums.macs:,} multiply-adds of "
+        "convolutions and linear layers, twice as many FLOPs."
+    )
+    return Network(text, *tables)
+
+
+def networks(groups: Sequence[Group]) -> list[list[Group]]:
+    """Returns the groups that share a network, for each network."""
+    members: dict[str, list[Group]] = {}
+    for group in groups:
+        if not group.runs[0].is_record:
+            members.setdefault(_network_key(group.runs[0]), []).append(group)
+    return list(members.values())
+
+
+def _network_key(run: Run) -> str:
+    return json.dumps([{"model": run.config["model"]}, run.dataset])
 
 
 @functools.cache  # tracing a deep network takes a second
-def _layer_rows(key: str) -> Sequence[count.Layer]:
-    model, shape, num_classes = json.loads(key)
-    dataset: Dataset = {
-        "name": "",
-        "image_shape": shape,
-        "label_names": [""] * num_classes,
-        "mean": [],
-        "std": [],
-    }
-    network = pretrained.abstract_model({"model": model}, dataset)
+def _layer_rows(key: str) -> list[count.Layer]:
+    network = pretrained.abstract_model(*json.loads(key))
     return count.layer_table(network.model, network.image_shape)
 
 
-def num_parameters(run: Run) -> int | None:
-    """Returns the trainable parameters, if they are known."""
+def size(run: Run) -> tuple[int | None, int | None]:
+    """Returns the trainable parameters, and the FLOPs for one image, if known."""
     if run.result:
-        return run.result["num_parameters"]
+        return run.result["num_parameters"], run.result["flops_per_image"]
     try:
-        return count.total(layer_rows(run)).parameters
+        total = count.total(_layer_rows(_network_key(run)))
     except UserError:
-        return None
+        return None, None
+    return total.parameters, 2 * total.macs  # a multiply-add is two operations
 
 
-def flops(run: Run) -> int | None:
-    """Returns the FLOPs for one image, two for a multiply-add, if they are known."""
-    if run.result:
-        return run.result["flops_per_image"]
-    try:
-        return 2 * count.total(layer_rows(run)).macs
-    except UserError:
-        return None
-
-
-def num_nonzero(run: Run) -> int | None:
-    """Returns the parameters that are not zero, if some were pruned."""
-    pruned = run.result and run.result.get("sparsity")
-    return run.result.get("num_nonzero") if pruned else None
+def costs(groups: Sequence[Group]) -> dict[str, list[float | None]]:
+    """Returns what networks cost; latency in seconds."""
+    sizes = [size(group.runs[0]) for group in groups]
+    latencies = [group.latency for group in groups]
+    return {
+        "parameters": [parameters for parameters, _ in sizes],
+        "FLOPs": [flops for _, flops in sizes],
+        "latency": [None if ms is None else ms / 1000 for ms in latencies],
+    }
 
 
 # ---------------------------------------------------------------------------
 # Errors
 
 
-def confusion(matrix: np.ndarray, names: Sequence[str]) -> Table:
-    """Returns the confusion matrix.
+def evaluation_summary(record: EvaluationRecord) -> str:
+    """Returns what was evaluated, and the scores."""
+    text = f"The {record['weights']} weights, of epoch {record['epoch']}, on "
+    text += record["data"]
+    if scores := record.get("scores"):
+        low, high = scores["accuracy_interval"]
+        text += (
+            f": {scores['num_correct']:,} of {scores['num_examples']:,} images correct,"
+            f" accuracy {scores['accuracy']:.4f} (95% interval {low:.4f} to "
+            f"{high:.4f}), loss {scores['loss']:.4f}"
+        )
+        if scores.get("top5") is not None:
+            text += f", top-5 {scores['top5']:.4f}"
+    if calibration := record.get("calibration"):
+        text += f", calibration error {calibration['ece']:.4f}"
+    return f"{text}."
 
-    Args:
-      matrix: int64 [K, K], images by true class (row) and predicted class (column).
-      names: K classes.
-    """
+
+def confusion(matrix: np.ndarray, names: Sequence[str]) -> Table:
+    """Returns the confusion matrix int64 [K, K] of K classes, true ones in rows."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    rows = [
-        [
-            Cell(name),
-            *(
-                # The square root makes small shares visible.
-                Cell(f"{count:,}", int(count), shade=float(share) ** 0.5)
-                for count, share in zip(counts, of_class, strict=True)
-            ),
+    rows = []
+    for name, counts, of_class in zip(names, matrix.tolist(), shares, strict=True):
+        # The square root makes small shares visible.
+        shades = np.sqrt(of_class).tolist()
+        cells = [
+            Cell(f"{n:,}", n, shade=s) for n, s in zip(counts, shades, strict=True)
         ]
-        for name, counts, of_class in zip(names, matrix, shares, strict=True)
-    ]
+        rows.append([Cell(name), *cells])
     caption = "Confusion matrix: true classes in rows, predicted classes in columns"
     return Table(caption, ["true class", *names], rows, kind="matrix")
 
 
 def confusions(matrix: np.ndarray, names: Sequence[str]) -> Table:
-    """Returns the pairs of classes that are confused most often.
-
-    Args:
-      matrix: int64 [K, K], images by true class (row) and predicted class (column).
-      names: K classes.
-    """
+    """Returns the pairs of classes in a matrix that are confused most often."""
     wrong = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS]
     rows = []
@@ -387,17 +382,14 @@ def classes(scores: Sequence[ClassScores]) -> Table:
     """Returns the accuracy of each class."""
     rows = []
     for row in scores:
-        interval, accuracy = row["accuracy_interval"], number(row["accuracy"], ".4f")
+        accuracy, interval = number(row["accuracy"], ".4f"), Cell()
+        if row["accuracy_interval"]:
+            low, high = row["accuracy_interval"]
+            interval = Cell(f"{low:.4f} to {high:.4f}", low)
+        cells = [Cell(printable(str(row["name"])))]
+        cells += [dataclasses.replace(accuracy, shade=row["accuracy"]), interval]
         rows.append(
-            [
-                Cell(printable(str(row["name"]))),
-                dataclasses.replace(accuracy, shade=row["accuracy"]),
-                Cell("{:.4f} to {:.4f}".format(*interval), interval[0])
-                if interval
-                else Cell(),
-                number(row["num_examples"]),
-                number(row["times_predicted"]),
-            ]
+            [*cells, *(number(row[k]) for k in ("num_examples", "times_predicted"))]
         )
     columns = ["class", "accuracy", "95% interval", "images", "times predicted"]
     return Table("Classes", columns, rows)
