@@ -19,7 +19,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
-from cifar_jax.reporting.runs import Bin, Group
+from cifar_jax.evaluation.scores import Bin
+from cifar_jax.reporting.runs import Group
 
 # Colours in light and in dark. Charts are drawn with the light ones; the page turns
 # those into CSS variables. Contrast with the paper is at least 4.5 to 1.

@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from cifar_jax._files import replacing
+from cifar_jax._files import OutputFolder
 from cifar_jax.evaluation import scores
 from cifar_jax.models import count
 from cifar_jax.reporting import charts, tables
@@ -46,14 +46,12 @@ class Report:
 
     def write(self, folder: pathlib.Path) -> list[str]:
         """Writes report.html, and each chart as plots/NAME.png; returns their names."""
-        files = [f"plots/{chart.name}.png" for chart in self.charts]
-        (folder / "plots").mkdir(parents=True, exist_ok=True)
-        for chart, name in zip(self.charts, files, strict=True):
-            with replacing(folder / name) as temporary:
-                chart.save(temporary)
-        with replacing(folder / "report.html") as temporary:
-            temporary.write_text(self.html, encoding="utf-8", errors="replace")
-        return ["report.html", *files]
+        page, plots = OutputFolder(folder), OutputFolder(folder / "plots")
+        page.text("report.html", self.html)
+        for chart in self.charts:
+            with plots.file(f"{chart.name}.png") as path:
+                chart.save(path)
+        return [*page.files, *(f"plots/{name}" for name in plots.files)]
 
 
 def make(runs: Sequence[Run], now: datetime.datetime) -> Report:
@@ -133,8 +131,8 @@ def facts(run: Run) -> list[Fact]:
             Fact(f"Validation accuracy{so_far}", f"{run.validation:.4f}", detail)
         )
     figures += [*_size(run), *_speed(run)]
-    if run.evaluation and run.latency is not None:
-        cost = run.evaluation.record["efficiency"]
+    cost = run.evaluation.record.get("efficiency") if run.evaluation else None
+    if cost and run.latency is not None:
         detail = (
             f"a batch of {cost['latency_batch_size']}; "
             f"{cost['images_per_second']:,.0f} images/s in batches of "

@@ -24,6 +24,7 @@ import numpy as np
 from cifar_jax import UserError
 from cifar_jax import config as default
 from cifar_jax.config import RESUMABLE_KEYS, config_to_dict, flatten
+from cifar_jax.evaluation import evaluate
 from cifar_jax.training.results import RANKS, Dataset, Result
 from cifar_jax.training.schedules import to_steps
 from cifar_jax.training.workdir import RunDirectory
@@ -100,62 +101,9 @@ Seed = TypedDict(
 )
 
 
-class EvaluationScores(TypedDict):
-    """The `scores` of evaluation.json."""
+class EvaluationRecord(evaluate.Evaluation):
+    """The content of evaluation.json, with the names of the files beside it."""
 
-    accuracy: float
-    accuracy_interval: list[float]
-    loss: float
-    num_correct: int
-    num_examples: int
-    top5: NotRequired[float | None]
-
-
-class ClassScores(TypedDict):
-    """One of the `classes` of evaluation.json."""
-
-    name: Any
-    num_examples: int
-    accuracy: float | None
-    accuracy_interval: list[float] | None
-    times_predicted: int
-
-
-class Bin(TypedDict):
-    """One of the `bins` of the calibration."""
-
-    count: int
-    confidence: float
-    accuracy: float
-
-
-class _Calibration(TypedDict):
-    ece: float
-    bins: list[Bin]
-
-
-class Efficiency(TypedDict):
-    """The `efficiency` of evaluation.json; speeds only where they were measured."""
-
-    device: str
-    num_devices: int
-    latency_ms: NotRequired[float]
-    latency_batch_size: NotRequired[int]
-    images_per_second: NotRequired[float]
-    best_batch_size: NotRequired[int]
-
-
-class EvaluationRecord(TypedDict):
-    """The content of evaluation.json that a report shows."""
-
-    weights: str
-    epoch: int
-    data: str
-    split: NotRequired[str | None]
-    scores: NotRequired[EvaluationScores]
-    classes: NotRequired[list[ClassScores]]
-    calibration: NotRequired[_Calibration]
-    efficiency: Efficiency
     files: list[str]
 
 
@@ -318,9 +266,9 @@ class Run:
         elif self.selected_on_test:
             self.validation = None
         if self.evaluation:
-            cost = self.evaluation.record["efficiency"]
-            self.latency = cost.get("latency_ms")
-            if self.latency is not None:
+            cost = self.evaluation.record.get("efficiency")
+            self.latency = cost.get("latency_ms") if cost else None
+            if cost and self.latency is not None:
                 self.latency_place = f"{cost['num_devices']} x {cost['device']}"
 
     def values(self, split: str, metric: str) -> dict[float, float]:

@@ -12,10 +12,10 @@ import numpy as np
 
 from cifar_jax import UserError
 from cifar_jax.config import flatten
+from cifar_jax.evaluation.scores import ClassScores
 from cifar_jax.models import count
 from cifar_jax.reporting.runs import (
     DEFAULTS,
-    ClassScores,
     EvaluationRecord,
     Group,
     Run,

@@ -92,14 +92,21 @@ def make_evaluation(run, *, names=NAMES, split="test", epoch=3, latency=None):
         "images_per_second": 500.0,
         "best_batch_size": 16,
     }
+    sizes = ("parameters", "macs_per_image", "weights_bytes", "disk_bytes")
     record = {
+        "workdir": str(run),
+        "select_on": "val",
         "weights": "best",
         "epoch": epoch,
         "data": "made:test",
         "split": split,
         **evaluate.report(logits, labels, dataset, names, output),
-        "efficiency": {"device": "cpu (made)", "num_devices": 1}
-        | (speed if latency else {}),
+        "efficiency": {
+            **dict.fromkeys((*sizes, "peak_memory_bytes"), 1_000),
+            **{"device": "cpu (made)", "num_devices": 1, "num_processes": 1},
+            **{"versions": {}},
+            **(speed if latency else {}),
+        },
     }
     output.json("evaluation.json", {**record, "files": list(output.files)})
     return matrix
