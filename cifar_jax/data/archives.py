@@ -51,7 +51,7 @@ def read(
     parse = _parse_pickle if spec.keys else _parse_binary
     examples: dict[str, tuple[np.ndarray, Labels]] = {}
     for split in splits:
-        # A file is let go of when it is parsed: only its images are kept.
+        # Each file is dropped once it is parsed, and only its images are kept.
         parts = [
             parse(contents.pop(name), f"{path}: {name}", spec, split)
             for name in spec.files[split]

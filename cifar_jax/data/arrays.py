@@ -50,7 +50,7 @@ _HEADER_READERS = {
 def npz_splits(path: pathlib.Path) -> Splits:
     """Returns functions that open the splits of an .npz file.
 
-    A split that has no name in the file is called `images`.
+    A split that has no name in the file is named `images`.
 
     Raises:
       UserError: If it is not an .npz file, or holds no images.

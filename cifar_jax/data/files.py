@@ -1,4 +1,4 @@
-"""What a path holds: which reader opens it, and which splits it has."""
+"""Files and folders of images: which reader opens a path, and its splits."""
 
 import functools
 import pathlib
@@ -22,7 +22,7 @@ class FileStore:
 
     Args:
       path: An official archive or its folder, .npz, .npy, a pickled batch, an image, a
-        folder of images, or a folder of such sources called train and test.
+        folder of images, or a folder of such sources named train and test.
       image_shape: Shape of images that lie in files of their own; None: that of the
         first image.
       resize: Whether those images are resized to it; otherwise others are errors.
@@ -30,7 +30,7 @@ class FileStore:
     Attributes:
       path: The file or folder.
       splits: Functions that open the splits, by name. A source that names no split has
-        one called `images`.
+        one named `images`.
 
     Raises:
       UserError: If the path is and holds none of these.
@@ -62,7 +62,7 @@ class FileStore:
             raise UserError(f"{path} is not a regular file; give a file or a folder")
         if folders.is_image(path):
             return {UNNAMED: functools.partial(self._open_folder, path)}
-        # Other files are told by their content: they may have any name.
+        # Other files are recognised by their content, whatever their names.
         with path.open("rb") as file:
             head = file.read(512)
         if head.startswith(b"\x93NUMPY"):
@@ -83,7 +83,7 @@ class FileStore:
             return _archive_splits(path, spec)
         if corrupted := arrays.corrupted_splits(path):
             return corrupted
-        # Folders called like splits, if all folders are, and files beside them.
+        # A folder of splits: all its folders are named like splits; files may be.
         children = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
         inner = [p for p in children if p.is_dir()]
         outer = [p for p in children if p.is_file() and p.suffix in _SPLIT_SUFFIXES]
@@ -96,7 +96,7 @@ class FileStore:
         return {UNNAMED: functools.partial(self._open_folder, path)}
 
     def _open_part(self, path: pathlib.Path) -> Dataset:
-        """Opens what lies in a folder of splits, and has none itself."""
+        """Opens a source in a folder of splits, which must have no splits itself."""
         splits = self._find_splits(path)
         if set(splits) != {UNNAMED}:
             raise UserError(

@@ -25,7 +25,7 @@ class _BadImage(Exception):
 
 
 def is_image(path: str | pathlib.Path) -> bool:
-    """Returns whether a file is called like an image."""
+    """Returns whether a file has the suffix of an image."""
     return pathlib.PurePath(path).suffix.lower() in SUFFIXES
 
 
@@ -38,7 +38,7 @@ def open_folder(
     """Opens the images of a folder, or of one file, in the order of their names.
 
     Sub-folders are classes; a folder without them has no labels. Hidden files and files
-    that are not called like images are skipped.
+    without the suffix of an image are skipped.
 
     Args:
       path: The folder or file.

@@ -35,7 +35,7 @@ _TFDS_NAME = re.compile(r"([A-Za-z]\w*(?:/[\w-]+)?(?::\d+\.\d+\.\d+)?)(?::(.+))?
 
 
 class Source:
-    """A labelled data set, opened once: known at once, prepared and read on demand.
+    """A labelled data set, opened once; it is prepared and read on demand.
 
     Attributes:
       name: Name of the TFDS data set, or path.

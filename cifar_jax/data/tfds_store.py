@@ -111,7 +111,7 @@ class TfdsStore:
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written ({error})") from error
         self._builder = self._open_builder()
-        if self._builder is None:  # TFDS has found its folder, but not all of it
+        if self._builder is None:  # TFDS takes a folder with missing files for whole
             raise UserError(
                 f"{builder.data_path} is incomplete; delete that folder and prepare "
                 "the data set again"
