@@ -257,6 +257,7 @@ class CheckpointFolder:
         return (None if verdict else restored), verdict
 
     def _read(self, step: int, template: Any, sharding: Sharding) -> tuple[Any, Any]:
+        """Returns the arrays and metadata of a checkpoint, whose digest must match."""
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=sharding
@@ -304,6 +305,7 @@ class CheckpointFolder:
                 path.rename(self._folder / step)
 
     def _unwritten(self, error: Exception) -> UserError:
+        """Returns the error of a failed write, in one line."""
         if isinstance(error, UserError):
             return error
         return UserError(
@@ -450,5 +452,6 @@ def _is_fault(error: BaseException | None) -> bool:
 
 
 def _first_line(error: Exception) -> str:
+    """Returns the kind of an error and the first line of its message."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"

@@ -173,6 +173,7 @@ class Feed:
             step += num_steps
 
     def _host_batches(self, order: np.ndarray, position: int) -> Iterator[Batch]:
+        """Yields the batches of an epoch from a step on, sent to the devices."""
         train, options = self._setup.train, self._setup.options
         for step in range(position, options.steps_per_epoch):
             num_images = options.images_per_step
@@ -204,6 +205,7 @@ class Feed:
             yield Batch(images, labels, index), distributed.put(mask, self._split)
 
     def _on_devices(self, examples: Examples) -> tuple[jax.Array, jax.Array]:
+        """Returns all images and labels on the devices, sent there once."""
         if id(examples) not in self._stored:
             arrays = (examples.images, examples.labels)
             arrays = distributed.put(arrays, self._replicated)

@@ -334,6 +334,7 @@ class Trainer:
         return values
 
     def _diverged(self, step: int, what: str) -> str:
+        """Returns the one line that a diverged run ends with."""
         saved = self.checkpoints.saved_step
         kept = f"the state of step {saved:,} is kept" if saved else "nothing saved"
         return (
@@ -410,6 +411,7 @@ class Trainer:
         return self.checkpoints.restore_best(variables, self._replicated, best["epoch"])
 
     def _save(self) -> None:
+        """Saves the state at its position, with the clocks up to now."""
         with self._explained_divergence():
             self.checkpoints.save(
                 {"state": self._state, "metrics": self._metrics},
@@ -417,6 +419,7 @@ class Trainer:
             )
 
     def _save_best(self, best: Best) -> None:
+        """Saves the weights of the selected epoch, averaged if there are averages."""
         with self._explained_divergence():
             variables = self._state.eval_variables
             self.checkpoints.best.save(self._step, variables, best)
@@ -430,6 +433,7 @@ class Trainer:
             raise UserError(self._diverged(self._step, str(error))) from error
 
     def _save_and_stop(self) -> None:
+        """Ends the call with the exit code of the signal, or 0 at the time limit."""
         self._save()
         limit = f"train.max_seconds={self._config.train.max_seconds:g}"
         reason = self._stop.signal.name if self._stop.signal else limit

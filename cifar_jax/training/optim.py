@@ -95,6 +95,7 @@ def make_optimizer(
 
 
 def _check(name: str, momentum: optax.Schedule | None, options: dict[str, Any]) -> None:
+    """Refuses names that are unknown, and a momentum schedule for Muon."""
     for key, value, choices in (
         ("name", name, OPTIMIZERS),
         ("muon_fallback", options["muon_fallback"], _DIRECTIONS),
@@ -141,6 +142,7 @@ def _chain(
     momentum: optax.Schedule | None,
     options: dict[str, Any],
 ) -> list[optax.GradientTransformation]:
+    """Returns the parts of a chain: direction, weight decay, learning rate."""
     kind = _DIRECTIONS[name]
     factory, other = kind.factory, {kind.other: options[kind.other]}
     if momentum is None:
@@ -181,6 +183,7 @@ def _muon(
 
 
 def _scale_by_path(multipliers: Sequence) -> optax.GradientTransformation:
+    """Multiplies updates by the first factor whose pattern matches the path."""
     # The factor of the first pattern that matches, or 1.
     factors = _labels(
         lambda path, _: next(

@@ -141,6 +141,7 @@ def abstract_model(config: Mapping[str, Any], dataset: results.Dataset) -> Loade
 
 
 def _restore(folder: pathlib.Path, template: Any, sharding: Sharding, step: int | None):
+    """Returns variables and metadata of the newest checkpoint, or of one step."""
     restored, steps = None, []
     if folder.exists():
         checkpoints = CheckpointFolder(folder, keep=None)
@@ -291,6 +292,7 @@ def initialize(
 
 
 def _load_for(key: str, workdir: str, setup: Setup) -> LoadedModel:
+    """Loads a network that a key of the config names; errors name the key."""
     try:
         return load_model(workdir, distributed.replicated(setup.mesh))
     except UserError as error:
@@ -298,6 +300,7 @@ def _load_for(key: str, workdir: str, setup: Setup) -> LoadedModel:
 
 
 def _source(workdir: str, network: LoadedModel) -> results.Source:
+    """Returns where a network comes from, as result.json has it."""
     return {
         "workdir": workdir,
         "epoch": network.epoch,

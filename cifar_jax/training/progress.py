@@ -132,6 +132,7 @@ class Progress:
         self._last_line = time.perf_counter()
 
     def _speed(self, step: int) -> str:
+        """Returns images per second and the time left, once they are known."""
         speed = self.images_per_second
         if not speed:
             return ""

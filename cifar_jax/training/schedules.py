@@ -185,6 +185,7 @@ def make(
 
 
 def _warmed_up(peak: float, timing: Timing, decay: Decay) -> optax.Schedule:
+    """Returns a linear warm-up to the peak, and then the decay."""
     first, warmup = timing.initial_factor, timing.warmup
 
     def schedule(step):

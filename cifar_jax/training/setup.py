@@ -214,6 +214,7 @@ def _make_model(
 
 
 def _check(config: ConfigDict, mesh: Mesh) -> None:
+    """Refuses unknown choices, and a batch that the devices cannot share."""
     config_lib.check(config)
     for key, value, choices in (
         ("evaluate.best_by", config.evaluate.best_by, results.RANKS),
@@ -286,6 +287,7 @@ def _step_options(
     pipeline: Any,
     mesh: Mesh,
 ) -> StepOptions:
+    """Returns the options of the steps; here epochs become steps."""
     batch_size, repeats = config.train.batch_size, config.train.repeats
     if batch_size > len(train) * repeats:
         raise UserError(
@@ -317,6 +319,7 @@ def _step_options(
 def _pruning_plan(
     config: ConfigDict, steps_per_epoch: int, total_steps: int
 ) -> pruning.Plan | None:
+    """Returns the sparsity schedule in steps, or None without pruning."""
     if not config.prune.sparsity:
         return None
     start, stop = (
@@ -359,6 +362,7 @@ def _normalization(
 
 
 def _sam_start(config: ConfigDict, options: StepOptions) -> int:
+    """Returns the first step with sharpness-aware minimisation."""
     if not config.optim.sam_rho:
         return 0
     return schedules.to_steps(
@@ -406,6 +410,7 @@ def _make_optimizer(
 def _whitening(
     model: resnet.ResNet, train: sources.Examples, options: StepOptions
 ) -> np.ndarray:
+    """Returns filters that whiten the patches of training images."""
     images = normalize(train.images[:NUM_WHITENING_IMAGES], options.mean, options.std)
     return whitening.filters(
         np.asarray(images),

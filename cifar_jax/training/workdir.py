@@ -199,6 +199,7 @@ class RunDirectory:
         return [*rows, self._row(rest, len(lines) + 1)]
 
     def _row(self, line: bytes, number: int) -> dict[str, Any]:
+        """Returns a line of metrics.jsonl as a row; errors name the line."""
         reason: object = "it has no epoch"
         try:
             row = json.loads(line)
@@ -254,12 +255,14 @@ class RunDirectory:
         self._write(path, json.dumps(content, indent=2) + "\n")
 
     def _write(self, path: pathlib.Path, text: str) -> None:
+        """Writes a whole file, in the process that writes."""
         if self._is_writer:
             with self._explained(), replacing(path) as temporary:
                 temporary.write_text(text)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
+        """Turns an error of the file system into one line."""
         try:
             yield
         except OSError as error:
@@ -344,6 +347,7 @@ def _size(folder: pathlib.Path) -> int:
 
 
 def _read_json(path: pathlib.Path) -> Any:
+    """Returns the content of a file of a run directory, whose errors are one line."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:

@@ -133,6 +133,7 @@ def sparsity(params: Any) -> Sparsity:
 
 
 def _kernels(params: Any) -> list[Any]:
+    """Returns the prunable kernels."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return [leaf for path, leaf in leaves if _is_prunable(path)]
 
@@ -146,5 +147,6 @@ def _map_kernels(change: Callable, *trees: Any) -> Any:
 
 
 def _is_prunable(path: Any) -> bool:
+    """Returns whether a leaf is a kernel of a block."""
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     return _PRUNED.fullmatch(name) is not None
