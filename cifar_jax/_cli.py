@@ -8,7 +8,7 @@ what --help prints first.
 
 import difflib
 import errno
-import importlib.util
+import importlib.machinery
 import pathlib
 import re
 import signal
@@ -71,7 +71,7 @@ class Flags:
         absl_flags.DEFINE_bool(name, default, text, self.values)
 
     def add_integer(
-        self, name: str, text: str, default: int | None = None, **bounds: int
+        self, name: str, text: str, default: int | None = None, **bounds: Any
     ) -> None:
         """Defines --name INTEGER, with `lower_bound` and `upper_bound`."""
         absl_flags.DEFINE_integer(
@@ -79,7 +79,7 @@ class Flags:
         )
 
     def add_float(
-        self, name: str, text: str, default: float | None = None, **bounds: float
+        self, name: str, text: str, default: float | None = None, **bounds: Any
     ) -> None:
         """Defines --name NUMBER, with `lower_bound` and `upper_bound`."""
         absl_flags.DEFINE_float(name, default, text, flag_values=self.values, **bounds)
@@ -284,34 +284,26 @@ def _read_config(path: str) -> ConfigDict:
     if not pathlib.Path(file).is_file():
         known = sorted(map(str, pathlib.Path("configs").rglob("*.py")))
         close = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-        remedy = (
-            f"did you mean {close[0]}?" if close else "give the path of a config file"
-        )
+        remedy = f"did you mean {close[0]}?" if close else "give the path of one"
         raise UsageError(f"config {path} does not exist; {remedy}")
     if (here := str(pathlib.Path.cwd())) not in sys.path:
         # A config may start from another: `from configs.records import seconds`.
         sys.path.append(here)
     try:
-        spec = importlib.util.spec_from_file_location("config", file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = ModuleType("config")
+        module.__file__ = file
+        importlib.machinery.SourceFileLoader("config", file).exec_module(module)
         config = module.get_config(*form)
     except Exception as error:  # a config file may raise anything
         reason = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
-        lines = [
-            f.lineno
-            for f in traceback.extract_tb(error.__traceback__)
-            if f.filename == file
-        ]
-        where = f" (line {lines[-1]})" if lines else ""
-        hints = (
-            f"; {old} is now {new}"
-            for old, new in RENAMED_KEYS.items()
-            if f'"{old.rpartition(".")[2]}"' in reason
-        )
-        raise UsageError(
-            f"config {path} cannot be read: {reason}{where}{''.join(hints)}"
-        ) from error
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            if frame.filename == file:  # the innermost line of the config file
+                reason += f" (line {frame.lineno})"
+                break
+        for old, new in RENAMED_KEYS.items():
+            if f'"{old.rpartition(".")[2]}"' in reason:
+                reason += f"; {old} is now {new}"
+        raise UsageError(f"config {path} cannot be read: {reason}") from error
     if not isinstance(config, ConfigDict):
         raise UsageError(
             f"config {path} cannot be read: get_config() returns "

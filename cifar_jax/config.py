@@ -1,7 +1,7 @@
 """The default config, and configs as files keep them.
 
 A config file starts from `get_config()` and changes a few keys; so does the command
-line. To see what a key means, read its comment here: there is no other list.
+line. To see what a key means, read its comment here: no other list exists.
 
 A new key must default to the old behaviour, so that older runs can resume; a renamed
 one goes into `RENAMED_KEYS`.

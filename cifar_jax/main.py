@@ -1,6 +1,6 @@
 """Trains a network: python -m cifar_jax.main --config configs/resnet_4p9m.py.
 
-Typed again, an interrupted run goes on where it was. Any key of the config can be
+Rerun the command to resume an interrupted run. Any key of the config can be
 overridden: --config.optim.learning_rate=0.05.
 """
 
@@ -16,7 +16,7 @@ def define_flags(flags: _cli.Flags) -> None:
     flags.add_enum(
         "resume",
         ["auto", "never", "must"],
-        "a run in --workdir: go on with it if there is one, refuse it, or insist on it",
+        "a run in --workdir: resume it if there is one, refuse it, or insist on it",
         "auto",
     )
     flags.add_bool(
@@ -39,7 +39,7 @@ def define_flags(flags: _cli.Flags) -> None:
 
 
 def main(flags: _cli.Flags) -> int:
-    """Trains, or goes on training, and prints where everything is."""
+    """Trains, or resumes training, and prints where everything is."""
     # slow to import: not for --help
     import jax
 

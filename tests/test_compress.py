@@ -121,7 +121,9 @@ def variant(folder, name, right, labels, num_classes=4):
 
     path = folder / name
     path.write_bytes(bytes(1000) + name.encode())
-    return compression.Variant(path, classify, 10, 5, {})
+    return compression.Variant(
+        path, classify, {"num_parameters": 10, "num_nonzero": 5, "check": {}}
+    )
 
 
 def test_the_comparison_is_mcnemars_on_the_same_images(tmp_path, monkeypatch):

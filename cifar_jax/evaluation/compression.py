@@ -4,14 +4,13 @@ All forms are ONNX files for one runtime. In timing they take turns, round after
 so that whatever else the machine does meets all of them.
 """
 
-import dataclasses
 import gzip
 import os
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from typing import TypedDict
+from collections.abc import Sequence
+from typing import NamedTuple, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -79,30 +78,19 @@ class Measurements(TypedDict):
     variants: list[VariantRecord]
 
 
-class Record(Measurements, results.Environment, total=False):
+class Record(Measurements, results.Environment):
     """compression.json."""
 
     workdir: str
-    pruned: results.Result  # of the run that prunes
+    pruned: NotRequired[results.Result]  # of the run that prunes
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """One form of a network.
-
-    Attributes:
-      path: File of the network.
-      classify: `images uint8 [B, H, W, C] -> logits [B, K]`, with that file.
-      num_parameters: Number of trainable parameters.
-      num_nonzero: Number of those that are not zero.
-      check: How the file was verified.
-    """
+class Variant(NamedTuple):
+    """One form of a network."""
 
     path: pathlib.Path
-    classify: Callable[[np.ndarray], np.ndarray]
-    num_parameters: int
-    num_nonzero: int
-    check: export.Check
+    classify: export.Classify  # with that file
+    card: export.Card
 
 
 def compress(
@@ -118,7 +106,7 @@ def compress(
     Args:
       config: Config of the run.
       workdir: Run directory.
-      output: Folder for the networks, the pruned run, compression.json and .md.
+      output: Folder for the networks, the pruned run, and the record.
       pruning: Config of the run that prunes, see `pruning_config`; or None.
       int8: Whether to write networks with 8 bits as well.
 
@@ -126,22 +114,33 @@ def compress(
       UserError: If the run has no network.
       Stopped: If the run that prunes is stopped.
     """
-    networks = {"original": workdir}
-    record: Record = {"workdir": str(workdir)}
+    networks, pruned = {"original": workdir}, None
     if pruning:
         networks["pruned"] = output.path / "pruned"
-        record["pruned"] = loop.train_and_evaluate(pruning, networks["pruned"])
-    variants = [
-        _export(network, kind, output.path / name, config.data.dir)
-        for name, network in networks.items()
-        for kind in (["onnx", "onnx-int8"] if int8 else ["onnx"])
-    ]
+        pruned = loop.train_and_evaluate(pruning, networks["pruned"])
+    kinds = ["onnx", "onnx-int8"] if int8 else ["onnx"]
+    variants = []
+    for name, folder in networks.items():
+        cpu = jax.devices("cpu")[0]
+        where = jax.sharding.SingleDeviceSharding(cpu)
+        with jax.default_device(cpu):  # a file is verified in float32
+            network = pretrained.load_model(folder, where)
+            network.config["data"]["dir"] = config.data.dir
+            for kind in map(formats.find, kinds):
+                path = output.path / f"{name}{kind.suffix}"
+                card = export.export(network, kind, path, overwrite=True)
+                variants.append(Variant(path, kind.read(path), card))
     source = setup.open_source(config)
     _, val = setup.read_train_and_val(config, source)
     test = source.read(config.data.test_split)
-    record |= results.environment(distributed.make_mesh())
+    record: Record = {
+        "workdir": str(workdir),
+        **results.environment(distributed.make_mesh()),
+        **compare(variants, val=val, test=test),
+    }
     record["versions"] |= results.versions(("onnx", "onnxruntime"))
-    record |= compare(variants, val=val, test=test)
+    if pruned is not None:
+        record["pruned"] = pruned
     output.json("compression.json", record)
     output.text("compression.md", table(record) + "\n")
     return record
@@ -178,25 +177,6 @@ def pruning_config(
     return pruning
 
 
-def _export(
-    workdir: pathlib.Path, name: str, stem: pathlib.Path, data_dir: str | None
-) -> Variant:
-    """Exports one form of one network."""
-    kind, cpu = formats.find(name), jax.devices("cpu")[0]
-    path = stem.with_name(stem.name + kind.suffix)
-    with jax.default_device(cpu):  # a file is verified in float32
-        network = pretrained.load_model(workdir, jax.sharding.SingleDeviceSharding(cpu))
-        network.config["data"]["dir"] = data_dir
-        card = export.export(network, kind, path, overwrite=True)
-    return Variant(
-        path,
-        kind.read(path),
-        num_parameters=card["num_parameters"],
-        num_nonzero=card["num_nonzero"],
-        check=card["check"],
-    )
-
-
 def compare(
     variants: Sequence[Variant], *, val: Examples | None, test: Examples
 ) -> Measurements:
@@ -219,9 +199,9 @@ def compare(
         content = variant.path.read_bytes()
         record: VariantRecord = {
             "file": variant.path.name,
-            "num_parameters": variant.num_parameters,
-            "num_nonzero": variant.num_nonzero,
-            "check": variant.check,
+            "num_parameters": variant.card["num_parameters"],
+            "num_nonzero": variant.card["num_nonzero"],
+            "check": variant.card["check"],
             "bytes": len(content),
             "gzip_bytes": len(gzip.compress(content, 9)),
             "latency_ms": _spread([1000 * seconds for seconds in single[k]]),

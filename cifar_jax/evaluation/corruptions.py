@@ -200,7 +200,7 @@ def score(
         "mean_error": means[0],
     }
     if len(errors) > 1:  # the second row of logits has test-time augmentation
-        record |= {"tta_error": errors[1], "tta_mean_error": means[1]}
+        record["tta_error"], record["tta_mean_error"] = errors[1], means[1]
     return record
 
 

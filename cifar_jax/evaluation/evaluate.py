@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Required, TypedDict
 
 import numpy as np
@@ -215,7 +215,9 @@ class _Evaluator:
             held_out = logits[:, 0], labels
         logits, labels = self._predictor.outputs(dataset, self._spec)
         plain = logits[:, 0]
-        record |= report(plain, labels, dataset, names, self._output, held_out)
+        told = report(plain, labels, dataset, names, self._output, held_out)
+        record["scores"], record["classes"] = told["scores"], told["classes"]
+        record["calibration"] = told["calibration"]
         if request.tta != "none":
             augmented = scores.score(logits[:, 1], labels)
             record["tta"] = {"name": request.tta, **augmented}
@@ -231,7 +233,7 @@ class _Evaluator:
             )
 
     def _score_corrupted(
-        self, specs: dict[str, Sequence[str]], record: Evaluation
+        self, specs: Mapping[str, Sequence[str]], record: Evaluation
     ) -> None:
         """Adds the errors on a folder laid out as CIFAR-10-C."""
         example = next(iter(specs.values()))[0]
@@ -260,14 +262,14 @@ class _Evaluator:
 
     def _validation(self) -> Dataset:
         """Returns the images that the run held out of its training images."""
-        if not self._data["validation"]:
+        config = self._network.config
+        source = setup.open_source(config, self._data_dir)
+        _, held_out = setup.read_train_and_val(config, source)
+        if held_out is None:
             raise UserError(
                 "the run held out no validation images (data.validation is 0); leave "
                 "--temperature and --validation out"
             )
-        config = self._network.config
-        source = setup.open_source(config, self._data_dir)
-        _, held_out = setup.read_train_and_val(config, source)
         name = f"validation images of {self._data['name']}"
         return from_arrays(name, held_out.images, held_out.labels)
 
@@ -365,9 +367,8 @@ def _draw_errors(
             predictions=predictions,
             confidence=confidence,
         )
-    names = np.array(label_names, object)
-    figure = plots.errors(images, names[labels], names[predictions], confidence)
-    output.figure("errors.png", figure)
+    names, given = ([label_names[k] for k in ks] for ks in (labels, predictions))
+    output.figure("errors.png", plots.errors(images, names, given, confidence))
 
 
 def summary(record: Evaluation) -> str:
@@ -389,7 +390,10 @@ def summary(record: Evaluation) -> str:
         shares = {
             c["name"]: c["accuracy"] for c in classes if c["accuracy"] is not None
         }
-        worst, best = min(shares, key=shares.__getitem__), max(shares, key=shares.get)
+        worst, best = (
+            min(shares, key=shares.__getitem__),
+            max(shares, key=shares.__getitem__),
+        )
         lines.append(
             f"worst class {worst}: {shares[worst]:.4f}, best {best}: {shares[best]:.4f}"
         )

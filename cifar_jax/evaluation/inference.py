@@ -132,7 +132,7 @@ class Predictor:
           Logits float32 [N, 1 or 2, K], and labels int32 [N].
 
         Raises:
-          UserError: If there are no labels, no images, or one cannot be read.
+          UserError: If labels or images are missing, or one cannot be read.
         """
         if dataset.label_names is None:
             raise UserError(

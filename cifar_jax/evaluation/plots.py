@@ -53,9 +53,9 @@ def reliability(
     """Draws accuracy against confidence, over how often each confidence occurs.
 
     Args:
-      before: Of the network as it is.
-      after: With its logits divided by the temperature, or None.
-      temperature: Fitted on validation images.
+      before: Calibration of the network as it is.
+      after: Calibration with its logits divided by the temperature, or None.
+      temperature: Temperature fitted on validation images.
     """
     figure = Figure(figsize=(5.5, 6), layout="constrained")
     top, bottom = figure.subplots(2, height_ratios=(3, 1), sharex=True)
@@ -142,7 +142,7 @@ def corruption_errors(error: Mapping[str, Sequence[float]]) -> Figure:
     axes = figure.subplots()
     mesh = axes.imshow(table, cmap="Reds", vmin=0, vmax=1, aspect="auto")
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-    axes.set_xticks(range(table.shape[1]), range(1, table.shape[1] + 1))
+    axes.set_xticks(range(table.shape[1]), map(str, range(1, table.shape[1] + 1)))
     axes.set(xlabel="severity", title=f"mean error {table.mean():.3f}")
     for (row, column), value in np.ndenumerate(table):
         colour = "white" if value > 0.6 else "black"

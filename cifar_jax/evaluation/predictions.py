@@ -48,34 +48,23 @@ def write(
     """Labels all images of a data set and writes one row for each, in order.
 
     The columns are `ID`, the source's or else 0 to N - 1; `Labels`, class numbers;
-    with `top_k`, `Top1` to `TopK`, the most likely classes, and `Top1Probability` and
-    so on; with `probabilities`, one column for each class, `P_` and its name; and
-    `Error`, if there are images that cannot be read. The labels of those are empty.
-    Only a batch is in memory at a time, and the file appears when it is whole.
+    what `top_k` and `probabilities` ask for; and `Error`, if some images cannot be
+    read; their labels are empty. Only a batch is in memory at a time.
 
     Args:
       predictor: Network.
       dataset: Images of its shape.
       path: CSV file to write.
-      top_k: Number of most likely classes to write; 0: only the label.
-      probabilities: Whether to write the probabilities of all classes.
+      top_k: Number of likely classes in `Top1`, `Top1Probability` and so on.
+      probabilities: Whether to write all probabilities, in `P_` and the class name.
       advance: Called with the number of images of each batch that is done.
 
     Raises:
-      UserError: If there are no images, or fewer classes than asked for.
+      UserError: If the data set is empty, or has fewer classes than asked for.
     """
     names = predictor.network.label_names
     check_not_empty(dataset)
-    if not 0 <= top_k <= len(names):
-        raise UserError(
-            f"--topk is {top_k}, and the network knows {len(names)} classes; use 0 to "
-            f"{len(names)}"
-        )
-    header = [*HEADER]
-    for k in range(1, top_k + 1):
-        header += [f"Top{k}", f"Top{k}Probability"]
-    if probabilities:
-        header += [f"P_{name}" for name in names]
+    header = _header(names, top_k, probabilities)
     summary = Summary(np.zeros(len(names), np.int64))
     predictor.compile(predictor.batch_size(dataset))  # before the clock starts
     start = time.perf_counter()
@@ -85,16 +74,16 @@ def write(
             writer.writerow(header)
             for batch, outputs in predictor.batches(dataset):
                 logits = outputs[:, -1]  # with test-time augmentation, if any
-                rows = _columns(logits, top_k, probabilities)
-                readable = np.ones(len(logits), bool)
-                for k, error in batch.errors.items():
-                    rows[k], readable[k] = [""] * (len(header) - 1), False
-                    summary.errors[summary.num_images + k] = error
-                stop = summary.num_images + len(logits)
+                first, stop = summary.num_images, summary.num_images + len(logits)
                 ids = range(stop) if dataset.ids is None else dataset.ids
-                ids = ids[summary.num_images : stop]
-                writer.writerows([id, *row] for id, row in zip(ids, rows, strict=True))
-                labels = logits[readable].argmax(axis=-1)
+                rows = _columns(logits, top_k, probabilities)
+                for k, error in batch.errors.items():
+                    rows[k] = [""] * (len(header) - 1)
+                    summary.errors[first + k] = error
+                writer.writerows(
+                    [id, *row] for id, row in zip(ids[first:stop], rows, strict=True)
+                )
+                labels = np.delete(logits, list(batch.errors), axis=0).argmax(axis=-1)
                 summary.counts += np.bincount(labels, minlength=len(names))
                 summary.num_images = stop
                 advance(len(logits))
@@ -102,6 +91,18 @@ def write(
             _add_errors(temporary, summary.errors)
     summary.seconds = time.perf_counter() - start
     return summary
+
+
+def _header(label_names: Sequence[str], top_k: int, probabilities: bool) -> list[str]:
+    if not 0 <= top_k <= len(label_names):
+        raise UserError(
+            f"--topk is {top_k}, and the network knows {len(label_names)} classes; use "
+            f"0 to {len(label_names)}"
+        )
+    header = [*HEADER]
+    for k in range(1, top_k + 1):
+        header += [f"Top{k}", f"Top{k}Probability"]
+    return header + [f"P_{name}" for name in label_names if probabilities]
 
 
 def _columns(logits: np.ndarray, top_k: int, probabilities: bool) -> list[Sequence]:

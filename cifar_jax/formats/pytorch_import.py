@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -58,36 +59,45 @@ def import_weights(
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     preact = module.design.block == "preact"
     weights = torch_names.match(weights, shapes, preact=preact)
+    _check_variances(weights)
+    tensors = {name: torch.tensor(value) for name, value in weights.items()}
+    module.load_state_dict(state | tensors)
+    theirs = torch_resnet.Classifier(module, dataset["mean"], dataset["std"]).eval()
+    head_map = torch_resnet.head_map(module.design, shape)
+    variables = {}
+    for kind, tree in network.variables.items():
+        leaves: dict[Any, Any] = traverse_util.flatten_dict(tree)
+        paths = {leaf_path: leaf.shape for leaf_path, leaf in leaves.items()}
+        arrays = torch_names.to_flax(weights, paths, head_map)
+        variables[kind] = traverse_util.unflatten_dict(arrays)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    metadata = {"epoch": 0, "imported": path.name, "sha256": sha256}
+    return _save(config, dataset, variables, metadata, theirs, workdir)
+
+
+def _check_variances(weights: Mapping[str, np.ndarray]) -> None:
     for name, value in weights.items():
         if name.endswith("running_var") and value.min() < 0:
             raise UserError(
                 f"{name} holds {value.min():.3g}, which is not a variance; save the "
                 "weights again"
             )
-    tensors = {name: torch.tensor(value) for name, value in weights.items()}
-    module.load_state_dict(state | tensors)
-    theirs = torch_resnet.Classifier(module, dataset["mean"], dataset["std"]).eval()
 
-    head_map = torch_resnet.head_map(module.design, shape)
-    variables = {}
-    for kind, tree in network.variables.items():
-        leaves = traverse_util.flatten_dict(tree)
-        paths = {leaf_path: leaf.shape for leaf_path, leaf in leaves.items()}
-        arrays = torch_names.to_flax(weights, paths, head_map)
-        variables[kind] = traverse_util.unflatten_dict(arrays)
+
+def _save(config, dataset, variables, metadata, theirs, workdir) -> export.Check:
+    """Makes the run directory, reads it back, and compares it with PyTorch's."""
     partial = workdir.with_name(f".partial-{os.getpid()}-{workdir.name}")
     partial.mkdir(parents=True)
     try:
         run = RunDirectory(partial)
         run.claim(config, dataset)
         checkpoints = CheckpointFolder(run.best, keep=1)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        metadata = {"epoch": 0, "imported": path.name, "sha256": sha256}
         checkpoints.save(0, variables, metadata)
         checkpoints.close()
-        # What was saved is read back, and compared with PyTorch's network.
         ours = export.in_float32(pretrained.load_model(partial))
-        check = export.compare(pytorch.on_arrays(theirs), jax.jit(ours.logits), shape)
+        check = export.compare(
+            pytorch.on_arrays(theirs), jax.jit(ours.logits), ours.image_shape
+        )
         partial.rename(workdir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -6,6 +6,7 @@ The file's metadata holds the card, so the file alone is the network.
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import jax
 import safetensors
@@ -20,7 +21,7 @@ from cifar_jax.training.pretrained import LoadedModel, abstract_model
 def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
     """Writes params and batch_stats, float32, in Flax's layout, and the card."""
     variables = jax.device_get(network.variables)
-    tensors = traverse_util.flatten_dict(variables, sep="/")
+    tensors: dict[str, Any] = traverse_util.flatten_dict(variables, sep="/")
     content = safe_numpy.save(tensors, metadata={"card": json.dumps(card)})
     path.write_bytes(content)
 
@@ -53,7 +54,7 @@ def load(path: pathlib.Path | str) -> LoadedModel:
             f"{path} is not a network of `cifar_jax.export --format safetensors` "
             f"({type(error).__name__}: {error}); give one, or export it again"
         ) from error
-    shapes = traverse_util.flatten_dict(network.variables, sep="/")
+    shapes: dict[str, Any] = traverse_util.flatten_dict(network.variables, sep="/")
     for name in sorted({*tensors, *shapes}):
         held, needed = (
             f"{tree[name].dtype} {list(tree[name].shape)}"
