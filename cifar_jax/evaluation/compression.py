@@ -111,7 +111,6 @@ def compress(
       int8: Whether to write networks with 8 bits as well.
 
     Raises:
-      UserError: If the run has no network.
       Stopped: If the run that prunes is stopped.
     """
     networks, pruned = {"original": workdir}, None

@@ -47,9 +47,9 @@ def write(
 ) -> Summary:
     """Labels all images of a data set and writes one row for each, in order.
 
-    The columns are `ID`, the source's or else 0 to N - 1; `Labels`, class numbers;
-    what `top_k` and `probabilities` ask for; and `Error`, if some images cannot be
-    read; their labels are empty. Only a batch is in memory at a time.
+    The columns are `ID`, the source's or else 0 to N - 1; `Labels`, class numbers; what
+    `top_k` and `probabilities` ask for; and `Error`, if some images cannot be read;
+    their labels are empty. Only a batch is in memory at a time.
 
     Args:
       predictor: Network.
@@ -58,14 +58,12 @@ def write(
       top_k: Number of likely classes in `Top1`, `Top1Probability` and so on.
       probabilities: Whether to write all probabilities, in `P_` and the class name.
       advance: Called with the number of images of each batch that is done.
-
-    Raises:
-      UserError: If the data set is empty, or has fewer classes than asked for.
     """
-    names = predictor.network.label_names
     check_not_empty(dataset)
+    names = predictor.network.label_names
     header = _header(names, top_k, probabilities)
     summary = Summary(np.zeros(len(names), np.int64))
+    ids = range(len(dataset)) if dataset.ids is None else dataset.ids
     predictor.compile(predictor.batch_size(dataset))  # before the clock starts
     start = time.perf_counter()
     with replacing(path) as temporary:
@@ -73,19 +71,16 @@ def write(
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header)
             for batch, outputs in predictor.batches(dataset):
-                logits = outputs[:, -1]  # with test-time augmentation, if any
-                first, stop = summary.num_images, summary.num_images + len(logits)
-                ids = range(stop) if dataset.ids is None else dataset.ids
+                logits, first = outputs[:, -1], summary.num_images  # with TTA, if any
                 rows = _columns(logits, top_k, probabilities)
                 for k, error in batch.errors.items():
                     rows[k] = [""] * (len(header) - 1)
                     summary.errors[first + k] = error
-                writer.writerows(
-                    [id, *row] for id, row in zip(ids[first:stop], rows, strict=True)
-                )
+                for id, row in zip(ids[first : first + len(rows)], rows, strict=True):
+                    writer.writerow([id, *row])
                 labels = np.delete(logits, list(batch.errors), axis=0).argmax(axis=-1)
                 summary.counts += np.bincount(labels, minlength=len(names))
-                summary.num_images = stop
+                summary.num_images += len(logits)
                 advance(len(logits))
         if summary.errors:
             _add_errors(temporary, summary.errors)
