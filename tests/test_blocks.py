@@ -10,6 +10,8 @@ from flax import linen as nn
 
 from cifar_jax.models import blocks
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 
 def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
@@ -33,6 +35,15 @@ def block(kind="basic", **options):
     return blocks.BLOCKS[kind](**(defaults | options))
 
 
+def init(module, *arguments):
+    """Initialises a module in one program: its operations one by one compile longer."""
+    return jax.jit(module.init)(*arguments)
+
+
+def apply(module, variables, x, **options):
+    return jax.jit(functools.partial(module.apply, **options))(variables, x)
+
+
 def zeros(variables):
     return jax.tree.map(jnp.zeros_like, variables["params"])
 
@@ -40,7 +51,7 @@ def zeros(variables):
 def test_a_strided_convolution_is_centred_on_even_maps():
     x = normal(0, 1, 8, 8, 1)
     centre = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
-    y = blocks.conv(1, 3, 2).apply({"params": {"kernel": centre}}, x)
+    y = apply(blocks.conv(1, 3, 2), {"params": {"kernel": centre}}, x)
     # "SAME" would pad the far side only, and take the odd pixels
     np.testing.assert_array_equal(y, x[:, ::2, ::2])
 
@@ -51,13 +62,13 @@ def test_a_strided_convolution_is_centred_on_even_maps():
 def test_dirac_passes_the_first_channels_on(before, after, kernel):
     x, key = normal(0, 2, 7, 7, before), jax.random.key(1)
     conv, plain = (blocks.conv(after, kernel, dirac=d) for d in (True, False))
-    variables = conv.init(key, x)
-    y, same = conv.apply(variables, x), min(before, after)
+    variables = init(conv, key, x)
+    y, same = apply(conv, variables, x), min(before, after)
     side = y.shape[1]  # an even kernel starts at its pixel
     np.testing.assert_array_equal(y[..., :same], x[:, :side, :side, :same])
     rest = variables["params"]["kernel"][..., same:]  # as it would be
     np.testing.assert_array_equal(
-        rest, plain.init(key, x)["params"]["kernel"][..., same:]
+        rest, init(plain, key, x)["params"]["kernel"][..., same:]
     )
 
 
@@ -88,8 +99,8 @@ def test_a_pooled_stage_normalises_the_maxima():
         norm=functools.partial(nn.BatchNorm, use_running_average=False),
         act=lambda x: x,
     )
-    variables = pool.init(jax.random.key(0), normal(0, 6, 8, 8, 4))
-    y, _ = pool.apply(variables, normal(0, 6, 8, 8, 4), mutable=["batch_stats"])
+    variables = init(pool, jax.random.key(0), normal(0, 6, 8, 8, 4))
+    y, _ = apply(pool, variables, normal(0, 6, 8, 8, 4), mutable=["batch_stats"])
     assert y.shape == (6, 4, 4, 5)
     np.testing.assert_allclose(y.mean(axis=(0, 1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(y.std(axis=(0, 1, 2)), 1.0, rtol=1e-3)
@@ -115,8 +126,8 @@ def test_pytorchs_initialisers_draw_from_its_distributions():
     """Uniform with the bounds that PyTorch's own layers show."""
     torch = pytest.importorskip("torch")
     key, x = jax.random.key(0), jnp.zeros((1, 8, 8, 64))
-    conv = blocks.conv(128, 3, init="pytorch").init(key, x)["params"]
-    linear = blocks.linear(5000, 64, init="pytorch").init(key, x[:, 0, 0])["params"]
+    conv = init(blocks.conv(128, 3, init="pytorch"), key, x)["params"]
+    linear = init(blocks.linear(5000, 64, init="pytorch"), key, x[:, 0, 0])["params"]
     theirs = torch.nn.Conv2d(64, 128, 3), torch.nn.Linear(64, 5000)
     for found, expected in (
         (conv["kernel"], theirs[0].weight),
@@ -134,17 +145,17 @@ def test_stochastic_depth_drops_the_branch_of_whole_images(kind):
     rng = {"dropout": jax.random.key(1)}
     dropout = functools.partial(nn.Dropout, rate=0.0, deterministic=False)
     shaky = block(kind, drop_rate=rate, dropout=dropout)
-    variables = shaky.init({"params": jax.random.key(0), **rng}, x)
+    variables = init(shaky, {"params": jax.random.key(0), **rng}, x)
     act = nn.relu if kind == "basic" else lambda y: y
-    full = block(kind).apply(variables, x)
-    found = shaky.apply(variables, x, rngs=rng)
+    full = apply(block(kind), variables, x)
+    found = apply(shaky, variables, x, rngs=rng)
     dropped = (found == act(x)).all(axis=(1, 2, 3))
     assert 0.17 < dropped.mean() < 0.33  # four standard deviations of 400 draws
     # What stays is scaled up, so that the expectation is the branch's.
     if kind == "preact":
         expected = x + (full - x) / (1 - rate)
         np.testing.assert_allclose(found[~dropped], expected[~dropped], atol=1e-5)
-    still = block(kind, drop_rate=rate).apply(variables, x)  # in evaluation
+    still = apply(block(kind, drop_rate=rate), variables, x)  # in evaluation
     np.testing.assert_array_equal(still, full)
 
 
@@ -154,14 +165,14 @@ def test_excite_gates_each_channel(bias):
         2, nn.relu, functools.partial(blocks.linear, init="he", use_bias=bias)
     )
     x = normal(0, 3, 5, 7, 6)
-    variables = excite.init(jax.random.key(1), x)
+    variables = init(excite, jax.random.key(1), x)
     params = variables["params"]
     assert params["reduce"]["kernel"].shape == (6, 3)
     assert ("bias" in params["reduce"]) == ("bias" in params["expand"]) == bias
     hidden = jnp.maximum(x.mean(axis=(1, 2)) @ params["reduce"]["kernel"], 0)
     gate = 1 / (1 + jnp.exp(-hidden @ params["expand"]["kernel"]))
     expected = np.einsum("bhwc,bc->bhwc", x, gate)
-    np.testing.assert_allclose(excite.apply(variables, x), expected, rtol=1e-4)
+    np.testing.assert_allclose(apply(excite, variables, x), expected, rtol=1e-4)
 
 
 def test_padding_shortcut_subsamples_and_adds_zero_channels():
@@ -178,22 +189,22 @@ def test_padding_shortcut_subsamples_and_adds_zero_channels():
 def test_a_block_without_weights_is_its_shortcut(kind, shortcut):
     x = jnp.abs(normal(0, 2, 6, 6, 4))
     same = block(kind, shortcut=shortcut)
-    variables = same.init(jax.random.key(1), x)
+    variables = init(same, jax.random.key(1), x)
     assert not any("shortcut" in name for name in variables["params"])
-    y = same.apply(variables | {"params": zeros(variables)}, x)
+    y = apply(same, variables | {"params": zeros(variables)}, x)
     np.testing.assert_array_equal(y, x)
 
 
 def test_a_basic_block_projects_its_input_and_normalises():
     changed = block(stride=2, width=6, shortcut_kernel=3)
     x = normal(0, 2, 6, 6, 4)
-    variables = changed.init(jax.random.key(1), x)
+    variables = init(changed, jax.random.key(1), x)
     params = zeros(variables)
     assert {"shortcut_conv", "shortcut_bn"} <= set(params)
     params["shortcut_conv"] = variables["params"]["shortcut_conv"]
     params["shortcut_bn"] = {"scale": jnp.full(6, 2.0), "bias": jnp.full(6, 0.5)}
-    y = changed.apply(variables | {"params": params}, x)
-    projected = blocks.conv(6, 3, 2).apply({"params": params["shortcut_conv"]}, x)
+    y = apply(changed, variables | {"params": params}, x)
+    projected = apply(blocks.conv(6, 3, 2), {"params": params["shortcut_conv"]}, x)
     expected = jnp.maximum(2 * projected / jnp.sqrt(1 + 1e-5) + 0.5, 0)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
@@ -202,15 +213,15 @@ def test_a_basic_block_projects_its_input_and_normalises():
 def test_a_preact_block_projects_the_activated_input_without_norm(change):
     changed = block("preact", **change)
     x = normal(0, 2, 6, 6, 4)
-    variables = changed.init(jax.random.key(1), x)
+    variables = init(changed, jax.random.key(1), x)
     params = zeros(variables)
     assert "shortcut_bn" not in params
     params["shortcut_conv"] = variables["params"]["shortcut_conv"]
     params["bn1"] = {"scale": jnp.ones(4), "bias": jnp.zeros(4)}
-    y = changed.apply(variables | {"params": params}, x)
+    y = apply(changed, variables | {"params": params}, x)
     conv = blocks.conv(changed.width, 1, changed.stride)
     activated = jnp.maximum(x / jnp.sqrt(1 + 1e-5), 0)
-    expected = conv.apply({"params": params["shortcut_conv"]}, activated)
+    expected = apply(conv, {"params": params["shortcut_conv"]}, activated)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -218,13 +229,13 @@ def test_zero_init_starts_as_the_shortcut():
     x = jnp.abs(normal(0, 2, 6, 6, 4))
     for zero_init in (True, False):
         started = block(zero_init=zero_init)
-        variables = started.init(jax.random.key(1), x)
-        is_shortcut = bool((started.apply(variables, x) == x).all())
+        variables = init(started, jax.random.key(1), x)
+        is_shortcut = bool((apply(started, variables, x) == x).all())
         assert is_shortcut == zero_init
     # it learns: the gradient of the scale is not zero, as that of the convolutions is
     started = block(zero_init=True)
-    variables = started.init(jax.random.key(1), x)
-    gradient = jax.grad(lambda v: started.apply(v, x).sum())(variables)["params"]
+    variables = init(started, jax.random.key(1), x)
+    gradient = jax.grad(lambda v: apply(started, v, x).sum())(variables)["params"]
     assert jnp.abs(gradient["bn2"]["scale"]).min() > 0
     assert not gradient["conv1"]["kernel"].any()
 

@@ -1,5 +1,7 @@
 """The network as a whole: precision, statistics, dropout, pooling and start."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,15 @@ def start(key=0, **options):
         compiler_options={"xla_backend_optimization_level": 0},  # to compile sooner
     )
     return model, init(jax.random.key(key))
+
+
+def apply(model, variables, images, *, rngs=None, **options):
+    """Runs a network as one program: its operations one by one compile longer."""
+    run = jax.jit(
+        functools.partial(model.apply, **options),
+        compiler_options={"xla_backend_optimization_level": 0},  # to compile sooner
+    )
+    return run(variables, images, rngs=rngs or {})
 
 
 def batch(num_images=4):
@@ -49,12 +60,12 @@ def test_odd_designs_are_refused():
 def test_only_the_computation_is_in_the_compute_dtype(block, dtype):
     name, kind = dtype
     model, variables = start(block=block, dtype=name, se_ratio=4)
-    logits, updates = model.apply(variables, batch(), train=True, mutable=True)
+    logits, updates = apply(model, variables, batch(), train=True, mutable=True)
     assert logits.shape == (4, 10)
     assert logits.dtype == jnp.float32
     leaves = jax.tree.leaves((variables, updates))
     assert all(leaf.dtype == jnp.float32 for leaf in leaves)
-    _, state = model.apply(variables, batch(), train=False, capture_intermediates=True)
+    _, state = apply(model, variables, batch(), train=False, capture_intermediates=True)
     inner = dict(state["intermediates"])
     inner.pop("head"), inner.pop("__call__")
     convolutions = [x for x in jax.tree.leaves(inner) if x.ndim == 4]
@@ -64,8 +75,8 @@ def test_only_the_computation_is_in_the_compute_dtype(block, dtype):
 
 def test_the_head_is_float32():
     model, variables = start(dtype="bfloat16")
-    logits, state = model.apply(
-        variables, batch(), train=False, capture_intermediates=True
+    logits, state = apply(
+        model, variables, batch(), train=False, capture_intermediates=True
     )
     maps = state["intermediates"]["stage2_block1"]["__call__"][0]
     pooled = np.asarray(maps.astype(jnp.float32)).mean(axis=(1, 2))
@@ -88,8 +99,8 @@ def test_auto_is_float32_on_cpu_and_bfloat16_on_accelerators(monkeypatch):
 def test_bfloat16_computes_the_same_network():
     model, variables = start(dtype="float32")
     short, _ = start(dtype="bfloat16")
-    logits = model.apply(variables, batch(), train=False)
-    rough = short.apply(variables, batch(), train=False)
+    logits = apply(model, variables, batch(), train=False)
+    rough = apply(short, variables, batch(), train=False)
     np.testing.assert_allclose(logits, rough, atol=0.05 * jnp.abs(logits).max())
     assert not (logits == rough).all()
 
@@ -97,7 +108,7 @@ def test_bfloat16_computes_the_same_network():
 def test_statistics_move_in_training_and_stay_in_evaluation():
     model, variables = start(bn_momentum=0.8)
     images = batch()
-    _, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    _, updates = apply(model, variables, images, train=True, mutable=["batch_stats"])
     stem = variables["params"]["stem_conv"]["kernel"]
     maps = jax.lax.conv_general_dilated(
         images, stem, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -106,7 +117,7 @@ def test_statistics_move_in_training_and_stay_in_evaluation():
     mean, var = maps.mean(axis=(0, 1, 2)), maps.var(axis=(0, 1, 2))  # biased
     np.testing.assert_allclose(moved["mean"], 0.2 * mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(moved["var"], 0.8 + 0.2 * var, rtol=1e-4)
-    _, kept = model.apply(variables, images, train=False, mutable=["batch_stats"])
+    _, kept = apply(model, variables, images, train=False, mutable=["batch_stats"])
     for before, after in zip(
         jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(kept), strict=True
     ):
@@ -115,8 +126,8 @@ def test_statistics_move_in_training_and_stay_in_evaluation():
 
 def test_in_evaluation_images_do_not_see_each_other():
     model, variables = start()
-    together = model.apply(variables, batch(), train=False)
-    alone = model.apply(variables, batch()[1:2], train=False)
+    together = apply(model, variables, batch(), train=False)
+    alone = apply(model, variables, batch()[1:2], train=False)
     np.testing.assert_allclose(together[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -125,12 +136,12 @@ def test_dropout_of_logits_drops_logits():
     key = {"dropout": jax.random.key(3)}
     plain = model.clone(design=start()[0].design)
     arguments = dict(train=True, mutable=["batch_stats"])
-    kept, _ = plain.apply(variables, batch(64), **arguments)
-    dropped, _ = model.apply(variables, batch(64), rngs=key, **arguments)
+    kept, _ = apply(plain, variables, batch(64), **arguments)
+    dropped, _ = apply(model, variables, batch(64), rngs=key, **arguments)
     zero = dropped == 0
     assert 0.4 < zero.mean() < 0.6
     np.testing.assert_allclose(dropped[~zero], 2 * kept[~zero], rtol=1e-5)
-    evaluated = model.apply(variables, batch(64), train=False)
+    evaluated = apply(model, variables, batch(64), train=False)
     assert (evaluated != 0).all()
 
 
@@ -139,9 +150,9 @@ def test_dropout_before_the_classifier_drops_features():
     head = variables["params"]["head"]
     head["kernel"], head["bias"] = jnp.eye(16, 10), jnp.ones(10)
     arguments = dict(train=True, mutable=["batch_stats"])
-    plain, _ = start()[0].apply(variables, batch(64), **arguments)
-    logits, _ = model.apply(
-        variables, batch(64), rngs={"dropout": jax.random.key(3)}, **arguments
+    plain, _ = apply(start()[0], variables, batch(64), **arguments)
+    logits, _ = apply(
+        model, variables, batch(64), rngs={"dropout": jax.random.key(3)}, **arguments
     )
     zero = logits == 1  # the bias stays
     assert 0.4 < zero.mean() < 0.6
@@ -151,9 +162,10 @@ def test_dropout_before_the_classifier_drops_features():
 @pytest.mark.parametrize("block", ["basic", "preact"])
 def test_dropout_in_blocks_needs_a_key_and_only_in_training(block):
     model, variables = start(block_dropout=0.3, block=block)
-    model.apply(variables, batch(), train=False)
+    apply(model, variables, batch(), train=False)
     logits = [
-        model.apply(
+        apply(
+            model,
             variables,
             batch(),
             train=True,
@@ -172,12 +184,12 @@ def test_pooling_drops_what_is_over_and_flattens_the_rest():
     whole, wide = start(pool=8), start()
     assert whole[1]["params"]["head"]["kernel"].shape == (16, 10)
     np.testing.assert_allclose(
-        whole[0].apply(whole[1], batch(), train=False),
-        wide[0].apply(whole[1], batch(), train=False),
+        apply(whole[0], whole[1], batch(), train=False),
+        apply(wide[0], whole[1], batch(), train=False),
         rtol=1e-5,
         atol=1e-6,
     )
-    assert model.apply(variables, batch(), train=False).shape == (4, 10)
+    assert apply(model, variables, batch(), train=False).shape == (4, 10)
 
 
 def test_zero_init_makes_only_the_last_scale_zero():
