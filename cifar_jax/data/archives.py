@@ -48,12 +48,11 @@ def read(
     missing = [name for name in names if name not in contents]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; {spec.remedy}")
-    parse = _parse_pickle if spec.keys else _parse_binary
     examples: dict[str, tuple[np.ndarray, Labels]] = {}
     for split in splits:
         # Each file is dropped once it is parsed, and only its images are kept.
         parts = [
-            parse(contents.pop(name), f"{path}: {name}", spec, split)
+            _parse(contents.pop(name), f"{path}: {name}", spec, split)
             for name in spec.files[split]
         ]
         images = np.ascontiguousarray(np.concatenate([part[0] for part in parts]))
@@ -175,47 +174,42 @@ def _damaged(path: pathlib.Path, error: Exception, remedy: str) -> UserError:
     )
 
 
-def _parse_binary(
+def _parse(
     content: bytes, where: str, spec: ArchiveSpec, split: str
 ) -> tuple[np.ndarray, Labels]:
-    _check_size(len(content), where, spec, split)
-    records = np.frombuffer(content, np.uint8).reshape(-1, spec.record_bytes)
-    labels = {}
-    for column, kind in enumerate(spec.labels):
-        labels[kind] = records[:, column].astype(np.int32)
-        _check_labels(labels[kind], where, kind, spec)
-    return as_images(records[:, len(spec.labels) :], where), labels
-
-
-def _parse_pickle(
-    content: bytes, where: str, spec: ArchiveSpec, split: str
-) -> tuple[np.ndarray, Labels]:
-    batch = pickles.read_batch(content, where)
-    missing = [key for key in ("data", *spec.keys.values()) if key not in batch]
-    if missing:
-        raise UserError(f"{where} lacks {', '.join(missing)}; {spec.remedy}")
+    """Returns the images and labels of a file, checked against the spec."""
     count = spec.records_per_file[split]
-    images = as_images(batch["data"], where)
-    if images.shape != (count, *spec.image_shape):
-        raise UserError(
-            f"{where} holds images {images.shape} instead of "
-            f"{(count, *spec.image_shape)}; {spec.remedy}"
-        )
-    labels = {}
-    for kind, key in spec.keys.items():
-        labels[kind] = as_labels(batch[key], count, where)
-        _check_labels(labels[kind], where, kind, spec)
+    if spec.keys:  # a Python archive
+        batch = pickles.read_batch(content, where)
+        missing = [key for key in ("data", *spec.keys.values()) if key not in batch]
+        if missing:
+            raise UserError(f"{where} lacks {', '.join(missing)}; {spec.remedy}")
+        images = as_images(batch["data"], where)
+        if images.shape != (count, *spec.image_shape):
+            raise UserError(
+                f"{where} holds images {images.shape} instead of "
+                f"{(count, *spec.image_shape)}; {spec.remedy}"
+            )
+        labels = {
+            kind: as_labels(batch[key], count, where) for kind, key in spec.keys.items()
+        }
+    else:
+        _check_size(len(content), where, spec, split)
+        records = np.frombuffer(content, np.uint8).reshape(count, spec.record_bytes)
+        images = as_images(records[:, len(spec.labels) :], where)
+        labels = {
+            kind: records[:, column].astype(np.int32)
+            for column, kind in enumerate(spec.labels)
+        }
+    for kind, values in labels.items():
+        num_classes = len(spec.labels[kind])
+        if values.max() >= num_classes:
+            index = int(np.argmax(values >= num_classes))
+            raise UserError(
+                f"{where}: record {index} has {kind} {values[index]}, but the labels "
+                f"are 0 to {num_classes - 1}; {spec.remedy}"
+            )
     return images, labels
-
-
-def _check_labels(labels: np.ndarray, where: str, kind: str, spec: ArchiveSpec) -> None:
-    num_classes = len(spec.labels[kind])
-    if labels.max() >= num_classes:
-        index = int(np.argmax(labels >= num_classes))
-        raise UserError(
-            f"{where}: record {index} has {kind} {labels[index]}, but the labels are "
-            f"0 to {num_classes - 1}; {spec.remedy}"
-        )
 
 
 def _check_size(size: int, where: str, spec: ArchiveSpec, split: str) -> None:

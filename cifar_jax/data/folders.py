@@ -164,11 +164,24 @@ def _decode(
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
             raise _BadImage("is not a regular file; give an image")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                return np.asarray(_upright_rgb(image, size, resize))
+            # Opening reads the header only; the pixels are decoded when converted.
+            image: Image.Image = Image.open(path, formats=FORMATS)
+            with image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise _BadImage(
+                        f"has {image.width}x{image.height} pixels; at most "
+                        f"{MAX_PIXELS:,} are read"
+                    )
+                if image.mode.startswith(("I", "F")):
+                    raise _BadImage(
+                        f"has more than 8 bits a pixel ({image.mode}); save it with 8"
+                    )
+                image = ImageOps.exif_transpose(image)
+                if "transparency" in image.info:
+                    image = image.convert("RGBA")
+                image = image.convert("RGB")
     except _BadImage:
         raise
     except Exception as error:  # PIL's decoders raise many kinds
@@ -176,21 +189,6 @@ def _decode(
         raise _BadImage(
             f"cannot be read ({reason[:150]}); replace or remove it"
         ) from error
-
-
-def _upright_rgb(
-    image: Image.Image, size: tuple[int, int] | None, resize: bool
-) -> Image.Image:
-    if image.width * image.height > MAX_PIXELS:
-        raise _BadImage(
-            f"has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read"
-        )
-    if image.mode.startswith(("I", "F")):
-        raise _BadImage(f"has more than 8 bits a pixel ({image.mode}); save it with 8")
-    image = ImageOps.exif_transpose(image)
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    image = image.convert("RGB")
     if size is not None and (image.height, image.width) != size:
         if not resize:
             raise _BadImage(
@@ -198,4 +196,4 @@ def _upright_rgb(
                 f"{size[0]}x{size[1]}; resize it, or ask for resizing"
             )
         image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return image
+    return np.asarray(image)
