@@ -297,6 +297,12 @@ def _study() -> ConfigDict:
     # CPU threads of a run, whose number changes its rounding; 0: the cores, shared by
     # the workers of a command
     study.threads = 0
+    # GPUs or TPU chips that a run reserves on a Ray cluster that has any; a share of a
+    # GPU (0.5) will do; 0: CPUs alone
+    study.accelerators = 1.0
+    # after which the study saves its runs and stops, with exit code 0; the same command
+    # resumes; 0: never
+    study.max_seconds = 0.0
     return study
 
 

@@ -1,29 +1,26 @@
-"""Studies as a user meets them: runs, tables, interruptions, several workers."""
+"""Studies as a user meets them: the command, its runs, tables and interruptions."""
 
 import csv
 import json
 import os
 import pathlib
+import random
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
 import pytest
-from support.studying import config_of, make
+from support import commands
+from support.studying import Inline, config_of
 
-from cifar_jax import UserError
-from cifar_jax.studies import folder, plan, results, table, winner, worker
-from cifar_jax.studies.journal import Journal
-from cifar_jax.training.interrupt import Stopped
+from cifar_jax.studies import run
+from cifar_jax.studies.driver import run_study
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-def rows(study, journal):
-    return table.rows(study, journal.candidates(), journal.trials())
 
 
 def cells(path):
@@ -33,7 +30,7 @@ def cells(path):
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_fast():
-    """Of this whole module: its first fixture trains, too."""
+    """For this whole module: its first fixture trains, too."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -50,154 +47,120 @@ def finished(digits_dir, tmp_path_factory):
         dict(name="huge", change={"model.widths": (40, 80)}),
     )
     keys = {"study.kind": "list", "study.space": items, "base.budget.limit": 20_000}
-    study = make(digits_dir, **keys)
-    journal = Journal(study, path)
-    worker.work(study, journal)
-    winner.score(study, journal)
-    results.write(study, rows(study, journal), path)
-    return study, journal
+    rows = run_study(config_of(digits_dir, **keys), path, executor=Inline())
+    return path, {row.candidate.name: row for row in rows}
 
 
-def test_a_study_goes_on_past_what_fails(finished):
-    study, journal = finished
-    found = {row.candidate.name: row for row in rows(study, journal)}
-    assert [run.state for run in found["narrow"].runs] == ["done", "done"]
-    assert [run.state for run in found["wide"].runs] == ["done", "done"]
-    assert [run.state for run in found["diverges"].runs] == ["failed", "failed"]
-    assert "diverged" in found["diverges"].runs[0].error
-    assert found["huge"].runs == () and "the limit is 20,000" in (
-        found["huge"].candidate.refusal
-    )
-    assert {path.name for path in (journal.folder / "runs").iterdir()} == {
-        "narrow",
-        "wide",
-        "diverges",
-    }
+def test_a_study_continues_past_what_fails(finished):
+    path, rows = finished
+    states = {name: [run.state for run in row.runs] for name, row in rows.items()}
+    assert states["narrow"] == states["wide"] == ["done", "done"]
+    assert states["diverges"] == ["failed", "failed"] and not states["huge"]
+    assert "diverged" in rows["diverges"].runs[0].error
+    assert "the limit is 20,000" in rows["huge"].candidate.skip_reason
+    names = {folder.name for folder in (path / "runs").iterdir()}
+    assert names == {"narrow", "wide", "diverges"}
 
 
 def test_its_runs_are_ordinary_ones_that_leave_the_test_set_alone(finished):
-    study, journal = finished
-    for name in ("narrow", "wide"):
-        for seed in (0, 1):
-            run = worker.run_directory(journal.folder, name, seed)
-            result = json.loads((run / "result.json").read_text())
-            assert result["test"] is None and result["seed"] == seed
-            assert result["val"]["num_examples"] == 144
-            assert (run / "best").exists() and (run / "metrics.jsonl").exists()
+    path, _ = finished
+    for workdir in (*path.glob("runs/narrow/*"), *path.glob("runs/wide/*")):
+        result = json.loads((workdir / "result.json").read_text())
+        assert result["test"] is None and f"seed-{result['seed']}" == workdir.name
+        assert result["val"]["num_examples"] == 144
+        assert (workdir / "best").exists() and (workdir / "metrics.jsonl").exists()
 
 
 def test_its_table_is_that_of_its_runs(finished):
-    _, journal = finished
-    lines = cells(journal.folder / "results.csv")
-    assert [line["state"] for line in lines] == ["done"] * 4 + ["failed"] * 2 + [
-        "refused"
-    ]
-    text = (journal.folder / "table.md").read_text()
+    path, _ = finished
+    states = [line["state"] for line in cells(path / "results.csv")]
+    assert states == ["done"] * 4 + ["failed"] * 2 + ["refused"]
+    text = (path / "table.md").read_text()
     for name in ("narrow", "wide"):
-        accuracy = []
-        for seed in (0, 1):
-            run = worker.run_directory(journal.folder, name, seed)
-            accuracy.append(json.loads((run / "result.json").read_text())["val"])
-        a, b = (each["accuracy"] for each in accuracy)
+        results = path.glob(f"runs/{name}/seed-*/result.json")
+        a, b = (json.loads(each.read_text())["val"]["accuracy"] for each in results)
         mean, std = (a + b) / 2, abs(a - b) / 2**0.5
         (line,) = (line for line in text.splitlines() if f"| {name} |" in line)
         assert f"| 2 | {mean:.4f} ± {std:.4f} |" in line
     assert "Never started:\n\n- huge:" in text and "- diverges, seed 1: " in text
-    assert {path.name for path in (journal.folder / "plots").iterdir()} == {
-        "accuracy.png",
-        "pareto_parameters.png",
-        "pareto_macs.png",
-    }
+    names = {file.name for file in (path / "plots").iterdir()}
+    assert names == {"accuracy.png", "pareto_parameters.png", "pareto_macs.png"}
 
 
 def test_only_the_winner_is_tested(finished):
-    study, journal = finished
-    record = json.loads((journal.folder / "winner.json").read_text())
+    path, rows = finished
+    record = json.loads((path / "winner.json").read_text())
     best = max(
-        (row for row in rows(study, journal) if row.count("done")),
-        key=lambda row: row.mean("accuracy"),
+        (row for row in rows.values() if row.done), key=lambda row: row.mean("accuracy")
     )
     assert record["design"] == best.candidate.name
     assert record["validation"] == best.values("accuracy")
     assert record["seeds"] == [0, 1] and len(record["test"]) == 2
     assert all(0 < accuracy < 1 for accuracy in record["test"])
-    before = (journal.folder / "winner.json").stat().st_mtime_ns
-    winner.score(study, journal)
-    assert (journal.folder / "winner.json").stat().st_mtime_ns == before
 
 
-def test_a_run_is_pruned_at_its_epoch(digits_dir, tmp_path, monkeypatch):
-    keys = {"study.seeds": 1, "base.train.epochs": 2, "study.pruner": "halving"}
-    keys["study.space"] = (dict(factor="C", values=(2,)),)
-    study = make(digits_dir, **keys)
-    journal = Journal(study, tmp_path)
-    monkeypatch.setattr(Journal, "prunes", lambda self, job: True)
-    worker.work(study, journal)
-    (row,) = rows(study, journal)
-    (run,) = row.runs
-    assert (run.state, run.epochs) == ("pruned", 1)
-    metrics = worker.run_directory(tmp_path, "C2", 0) / "metrics.jsonl"
+def test_a_stop_file_ends_a_run_at_an_epochs_end(digits_dir, tmp_path):
+    """And before its first epoch; without it, the run is resumed."""
+    config = config_of(digits_dir, **{"base.train.epochs": 3}).base
+    config.evaluate.test = False
+    task = run.Task(config, tmp_path / "run")
+    task.workdir.mkdir()
+    stop, metrics = task.workdir / run.STOP, task.workdir / "metrics.jsonl"
+    stop.touch()
+    assert run.train(task).state == "stopped" and not metrics.exists()
+    stop.unlink()
+
+    def leave_stop_file():  # when the first epoch is written
+        while not metrics.exists() or '"val"' not in metrics.read_text():
+            time.sleep(0.01)
+        stop.touch()
+
+    thread = threading.Thread(target=leave_stop_file)
+    thread.start()
+    assert run.train(task).state == "stopped"
+    thread.join()
     epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
-    assert epochs == [1, 1]
+    assert 1 <= epochs[-1] < 3
+    stop.unlink()
+    outcome = run.train(task)
+    assert outcome.state == "done" and outcome.figures["best_epoch"] <= 3
 
 
-def test_a_stopped_worker_gives_its_run_back(digits_dir, tmp_path, monkeypatch):
-    study = make(digits_dir, **{"study.seeds": 1})
-    journal = Journal(study, tmp_path)
-    with monkeypatch.context() as patch:
-
-        def stop(*args, **options):
-            raise Stopped("stopped by SIGTERM", 143)
-
-        patch.setattr(worker.loop, "train_and_evaluate", stop)
-        with pytest.raises(Stopped):
-            worker.work(study, journal)
-    job = Journal(study, tmp_path).claim()
-    assert job.number == 0
-    job.lock.release()
+def test_a_plan_trains_nothing(digits_dir, tmp_path):
+    options = ("--config=configs/search/table_8.py:small", f"--workdir={tmp_path}/s")
+    space = '({"factor":"N","values":(2,)},{"factor":"B","values":(1,2)})'
+    digits = (f"--config.study.space={space}", *DIGITS)
+    digits += (f"--config.base.data.dir={digits_dir}", "--plan")
+    done = commands.call("search", *options, *digits)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\| N2-B2 \| 2 \| 2 \| \d+-\d+ \| 1,\d+ \|", done.stdout)
+    assert "2 designs, 6 runs: about" in done.stdout
+    assert "measured" in done.stdout and not (tmp_path / "s").exists()
 
 
-@pytest.mark.slow
-def test_a_fault_of_ours_fails_one_run(digits_dir, tmp_path, monkeypatch, capsys):
-    measured = worker._measured
-
-    def broken(study, result, workdir):
-        if workdir.name == "seed-0":
-            raise KeyError("latency")
-        return measured(study, result, workdir)
-
-    monkeypatch.setattr(worker, "_measured", broken)
-    study = make(digits_dir)
-    journal = Journal(study, tmp_path)
-    worker.work(study, journal)
-    found = [run for row in rows(study, journal) for run in row.runs]
-    assert [run.state for run in found] == ["failed", "done"] * 2
-    assert found[0].error == "KeyError: 'latency'"
-    assert "Traceback" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "code", "message"),
+    [
+        ("--part=3/2", 2, "--part is 3/2; use K/N, from 1/N to N/N"),
+        ("--executor=slurm", 1, "--executor is 'slurm'; use local, ray or ray=ADDRESS"),
+    ],
+)
+def test_wrong_options_are_named(tmp_path, option, code, message):
+    options = ("--config=configs/search/table_8.py:small", f"--workdir={tmp_path}")
+    done = commands.call("search", *options, *DIGITS, option)
+    assert done.returncode == code and message in done.stderr
 
 
-def test_another_study_is_refused(tmp_path):
-    folder.claim(tmp_path, config_of())
-    folder.claim(tmp_path, config_of(**{"study.seeds": 5, "base.data.dir": "/other"}))
-    with pytest.raises(UserError, match=r"base.train.epochs was 1, now 2"):
-        folder.claim(tmp_path, config_of(**{"base.train.epochs": 2}))
-    with pytest.raises(UserError, match=r"study.kind was grid, now one_at_a_time"):
-        folder.claim(tmp_path, config_of(**{"study.kind": "one_at_a_time"}))
-
-
-def test_a_plan_trains_nothing(capsys, digits_dir):
-    plan.show(make(digits_dir), measure=False, workers=1)
-    out = capsys.readouterr().out
-    assert "2 designs, 4 runs" in out and re.search(r"C4 .*│ 4 │ +4-8 │", out)
-
-
-COMMAND = (
-    *(sys.executable, "-m", "cifar_jax.search"),
-    *("--config", "configs/search/table_8.py:small"),
+DIGITS = (
     *("--config.base.data.name=digits", "--config.base.data.train_split=train"),
     *("--config.base.data.test_split=test", "--config.base.data.validation=200"),
+    *("--config.base.budget.limit=2000",),
+)
+COMMAND = (
+    *(sys.executable, "-m", "cifar_jax.search"),
+    *("--config", "configs/search/table_8.py:small", *DIGITS),
     '--config.study.space=({"factor":"N","values":(2,3)},{"factor":"B","values":(1,)})',
-    *("--config.study.seeds=2", "--config.base.budget.limit=2000"),
+    "--config.study.seeds=2",
 )
 
 
@@ -214,69 +177,61 @@ def start(workdir, digits_dir, *options):
     )
 
 
+def num_validations(workdir):
+    return sum(p.read_text().count('"val"') for p in workdir.glob("runs/*/*/*.jsonl"))
+
+
+def wait_for(process, condition):
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+
+
 def workers_of(process):
+    """Returns the local workers: children that have a session of their own."""
     children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return [int(number) for number in children.read_text().split()]
+    pids = [int(number) for number in children.read_text().split()]
+    return [pid for pid in pids if os.getsid(pid) == pid]
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_and_workers_can_share_it(digits_dir, tmp_path):
-    """Killed twice, once the worker alone; its table is that of two workers."""
-    first = start(tmp_path / "killed", digits_dir)
-    journal = tmp_path / "killed" / "journal.log"
-
-    def wait_for(count):  # validations
-        deadline = time.monotonic() + 300
-        while not journal.exists() or journal.read_text().count('"step"') < count:
-            assert time.monotonic() < deadline and first.poll() is None
-            time.sleep(0.05)
-
-    wait_for(1)
-    (child,) = workers_of(first)
-    os.kill(child, signal.SIGKILL)  # it is replaced
-    wait_for(4)
-    (child,) = workers_of(first)
-    for pid in (first.pid, child):
-        os.kill(pid, signal.SIGKILL)
-    first.communicate()
-    assert not (tmp_path / "killed" / "table.md").exists()
-
-    again = start(tmp_path / "killed", digits_dir)
-    shared = start(tmp_path / "shared", digits_dir, "--workers=2")
-    for process in (again, shared):
-        out, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, out
-    tables = [
-        (tmp_path / name / "table.md").read_text() for name in ("killed", "shared")
-    ]
-    assert tables[0] == tables[1]
+def test_a_killed_study_resumes_to_the_same_table(digits_dir, tmp_path):
+    """Its worker is killed once, and the driver at random."""
+    whole = start(tmp_path / "whole", digits_dir, "--workers=2")
+    out, _ = whole.communicate(timeout=600)
+    assert whole.returncode == 0, out
+    killed, draw = tmp_path / "killed", random.Random(0)
+    process = start(killed, digits_dir)
+    wait_for(process, lambda: num_validations(killed) >= 1)
+    (worker,) = workers_of(process)
+    os.kill(worker, signal.SIGKILL)  # it is replaced
+    for count in (2, 4, 6):
+        wait_for(process, lambda count=count: num_validations(killed) >= count)
+        time.sleep(draw.random())
+        process.kill()
+        process.communicate()
+        process = start(killed, digits_dir)
+    out, _ = process.communicate(timeout=600)
+    assert process.returncode == 0 and "resuming: " in out, out
     columns = ("design", "seed", "state", "accuracy", "loss", "best_epoch")
+    for name in ("table.md", "winner.json"):
+        assert (killed / name).read_text() == (tmp_path / "whole" / name).read_text()
     runs = [
-        [
-            [line[name] for name in columns]
-            for line in cells(tmp_path / n / "results.csv")
-        ]
-        for n in ("killed", "shared")
+        [[line[key] for key in columns] for line in cells(folder / "results.csv")]
+        for folder in (killed, tmp_path / "whole")
     ]
     assert runs[0] == runs[1] and len(runs[0]) == 4
-
-    winner = tmp_path / "killed" / "winner.json"
-    before = winner.read_text()
-    winner.unlink()  # as if it had been stopped before that
-    done = start(tmp_path / "killed", digits_dir)
-    assert done.communicate()[0] and not done.returncode  # nothing else is left to do
-    assert winner.read_text() == before
 
 
 @pytest.mark.slow
 def test_a_study_is_stopped_by_a_signal(digits_dir, tmp_path):
     process = start(tmp_path, digits_dir)
-    journal = tmp_path / "journal.log"
-    deadline = time.monotonic() + 300
-    while not journal.exists() or '"step"' not in journal.read_text():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
+    wait_for(process, lambda: num_validations(tmp_path) >= 1)
+    (worker,) = workers_of(process)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 130, out
-    assert "the same command goes on from there" in out
+    assert "stopped by SIGINT; the same command resumes" in out
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)

@@ -1,34 +1,36 @@
-"""The designs of a study, counted and held to the budget before anything starts.
+"""The designs of a study: what sets each apart, and whether it keeps to the budget.
 
 Nothing here needs JAX: thousands of designs are laid out in a second.
 """
 
 import dataclasses
+import difflib
+import functools
 import itertools
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax.config import config_to_dict, flatten
 from cifar_jax.models import count, design
-from cifar_jax.models.cost import Cost, cost_of
-from cifar_jax.studies import factors as named
+
+# Report 004's letters, and two of ours: short names for keys of `config.model`.
+LETTERS = ("N", "B", "C", "F", "K", "P", "growth")
+_LETTER = re.compile(rf"{'|'.join(LETTERS)}|B([1-9])")  # B3: the third stage's blocks
+
+Factors = Mapping[str, Any]  # values of letters and of config keys, by their name
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A design of a study.
+    """A design: `config` is that of its runs, except for the seed.
 
-    Attributes:
-      name: Of its folder and its row.
-      factors: What sets it apart, by factor.
-      config: Of its runs, but for the seed.
-      widths: Channels of the stages.
-      num_parameters: Trainable ones.
-      cost: Of one image.
-      refusal: Why no run of it is started, or None.
+    `factors` are the letters and config keys that set it apart; no run is started of
+    one with a `skip_reason`.
     """
 
     name: str
@@ -36,20 +38,15 @@ class Candidate:
     config: ConfigDict
     widths: tuple[int, ...] = ()
     num_parameters: int = 0
-    cost: Cost = Cost(0, 0, 0)
-    refusal: str | None = None
+    skip_reason: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What all designs of a study obey.
+    """What all designs of a study obey: their factors change `base`.
 
-    Attributes:
-      base: Config that they change.
-      image_shape: Height, width and channels.
-      num_classes: Of the data set.
-      widest: Whether each takes the largest width below `base.budget.limit`.
-      multiple: Of it are the widths then.
+    With `widest`, each takes the largest widths below `base.budget.limit` that are
+    multiples of `multiple`.
     """
 
     base: ConfigDict
@@ -59,124 +56,182 @@ class Rules:
     multiple: int = 1
 
 
-def candidate(rules: Rules, factors: Mapping[str, Any], name: str = "") -> Candidate:
-    """Returns the design with these factors; over the budget it has a refusal.
-
-    Args:
-      rules: Of the study.
-      factors: As `factors.changed` takes them.
-      name: Its name; else one is made of the factors.
-
-    Raises:
-      UserError: If a factor is none.
-    """
-    config = named.changed(rules.base, factors)
-    found = Candidate(name or name_of(factors), dict(factors), config)
+def candidate(rules: Rules, factors: Factors, name: str = "") -> Candidate:
+    """Returns the design with these factors; over the budget it has a `skip_reason`."""
+    config = with_factors(rules.base, factors)
+    result = Candidate(name or name_of(factors), dict(factors), config)
     limit = config.budget.limit
     try:
-        resolved = design.resolve(config.model.to_dict())
-        design.check(resolved, rules.image_shape, rules.num_classes)
+        network = design.resolve(config.model.to_dict())
+        design.check(network, rules.image_shape, rules.num_classes)
         if rules.widest and limit is not None:
-            fitting = count.largest_width_under_budget(
-                resolved, rules.image_shape, rules.num_classes, limit, rules.multiple
+            widest = count.largest_width_under_budget(
+                network, rules.image_shape, rules.num_classes, limit, rules.multiple
             )
-            if fitting is None:
+            if widest is None:
                 raise UserError(f"no width has fewer than {limit:,} parameters")
-            resolved, config.model.widths = fitting, fitting.widths
+            network, config.model.widths = widest, widest.widths
     except UserError as error:
-        return dataclasses.replace(found, refusal=str(error))
-    number = count.closed_form(resolved, rules.image_shape, rules.num_classes)
-    over = limit is not None and number >= limit
+        return dataclasses.replace(result, skip_reason=str(error))
+    number = count.closed_form(network, rules.image_shape, rules.num_classes)
+    reason = None
+    if limit is not None and number >= limit:
+        reason = f"{number:,} parameters; the limit is {limit:,}"
     return dataclasses.replace(
-        found,
-        widths=resolved.widths,
-        num_parameters=number,
-        cost=cost_of(resolved, rules.image_shape, rules.num_classes),
-        refusal=f"{number:,} parameters; the limit is {limit:,}" if over else None,
+        result, widths=network.widths, num_parameters=number, skip_reason=reason
     )
 
 
-def name_of(factors: Mapping[str, Any]) -> str:
+def with_factors(base: ConfigDict, factors: Factors) -> ConfigDict:
+    """Returns a copy of a config in which letters and dotted keys are set.
+
+    Raises:
+      UserError: names a factor that is unknown, or whose value has the wrong type.
+    """
+    config = base.copy_and_resolve_references()
+    keys = {key: v for key, v in factors.items() if not _LETTER.fullmatch(key)}
+    letters = {name: v for name, v in factors.items() if name not in keys}
+    for key, value in (_model_keys(config.model, letters) | keys).items():
+        *sections, last = key.split(".")
+        section = config
+        for name in sections:
+            section = section.get(name) if isinstance(section, ConfigDict) else None
+        is_section = isinstance(section, ConfigDict)
+        if not is_section or isinstance(section.get(last, ConfigDict()), ConfigDict):
+            close = difflib.get_close_matches(
+                key, [*LETTERS, *flatten(config_to_dict(config))], n=1
+            )
+            hint = f"use {', '.join(LETTERS)}, or a key of the config"
+            remedy = f"did you mean {close[0]}?" if close else hint
+            raise UserError(f"unknown factor {key!r} in study.space; {remedy}")
+        try:
+            section[last] = value
+        except TypeError as error:
+            raise UserError(
+                f"{key} cannot be {value!r}: it is like {section[last]!r}; change the "
+                "values of study.space"
+            ) from error
+    return config
+
+
+def value_of(config: ConfigDict, name: str) -> Any:
+    """Returns the value that a factor has in a config, or None where it has none."""
+    letter, model = _LETTER.fullmatch(name), config.model
+    if not letter:
+        return functools.reduce(
+            lambda section, key: section[key], name.split("."), config
+        )
+    sizes = tuple(model.stage_sizes)
+    if letter[1]:
+        return dict(enumerate(sizes, 1)).get(int(letter[1]))
+    return {
+        "N": len(sizes),
+        "B": sizes[0] if len(set(sizes)) == 1 else sizes,
+        "C": model.widths[0],
+        "F": model.kernel_sizes[0],
+        "K": model.shortcut_kernel_sizes[0],
+        "P": model.pool,
+    }.get(name)
+
+
+def name_of(factors: Factors) -> str:
     """Returns a name that can be that of a folder: N3-B2, learning_rate0.01-adam."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, list | tuple):
+            return "x".join(map(text, value))
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
     parts = (
-        value if isinstance(value, str) else f"{key.rsplit('.', 1)[-1]}{_text(value)}"
+        value if isinstance(value, str) else f"{key.rsplit('.', 1)[-1]}{text(value)}"
         for key, value in factors.items()
     )
     return folder_of("-".join(parts)) or "base"
 
 
 def folder_of(name: str) -> str:
-    """Returns a design's name as that of its folder."""
+    """Returns the name of a design's folder."""
     return re.sub(r"[^\w.=+-]+", "_", name)
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "x".join(_text(each) for each in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def fixed(kind: str, space: Sequence[Mapping], rules: Rules) -> list[Candidate]:
-    """Returns the designs of a space that is known beforehand, in its order.
-
-    Args:
-      kind: "list", "grid" or "one_at_a_time".
-      space: As `cifar_jax.config` has it.
-      rules: Of the study.
-
-    Raises:
-      UserError: If two of them have one name.
-    """
-    found: dict[str, Candidate] = {}
-    for name, factors in _LAYOUTS[kind](space, rules.base):
-        each = candidate(rules, factors, name)
-        if kind == "one_at_a_time" and same(each, found.values()):
-            continue  # where the value of a factor is that of the base
-        if not re.fullmatch(r"\w[^|/\\\n\r\t]*", each.name):
+    """Returns the designs of a space that is known beforehand, in its order."""
+    by_folder: dict[str, Candidate] = {}
+    seen: set[str] = set()
+    for name, factors in _layout(kind, space):
+        new = candidate(rules, factors, name)
+        # One at a time: skip the value that a factor has in the base anyway.
+        if kind == "one_at_a_time" and not new.skip_reason:
+            if (identity := identity_of(new)) in seen:
+                continue
+            seen.add(identity)
+        if not re.fullmatch(r"\w[^|/\\\n\r\t]*", new.name):
             raise UserError(
-                f"a design of study.space is called {each.name!r}; a name is a line, "
+                f"a design of study.space is called {new.name!r}; a name is a line, "
                 "starts with a letter or digit, and has no '|' or slash"
             )
-        if folder_of(each.name) in found:
+        if folder_of(new.name) in by_folder:
             raise UserError(
-                f"two designs of study.space are called {each.name}, as folders go; "
+                f"two designs of study.space are called {new.name}, as folders go; "
                 "give each a name of its own"
             )
-        found[folder_of(each.name)] = each
-    return list(found.values())
+        by_folder[folder_of(new.name)] = new
+    return list(by_folder.values())
 
 
-def same(each: Candidate, others: Iterable[Candidate]) -> bool:
-    """Tells whether one of the other designs would have the same runs."""
-    known = [_identity(other.config) for other in others if not other.refusal]
-    return not each.refusal and _identity(each.config) in known
+def identity_of(each: Candidate) -> str:
+    """Returns a text that designs share if their runs would be the same."""
+    # Short forms of a network, such as one width for all stages, are written out.
+    model = dataclasses.asdict(design.resolve(each.config.model.to_dict()))
+    plain = each.config.to_dict() | {"model": model}
+    return json.dumps(plain, sort_keys=True, default=str)
 
 
-def _identity(config: ConfigDict) -> dict[str, Any]:
-    """Returns a config as plain data, without short forms of its network."""
-    model = dataclasses.asdict(design.resolve(config.model.to_dict()))
-    return config.to_dict() | {"model": model}
+def _layout(kind: str, space: Sequence[Mapping]) -> Iterator[tuple[str, dict]]:
+    """Yields a name ("" where it follows from the factors) and factors."""
+    if kind == "list":
+        for item in space:
+            yield item["name"], dict(item["change"])
+    elif kind == "grid":
+        names = [axis["factor"] for axis in space]
+        for values in itertools.product(*(axis["values"] for axis in space)):
+            yield "", dict(zip(names, values, strict=True))
+    else:
+        yield "base", {}
+        for axis in space:
+            for value in axis["values"]:
+                yield "", {axis["factor"]: value}
 
 
-def _list(space, base) -> Iterator[tuple[str, dict]]:
-    del base
-    for item in space:
-        yield item["name"], dict(item["change"])
-
-
-def _grid(space, base) -> Iterator[tuple[str, dict]]:
-    del base
-    names = [axis["factor"] for axis in space]
-    for values in itertools.product(*(axis["values"] for axis in space)):
-        yield "", dict(zip(names, values, strict=True))
-
-
-def _one_at_a_time(space, base) -> Iterator[tuple[str, dict]]:
-    del base
-    yield "base", {}
-    for axis in space:
-        for value in axis["values"]:
-            yield "", {axis["factor"]: value}
-
-
-_LAYOUTS = {"list": _list, "grid": _grid, "one_at_a_time": _one_at_a_time}
+def _model_keys(model: ConfigDict, letters: Factors) -> dict[str, Any]:
+    """Returns what letters set, by the keys of the config."""
+    for name, value in letters.items():
+        types = int | float if name == "growth" else int
+        is_number = isinstance(value, types) and not isinstance(value, bool)
+        if not is_number or value < (0 if name == "P" else 1):
+            raise UserError(
+                f"factor {name} cannot be {value!r}; it is a whole number of at least "
+                "1, or P=0 for the whole map (growth: any number of at least 1)"
+            )
+    keys: dict[str, Any] = {}
+    sizes = list(model.stage_sizes)
+    if "N" in letters:  # a new stage has as many blocks as the last one
+        sizes = [*sizes, *(letters["N"] * sizes[-1:])][: letters["N"]]
+    if "B" in letters:
+        sizes = [letters["B"]] * len(sizes)
+    for name, value in letters.items():
+        stage = int(_LETTER.fullmatch(name)[1] or 0)
+        if 0 < stage <= len(sizes):  # with N sampled, some are idle
+            sizes[stage - 1] = value
+    if tuple(sizes) != tuple(model.stage_sizes):
+        keys["model.stage_sizes"] = tuple(sizes)
+    if {"N", "C", "growth"} & set(letters):
+        first, growth = letters.get("C", model.widths[0]), letters.get("growth", 2)
+        widths = (round(first * growth**stage) for stage in range(len(sizes)))
+        keys["model.widths"] = tuple(widths)
+    for name, key in (("F", "kernel_sizes"), ("K", "shortcut_kernel_sizes")):
+        if name in letters:
+            keys[f"model.{key}"] = (letters[name],)
+    if "P" in letters:
+        keys["model.pool"] = letters["P"] or None
+    return keys

@@ -1,199 +1,253 @@
-"""Who works on which run of a study: claims, and what becomes of them.
+"""The record of a study: Optuna's journal, which only the driver writes.
 
-A worker holds the kernel's lock on a file of its trial's for as long as it works on it.
-The kernel frees that lock when the worker dies, however it dies; a trial that runs by
-the journal, but whose lock is free, has been given back, and the next worker that looks
-for work goes on with it from its run's newest checkpoint. Optuna's own remedy,
-heartbeats in a database, needs a clock that all machines share, waits for it, takes a
-paused worker for dead, and starts the trial anew.
-
-Workers on several machines need a folder on a file system that shares locks (flock), as
-run directories do: NFS, Lustre and GPFS can. A machine that vanishes gives its locks
-back when the file server notices.
+Optuna's own tools can read it, with `JournalStorage(JournalFileBackend(path))`. A run
+becomes a trial when it has ended; but the first run of a design that may be pruned, or
+that a sampler has proposed, is a trial from its start.
 """
 
-import contextlib
-import dataclasses
+import json
+import os
 import pathlib
-import time
-from collections.abc import Iterator
+import warnings
+import zlib
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
 
+from cifar_jax import UserError
+from cifar_jax._files import replacing
+from cifar_jax.studies import designs
 from cifar_jax.studies.designs import Candidate
-from cifar_jax.studies.locks import KernelLock
-from cifar_jax.studies.study import Study
-from cifar_jax.studies.trials import Trials
+from cifar_jax.studies.study import OBJECTIVES, Study
+from cifar_jax.studies.table import Key, Run
 
-POLL_SECONDS = 1.0
-MOST_STARTS = 3  # of a run whose worker dies each time before it has closed an epoch
+DESIGN = "design.json"  # factors of a sampled design, in the folder of its runs
+_MOST_PROPOSALS = 200  # in a row that are over the budget or known already
+_STATES = {
+    TrialState.RUNNING: "waiting",  # its driver has ended: the run is resumed
+    TrialState.COMPLETE: "done",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+_TRIAL_STATES = {state: trial_state for trial_state, state in _STATES.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A run that this worker has claimed.
+class CheckedFile(BaseJournalBackend):
+    """Optuna's journal file for a single writer, with a checksum in each line.
 
-    Attributes:
-      number: Of its trial.
-      trial_id: In the storage.
-      candidate: Its design.
-      seed: Number of the run among those of the design, from 0.
-      starts: How often it has been begun, with this time, since it last closed an epoch
-        or was saved.
-      lock: That nobody else works on it.
+    `crc` in a line depends on all lines before it, so that changed, missing and foreign
+    lines are all noticed. Optuna itself ignores it, and dies of such lines.
+
+    Raises:
+      UserError: If a line is damaged, or was written by a version without checksums.
     """
 
-    number: int
-    trial_id: int
-    candidate: Candidate
-    seed: int
-    starts: int
-    lock: KernelLock
+    def __init__(self, path: pathlib.Path):
+        self._path, self._crc = path, 0
+        self._unread: list[dict[str, Any]] = []
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if lines and not lines[-1].endswith(b"\n"):  # cut off by a kill or power cut
+            os.truncate(path, sum(map(len, lines[:-1])))
+            lines.pop()
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+                crc = record.pop("crc", None)
+                if crc != self._next_crc(record):
+                    raise ValueError("wrong checksum" if crc else "no checksum")
+            except (ValueError, AttributeError, TypeError) as error:
+                raise UserError(
+                    f"{path} is damaged (line {number} of {len(lines)}: {error}); "
+                    "results of finished runs are safe in runs/, but which runs were "
+                    "pruned or have failed, and what a sampler has learned, is lost; "
+                    f"to continue, move {path.name} away and run the same command"
+                ) from error
+            self._crc = crc
+            self._unread.append(record)
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """Returns the records since the last call, from which Optuna continues."""
+        del log_number_from
+        records, self._unread = self._unread, []
+        return records
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends records."""
+        with self._path.open("a") as file:
+            for log in logs:
+                self._crc = self._next_crc(log)
+                text = json.dumps({**log, "crc": self._crc}, separators=(",", ":"))
+                file.write(text + "\n")
+                # As Optuna reads them back: the keys of JSON are texts.
+                self._unread.append(json.loads(text))
+
+    def _next_crc(self, record: dict[str, Any]) -> int:
+        return zlib.crc32(json.dumps(record).encode(), self._crc)
 
 
-class Journal(Trials):
-    """The trials of a study, and claims of its workers on them.
+class Journal:
+    """The trials of a study, in a file of its folder.
 
-    Args:
-      study: Whose.
-      folder: Where; made if need be.
+    Raises:
+      UserError: If the file is damaged.
     """
 
-    def __init__(self, study: Study, folder: pathlib.Path):
-        super().__init__(study, folder)
-        self._claims = folder / "claims"
-        self._claims.mkdir(exist_ok=True)
+    def __init__(self, study: Study, folder: pathlib.Path, name: str = "journal.log"):
+        self._study, self._runs_folder = study, folder / "runs"
+        self._known = {each.name: each for each in study.candidates}
+        self._identities: set[str] = set()  # of sampled designs
+        self._trials: dict[Key, Trial] = {}  # of runs that have not ended
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._storage = storage = JournalStorage(CheckedFile(folder / name))
+        if not optuna.get_all_study_names(storage):
+            more = [
+                "maximize" if OBJECTIVES[n] else "minimize" for n in study.objectives
+            ]
+            optuna.create_study(study_name="study", storage=storage, directions=more)
+        pruner = study.make_pruner()
+        self._optuna = optuna.load_study(
+            study_name="study", storage=storage, pruner=pruner
+        )
+        recorded = {run.candidate.name for run in self.runs()}
+        for path in sorted(self._runs_folder.glob(f"*/{DESIGN}")):
+            if path.parent.name not in recorded:  # the journal was lost
+                run = Run(
+                    self._design(path.parent.name, json.loads(path.read_text())), 0
+                )
+                self._add(run, TrialState.RUNNING)
 
-    def claim(self) -> Job | None:
-        """Claims the next run; returns None when the study is done.
+    def runs(self) -> list[Run]:
+        """Returns the newest trial of each run, in the order of their first ones."""
+        newest: dict[Key, FrozenTrial] = {}
+        for trial in self._optuna.get_trials(deepcopy=False):
+            attrs = trial.user_attrs
+            if "candidate" in attrs:
+                newest[attrs["candidate"], attrs["seed"]] = trial
+            elif trial.state == TrialState.RUNNING:  # its driver was killed just then
+                self._optuna.tell(trial.number, state=TrialState.FAIL)
+        return [self._run(*key, trial) for key, trial in newest.items()]
 
-        It waits while other workers may still give a run back.
+    def begin(self, run: Run) -> None:
+        """Opens the trial of a run that may be pruned: the first one of a design."""
+        may_be_pruned = self._study.pruner != "none" and run.seed == 0
+        if may_be_pruned and run.key not in self._trials:
+            self._open(self._optuna.ask(), run)
+
+    def report(self, run: Run, epoch: int) -> bool:
+        """Records the validation of an epoch; returns whether the run should be pruned.
+
+        To be called once for each epoch, in order: pruners count the calls.
         """
-        while True:
-            with self._turn:
-                if job := self._next() or self._proposed():
-                    return job
-                running = any(not t.state.is_finished() for t in self.trials())
-                if not running and not self._extend():
-                    return None
-            time.sleep(POLL_SECONDS)
-
-    def complete(self, job: Job, values: list[float], result: dict[str, Any]) -> None:
-        """Closes a run that has ended."""
-        self._set(job.trial_id, "result", result)
-        self._optuna.tell(job.number, values)
-        job.lock.release()
-
-    def prune(self, job: Job) -> None:
-        """Closes a run that was too bad to go on."""
-        self._optuna.tell(job.number, state=TrialState.PRUNED)
-        job.lock.release()
-
-    def fail(self, job: Job, reason: str) -> None:
-        """Closes a run that cannot be done."""
-        self._set(job.trial_id, "error", reason)
-        self._optuna.tell(job.number, state=TrialState.FAIL)
-        job.lock.release()
-
-    def give_back(self, job: Job) -> None:
-        """Leaves a run, whose state is saved, to the next worker; but a closed one."""
-        if not self.is_closed(job):
-            self._set(job.trial_id, "starts", [0, 0])
-            job.lock.release()
-
-    def report(self, job: Job, epoch: int, value: float) -> None:
-        """Notes what a run validates at after an epoch."""
-        self._storage.set_trial_intermediate_value(job.trial_id, epoch, value)
-
-    def prunes(self, job: Job) -> bool:
-        """Tells whether a run is too bad to go on.
-
-        Only the first run of a design can be: the mean over seeds is that of all.
-        """
-        if job.seed:
+        trial = self._trials.get(run.key)
+        if trial is None or self._study.pruner == "none":
             return False
-        trial = self._storage.get_trial(job.trial_id)
-        return self._optuna.pruner.prune(self._optuna, trial)
+        trial.report(run.values[epoch], epoch)
+        return epoch < run.candidate.config.train.epochs and trial.should_prune()
 
-    def is_closed(self, job: Job) -> bool:
-        """Tells whether it is written what became of a run."""
-        return self._storage.get_trial(job.trial_id).state.is_finished()
+    def close(self, run: Run) -> None:
+        """Records how a run has ended."""
+        if (trial := self._trials.pop(run.key, None)) is None:
+            self._add(run, _TRIAL_STATES[run.state])
+            return
+        for name, value in self._attrs(run).items():
+            trial.set_user_attr(name, value)
+        self._optuna.tell(trial, self._values(run), _TRIAL_STATES[run.state])
 
-    @contextlib.contextmanager
-    def alone(self, what: str, *, wait: bool = True) -> Iterator[bool]:
-        """Keeps other workers out of a block, until it ends.
-
-        Args:
-          what: The same for all of them.
-          wait: Whether to wait for one that is in there.
-
-        Yields:
-          Whether the others are out.
-        """
-        lock = KernelLock(self._claims / what)
-        mine = lock.acquire(wait)
-        try:
-            yield mine
-        finally:
-            if mine:
-                lock.release()
-
-    def _next(self) -> Job | None:
-        """Returns a run whose worker is gone, or else the first one that waits."""
-        trials = self._all()
-        for state in (TrialState.RUNNING, TrialState.WAITING):
-            for trial in trials:
-                if trial.state == state and (job := self._taken(trial)):
-                    return job
+    def propose(self) -> Run | None:
+        """Returns the first run of a new design that the sampler proposes, or None."""
+        for _ in range(_MOST_PROPOSALS):
+            num_trials = len(self._optuna.get_trials(deepcopy=False))
+            self._optuna.sampler = self._study.make_sampler(num_trials)
+            trial = self._optuna.ask(self._study.distributions)
+            number, num_identities = trial.number, len(self._identities)
+            while (name := f"t{number:04}") in self._known:  # restored
+                number += 1
+            design = self._design(name, trial.params)
+            if not design.skip_reason and len(self._identities) > num_identities:
+                run = Run(design, 0)
+                self._open(trial, run)
+                folder = self._runs_folder / name
+                folder.mkdir(parents=True, exist_ok=True)
+                with replacing(folder / DESIGN) as path:
+                    path.write_text(json.dumps(design.factors) + "\n")
+                return run
+            del self._known[name]
+            trial.set_user_attr("error", design.skip_reason or "it has been tried")
+            self._optuna.tell(trial, state=TrialState.FAIL)
         return None
 
-    def _proposed(self) -> Job | None:
-        """Returns the first run of a design that the sampler proposes."""
-        trial = self._propose()
-        return trial and self._taken(trial)
+    def note_test(self, run: Run, accuracy: float) -> None:
+        """Records the test accuracy of a run of the winner."""
+        name, seed = run.key
+        self._optuna.set_user_attr(f"test {name} {seed}", [name, seed, accuracy])
 
-    def _taken(self, trial: FrozenTrial) -> Job | None:
-        """Claims a run that nobody works on, if it can be done."""
-        lock = self._lock(trial.number)
-        if lock is None:
-            return None
-        # Its worker may have closed it by now.
-        trial = self._storage.get_trial(trial._trial_id)
-        if not trial.state.is_finished() and "candidate" not in trial.user_attrs:
-            self._optuna.tell(trial.number, state=TrialState.FAIL)  # died in the making
-            lock.release()
-            return None
-        if trial.state.is_finished():
-            lock.release()
-            return None
-        if trial.state == TrialState.WAITING:
-            self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-        starts = _starts(trial) + 1
-        self._set(trial._trial_id, "starts", [starts, len(trial.intermediate_values)])
-        job = Job(
-            number=trial.number,
-            trial_id=trial._trial_id,
-            candidate=self._candidate(trial),
-            seed=trial.user_attrs["seed"],
-            starts=starts,
-            lock=lock,
+    def tested(self) -> dict[Key, float]:
+        """Returns the test accuracies that were measured, by run."""
+        values = self._optuna.user_attrs.values()
+        return {(name, seed): accuracy for name, seed, accuracy in values}
+
+    def _design(self, name: str, factors: dict[str, Any]) -> Candidate:
+        if name not in self._known:
+            design = designs.candidate(self._study.rules, factors, name)
+            self._known[name] = design
+            if not design.skip_reason:
+                self._identities.add(designs.identity_of(design))
+        return self._known[name]
+
+    def _run(self, name: str, seed: int, trial: FrozenTrial) -> Run:
+        """Returns a run as its trial has it; an unfinished one stays open."""
+        attrs = trial.user_attrs
+        values = trial.intermediate_values or attrs.get("values", {})
+        run = Run(
+            self._design(name, attrs["factors"]),
+            seed,
+            state=_STATES[trial.state],
+            values={int(epoch): value for epoch, value in values.items()},
+            figures=attrs.get("result", {}),
+            error=attrs.get("error"),
         )
-        if starts <= MOST_STARTS:
-            return job
-        self.fail(
-            job,
-            f"its process died {MOST_STARTS} times; see logs/, and try it again with "
-            "--retry_failed, with fewer --workers if memory is short",
-        )
-        return None
+        if not run.has_ended:
+            study_id = self._storage.get_study_id_from_name("study")
+            find_id = self._storage.get_trial_id_from_study_id_trial_number
+            self._trials[run.key] = Trial(self._optuna, find_id(study_id, trial.number))
+        return run
 
-    def _lock(self, number: int) -> KernelLock | None:
-        lock = KernelLock(self._claims / str(number))
-        return lock if lock.acquire(wait=False) else None
+    def _open(self, trial: Trial, run: Run) -> None:
+        for name, value in self._attrs(run).items():
+            trial.set_user_attr(name, value)
+        self._trials[run.key] = trial
 
+    def _attrs(self, run: Run) -> dict[str, Any]:
+        """Returns what a trial says of a run, its name last: then all is said."""
+        attrs = {"factors": run.candidate.factors, "seed": run.seed}
+        if run.state == "done":
+            attrs["result"] = run.figures
+        if run.error:
+            attrs["error"] = run.error
+        if run.values:
+            attrs["values"] = run.values
+        return attrs | {"candidate": run.candidate.name}
 
-def _starts(trial: FrozenTrial) -> int:
-    """Returns how often a run was begun since it closed an epoch, or was saved."""
-    starts, epochs = trial.user_attrs.get("starts", (0, 0))
-    return starts if epochs == len(trial.intermediate_values) else 0
+    def _values(self, run: Run) -> list[float] | None:
+        if run.state != "done":
+            return None
+        return [run.figures[name] for name in self._study.objectives]
+
+    def _add(self, run: Run, state: TrialState) -> None:
+        """Adds a trial as a whole; the sampler learns from one of its own designs."""
+        fields: dict[str, Any] = {}
+        if self._study.is_sampled and run.seed == 0:
+            fields["params"] = run.candidate.factors
+            fields["distributions"] = self._study.distributions
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            trial = optuna.create_trial(
+                state=state,
+                values=self._values(run),
+                user_attrs=self._attrs(run),
+                **fields,
+            )
+            self._optuna.add_trial(trial)

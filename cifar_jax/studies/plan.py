@@ -1,82 +1,95 @@
-"""What a study costs, before it is started."""
+"""What a study costs, before it is started: `--plan`."""
 
-import random
-from collections.abc import Sequence
+import contextlib
+import functools
+import io
+import os
+import pathlib
+import tempfile
 
-import rich.table
+import optuna
 
-from cifar_jax.studies import designs, live, table
+from cifar_jax import _runtime
+from cifar_jax.studies import designs, table
 from cifar_jax.studies.designs import Candidate
 from cifar_jax.studies.study import Study
-from cifar_jax.training.progress import clock_time
+from cifar_jax.studies.table import Row
 
-_EXAMPLES = 12  # of a space that is sampled
+NUM_EXAMPLES = 12  # of a space that is sampled
+_NUM_STEPS = 6  # of the run that is measured
 
 
 def show(study: Study, *, measure: bool, workers: int) -> None:
     """Prints the designs of a study with their size, and the time that runs would take.
 
     Args:
-      study: As `study.make` has made it.
-      measure: Whether to time a few of them here.
-      workers: That share the machine.
+      study: Study that is planned.
+      measure: Whether to measure the time of one run here; that of the others follows
+        from their multiply-adds.
+      workers: Number of runs that are done side by side.
     """
-    console = live.make_console()
-    candidates = list(study.candidates) or examples(study)
-    sound = [each for each in candidates if not each.refusal]
-    seconds, measured, note = {}, set(), ""
-    del measure, workers  # times come back with the driver
-    console.print(_table(study, candidates, seconds, measured))
+    from cifar_jax.models import count, resnet
+    from cifar_jax.training.progress import clock_time
+
+    threads = study.threads or max(1, (os.cpu_count() or 1) // workers)
+    os.environ.setdefault("NPROC", str(threads))  # as a worker has it
+    _runtime.start(study.rules.base.train.cpu_devices)
+    shape, num_classes = study.rules.image_shape, study.rules.num_classes
+    candidates = study.candidates or examples(study)
+    rows = {each.name: Row(each) for each in candidates if not each.skip_reason}
+
+    @functools.cache
+    def macs(name: str) -> int:
+        options = rows[name].candidate.config.model.to_dict()
+        model = resnet.create(num_classes=num_classes, image_shape=shape, **options)
+        return count.macs(model, shape)
+
+    columns = table.design_columns(table.factor_names(study, list(rows.values())))
+    columns["MACs"] = lambda row: f"{macs(row.candidate.name):,}"
+    num_designs = study.trials if study.is_sampled else len(rows)
+    note = f"{num_designs} designs, {study.num_runs} runs"
+    if measure:
+        middle = sorted(rows, key=macs)[len(rows) // 2]
+        print(f"measuring a run of {middle}", flush=True)
+        factor = _seconds(study, rows[middle].candidate) / macs(middle)
+        columns["time of a run"] = lambda row: clock_time(
+            macs(row.candidate.name) * factor
+        )
+        mean = sum(map(macs, rows)) / len(rows) * factor
+        total = clock_time(study.num_runs * mean / workers)
+        note += f": about {total} here with --workers={workers}. That of {middle} is "
+        note += f"measured ({threads} CPU threads), the others follow from the MACs"
+    print(table.grid(columns, rows.values()))
     for each in candidates:
-        if each.refusal:
-            console.print(f"never started: {each.name}: {each.refusal}", markup=False)
-    count = study.trials if study.samples else len(sound)
-    console.print(f"{count} designs, {study.runs} runs{note}", soft_wrap=True)
+        if each.skip_reason:
+            print(f"never started: {each.name}: {each.skip_reason}")
+    print(note)
 
 
 def examples(study: Study) -> list[Candidate]:
     """Returns some designs of a space that is sampled; the same ones each time."""
-    draw, found = random.Random(study.sampler_seed), []
-    for number in range(_EXAMPLES):
-        factors = {}
-        for axis in study.space:
-            if "values" in axis:
-                factors[axis["factor"]] = draw.choice(axis["values"])
-            elif isinstance(axis["low"], int) and isinstance(axis["high"], int):
-                factors[axis["factor"]] = draw.randint(axis["low"], axis["high"])
-            else:
-                low, high = axis["low"], axis["high"]
-                share = draw.random()
-                log = axis.get("log", False)
-                value = (
-                    low * (high / low) ** share if log else low + share * (high - low)
-                )
-                factors[axis["factor"]] = value
-        found.append(designs.candidate(study.rules, factors, f"example{number}"))
-    return found
+    sampler = optuna.samplers.RandomSampler(seed=study.sampler_seed)
+    draw = optuna.create_study(sampler=sampler)
+    return [
+        designs.candidate(study.rules, draw.ask(study.distributions).params, f"e{n}")
+        for n in range(NUM_EXAMPLES)
+    ]
 
 
-def _table(study: Study, candidates, seconds, measured) -> rich.table.Table:
-    names = [] if study.kind == "list" else _factors(candidates)
-    shown = rich.table.Table()
-    shown.add_column("design")
-    for name in (*map(table.short, names), "widths", "parameters", "MACs"):
-        shown.add_column(name, justify="right")
-    if seconds:
-        shown.add_column("time of a run", justify="right")
-    for each in candidates:
-        if each.refusal:
-            continue
-        cells = [each.name]
-        cells += [table.text(each.factors.get(name, "")) for name in names]
-        cells += [table.text(each.widths), f"{each.num_parameters:,}"]
-        cells += [f"{each.cost.macs:,}"]
-        if seconds:
-            mark = "*" if each.name in measured else " "
-            cells.append(f"{clock_time(seconds[each.name])}{mark}")
-        shown.add_row(*cells)
-    return shown
+def _seconds(study: Study, each: Candidate) -> float:
+    """Returns the seconds of a run of a design, from a few steps on made-up images."""
+    from cifar_jax.data import sources
+    from cifar_jax.training import dry_run, loop
 
-
-def _factors(candidates: Sequence[Candidate]) -> list[str]:
-    return list(dict.fromkeys(name for each in candidates for name in each.factors))
+    config, data = study.config(each, 0), each.config.data
+    source = sources.open(data.name, data.dir, image_size=data.image_size)
+    num_val = 2 * source.num_classes
+    num_train = _NUM_STEPS * config.train.batch_size + num_val
+    with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
+        path = pathlib.Path(folder, "data")
+        dry_run.write_noise(source, path, num_train=num_train, num_test=num_val)
+        short = dry_run.shortened(config, path, num_val)
+        with contextlib.redirect_stdout(io.StringIO()):
+            result = loop.train_and_evaluate(short, pathlib.Path(folder, "run"))
+    num_images = config.train.epochs * len(source.open_split(data.train_split))
+    return result["seconds"]["compile"] + num_images / result["images_per_second"]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cifar_jax.studies import table
@@ -10,7 +11,7 @@ from cifar_jax.studies.study import Study
 from cifar_jax.studies.table import Row
 
 RED, GRAY = "#c0392b", "#8a8f98"
-# What accuracy is drawn against, where it is known: axis and scale.
+# What accuracy is drawn against, where it is known: axis label and scale.
 _COSTS = {
     "parameters": ("parameters", 1),
     "macs": ("FLOPs of an image", 2),
@@ -18,110 +19,101 @@ _COSTS = {
 }
 
 
-def draw(study: Study, found: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
+def draw(study: Study, rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
     """Yields the figures of a study, by name."""
-    done = [row for row in found if row.values("accuracy")]
+    done = [row for row in rows if row.values("accuracy")]
     if not done:
         return
     if study.kind == "list":
         yield "accuracy", _by_design(done)
-    for name in table.factor_names(done) if study.kind != "list" else ():
+    for name in table.factor_names(study, done):
         alone = study.kind == "one_at_a_time"
-        rows = table.variation(done, name) if alone else done
-        yield f"accuracy_{table.short(name)}", _against_factor(study, name, rows)
+        varied = table.variation(done, name) if alone else done
+        yield f"accuracy_{table.short(name)}", _against_factor(study, name, varied)
     for name in _COSTS:
         if all(row.values(name) for row in done):
             yield f"pareto_{name}", _pareto(name, done)
 
 
+def _axes(height: float = 4.5) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.5, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _errors(rows: Sequence[Row]) -> list[float]:
+    return [row.std("accuracy") or 0 for row in rows]
+
+
+def _means(rows: Sequence[Row], name: str = "accuracy") -> np.ndarray:
+    return np.array([row.mean(name) for row in rows])
+
+
 def _against_factor(study: Study, name: str, rows: Sequence[Row]) -> Figure:
     """Draws the designs by a factor's value; in a plane, a line for each other one."""
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    numbers = [table.factor(row, name) for row in rows]
-    labels = list(dict.fromkeys(map(table.text, numbers)))
-    numeric = all(type(number) in (int, float) for number in numbers)
-    places = numbers if numeric else [labels.index(table.text(n)) for n in numbers]
-    others = [other for other in table.factor_names(rows) if other != name]
-    plane = len(others) == 1 and study.kind == "grid"
-    joined = plane or (not others and not study.samples)
-    lines: dict[str, list[tuple[float, Row]]] = {}
-    for place, row in zip(places, rows, strict=True):
-        key = table.text(table.factor(row, others[0])) if plane else ""
-        lines.setdefault(key, []).append((place, row))
-    for key, members in lines.items():
-        members.sort(key=lambda member: member[0])
-        axes.errorbar(
-            [place for place, _ in members],
-            [row.mean("accuracy") for _, row in members],
-            yerr=[row.std("accuracy") or 0 for _, row in members],
-            label=f"{table.short(others[0])} = {key}" if plane else None,
-            marker="o",
-            capsize=3,
-            linestyle="-" if joined and numeric else "",
+    figure, axes = _axes()
+    others = [other for other in table.factor_names(study, rows) if other != name]
+    is_plane = len(others) == 1 and study.kind == "grid"
+    is_numeric = all(type(row.factor(name)) in (int, float) for row in rows)
+    labels = list(dict.fromkeys(table.text(row.factor(name)) for row in rows))
+
+    def place(row: Row) -> float:
+        value = row.factor(name)
+        return value if is_numeric else labels.index(table.text(value))
+
+    lines: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=place):
+        key = (
+            f"{table.short(others[0])} = {table.text(row.factor(others[0]))}"
+            if is_plane
+            else ""
         )
-    if numeric and min(numbers) > 0 and max(numbers) >= 30 * min(numbers):
-        axes.set_xscale("log")
-    elif not numeric:
+        lines.setdefault(key, []).append(row)
+    is_joined = is_numeric and (is_plane or not (others or study.is_sampled))
+    for label, members in lines.items():
+        style = dict(fmt="o-" if is_joined else "o", capsize=3, label=label)
+        places = list(map(place, members))
+        axes.errorbar(places, _means(members), yerr=_errors(members), **style)
+    if not is_numeric:
         axes.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
+    elif 0 < 30 * min(map(place, rows)) <= max(map(place, rows)):
+        axes.set_xscale("log")
     axes.set(xlabel=table.short(name), ylabel="validation accuracy")
-    if plane:
+    if is_plane:
         axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _by_design(rows: Sequence[Row]) -> Figure:
     """Draws the designs of a list, from the top down."""
-    figure = Figure(figsize=(6.5, 1.2 + 0.4 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    names = [row.candidate.name for row in rows]
-    axes.errorbar(
-        [row.mean("accuracy") for row in rows],
-        range(len(rows)),
-        xerr=[row.std("accuracy") or 0 for row in rows],
-        fmt="o",
-        capsize=3,
-    )
-    axes.set_yticks(range(len(rows)), names)
+    figure, axes = _axes(1.2 + 0.4 * len(rows))
+    places = range(len(rows))
+    axes.errorbar(_means(rows), places, xerr=_errors(rows), fmt="o", capsize=3)
+    axes.set_yticks(places, [row.candidate.name for row in rows])
     axes.invert_yaxis()
     axes.set(xlabel="validation accuracy")
     axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def _pareto(name: str, rows: Sequence[Row]) -> Figure:
     """Draws accuracy against a cost; a line joins those that no other beats in both."""
     label, scale = _COSTS[name]
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    costs = np.array([scale * row.mean(name) for row in rows])
-    accuracy = np.array([row.mean("accuracy") for row in rows])
-    spread = [row.std("accuracy") or 0 for row in rows]
-    axes.errorbar(costs, accuracy, yerr=spread, fmt="o", color=GRAY, capsize=2)
-    best, front = -np.inf, []
-    for k in np.lexsort((-accuracy, costs)):
-        if accuracy[k] > best:
-            best = accuracy[k]
+    figure, axes = _axes()
+    costs, accuracy = scale * _means(rows, name), _means(rows)
+    style = dict(fmt="o", color=GRAY, capsize=2)
+    axes.errorbar(costs, accuracy, yerr=_errors(rows), **style)
+    front: list[int] = []
+    for k in np.lexsort((-accuracy, costs)):  # cheapest first
+        if not front or accuracy[k] > accuracy[front[-1]]:
             front.append(k)
-    axes.step(
-        *(costs[front], accuracy[front], "o-"),
-        where="post",
-        color=RED,
-        label="Pareto front",
-    )
-    for k in front:
-        axes.annotate(
-            rows[k].candidate.name,
-            (costs[k], accuracy[k]),
-            xytext=(5, -10),
-            textcoords="offset points",
-            fontsize=8,
-        )
-    if costs.min() > 0 and costs.max() >= 10 * costs.min():
+            style = dict(xytext=(5, -10), textcoords="offset points", fontsize=8)
+            axes.annotate(rows[k].candidate.name, (costs[k], accuracy[k]), **style)
+    style = dict(where="post", color=RED, label="Pareto front")
+    axes.step(costs[front], accuracy[front], "o-", **style)
+    if 0 < 10 * costs.min() <= costs.max():
         axes.set_xscale("log")
     axes.set(xlabel=label, ylabel="validation accuracy")
     axes.legend(frameon=False, loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -3,64 +3,91 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict
 
-from optuna.trial import FrozenTrial, TrialState
-
-from cifar_jax.studies.designs import Candidate
-from cifar_jax.studies.factors import value_of
+from cifar_jax.studies.designs import Candidate, value_of
 from cifar_jax.studies.study import OBJECTIVES, Study
 
-_STATES = {
-    TrialState.WAITING: "waiting",
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "done",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
+Key = tuple[str, int]  # name of a design, and number of its run
+Columns = Mapping[str, Callable[["Row"], str]]  # what is shown of a row, by title
+
+# Objectives that another run of the study would not measure the same, with their units.
+_CLOCKS = {"latency": "ms", "seconds": "s"}
+# Columns of results.csv that a run fills when it is done.
+_RUN = ("accuracy", "loss", "accuracy_tta", "best_epoch", "seconds")
+_RUN += ("compile_seconds", "images_per_second", "latency", "device")
 
 
-@dataclasses.dataclass(frozen=True)
+class Figures(TypedDict, total=False):
+    """What is kept of a run that is done; of its best validation, `latency` in ms."""
+
+    accuracy: float
+    loss: float
+    accuracy_tta: float | None
+    parameters: int
+    macs: int
+    best_epoch: int
+    seconds: float
+    compile_seconds: float
+    images_per_second: float
+    device: str
+    latency: float
+
+
+@dataclasses.dataclass
 class Run:
     """One run of a design.
 
     Attributes:
-      seed: Its number, from 0.
+      seed: Number of the run among those of the design, from 0.
       state: waiting, running, done, pruned or failed.
-      epochs: Epochs validated so far.
-      last: What the last of them gave, or None.
-      result: `accuracy`, `loss` and so on, if it is done.
+      values: Validation metric that decides on pruning, by epoch.
       error: Why it failed, or None.
     """
 
+    candidate: Candidate
     seed: int
-    state: str
-    epochs: int
-    last: float | None
-    result: dict[str, Any]
-    error: str | None
+    state: str = "waiting"
+    values: dict[int, float] = dataclasses.field(default_factory=dict)
+    figures: Figures = dataclasses.field(default_factory=Figures)
+    error: str | None = None
+
+    @property
+    def key(self) -> Key:
+        """Name of the design, and number of the run."""
+        return self.candidate.name, self.seed
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of the run is left to do."""
+        return self.state in ("done", "pruned", "failed")
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs validated so far."""
+        return max(self.values, default=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A design and its runs."""
+    """A design and its runs, by seed."""
 
     candidate: Candidate
-    runs: tuple[Run, ...]
+    runs: tuple[Run, ...] = ()
 
     @property
-    def seeds(self) -> list[int]:
-        """Numbers of the runs that are done."""
-        return [run.seed for run in self.runs if run.state == "done"]
+    def done(self) -> list[Run]:
+        """Runs that are done."""
+        return [run for run in self.runs if run.state == "done"]
 
     def values(self, name: str) -> list[float]:
-        """Returns a figure of all runs that are done, by seed."""
-        if name in ("parameters", "macs"):
-            each = self.candidate
-            return [each.num_parameters if name == "parameters" else each.cost.macs]
-        found = (run.result.get(name) for run in self.runs)
-        return [value for value in found if value is not None]
+        """Returns a figure of all runs that are done, or that of the design."""
+        if name == "parameters":
+            return [self.candidate.num_parameters]
+        figures = [run.figures.get(name) for run in self.done]
+        values = [value for value in figures if value is not None]
+        return values[:1] if name == "macs" else values
 
     def mean(self, name: str) -> float | None:
         """Returns the mean over the runs that are done, or None."""
@@ -72,79 +99,61 @@ class Row:
         values = self.values(name)
         return statistics.stdev(values) if len(values) > 1 else None
 
-    def count(self, state: str) -> int:
-        """Returns how many runs are in a state."""
-        return sum(run.state == state for run in self.runs)
+    def spread(self, name: str, form: str = ".4f") -> str:
+        """Returns mean and standard deviation as a person reads them."""
+        mean, std = self.mean(name), self.std(name)
+        if mean is None:
+            return "-"
+        return f"{mean:{form}}" if std is None else f"{mean:{form}} ± {std:{form}}"
+
+    def factor(self, name: str) -> Any:
+        """Returns the value of a factor, whether or not the design sets it."""
+        factors, config = self.candidate.factors, self.candidate.config
+        return factors[name] if name in factors else value_of(config, name)
 
 
-def rows(
-    study: Study, candidates: Sequence[Candidate], trials: Sequence[FrozenTrial]
-) -> list[Row]:
+def rows(candidates: Sequence[Candidate], runs: Iterable[Run]) -> list[Row]:
     """Returns a row for each design, in the order of the study."""
-    runs: dict[str, list[Run]] = {each.name: [] for each in candidates}
-    for trial in trials:
-        runs[trial.user_attrs["candidate"]].append(_run(trial))
-    return [
-        Row(each, tuple(sorted(runs[each.name], key=lambda run: run.seed)))
-        for each in candidates
-    ]
+    by_name: dict[str, list[Run]] = {each.name: [] for each in candidates}
+    for run in sorted(runs, key=lambda run: run.seed):
+        by_name[run.candidate.name].append(run)
+    return [Row(each, tuple(by_name[each.name])) for each in candidates]
 
 
-def _run(trial: FrozenTrial) -> Run:
-    attrs, reported = trial.user_attrs, trial.intermediate_values
-    return Run(
-        seed=attrs["seed"],
-        state=_STATES[trial.state],
-        epochs=max(reported, default=0),
-        last=reported[max(reported)] if reported else None,
-        result=attrs.get("result", {}) if trial.state == TrialState.COMPLETE else {},
-        error=attrs.get("error"),
-    )
-
-
-def ranked(study: Study, found: Sequence[Row]) -> list[Row]:
+def ranked(study: Study, table: Sequence[Row]) -> list[Row]:
     """Returns the rows by the first objective: best first, those with most runs first.
 
     Designs with fewer runs done than others come after them, so that a lucky seed does
-    not lead the table.
+    not lead the table. Ties stay in the study's order.
     """
     name = study.objectives[0]
     sign = -1 if OBJECTIVES[name] else 1
 
-    def key(row: Row):
-        mean = row.mean(name) if row.count("done") else None
-        return (-row.count("done"), math.inf if mean is None else sign * mean)
+    def rank(row: Row) -> tuple[int, float]:
+        mean = row.mean(name) if row.done else None
+        return -len(row.done), math.inf if mean is None else sign * mean
 
-    return sorted(found, key=key)  # ties stay in the study's order
+    return sorted(table, key=rank)
 
 
-def front(study: Study, found: Sequence[Row]) -> list[Row]:
+def front(study: Study, table: Sequence[Row]) -> list[Row]:
     """Returns the designs that no other beats in all objectives at once."""
-    done = [row for row in found if row.count("done")]
+    signs = {name: -1 if OBJECTIVES[name] else 1 for name in study.objectives}
+    done = [row for row in table if row.done]
+    costs = [[sign * row.mean(name) for name, sign in signs.items()] for row in done]
 
-    def costs(row: Row) -> list[float]:
-        return [
-            (-1 if OBJECTIVES[name] else 1) * row.mean(name)
-            for name in study.objectives
-        ]
+    def is_beaten(mine: list[float]) -> bool:
+        others = (other for other in costs if other != mine)
+        return any(all(a <= b for a, b in zip(o, mine, strict=True)) for o in others)
 
-    points = [(row, costs(row)) for row in done]
-    return [
-        row
-        for row, mine in points
-        if not any(
-            all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine
-            for _, other in points
-        )
-    ]
+    return [row for row, mine in zip(done, costs, strict=True) if not is_beaten(mine)]
 
 
-def factor_names(found: Sequence[Row]) -> list[str]:
-    """Returns the factors that the designs have, in their order."""
-    names: dict[str, None] = {}
-    for row in found:
-        names |= dict.fromkeys(row.candidate.factors)
-    return list(names)
+def factor_names(study: Study, table: Sequence[Row]) -> list[str]:
+    """Returns the factors of a space, in their order; a list has none."""
+    if study.kind == "list":
+        return []
+    return list(dict.fromkeys(name for row in table for name in row.candidate.factors))
 
 
 def text(value: Any) -> str:
@@ -152,38 +161,123 @@ def text(value: Any) -> str:
     if isinstance(value, list | tuple):
         if value and isinstance(value[0], dict):  # an augmentation
             return " ".join(each.get("name", "?") for each in value)
-        return "-".join(text(each) for each in value) or "none"
+        return "-".join(map(text, value)) or "none"
     if isinstance(value, float):
         return f"{value:.4g}"
     return "" if value is None else str(value)
 
 
 def short(name: str) -> str:
-    """Returns the last part of a factor's name that says something."""
+    """Returns the last telling part of a factor's name."""
     return name.removesuffix(".name").rsplit(".", 1)[-1]
 
 
-def spread(row: Row, name: str, show: Callable[[float], str] = "{:.4f}".format) -> str:
-    """Returns mean and standard deviation as a person reads them."""
-    mean, std = row.mean(name), row.std(name)
-    if mean is None or not row.count("done"):
-        return "-"
-    return show(mean) if std is None else f"{show(mean)} ± {show(std)}"
+def variation(table: Sequence[Row], name: str) -> list[Row]:
+    """Returns the base, and what differs in one factor alone, by its value."""
+    varied = [row for row in table if set(row.candidate.factors) <= {name}]
+    if all(isinstance(row.factor(name), int | float) for row in varied):
+        return sorted(varied, key=lambda row: row.factor(name))
+    return varied
 
 
-def factor(row: Row, name: str) -> Any:
-    """Returns the value of a factor in a design, whether or not it sets it."""
-    factors = row.candidate.factors
-    return factors[name] if name in factors else value_of(row.candidate.config, name)
+def design_columns(names: Sequence[str]) -> dict[str, Callable[[Row], str]]:
+    """Returns the columns that show a design, with the factors of these names."""
+    return {
+        "design": lambda row: row.candidate.name,
+        **{short(n): lambda row, name=n: text(row.factor(name)) for n in names},
+        "widths": lambda row: text(row.candidate.widths),
+        "parameters": lambda row: f"{row.candidate.num_parameters:,}",
+        "MACs": lambda row: row.spread("macs", ",.0f"),
+    }
 
 
-def variation(found: Sequence[Row], name: str) -> list[Row]:
-    """Returns the designs that differ from the base in one factor alone, and the base.
+def grid(columns: Columns, table: Iterable[Row]) -> str:
+    """Returns rows as a table in Markdown."""
+    lines = [list(columns), ["---"] * len(columns)]
+    lines += [[show(row) for show in columns.values()] for row in table]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-    They are sorted by its value.
-    """
-    rows = [row for row in found if set(row.candidate.factors) <= {name}]
-    values = [factor(row, name) for row in rows]
-    if all(isinstance(value, int | float) for value in values):
-        return sorted(rows, key=lambda row: factor(row, name))
-    return rows
+
+def best(study: Study, table: Sequence[Row], most: int) -> str:
+    """Returns the designs that lead the table, as a short table in Markdown."""
+    leaders = [row for row in ranked(study, table) if row.done][:most]
+    columns = design_columns(factor_names(study, table)) | _columns(study, leaders)
+    return grid(columns, leaders)
+
+
+def markdown(study: Study, table: Sequence[Row]) -> str:
+    """Returns the table in Markdown; the same runs give the same text."""
+    sound = [row for row in table if not row.candidate.skip_reason]
+    names, order = factor_names(study, table), ranked(study, sound)
+    if study.kind == "one_at_a_time":
+        parts = []
+        for name in names:
+            columns = design_columns([name]) | _columns(study, sound)
+            lines = grid(columns, variation(sound, name))
+            parts.append(f"Variation of {short(name)}:\n\n{lines}")
+    else:
+        places = {row.candidate.name: str(n) for n, row in enumerate(order, 1)}
+        columns = {"": lambda row: places[row.candidate.name]}
+        columns |= design_columns(names) | _columns(study, sound)
+        parts = [grid(columns, order)]
+    parts.append(
+        "Accuracy and loss: of the best validation, mean ± standard deviation over "
+        "seeds."
+    )
+    skipped = (row.candidate for row in table if row.candidate.skip_reason)
+    failed = (run for row in order for run in row.runs if run.state == "failed")
+    asides = {
+        "Never started": [f"- {each.name}: {each.skip_reason}" for each in skipped],
+        "Failed": [f"- {r.candidate.name}, seed {r.seed}: {r.error}" for r in failed],
+    }
+    parts += [f"{title}:\n\n" + "\n".join(s) for title, s in asides.items() if s]
+    return "\n\n".join(parts) + "\n"
+
+
+def _columns(study: Study, table: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
+    """Returns the columns that show what runs have come to."""
+    columns: dict[str, Callable[[Row], str]] = {
+        "seeds": _seeds,
+        "validation accuracy": lambda row: row.spread("accuracy"),
+        "loss": lambda row: row.spread("loss"),
+    }
+    if any(row.values("accuracy_tta") for row in table):
+        columns["accuracy with TTA"] = lambda row: row.spread("accuracy_tta")
+    for name, unit in _CLOCKS.items():
+        if name in study.objectives:
+            columns[f"{name} ({unit})"] = lambda row, n=name: row.spread(n, ".3g")
+    if study.reported:
+        claims = {name: f"{claim:.4f}" for name, claim in study.reported.items()}
+        columns["reported"] = lambda row: claims.get(row.candidate.name, "")
+    if len(study.objectives) > 1:
+        best = {row.candidate.name for row in front(study, table)}
+        yes = dict.fromkeys(best, "yes")
+        columns["on the Pareto front"] = lambda row: yes.get(row.candidate.name, "")
+    return columns
+
+
+def _seeds(row: Row) -> str:
+    """Returns how many runs are done, and how many have ended otherwise."""
+    states = [run.state for run in row.runs]
+    aside = [f"{states.count(s)} {s}" for s in ("pruned", "failed") if s in states]
+    return ", ".join([str(len(row.done)), *aside])
+
+
+def csv(table: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
+    """Returns the header and the lines of results.csv: one for each run."""
+    names = list(dict.fromkeys(n for row in table for n in row.candidate.factors))
+    header = ["design", *names, "widths", "parameters", "macs", "seed", "state"]
+    header += ["epochs", *_RUN, "error"]
+    lines = []
+    for row in table:
+        design, values = row.candidate, map(row.factor, names)
+        cells = (v if isinstance(v, int | float | str) else text(v) for v in values)
+        start = [design.name, *cells, text(design.widths), design.num_parameters]
+        start += row.values("macs") or [""]
+        if reason := design.skip_reason:
+            lines.append([*start, "", "refused", 0, *[""] * len(_RUN), reason])
+        for run in row.runs:
+            figures = [run.figures.get(name, "") for name in _RUN]
+            end = [run.seed, run.state, run.epochs, *figures, run.error or ""]
+            lines.append([*start, *end])
+    return header, lines

@@ -1,76 +1,61 @@
 """The best design of a study, which alone is scored on the test set, once."""
 
-import functools
 import json
-from collections.abc import Callable
+import pathlib
+import statistics
+from typing import Any, TypedDict
 
-import numpy as np
-from ml_collections import ConfigDict
-
+from cifar_jax import UserError
 from cifar_jax._files import replacing
-from cifar_jax.data import dataset, sources
-from cifar_jax.evaluation.inference import Predictor
-from cifar_jax.studies import designs, results
-from cifar_jax.studies import table as tables
-from cifar_jax.studies.journal import Journal
-from cifar_jax.studies.study import Study
-from cifar_jax.studies.worker import run_directory
+from cifar_jax.studies.table import Row
 
 
-def score(study: Study, journal: Journal) -> None:
-    """Scores the runs of the best design on the test images, and writes winner.json.
+class Winner(TypedDict):
+    """The content of winner.json; `validation` and `test` are accuracies by seed."""
 
-    Several workers share the runs. Nothing is scored again that has been: the study
-    must have chosen another design, or have more runs of it.
-    """
-    rows = tables.rows(study, journal.candidates(), journal.trials())
-    if results.is_scored(study, rows, journal.folder):
-        return
-    best = tables.ranked(study, rows)[0]
-    name, seeds = best.candidate.name, best.seeds
-    images = functools.cache(lambda: _test_images(best.candidate.config))
-    for wait in (False, True):  # first those that nobody is at work on
-        for seed in seeds:
-            _score_one(journal, name, seed, images, wait)
-    tested = journal.tested()
-    record = {
-        "design": name,
-        "factors": best.candidate.factors,
-        "widths": best.candidate.widths,
-        "parameters": best.candidate.num_parameters,
-        "macs": best.candidate.cost.macs,
-        "seeds": seeds,
-        "validation": best.values("accuracy"),
-        "test": [tested[name, seed] for seed in seeds],
-    }
-    with journal.alone("winner"), replacing(journal.folder / results.WINNER) as path:
+    design: str
+    factors: dict[str, Any]
+    widths: tuple[int, ...]
+    parameters: int
+    macs: int
+    seeds: list[int]
+    validation: list[float]
+    test: list[float]
+
+
+def read(folder: pathlib.Path) -> Winner | None:
+    """Returns winner.json of a study's folder, or None."""
+    path = folder / "winner.json"
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); remove it, and the same command writes it "
+            "again"
+        ) from error
+
+
+def write(folder: pathlib.Path, best: Row, test: list[float]) -> None:
+    """Writes winner.json, with the test accuracies of the best design by seed."""
+    record = Winner(
+        design=best.candidate.name,
+        factors=best.candidate.factors,
+        widths=best.candidate.widths,
+        parameters=best.candidate.num_parameters,
+        macs=best.done[0].figures["macs"],
+        seeds=[run.seed for run in best.done],
+        validation=best.values("accuracy"),
+        test=test,
+    )
+    with replacing(folder / "winner.json") as path:
         path.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _test_images(config: ConfigDict) -> dataset.Dataset:
-    """Reads the test images into memory, as the runs of a config know them."""
-    data = config.data
-    source = sources.open(data.name, data.dir, image_size=data.image_size)
-    test = source.read(data.test_split)
-    spec = f"{data.name}:{data.test_split}"
-    return dataset.from_arrays(
-        spec, test.images, test.labels, label_names=source.label_names
+def verdict(record: Winner) -> str:
+    """Returns the sentence on the winner for a reader."""
+    test = record["test"]
+    spread = f" ± {statistics.stdev(test):.4f}" if len(test) > 1 else ""
+    return (
+        f"Chosen on validation: {record['design']}. Its test accuracy, the only one "
+        f"that was looked at: {statistics.fmean(test):.4f}{spread} (n = {len(test)})."
     )
-
-
-def _score_one(
-    journal: Journal,
-    name: str,
-    seed: int,
-    images: Callable[[], dataset.Dataset],
-    wait: bool,
-) -> None:
-    """Notes a run's accuracy on the test images, unless that is done, or being done."""
-    lock = f"test-{designs.folder_of(name)}-{seed}"
-    with journal.alone(lock, wait=wait) as mine:
-        if not mine or (name, seed) in journal.tested():
-            return
-        folder = run_directory(journal.folder, name, seed)
-        logits, labels = Predictor(folder, batch_size=500).outputs(images())
-        accuracy = np.mean(logits[:, 0].argmax(axis=-1) == labels)
-        journal.note_test(name, seed, float(accuracy))

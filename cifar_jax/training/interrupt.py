@@ -78,6 +78,9 @@ class StopRequest:
 def listen() -> Iterator[StopRequest]:
     """Yields a request that SIGINT and SIGTERM set, until the block ends."""
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request  # of an executor, say: Python delivers no signals here
+        return
     numbers = (signal.SIGINT, signal.SIGTERM)
     old = {number: signal.signal(number, request.note) for number in numbers}
     try:

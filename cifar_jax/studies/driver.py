@@ -1,0 +1,429 @@
+"""Drives a study: decides which runs there are, and has an executor do them.
+
+    search.main -> run_study -> Driver.run -> executor.submit(run.train, task)
+
+The driver alone writes the journal. It follows its runs through the metrics.jsonl in
+their directories, and ends one early by a stop file there, so an executor needs to know
+nothing of pruning, time limits or Ctrl-C.
+"""
+
+import collections
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Executor, Future
+
+from ml_collections import ConfigDict
+
+from cifar_jax import UserError
+from cifar_jax._files import replacing
+from cifar_jax.config import RESUMABLE_KEYS, config_diff, config_to_dict
+from cifar_jax.data import sources
+from cifar_jax.evaluation.output import Output
+from cifar_jax.studies import designs, executors, plots, run, study, table, winner
+from cifar_jax.studies.console import View
+from cifar_jax.studies.designs import Candidate
+from cifar_jax.studies.journal import Journal
+from cifar_jax.studies.run import Outcome, Task
+from cifar_jax.studies.study import Study
+from cifar_jax.studies.table import Key, Row, Run
+
+# Keys that a study may be resumed with other values of: it then has more runs, or its
+# runs other resources. Those of `base` are the run directories'.
+FREE_KEYS = ("study.seeds", "study.trials", "study.finalists", "study.latency")
+FREE_KEYS += ("study.accelerators", "study.max_seconds")
+MOST_DEATHS = 3  # of a run's processes, without an epoch in between
+_LOOK_SECONDS = 1.0  # between looks at the metrics of running runs
+_TABLE_SECONDS = 10.0  # between tables, at least
+
+
+class Stopped(Exception):
+    """The study has stopped before its end, its runs saved.
+
+    Attributes:
+      exit_code: 128 plus the number of a signal; 0 after `study.max_seconds`.
+    """
+
+    def __init__(self, reason: str, exit_code: int):
+        super().__init__(f"stopped by {reason}; the same command resumes")
+        self.exit_code = exit_code
+
+
+def run_study(
+    config: ConfigDict,
+    workdir: os.PathLike | str,
+    *,
+    executor: Executor | str = "local",
+    workers: int = 0,
+    retry_failed: bool = False,
+    part: tuple[int, int] | None = None,
+    merge: bool = False,
+) -> list[Row]:
+    """Runs a study, or resumes it, and writes its tables.
+
+    Args:
+      config: Config, as `cifar_jax.config.get_study_config` makes it.
+      workdir: Folder of the study, which all workers see under this path.
+      executor: "local", "ray", "ray=ADDRESS", or any executor, which stays open:
+        submitit's, mpi4py's, or `dask.distributed.Client(...).get_executor()`.
+      workers: Number of runs in the executor's hands at a time; 0: all that fit into
+        those named above; 32 of an executor whose size is not known.
+      retry_failed: Whether failed runs are done once more.
+      part: (k, n): do only each n-th design, from the k-th, counted from 1; the tables
+        and the winner are left to a later call with `merge`.
+      merge: Read the runs that are done, and start none.
+
+    Returns:
+      A row for each design.
+
+    Raises:
+      UserError: If the config is wrong, the folder holds another study or has another
+        driver, the journal is damaged, or no run has ended well.
+      Stopped: After SIGINT, SIGTERM or `study.max_seconds`, when all runs are saved.
+    """
+    made, folder = study.make(config), pathlib.Path(workdir).absolute()
+    if part and made.is_staged:
+        raise UserError(
+            "a part of a study needs designs that do not depend on others; use "
+            "study.kind='grid', 'list' or 'one_at_a_time', and study.pruner='none'"
+        )
+    claim(folder, config)
+    with contextlib.ExitStack() as stack:
+        suffix = f"-{part[0]}-of-{part[1]}" if part else ""
+        file = stack.enter_context((folder / f".lock{suffix}").open("a"))
+        try:  # the kernel frees the lock of a driver that dies
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another command drives the study in {folder}; wait for it, or stop "
+                "it and give --workers instead"
+            ) from error
+        if isinstance(executor, str):
+            executor = executors.make(executor, workers, made, folder / "logs")
+            stack.callback(executor.shutdown, cancel_futures=True)
+        driver = Driver(made, folder, executor, workers, part, merge)
+        driver.plan(retry_failed)
+        with driver.view, driver.signals():
+            driver.run()
+        rows = driver.finish()
+    if not part and not any(row.done for row in rows):
+        raise UserError(
+            f"no run of the study has ended well; {folder}/table.md says why, and "
+            "--retry_failed tries them again"
+        )
+    return rows
+
+
+def claim(folder: pathlib.Path, config: ConfigDict) -> None:
+    """Writes the config of a study, or refuses a folder that holds another one.
+
+    Raises:
+      UserError: names the keys that differ.
+    """
+    path, new = folder / "study.json", config_to_dict(config)
+    free = (*FREE_KEYS, *(f"base.{key}" for key in RESUMABLE_KEYS))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        old = json.loads(path.read_text()) if path.exists() else new
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(new, indent=2) + "\n")
+            if changed := config_diff(old, new, free):
+                raise UserError(
+                    f"{folder} holds a study of another config "
+                    f"({'; '.join(changed.values())}); use the old values, or choose "
+                    "another --workdir"
+                )
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}); choose another --workdir"
+        ) from error
+    except ValueError as error:
+        remedy = "remove it, and the same command writes it again"
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
+
+
+class Driver:
+    """The loop that asks for runs, submits them, and follows them to their end."""
+
+    def __init__(
+        self,
+        made: Study,
+        folder: pathlib.Path,
+        executor: Executor,
+        workers: int = 0,
+        part: tuple[int, int] | None = None,
+        merge: bool = False,
+    ):
+        self._study, self._folder = made, folder
+        self._executor, self._workers = executor, workers
+        self._merge, self._is_part = merge, part is not None
+        first, step = part or (1, 1)
+        suffix = f"-{first}-of-{step}" if part else ""
+        self._journal = Journal(made, folder, f"journal{suffix}.log")
+        self._candidates = list(made.candidates[first - 1 :: step])
+        self._runs: dict[Key, Run] = {}
+        self._waiting: collections.deque[Run] = collections.deque()
+        self._running: dict[Future, Run] = {}
+        self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._metrics: dict[Key, tuple[int, int]] = {}  # as they were read last
+        self._deaths: dict[Key, list[int]] = {}  # by run: its epochs at each of them
+        self._stop: Stopped | None = None
+        self._deadline = time.monotonic() + (made.max_seconds or float("inf"))
+        self._next_look = 0.0
+        self._next_table = time.monotonic() + _TABLE_SECONDS
+        self.view = View(made)
+
+    def plan(self, retry_failed: bool) -> None:
+        """Reads the journal, and queues what is left of the study."""
+        self._runs = {each.key: each for each in self._journal.runs()}
+        for key, each in self._runs.items():
+            if each.candidate not in self._candidates:
+                self._candidates.append(each.candidate)
+            if retry_failed and each.state == "failed":
+                self._runs[key] = each = Run(each.candidate, each.seed)
+            if not each.has_ended:
+                self._waiting.append(each)
+        self.view.resume(list(self._runs.values()))
+        seeds = range(1 if self._study.is_staged else self._study.seeds)
+        self._queue(self._candidates, seeds)
+
+    def run(self) -> None:
+        """Does what is left: all runs, then the score of the winner."""
+        while True:
+            if self._stop is None:
+                self._submit()
+            if not self._running and (self._stop or not self._extend()):
+                break
+            with contextlib.suppress(queue.Empty):
+                self._collect(self._ended.get(timeout=_LOOK_SECONDS))
+            if time.monotonic() >= self._next_look:
+                self._look()
+        if self._stop is None and not self._is_part:
+            self._score_winner()
+
+    def finish(self) -> list[Row]:
+        """Writes the tables and prints them, and returns the rows.
+
+        Raises:
+          Stopped: If the study was stopped.
+        """
+        rows = self._rows()
+        if not self._is_part:
+            self._write(rows)
+        self.view.summarise(rows, self._folder)
+        if self._stop:
+            raise self._stop
+        return rows
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Takes the first SIGINT or SIGTERM as a request to save and stop."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        if threading.current_thread() is not threading.main_thread():
+            numbers = ()
+        old = {number: signal.signal(number, self._on_signal) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame) -> None:
+        del frame
+        if self._stop:
+            os._exit(128 + number)
+        self._stop = Stopped(signal.Signals(number).name, 128 + number)
+        self._next_look = 0.0
+        # Not print: a handler may interrupt one.
+        os.write(2, b"\nstopping when all runs are saved; again to stop at once\n")
+
+    def _submit(self) -> None:
+        """Fills the executor, with waiting runs before new designs of the sampler."""
+        limit = self._workers or getattr(self._executor, "num_workers", 32)
+        while len(self._running) < limit:
+            each = self._waiting.popleft() if self._waiting else self._propose()
+            if each is None:
+                return
+            task = self._task(each)
+            if self._merge and not (task.workdir / "result.json").exists():
+                continue
+            if not self._metrics:  # the first: before workers would do so at once
+                self._prepare_data()
+            self._metrics[each.key] = 0, 0
+            self._journal.begin(each)
+            (task.workdir / run.STOP).unlink(missing_ok=True)
+            each.state = "running"
+            future = self._executor.submit(run.train, task)
+            self._running[future] = each
+            future.add_done_callback(self._ended.put)
+
+    def _prepare_data(self) -> None:
+        data = self._study.rules.base.data
+        sources.open(data.name, data.dir, local=data.source).prepare()
+
+    def _propose(self) -> Run | None:
+        """Returns the first run of a sampled design, or None if there are enough."""
+        num_proposed = sum(seed == 0 for _, seed in self._runs)
+        if not self._study.is_sampled or num_proposed >= self._study.trials:
+            return None
+        proposed = None if self._merge else self._journal.propose()
+        if proposed:
+            self._candidates.append(proposed.candidate)
+            self._runs[proposed.key] = proposed
+        return proposed
+
+    def _extend(self) -> bool:
+        """Queues all seeds of the best designs when the first ones have ended."""
+        if not self._study.is_staged or self._merge:
+            return False
+        firsts = [each for each in self._runs.values() if each.seed == 0]
+        ranked = table.ranked(self._study, table.rows(self._candidates, firsts))
+        done = [row.candidate for row in ranked if row.done]
+        if self._study.is_sampled:
+            done = done[: self._study.finalists]
+        return self._queue(done, range(1, self._study.seeds))
+
+    def _queue(self, candidates: list[Candidate], seeds: range) -> bool:
+        """Queues runs that are not known yet; returns whether there are any."""
+        sound = [each for each in candidates if not each.skip_reason]
+        new = [Run(each, seed) for each in sound for seed in seeds]
+        new = [each for each in new if each.key not in self._runs]
+        self._runs |= {each.key: each for each in new}
+        self._waiting.extend(new)
+        return bool(new)
+
+    def _look(self) -> None:
+        """Follows the running runs, passes a stop on, and shows where the study is."""
+        start = time.monotonic()
+        if start > self._deadline and self._stop is None:
+            self._stop = Stopped(f"study.max_seconds={self._study.max_seconds:g}", 0)
+        for each in self._running.values():
+            self._read_metrics(each)
+        if self._stop and self._deadline:
+            self._deadline = 0.0  # once
+            for each in self._running.values():
+                self._leave_stop_file(each, "stopped")
+            getattr(self._executor, "interrupt", lambda: None)()
+        if self.view.is_live:
+            self.view.show(self._rows())
+        if start >= self._next_table and not self._is_part:
+            self._write(self._rows())
+            seconds = time.monotonic() - start  # it may not hold the runs up
+            self._next_table = start + max(_TABLE_SECONDS, 20 * seconds)
+        self._next_look = time.monotonic() + _LOOK_SECONDS
+
+    def _read_metrics(self, each: Run) -> None:
+        """Records validations that a run has written, and prunes it."""
+        path = self._workdir(each) / "metrics.jsonl"
+        try:
+            stat = path.stat()
+            version = stat.st_mtime_ns, stat.st_size
+            if self._metrics[each.key] == version:
+                return
+            lines = path.read_bytes().splitlines(keepends=True)
+        except OSError:  # not there yet
+            return
+        self._metrics[each.key] = version
+        watched = "loss" if self._study.objectives[0] == "loss" else "accuracy"
+        for line in lines:
+            if each.has_ended or not line.endswith(b"\n"):
+                return
+            row = json.loads(line)
+            if row["split"] != "val" or row["epoch"] in each.values:
+                continue
+            each.values[row["epoch"]] = row[watched]
+            if self._journal.report(each, row["epoch"]):
+                # Closed now: a pruner that is asked again may answer otherwise.
+                self._close(each, "pruned")
+                self._leave_stop_file(each, "pruned")
+
+    def _collect(self, future: Future) -> None:
+        """Closes a run whose call has ended, or queues it again."""
+        each = self._running.pop(future)
+        self._read_metrics(each)  # what it wrote last may be what it is pruned for
+        if each.has_ended:
+            return
+        try:
+            outcome: Outcome = future.result()
+        except (executors.NodeLost, CancelledError):
+            outcome = Outcome("stopped")
+        except Exception as error:  # the executor's: a call returns its own faults
+            deaths = self._deaths.setdefault(each.key, [])
+            deaths.append(each.epochs)
+            outcome = Outcome("stopped")
+            if deaths.count(each.epochs) >= MOST_DEATHS and not self._stop:
+                reason = (
+                    f"its process died {MOST_DEATHS} times ({error}); try it again "
+                )
+                reason += "with --retry_failed, with fewer --workers if memory is short"
+                outcome = Outcome("failed", error=reason)
+        if outcome.state == "stopped":
+            each.state = "waiting"
+            self._waiting.appendleft(each)
+        else:
+            each.figures, each.error = outcome.figures, outcome.error or None
+            self._close(each, outcome.state)
+
+    def _close(self, each: Run, state: str) -> None:
+        each.state = state
+        self._journal.close(each)
+        self.view.ended(each)
+
+    def _leave_stop_file(self, each: Run, reason: str) -> None:
+        workdir = self._workdir(each)
+        workdir.mkdir(parents=True, exist_ok=True)  # it may not have started
+        (workdir / run.STOP).write_text(reason + "\n")
+
+    def _workdir(self, each: Run) -> pathlib.Path:
+        name = designs.folder_of(each.candidate.name)
+        return self._folder / "runs" / name / f"seed-{each.seed}"
+
+    def _task(self, each: Run) -> Task:
+        return Task(
+            config=self._study.config(each.candidate, each.seed),
+            workdir=self._workdir(each),
+            threads=self._study.threads,
+            latency=self._study.latency or "latency" in self._study.objectives,
+        )
+
+    def _rows(self) -> list[Row]:
+        return table.rows(self._candidates, self._runs.values())
+
+    def _write(self, rows: list[Row]) -> None:
+        """Writes results.csv, table.md and plots/, each file whole or not at all."""
+        output, record = Output(self._folder), winner.read(self._folder)
+        output.table("results.csv", *table.csv(rows))
+        verdict = f"\n{winner.verdict(record)}\n" if record else ""
+        output.text("table.md", table.markdown(self._study, rows) + verdict)
+        output = Output(self._folder / "plots")
+        for name, figure in plots.draw(self._study, rows):
+            output.figure(f"{name}.png", figure)
+
+    def _score_winner(self) -> None:
+        """Scores the runs of the best design on the test images, each of them once."""
+        best = table.ranked(self._study, self._rows())[0]
+        seeds, record = [each.seed for each in best.done], winner.read(self._folder)
+        known = (record["design"], record["seeds"]) if record else None
+        if not seeds or known == (best.candidate.name, seeds):
+            return
+        tested = self._journal.tested()
+        new = [each for each in best.done if each.key not in tested]
+        tasks = [self._task(each) for each in new]
+        futures = [self._executor.submit(run.score, task) for task in tasks]
+        for each, future in zip(new, futures, strict=True):
+            try:
+                tested[each.key] = future.result()
+            except (executors.NodeLost, executors.WorkerDied) as error:
+                raise UserError(
+                    f"the winner {best.candidate.name} could not be scored ({error}); "
+                    "the same command tries it again"
+                ) from error
+            self._journal.note_test(each, tested[each.key])
+        winner.write(self._folder, best, [tested[each.key] for each in best.done])

@@ -1,0 +1,130 @@
+"""Where runs are done: processes of this machine, Ray, Dask."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from support.studying import config_of
+
+from cifar_jax import UserError
+from cifar_jax.studies import executors, study
+from cifar_jax.studies.driver import run_study
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def pool(tmp_path):
+    """Two local processes."""
+    pool = executors.LocalExecutor(2, 1, tmp_path / "logs")
+    yield pool
+    pool.shutdown(cancel_futures=True)
+
+
+def pause(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def facts():
+    return os.getpid(), os.environ["NPROC"], os.getcwd()
+
+
+def test_calls_are_done_by_processes_of_their_own(pool, tmp_path):
+    pids = {pool.submit(pause, 2).result for _ in range(2)}
+    pids = {result() for result in pids}
+    assert len(pids) == 2 and os.getpid() not in pids
+    pid, threads, folder = pool.submit(facts).result()
+    assert pid in pids and threads == "1" and folder == os.getcwd()
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(divmod, 1, 0).result()
+    pool.submit(print, "said").result()
+    logs = [path.read_text() for path in (tmp_path / "logs").iterdir()]
+    assert len(logs) == 2 and not any("said" in text for text in logs[2:])
+
+
+def test_a_process_that_dies_is_replaced(pool):
+    with pytest.raises(executors.WorkerDied, match="signal 9; see .*worker-.*log"):
+        pool.submit(os.kill, 0, signal.SIGKILL).result()
+    with pytest.raises(executors.WorkerDied, match="exit code 3"):
+        pool.submit(os._exit, 3).result()
+    assert pool.submit(abs, -2).result() == 2
+
+
+CHILD = """
+import pathlib, sys, time
+from cifar_jax.studies import executors
+if __name__ == "__main__":
+    pool = executors.LocalExecutor(1, 1, pathlib.Path(sys.argv[1]))
+    print(pool.submit(__import__("os").getpid).result(), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_processes_end_with_a_driver_that_is_killed(tmp_path):
+    (tmp_path / "child.py").write_text(CHILD)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "child.py"), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    pid = int(process.stdout.readline())
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while pathlib.Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_without_ray_there_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    made = study.make(config_of())
+    with pytest.raises(UserError, match=r"needs Ray.*pip install 'cifar-jax\[ray\]'"):
+        executors.make("ray", 0, made, tmp_path)
+
+
+def test_without_a_cluster_there_is_one_line(tmp_path):
+    pytest.importorskip("ray")
+    made = study.make(config_of())
+    with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:1 .*ray start"):
+        executors.make("ray=127.0.0.1:1", 0, made, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def expected(digits_dir, tmp_path_factory):
+    """The table of a study that local processes have done, and its winner."""
+    path = tmp_path_factory.mktemp("local")
+    run_study(config_of(digits_dir), path, workers=2)
+    return [(path / name).read_text() for name in ("table.md", "winner.json")]
+
+
+@pytest.mark.slow
+def test_ray_loses_a_machine_and_gives_the_same_table(digits_dir, tmp_path, expected):
+    pytest.importorskip("ray")
+    script = ROOT / "tests" / "support" / "ray_study.py"
+    out = subprocess.run(
+        [sys.executable, str(script), digits_dir, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+    )
+    assert out.returncode == 0, out.stdout + out.stderr
+    assert "a machine is gone" in out.stdout
+    texts = [(tmp_path / name).read_text() for name in ("table.md", "winner.json")]
+    assert texts == expected
+
+
+@pytest.mark.slow
+def test_dask_gives_the_same_table(digits_dir, tmp_path, expected):
+    distributed = pytest.importorskip("distributed")
+    options = dict(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with distributed.Client(**options) as client:
+        run_study(config_of(digits_dir), tmp_path, executor=client.get_executor())
+    texts = [(tmp_path / name).read_text() for name in ("table.md", "winner.json")]
+    assert texts == expected
