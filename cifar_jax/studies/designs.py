@@ -220,7 +220,8 @@ def _model_keys(model: ConfigDict, letters: Factors) -> dict[str, Any]:
     if "B" in letters:
         sizes = [letters["B"]] * len(sizes)
     for name, value in letters.items():
-        stage = int(_LETTER.fullmatch(name)[1] or 0)
+        match = _LETTER.fullmatch(name)
+        stage = int(match[1] or 0) if match else 0
         if 0 < stage <= len(sizes):  # with N sampled, some are idle
             sizes[stage - 1] = value
     if tuple(sizes) != tuple(model.stage_sizes):

@@ -23,10 +23,9 @@ from concurrent.futures import CancelledError, Executor, Future
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax._files import replacing
+from cifar_jax._files import OutputFolder, replacing
 from cifar_jax.config import RESUMABLE_KEYS, config_diff, config_to_dict
 from cifar_jax.data import sources
-from cifar_jax.evaluation.output import Output
 from cifar_jax.studies import designs, executors, plots, run, study, table, winner
 from cifar_jax.studies.console import View
 from cifar_jax.studies.designs import Candidate
@@ -398,11 +397,11 @@ class Driver:
 
     def _write(self, rows: list[Row]) -> None:
         """Writes results.csv, table.md and plots/, each file whole or not at all."""
-        output, record = Output(self._folder), winner.read(self._folder)
+        output, record = OutputFolder(self._folder), winner.read(self._folder)
         output.table("results.csv", *table.csv(rows))
         verdict = f"\n{winner.verdict(record)}\n" if record else ""
         output.text("table.md", table.markdown(self._study, rows) + verdict)
-        output = Output(self._folder / "plots")
+        output = OutputFolder(self._folder / "plots")
         for name, figure in plots.draw(self._study, rows):
             output.figure(f"{name}.png", figure)
 

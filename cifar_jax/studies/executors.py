@@ -69,10 +69,10 @@ class LocalExecutor(Executor):
         for thread in self._supervisors:
             thread.start()
 
-    def submit(self, fn: Callable, /, *args: Any) -> Future:
+    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
         """Queues a call, whose future raises WorkerDied if its process dies."""
         future: Future = Future()
-        self._tasks.put((future, (fn, args)))
+        self._tasks.put((future, (fn, args, kwargs)))
         return future
 
     def interrupt(self) -> None:
@@ -94,12 +94,13 @@ class LocalExecutor(Executor):
     def _supervise(self, number: int) -> None:
         """Keeps one process busy: hands it one call after the other."""
         context = multiprocessing.get_context("spawn")
-        log, connection = self._logs / f"worker-{os.getpid()}-{number}.log", None
+        log = self._logs / f"worker-{os.getpid()}-{number}.log"
+        process = connection = None
         while (task := self._tasks.get()) is not None:
             future, call = task
             if not future.set_running_or_notify_cancel():
                 continue
-            if connection is None:
+            if process is None or connection is None:
                 connection, theirs = context.Pipe()
                 process = context.Process(
                     target=_serve, args=(theirs, *self._share(number), log)
@@ -117,7 +118,7 @@ class LocalExecutor(Executor):
                 future.set_exception(WorkerDied(f"{how}; see {log}"))
             else:
                 future.set_exception(error) if error else future.set_result(result)
-        if connection is not None:
+        if process is not None and connection is not None:
             connection.close()  # which ends the process
             process.join()
 
@@ -174,9 +175,9 @@ def _serve(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            fn, args = connection.recv()
+            fn, args, kwargs = connection.recv()
             try:
-                reply = fn(*args), None
+                reply = fn(*args, **kwargs), None
             except Exception as error:
                 reply = None, error
             connection.send(reply)
@@ -225,7 +226,9 @@ class RayExecutor(Executor):
             ) from error
         self._ray, self._threads, self._accelerators = ray, threads, accelerators
         # A lost node is told apart below, from a run that kills its process.
-        self._call = ray.remote(max_retries=0)(lambda fn, args: fn(*args))
+        self._call = ray.remote(max_retries=0)(
+            lambda fn, args, kwargs: fn(*args, **kwargs)
+        )
 
     @property
     def num_workers(self) -> int:
@@ -233,7 +236,7 @@ class RayExecutor(Executor):
         name, amount = self._resource()
         return max(1, int(self._ray.cluster_resources().get(name, 0) / amount))
 
-    def submit(self, fn: Callable, /, *args: Any) -> Future:
+    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
         """Submits a call; one that waits for resources counts as running."""
         name, amount = self._resource()
         options: dict[str, Any] = {"resources": {name: amount}, "num_cpus": 0}
@@ -241,7 +244,7 @@ class RayExecutor(Executor):
             options = {"num_cpus": 0, f"num_{name.lower()}s": amount}
         future: Future = Future()
         future.set_running_or_notify_cancel()
-        task = self._call.options(**options).remote(fn, args).future()
+        task = self._call.options(**options).remote(fn, args, kwargs).future()
         task.add_done_callback(lambda done: self._pass_on(done, future))
         return future
 

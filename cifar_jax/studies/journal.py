@@ -10,15 +10,17 @@ import os
 import pathlib
 import warnings
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cifar_jax import UserError
-from cifar_jax._files import replacing
+from cifar_jax._files import OutputFolder
 from cifar_jax.studies import designs
 from cifar_jax.studies.designs import Candidate
 from cifar_jax.studies.study import OBJECTIVES, Study
@@ -103,10 +105,16 @@ class Journal:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage = storage = JournalStorage(CheckedFile(folder / name))
         if not optuna.get_all_study_names(storage):
-            more = [
-                "maximize" if OBJECTIVES[n] else "minimize" for n in study.objectives
-            ]
-            optuna.create_study(study_name="study", storage=storage, directions=more)
+            optuna.create_study(
+                study_name="study",
+                storage=storage,
+                directions=[
+                    StudyDirection.MAXIMIZE
+                    if OBJECTIVES[n]
+                    else StudyDirection.MINIMIZE
+                    for n in study.objectives
+                ],
+            )
         pruner = study.make_pruner()
         self._optuna = optuna.load_study(
             study_name="study", storage=storage, pruner=pruner
@@ -169,10 +177,7 @@ class Journal:
             if not design.skip_reason and len(self._identities) > num_identities:
                 run = Run(design, 0)
                 self._open(trial, run)
-                folder = self._runs_folder / name
-                folder.mkdir(parents=True, exist_ok=True)
-                with replacing(folder / DESIGN) as path:
-                    path.write_text(json.dumps(design.factors) + "\n")
+                OutputFolder(self._runs_folder / name).json(DESIGN, design.factors)
                 return run
             del self._known[name]
             trial.set_user_attr("error", design.skip_reason or "it has been tried")
@@ -222,7 +227,7 @@ class Journal:
 
     def _attrs(self, run: Run) -> dict[str, Any]:
         """Returns what a trial says of a run, its name last: then all is said."""
-        attrs = {"factors": run.candidate.factors, "seed": run.seed}
+        attrs: dict[str, Any] = {"factors": run.candidate.factors, "seed": run.seed}
         if run.state == "done":
             attrs["result"] = run.figures
         if run.error:
@@ -234,7 +239,8 @@ class Journal:
     def _values(self, run: Run) -> list[float] | None:
         if run.state != "done":
             return None
-        return [run.figures[name] for name in self._study.objectives]
+        figures: Mapping[str, Any] = run.figures
+        return [figures[name] for name in self._study.objectives]
 
     def _add(self, run: Run, state: TrialState) -> None:
         """Adds a trial as a whole; the sampler learns from one of its own designs."""

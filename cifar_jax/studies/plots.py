@@ -110,8 +110,8 @@ def _pareto(name: str, rows: Sequence[Row]) -> Figure:
             front.append(k)
             style = dict(xytext=(5, -10), textcoords="offset points", fontsize=8)
             axes.annotate(rows[k].candidate.name, (costs[k], accuracy[k]), **style)
-    style = dict(where="post", color=RED, label="Pareto front")
-    axes.step(costs[front], accuracy[front], "o-", **style)
+    style = dict(drawstyle="steps-post", color=RED, label="Pareto front")
+    axes.plot(costs[front], accuracy[front], "o-", **style)
     if 0 < 10 * costs.min() <= costs.max():
         axes.set_xscale("log")
     axes.set(xlabel=label, ylabel="validation accuracy")

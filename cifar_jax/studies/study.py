@@ -145,7 +145,7 @@ def make(config: ConfigDict) -> Study:
         multiple=options.width_multiple,
     )
     is_sampled = options.kind == "sample"
-    candidates = () if is_sampled else designs.fixed(options.kind, space, rules)
+    candidates = [] if is_sampled else designs.fixed(options.kind, space, rules)
     fields = {field.name for field in dataclasses.fields(Study)}
     values = {key: value for key, value in options.items() if key in fields}
     values |= {"space": space, "reported": dict(options.reported)}
@@ -154,8 +154,8 @@ def make(config: ConfigDict) -> Study:
     if is_sampled:
         # Drawing nothing yet, this finds unknown factors and values of a wrong type.
         for factor, distribution in study.distributions.items():
-            categorical = isinstance(distribution, CategoricalDistribution)
-            first = distribution.choices[0] if categorical else distribution.low
+            low = getattr(distribution, "low", 0)  # 0: index of the first of `choices`
+            first = distribution.to_external_repr(low)
             designs.candidate(rules, {factor: first})
     elif not study.num_runs:
         reason = f"{candidates[0].name}: {candidates[0].skip_reason}"

@@ -85,7 +85,7 @@ class Row:
         """Returns a figure of all runs that are done, or that of the design."""
         if name == "parameters":
             return [self.candidate.num_parameters]
-        figures = [run.figures.get(name) for run in self.done]
+        figures: list[Any] = [run.figures.get(name) for run in self.done]
         values = [value for value in figures if value is not None]
         return values[:1] if name == "macs" else values
 
@@ -140,7 +140,7 @@ def front(study: Study, table: Sequence[Row]) -> list[Row]:
     """Returns the designs that no other beats in all objectives at once."""
     signs = {name: -1 if OBJECTIVES[name] else 1 for name in study.objectives}
     done = [row for row in table if row.done]
-    costs = [[sign * row.mean(name) for name, sign in signs.items()] for row in done]
+    costs = [[s * (row.mean(name) or 0) for name, s in signs.items()] for row in done]
 
     def is_beaten(mine: list[float]) -> bool:
         others = (other for other in costs if other != mine)
@@ -268,7 +268,7 @@ def csv(table: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
     names = list(dict.fromkeys(n for row in table for n in row.candidate.factors))
     header = ["design", *names, "widths", "parameters", "macs", "seed", "state"]
     header += ["epochs", *_RUN, "error"]
-    lines = []
+    lines: list[list[Any]] = []
     for row in table:
         design, values = row.candidate, map(row.factor, names)
         cells = (v if isinstance(v, int | float | str) else text(v) for v in values)

@@ -6,7 +6,7 @@ import statistics
 from typing import Any, TypedDict
 
 from cifar_jax import UserError
-from cifar_jax._files import replacing
+from cifar_jax._files import OutputFolder
 from cifar_jax.studies.table import Row
 
 
@@ -47,8 +47,7 @@ def write(folder: pathlib.Path, best: Row, test: list[float]) -> None:
         validation=best.values("accuracy"),
         test=test,
     )
-    with replacing(folder / "winner.json") as path:
-        path.write_text(json.dumps(record, indent=2) + "\n")
+    OutputFolder(folder).json("winner.json", record)
 
 
 def verdict(record: Winner) -> str:
