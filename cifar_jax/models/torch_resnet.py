@@ -46,18 +46,6 @@ class Excite(nn.Module):
         return x * torch.sigmoid(self.expand(self.act(self.reduce(gate))))
 
 
-class Pad(nn.Module):
-    """The shortcut that subsamples and adds zero channels."""
-
-    def __init__(self, extra, stride):
-        super().__init__()
-        self.pads, self.stride = (0, 0, 0, 0, extra // 2, extra - extra // 2), stride
-
-    def forward(self, x):
-        """Returns [B, C + extra, H / stride, W / stride]."""
-        return F.pad(x[:, :, :: self.stride, :: self.stride], self.pads)
-
-
 class Pool(nn.Module):
     """Convolution, max-pool, BatchNorm, activation: how a stage may start."""
 
@@ -89,7 +77,13 @@ class Block(nn.Module):
         self.se = Excite(after, design) if design.se_ratio else nn.Identity()
         self.changes = stride != 1 or before != after
         if self.changes and design.shortcut == "padding":
-            self.shortcut = Pad(after - before, stride)
+            # Subsamples, then adds zero channels on both sides: the last entries of a
+            # padding in three dimensions are those of the channels.
+            extra = after - before
+            zeros = (0, 0, 0, 0, extra // 2, extra - extra // 2)
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(1, stride), nn.ConstantPad3d(zeros, 0.0)
+            )
         elif self.changes:
             size = design.shortcut_kernel_sizes[stage]
             self.shortcut_conv = _conv(before, after, size, stride)
