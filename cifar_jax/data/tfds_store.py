@@ -58,7 +58,8 @@ class TfdsStore:
     @property
     def path(self) -> pathlib.Path | None:
         """Folder of the data set; None: it is not on disk."""
-        return self._builder and pathlib.Path(self._builder.data_path)
+        builder = self._builder
+        return None if builder is None else pathlib.Path(builder.data_path)
 
     def describe(self) -> tuple[ImageShape, tuple[str, ...] | None]:
         """Returns height, width and channels, and the class names; None: no labels.
