@@ -428,7 +428,7 @@ class Torch:
 
     def matrix_peak(self) -> float:
         """Returns the FLOP/s of a large matrix product in the compute dtype."""
-        torch, size = self._torch, 8192 if self._cuda else 1536
+        torch, size = self._torch, 8192 if self._cuda else 1024
         dtype = torch.bfloat16 if self._cuda else torch.float32
         # random: a chip clocks higher on zeros and ones
         matrix = torch.randn(size, size, dtype=dtype, device=self._device)
@@ -441,7 +441,7 @@ class Torch:
             return time.perf_counter() - start
 
         seconds()
-        return 5 * 2 * size**3 / min(seconds() for _ in range(10))
+        return 5 * 2 * size**3 / min(seconds() for _ in range(5))
 
     def peak_memory(self) -> int:
         """Returns the most bytes held so far: on the device, or by the process."""

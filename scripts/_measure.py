@@ -114,7 +114,7 @@ def matrix_peak(dtype: Any) -> float:
     import jax
     import jax.numpy as jnp
 
-    size = 1536 if jax.default_backend() == "cpu" else 8192
+    size = 1024 if jax.default_backend() == "cpu" else 8192
     keys = jax.random.split(jax.random.key(0))
     a, b = (jax.random.normal(key, (size, size), dtype) for key in keys)
     product = jax.jit(jnp.matmul)
@@ -127,7 +127,7 @@ def matrix_peak(dtype: Any) -> float:
     )
 
 
-def _least_seconds(call: Callable[[int], Any], calls: int = 5, turns: int = 10):
+def _least_seconds(call: Callable[[int], Any], calls: int = 5, turns: int = 5):
     """Returns the shortest time of one of several calls in a row."""
     call(calls)
     seconds = []
