@@ -97,7 +97,11 @@ class _Jax:
             run = dataclasses.replace(run, model=run.model.clone(convolve=None))
         self._run, self._optimizer = run, dict(config.optim.to_dict())
         self._keys = jax.random.split(jax.random.key(config.seed), 3)
-        self._state = jax.jit(run.create_state)(self._keys[0])
+        # Optimising so many random numbers would take LLVM minutes.
+        on_cpu = run.mesh.devices.flat[0].platform == "cpu"
+        options = {"xla_backend_optimization_level": 0} if on_cpu else {}
+        create = jax.jit(run.create_state, compiler_options=options)
+        self._state = create(self._keys[0])
 
     def facts(self) -> dict[str, Any]:
         """Returns what makes the comparison fair, devices and versions."""

@@ -21,11 +21,6 @@ from unittest import mock
 
 from cifar_jax import UserError, _cli
 
-# A folder with the wheels, from pip install --target: beside an ordinary JAX they would
-# make it complain of a missing driver.
-if wheels := os.environ.get("CIFAR_JAX_AOT_PATH"):
-    sys.path.insert(0, wheels)
-
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -99,7 +94,13 @@ def main(flags: _cli.Flags) -> None:
 
 
 def check_wheels(name: str, target: Target) -> None:
-    """Refuses a target whose compiler is not installed."""
+    """Refuses a target whose compiler is not installed.
+
+    CIFAR_JAX_AOT_PATH may name a folder that holds the wheels, from pip install
+    --target: beside an ordinary JAX they would make it complain of a missing driver.
+    """
+    if wheels := os.environ.get("CIFAR_JAX_AOT_PATH"):
+        sys.path.insert(0, wheels)
     module, extra = WHEELS[target.platform]
     if importlib.util.find_spec(module) is None:
         raise UserError(
