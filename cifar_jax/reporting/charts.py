@@ -307,17 +307,17 @@ def _scale_x(chart: Chart, values: Sequence[float], unit: str) -> None:
 def reliability(bins: Sequence[Bin], suffix: str) -> list[Chart]:
     """Returns accuracy against confidence: on the diagonal a network is calibrated.
 
-    There is no chart if all images are in one bin of the confidence.
+    The list is empty if all images are in one bin of the confidence.
     """
-    filled = [each for each in bins if each["count"]]
+    filled = [part for part in bins if part["count"]]
     if len(filled) < 2:
         return []
     text = "A point for each bin of the confidence. The dashed line is the diagonal."
     chart = Chart(f"reliability{suffix}", "Calibration", "confidence", "accuracy", text)
-    values = {each["confidence"]: each["accuracy"] for each in filled}
+    values = {part["confidence"]: part["accuracy"] for part in filled}
     labels = [
-        (f"confidence {x:.3f}", f"{y:.4f} of {each['count']:,} images")
-        for (x, y), each in zip(values.items(), filled, strict=True)
+        (f"confidence {x:.3f}", f"{y:.4f} of {part['count']:,} images")
+        for (x, y), part in zip(values.items(), filled, strict=True)
     ]
     chart.line("accuracy", values, 0, labels, marker="o")
     chart.line("diagonal", {0: 0, 1: 1}, None, **_TRAINING)

@@ -22,7 +22,7 @@ from cifar_jax.evaluation import scores
 from cifar_jax.models import count
 from cifar_jax.reporting import charts, tables
 from cifar_jax.reporting.charts import Chart
-from cifar_jax.reporting.runs import Run, group
+from cifar_jax.reporting.runs import Run, group_runs
 from cifar_jax.training.progress import clock_time
 from cifar_jax.training.results import versions
 
@@ -69,9 +69,9 @@ def make(runs: Sequence[Run], now: datetime.datetime) -> Report:
     )
     script = (_FOLDER / "page.js").read_text()
     digest = hashlib.sha256(script.encode()).digest()
-    groups, datasets, drawn = group(runs), {}, []
-    for each in groups:
-        datasets.setdefault(each.runs[0].settings["data.name"], []).append(each)
+    groups, datasets, drawn = group_runs(runs), {}, []
+    for group in groups:
+        datasets.setdefault(group.runs[0].settings["data.name"], []).append(group)
     title = runs[0].name
     if len(runs) > 1:
         configs = tables.plural(len(groups), "config")
@@ -201,14 +201,14 @@ def _speed(run: Run) -> list[Fact]:
 def summary(runs: Sequence[Run]) -> list[str]:
     """Returns a line with the accuracies of each config, for the terminal."""
     lines = []
-    for each in group(runs):
-        seeds = tables.plural(each.num_ended, "seed")
-        parts = [f"{each.name}: {seeds} of {len(each.by_seed)} ended"]
+    for group in group_runs(runs):
+        seeds = tables.plural(group.num_ended, "seed")
+        parts = [f"{group.name}: {seeds} of {len(group.by_seed)} ended"]
         for split, name in (("validation", "val"), ("test", "test")):
-            accuracies = each.sample(lambda run, name=name: run.accuracy(name))
+            accuracies = group.sample(lambda run, name=name: run.accuracy(name))
             if accuracies:
                 parts.append(f"{split} accuracy {accuracies.text('.4f')}")
-        if each.selected_on_test:
+        if group.selected_on_test:
             parts.append("selected on the test images, so too high to compare with")
         lines.append(", ".join(parts))
     return lines

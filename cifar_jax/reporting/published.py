@@ -4,6 +4,7 @@ They are made from the JSON files under results/: results of runs, records of se
 seeds, speeds beside those of other implementations, and winners of studies.
 """
 
+import itertools
 import os
 import pathlib
 import re
@@ -18,7 +19,7 @@ from cifar_jax.reporting.runs import (
     Run,
     check,
     from_file,
-    group,
+    group_runs,
     read_object,
     sample,
 )
@@ -65,7 +66,7 @@ def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
       folder: Folder that holds the records, at any depth.
 
     Raises:
-      UserError: If there is no such page, or a record is damaged.
+      UserError: If neither page has the markers, or a record is damaged.
     """
     if not folder.is_dir():
         raise UserError(
@@ -102,9 +103,9 @@ def _tables(files: Files) -> list[Table | str]:
     for path in files:
         for run in from_file(path):
             by_device.setdefault(run.place, []).append(run)
-    groups = [each for runs in by_device.values() for each in group(runs)]
+    groups = [group for runs in by_device.values() for group in group_runs(runs)]
     parts: list[Table | str] = [_accuracies(groups)]
-    if any(each.selected_on_test for each in groups):
+    if any(group.selected_on_test for group in groups):
         parts.append(SELECTED_ON_TEST)
     records: dict[pathlib.Path, Record] = {
         path: check(flatten(content), Record, path)
@@ -122,26 +123,26 @@ def _tables(files: Files) -> list[Table | str]:
 def _accuracies(groups: Sequence[Group]) -> Table:
     """Returns the accuracies, by data set, and the best test accuracy first."""
     rows, order = [], []
-    for each in groups:
-        run, mark = each.runs[0], DAGGER if each.selected_on_test else ""
+    for group in groups:
+        run, mark = group.runs[0], DAGGER if group.selected_on_test else ""
         val, test, augmented = (
-            each.sample(lambda run, key=key: run.accuracy(key))
+            group.sample(lambda run, key=key: run.accuracy(key))
             for key in ("val", "test", "test_tta")
         )
         name, place = run.settings["data.name"], run.place or ""
         parameters, flops = size(run)
-        paths = dict.fromkeys(run.path for run in each.runs)
+        paths = dict.fromkeys(run.path for run in group.runs)
         rows.append(
             [
                 Cell("", links=[(path.stem, path) for path in paths]),
                 Cell(name),
                 number(parameters),
                 number(flops / 1e9 if flops else None, ".3g"),
-                number(len(each.by_seed)),
+                number(len(group.by_seed)),
                 mean(val),
                 mean(test, mark=mark),
                 mean(augmented, mark=mark),
-                duration(each.sample(lambda run: run.seconds)),
+                duration(group.sample(lambda run: run.seconds)),
                 Cell(place),
             ]
         )
@@ -183,7 +184,7 @@ def _speeds(files: Files) -> Table:
     measured = {
         p: file["contenders"] for p, file in files.items() if "contenders" in file
     }
-    names = list(dict.fromkeys(name for each in measured.values() for name in each))
+    names = list(dict.fromkeys(itertools.chain(*measured.values())))
     rows = []
     for path, contenders in measured.items():
         for key, step in (("train", "training"), ("infer", "inference")):

@@ -1,7 +1,7 @@
 """Runs as a report sees them: read, checked, and grouped by config.
 
 Read `read_all` first: it takes run directories, in which training may still run, and
-published files of results. `group` then puts runs that differ only in their seed
+published files of results. `group_runs` then puts runs that differ only in their seed
 together, for a mean and a spread.
 """
 
@@ -525,11 +525,11 @@ class Sample(NamedTuple):
 
 def sample(values: Iterable[float | None]) -> Sample | None:
     """Returns the mean and spread of the values that are known; None without any."""
-    known = [value for value in values if value is not None]
-    if not known:
+    numbers = [value for value in values if value is not None]
+    if not numbers:
         return None
-    std = statistics.stdev(known) if len(known) > 2 else None
-    return Sample(statistics.fmean(known), std, known)
+    std = statistics.stdev(numbers) if len(numbers) > 2 else None
+    return Sample(statistics.fmean(numbers), std, numbers)
 
 
 @dataclasses.dataclass(eq=False)
@@ -577,7 +577,7 @@ class Group:
         return (validation, "validation") if validation else None
 
 
-def group(runs: Sequence[Run]) -> list[Group]:
+def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Returns the groups, in the order of their first runs."""
     members: dict[str, list[Run]] = {}
     for run in runs:

@@ -185,8 +185,8 @@ def differing_settings(groups: Sequence[Group]) -> Table:
     """
     settings, rows = [group.runs[0].compared for group in groups], []
     for key in dict.fromkeys(key for values in settings for key in values):
-        known = [values[key] for values in settings if key in values]
-        if any(value != known[0] for value in known):
+        present = [values[key] for values in settings if key in values]
+        if any(value != present[0] for value in present):
             cells = [Cell(literal(v[key])) if key in v else Cell() for v in settings]
             rows.append([Cell(key), *cells])
     caption = f"{plural(len(rows), 'setting')} that differ between configs"
@@ -238,7 +238,7 @@ def literal(value: Any) -> str:
         options = [f"{k}={literal(v)}" for k, v in value.items() if k != "name"]
         return f"{value['name']}({', '.join(options)})"
     if isinstance(value, list):
-        items = [literal(each) for each in value]
+        items = list(map(literal, value))
         return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
     return str(value)
 
