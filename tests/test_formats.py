@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from safetensors import numpy as safe_numpy
+from support.commands import call
 from support.designs import SMALL, VARIANTS, designs
 
 from cifar_jax import UserError, formats
@@ -294,14 +295,7 @@ def python(code, *arguments, without):
 def test_the_command_and_a_process_without_this_package(tmp_path):
     network, images = make(SMALL), random_images(5)
     save_run(network, make_dataset(SHAPE, 10), tmp_path / "run")
-    command = [sys.executable, "-m", "cifar_jax.export", "--format=stablehlo"]
-    done = subprocess.run(
-        [*command, f"--workdir={tmp_path / 'run'}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = call("export", "--format=stablehlo", f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     path = tmp_path / "run" / "export" / "model.stablehlo"
     assert done.stdout.startswith(f"{path}: {path.stat().st_size:,} bytes; on 17")

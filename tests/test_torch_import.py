@@ -1,8 +1,6 @@
 """The usual PyTorch ResNets become runs that predict the same; all else is refused."""
 
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -15,6 +13,7 @@ from cifar_jax.training import pretrained
 from cifar_jax.training.workdir import RunDirectory
 
 torch = pytest.importorskip("torch")
+from support.commands import call  # noqa: E402
 from support.usual_resnets import ResNet, WideResNet  # noqa: E402
 
 from cifar_jax.formats import pytorch_import  # noqa: E402
@@ -201,19 +200,12 @@ def test_the_command(tmp_path):
     preset = PRESET["resnet20"]()
     path = tmp_path / "weights.pt"
     torch.save(seen(preset).state_dict(), path)
-    command = [sys.executable, "-m", "cifar_jax.import_torch", f"--weights={path}"]
-    flags = ["--preset=resnet20", f"--workdir={tmp_path / 'run'}"]
-    mean = [f"--mean={','.join(map(str, MEAN))}"]
-
-    def call(*arguments):
-        return subprocess.run(
-            [*command, *arguments], cwd=ROOT, capture_output=True, text=True
-        )
-
-    done = call(*flags, *mean)
+    flags = [f"--weights={path}", "--preset=resnet20"]
+    flags += [f"--workdir={tmp_path / 'run'}", f"--mean={','.join(map(str, MEAN))}"]
+    done = call("import_torch", *flags)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "--std is missing" in done.stderr
-    done = call(*flags, *mean, f"--std={','.join(map(str, STD))}")
+    done = call("import_torch", *flags, f"--std={','.join(map(str, STD))}")
     assert done.returncode == 0, done.stderr
     assert "run: resnet20; on 17 random images it predicts the same" in done.stdout
     network = pretrained.load_model(tmp_path / "run")

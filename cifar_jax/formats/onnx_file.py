@@ -71,7 +71,7 @@ class _Graph:
     def build(self) -> None:
         """Adds all of the network, from `images` to `logits`."""
         design, width = self._design, self._design.stem_width
-        x = self._stem(self._normalize("images"))
+        x = self._stem("images")
         for stage, num_blocks in enumerate(design.stage_sizes):
             if design.downsample == "pool":
                 x = self._pool(x, f"stage{stage + 1}_pool", design.strides[stage])
@@ -86,7 +86,7 @@ class _Graph:
             x = self._act(self._norm(x, "final_bn"))
         self._head(x)
 
-    def _add(self, kind: str, *inputs: str, output: str | None = None, **attributes):
+    def _add(self, kind: str, *inputs: str, output: str = "", **attributes):
         output = output or f"{kind.lower()}_{len(self.nodes)}"
         node = helper.make_node(kind, inputs, [output], name=output, **attributes)
         self.nodes.append(node)
@@ -96,15 +96,12 @@ class _Graph:
         self.arrays.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def _normalize(self, images):
-        x = self._add("Cast", images, to=TensorProto.FLOAT)
+    def _stem(self, images: str) -> str:
+        design, x = self._design, self._add("Cast", images, to=TensorProto.FLOAT)
         x = self._add("Transpose", x, perm=[0, 3, 1, 2])
         x = self._add("Div", x, self._array("white", np.float32(255)))
         x = self._add("Sub", x, self._array("mean", self._mean[:, None, None]))
-        return self._add("Div", x, self._array("std", self._std[:, None, None]))
-
-    def _stem(self, x):
-        design = self._design
+        x = self._add("Div", x, self._array("std", self._std[:, None, None]))
         x = self._conv(x, "stem_conv", design.stem_stride)
         if design.block == "basic":
             x = self._norm(x, "stem_bn") if design.stem == "conv" else x
@@ -115,12 +112,12 @@ class _Graph:
             x = self._add("MaxPool", x, **shape)
         return x
 
-    def _pool(self, x, name, window):
+    def _pool(self, x: str, name: str, window: int) -> str:
         x = self._conv(x, f"{name}/conv")
         x = self._add("MaxPool", x, kernel_shape=[window] * 2, strides=[window] * 2)
         return self._act(self._norm(x, f"{name}/bn"))
 
-    def _block(self, x, name, stride, extra):
+    def _block(self, x: str, name: str, stride: int, extra: int) -> str:
         """A block that adds `extra` channels."""
         y, preact = x, self._design.block == "preact"
         if preact:
@@ -134,27 +131,35 @@ class _Graph:
         y = self._add("Add", self._excite(y, f"{name}/se"), x)
         return y if preact else self._act(y)
 
-    def _shortcut(self, x, name, stride, extra):
+    def _shortcut(self, x: str, name: str, stride: int, extra: int) -> str:
         name = f"{name}/shortcut"
         if self._design.shortcut == "projection":
             x = self._conv(x, f"{name}_conv", stride)
             return x if self._design.block == "preact" else self._norm(x, f"{name}_bn")
-        ends = np.iinfo(np.int64).max
-        numbers = dict(starts=[0, 0], ends=[ends, ends], axes=[2, 3])
-        numbers["steps"] = [stride, stride]
-        x = self._add("Slice", x, *self._integers(name, **numbers))
-        pads = [extra // 2, extra - extra // 2]
-        pads, axes = self._integers(name, pads=pads, channels=[1])
-        return self._add("Pad", x, pads, "", axes)
+        # Padding: every `stride`-th pixel, between channels of zeros.
+        end = np.iinfo(np.int64).max
+        numbers = {
+            "starts": [0, 0],
+            "ends": [end, end],
+            "axes": [2, 3],
+            "steps": [stride, stride],
+            "pads": [extra // 2, extra - extra // 2],
+            "channels": [1],
+        }
+        *window, pads, channels = [
+            self._array(f"{name}/{key}", np.array(value, np.int64))
+            for key, value in numbers.items()
+        ]
+        return self._add("Pad", self._add("Slice", x, *window), pads, "", channels)
 
-    def _excite(self, x, name):
+    def _excite(self, x: str, name: str) -> str:
         if not self._design.se_ratio:
             return x
         gate = self._conv(self._add("GlobalAveragePool", x), f"{name}/reduce")
         gate = self._conv(self._act(gate, self._design.se_activation), f"{name}/expand")
         return self._add("Mul", x, self._add("Sigmoid", gate))
 
-    def _head(self, x):
+    def _head(self, x: str) -> None:
         window = self._design.pool
         if window is None:
             x = self._add("GlobalAveragePool", x)
@@ -165,7 +170,7 @@ class _Graph:
         weights = [self._leaf("head/kernel"), self._leaf("head/bias")]
         self._add("Gemm", self._add("Flatten", x), *weights, output="logits")
 
-    def _conv(self, x, name, stride=1):
+    def _conv(self, x: str, name: str, stride: int = 1) -> str:
         """A convolution, or a linear layer of 1x1 maps."""
         kernel = self._leaves[f"{name}/kernel"]
         kernel = kernel if kernel.ndim == 4 else kernel[None, None]
@@ -175,24 +180,18 @@ class _Graph:
         pads = [(kernel.shape[0] - 1) // 2] * 4
         return self._add("Conv", x, *weights, strides=[stride] * 2, pads=pads)
 
-    def _norm(self, x, name):
+    def _norm(self, x: str, name: str) -> str:
         scale = f"{name}/scale"
         self._leaves.setdefault(scale, np.ones_like(self._leaves[f"{name}/bias"]))
         arrays = [self._leaf(f"{name}/{leaf}") for leaf in _NORM]
         epsilon = self._design.bn_epsilon
         return self._add("BatchNormalization", x, *arrays, epsilon=epsilon)
 
-    def _act(self, x, kind=None):
+    def _act(self, x: str, kind: str | None = None) -> str:
         kind = kind or self._design.activation
         if kind == "silu":
             return self._add("Mul", x, self._add("Sigmoid", x))
         return self._add(_ACTIVATIONS[kind], x)
 
-    def _leaf(self, name):
+    def _leaf(self, name: str) -> str:
         return self._array(name, self._leaves[name])
-
-    def _integers(self, prefix, **arrays):
-        return [
-            self._array(f"{prefix}/{name}", np.int64(values))
-            for name, values in arrays.items()
-        ]
