@@ -296,13 +296,18 @@ def _read_config(path: str) -> ConfigDict:
         config = module.get_config(*form)
     except Exception as error:  # a config file may raise anything
         reason = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
+        # ml_collections answers a wrong key with all that there are.
+        if missing := re.search(r'Key "(\w+)" does not exist', reason):
+            close = re.search(r'Did you mean "(\w+)"', reason)
+            reason = f"there is no key {missing[1]}"
+            reason += f"; did you mean {close[1]}?" if close else ""
+            for old, new in RENAMED_KEYS.items():
+                if old.endswith(f".{missing[1]}"):
+                    reason = f"{old} is now {new}"
         for frame in reversed(traceback.extract_tb(error.__traceback__)):
             if frame.filename == file:  # the innermost line of the config file
                 reason += f" (line {frame.lineno})"
                 break
-        for old, new in RENAMED_KEYS.items():
-            if f'"{old.rpartition(".")[2]}"' in reason:
-                reason += f"; {old} is now {new}"
         raise UsageError(f"config {path} cannot be read: {reason}") from error
     if not isinstance(config, ConfigDict):
         raise UsageError(

@@ -41,6 +41,15 @@ def test_a_mistake_is_one_line(arguments, code, message, tmp_path):
     assert done.stderr.startswith("error: ")
 
 
+# A config file that sets a key which does not exist.
+OLD = """from cifar_jax.config import get_config as default
+def get_config():
+    config = default()
+    config.{} = 2
+    return config
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "form", "message"),
     [
@@ -57,6 +66,12 @@ def test_a_mistake_is_one_line(arguments, code, message, tmp_path):
         ("def get_config()\n", "", "SyntaxError: expected ':'"),
         ("", "", "no attribute 'get_config'"),
         ("def get_config():\n    return {}\n", "", "returns dict, not a ConfigDict"),
+        (OLD.format("train.views"), "", "train.views is now train.repeats (line 4)"),
+        (
+            OLD.format("train.epoch"),
+            "",
+            "there is no key epoch; did you mean epochs? (line 4)",
+        ),
     ],
 )
 def test_a_broken_config_file_is_one_line(text, form, message, tmp_path):

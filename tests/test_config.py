@@ -7,6 +7,7 @@ import pathlib
 import re
 
 import pytest
+from support.commands import call
 
 from cifar_jax import UserError
 from cifar_jax import config as default
@@ -92,6 +93,14 @@ def test_a_renamed_key_keeps_its_value():
     assert set(default.config_diff(old, new)) == {
         *("train.repeats", "optim.muon_fallback", "optim.weight_decay_mask")
     }
+
+
+@pytest.mark.parametrize("old", [k for k in default.RENAMED_KEYS if k[:5] != "study"])
+def test_the_command_line_names_a_renamed_key(old):
+    done = call("budget", "--config=configs/quickstart.py", f"--config.{old}=1")
+    new = default.RENAMED_KEYS[old]
+    assert done.returncode == 2
+    assert done.stderr == f"error: config has no key {old}; it is now {new}\n"
 
 
 def test_renamed_keys_of_a_study_are_known():
