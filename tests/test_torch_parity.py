@@ -12,11 +12,14 @@ import pytest
 from flax import traverse_util
 from support.designs import SMALL, VARIANTS
 
+from cifar_jax.models.count import macs
 from cifar_jax.models.design import pooled_size
 from cifar_jax.models.presets import PRESETS
 from cifar_jax.models.resnet import create
 
 torch = pytest.importorskip("torch")
+from torch.utils import flop_counter  # noqa: E402
+
 from cifar_jax.models.torch_resnet import TorchResNet, to_torch  # noqa: E402
 
 TOLERANCE = 1e-9
@@ -156,6 +159,19 @@ def compare_statistics(model, ours, before, network, counts):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variant(name):
     compare(SMALL | VARIANTS[name], side=12)
+
+
+@pytest.mark.parametrize(
+    "name", ["pooled_stages", "stem_kernel_2", "padding", "kernels", "se"]
+)
+def test_multiply_adds_are_those_that_pytorch_counts(name):
+    shape = (12, 12, 3)
+    model = create(num_classes=10, image_shape=shape, **(SMALL | VARIANTS[name]))
+    head_map = (model.design.widths[-1], *pooled_size(model.design, shape))
+    network = TorchResNet(model.design, 3, 10, int(np.prod(head_map))).eval()
+    with flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, 12, 12))
+    assert counter.get_total_flops() == 2 * macs(model, shape)
 
 
 def test_odd_maps():
