@@ -218,7 +218,7 @@ def flipped(content, place):
     "damage",
     [
         lambda content: flipped(content, len(content) // 2),
-        lambda content: content.replace(b'"C4"', b'"C2"'),
+        lambda content: content.replace(b'"seed":1', b'"seed":0'),
         lambda content: content.replace(b"\n", b"\njunk\n", 1),
         lambda content: b"[]\n" + content,
         lambda content: b"".join(content.splitlines(keepends=True)[1:]),
@@ -230,8 +230,6 @@ def test_a_damaged_journal_is_one_line_and_costs_no_run(tmp_path, damage, keys):
     before, _ = study(tmp_path, Pretended(by_width), **keys)
     path = tmp_path / "journal.log"
     content = damage(path.read_bytes())
-    if content == path.read_bytes():
-        pytest.skip("nothing of this kind is in this journal")
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"damaged \(line \d+ of \d+: ") as error:
         study(tmp_path, **keys)

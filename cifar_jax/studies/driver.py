@@ -253,8 +253,9 @@ class Driver:
             task = self._task(each)
             if self._merge and not (task.workdir / "result.json").exists():
                 continue
-            if not self._metrics:  # the first: before workers would do so at once
-                self._prepare_data()
+            if not self._metrics:  # the first run: before workers would do so at once
+                data = self._study.rules.base.data
+                sources.open(data.name, data.dir, local=data.source).prepare()
             self._metrics[each.key] = 0, 0
             self._journal.begin(each)
             (task.workdir / run.STOP).unlink(missing_ok=True)
@@ -262,10 +263,6 @@ class Driver:
             future = self._executor.submit(run.train, task)
             self._running[future] = each
             future.add_done_callback(self._ended.put)
-
-    def _prepare_data(self) -> None:
-        data = self._study.rules.base.data
-        sources.open(data.name, data.dir, local=data.source).prepare()
 
     def _propose(self) -> Run | None:
         """Returns the first run of a sampled design, or None if there are enough."""

@@ -9,7 +9,6 @@ import fcntl
 import functools
 import os
 import pathlib
-import time
 import traceback
 from collections.abc import Mapping
 
@@ -23,11 +22,9 @@ STOP = "stop"  # the stop file
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A run to be done.
+    """A run to be done, in a run directory that the driver sees under the same path.
 
     Attributes:
-      config: Config of the run.
-      workdir: Run directory, on a file system that the driver sees, too.
       threads: CPU threads, whose number changes the rounding; 0: all cores.
       latency: Whether to measure the latency of the trained network.
     """
@@ -66,7 +63,11 @@ def train(task: Task) -> Outcome:
     print(f"== {task.workdir}", flush=True)
     try:
         stop_if_asked()
-        _wait_for_lock(task.workdir)
+        task.workdir.mkdir(parents=True, exist_ok=True)
+        with (task.workdir / ".lock").open("a") as file:
+            # Whoever works here still is about to end: a worker whose driver was
+            # killed, or one that a cluster has taken for lost.
+            fcntl.flock(file, fcntl.LOCK_EX)
         _forget_other_designs(str(task.workdir.parent))
         result = loop.train_and_evaluate(
             task.config, task.workdir, on_epoch=stop_if_asked
@@ -114,22 +115,6 @@ def _forget_other_designs(design: str) -> None:
 
     del design
     jax.clear_caches()
-
-
-def _wait_for_lock(workdir: pathlib.Path) -> None:
-    """Waits until no other process works in a run directory.
-
-    It may be a worker whose driver was killed, and which is about to end, or one that a
-    cluster has taken for lost.
-    """
-    workdir.mkdir(parents=True, exist_ok=True)
-    while True:
-        with (workdir / ".lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                time.sleep(0.2)
 
 
 def _figures(task: Task, result: Mapping) -> Figures:
