@@ -299,7 +299,7 @@ def _read_config(path: str) -> ConfigDict:
         # ml_collections answers a wrong key with all that there are.
         if missing := re.search(r'Key "(\w+)" does not exist', reason):
             close = re.search(r'Did you mean "(\w+)"', reason)
-            reason = f"there is no key {missing[1]}"
+            reason = f"the key {missing[1]} does not exist"
             reason += f"; did you mean {close[1]}?" if close else ""
             for old, new in RENAMED_KEYS.items():
                 if old.endswith(f".{missing[1]}"):

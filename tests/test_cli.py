@@ -70,7 +70,7 @@ def get_config():
         (
             OLD.format("train.epoch"),
             "",
-            "there is no key epoch; did you mean epochs? (line 4)",
+            "the key epoch does not exist; did you mean epochs? (line 4)",
         ),
     ],
 )

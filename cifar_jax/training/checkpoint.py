@@ -335,7 +335,8 @@ class Checkpointer:
     ):
         self._run = run
         self._keep = options.keep
-        self.timer = Timer(options.every_seconds)
+        self._every_seconds = options.every_seconds
+        self.timer = Timer(self._every_seconds)
         self._position: tuple[int, int] | None = None  # of the newest state on disk
         self._latest = CheckpointFolder(run.checkpoints, keep=self._keep, report=report)
         # Each latest state finds the best weights that it names, and one save may be
@@ -399,7 +400,7 @@ class Checkpointer:
         if self._position is None:  # see `restore`
             self._latest.wait()
         self._position = position
-        self.timer.restart()
+        self.timer = Timer(self._every_seconds)
 
     def restore_best(self, variables: Any, sharding: Sharding, epoch: int) -> Any:
         """Returns the best weights, which must be those of an epoch.

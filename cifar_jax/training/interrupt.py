@@ -106,10 +106,6 @@ class Timer:
         self._start = time.perf_counter() if start is None else start
         self._reduced: jax.Array | None = None
 
-    def restart(self) -> None:
-        """Counts from now on."""
-        self._start, self._reduced = time.perf_counter(), None
-
     def poll(self) -> bool:
         """A collective: returns whether the seconds have passed."""
         has_fired = time.perf_counter() - self._start >= self._seconds

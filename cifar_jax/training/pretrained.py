@@ -190,7 +190,7 @@ def with_teacher(config: ConfigDict, setup: Setup) -> Setup:
     """Returns the setup with the teacher that the config asks for, if any.
 
     Raises:
-      UserError: If there is no such network, or its classes or images are others.
+      UserError: If the network does not exist, or its classes or images are others.
     """
     workdir, weight, temperature = (
         config.distill[key] for key in ("teacher", "weight", "temperature")
@@ -212,13 +212,15 @@ def with_teacher(config: ConfigDict, setup: Setup) -> Setup:
                 f"distill.teacher is {workdir}, whose {name} are {theirs}, not the "
                 f"data's {ours}; use a network trained on such data"
             )
-
-    def teach(variables: Any, images: jax.Array) -> jax.Array:
-        return dataclasses.replace(network, variables=variables).logits(images)
-
-    options = dataclasses.replace(
-        setup.options, distillation=Distillation(teach, weight, temperature)
+    distillation = Distillation(
+        # The variables are an argument: constants would be compiled into the step.
+        lambda variables, images: dataclasses.replace(
+            network, variables=variables
+        ).logits(images),
+        weight,
+        temperature,
     )
+    options = dataclasses.replace(setup.options, distillation=distillation)
     result = RunDirectory(workdir).result()  # an imported network has none
     source = _source(workdir, network)
     source["num_parameters"] = count.num_parameters(network.model, network.image_shape)
@@ -263,7 +265,7 @@ def initialize(
       The state, and the run its weights come from; None: they are random.
 
     Raises:
-      UserError: If there is no such network, or its shapes are others.
+      UserError: If the network does not exist, or its shapes are others.
     """
     workdir = config.init.workdir
     if workdir is None:

@@ -170,12 +170,13 @@ def evaluate(
       options: What stays the same from batch to batch.
       augmentation: Test-time augmentation, a key of `tta.TTA`.
     """
-
-    def network(images):
-        images = normalize(images, options.mean, options.std)
-        return apply_fn(variables, images, train=False)
-
-    logits = tta.logits(network, batch.images, augmentation)[:, -1]
+    logits = tta.logits(
+        lambda images: apply_fn(
+            variables, normalize(images, options.mean, options.std), train=False
+        ),
+        batch.images,
+        augmentation,
+    )[:, -1]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     batch_metrics = Metrics.single_from_model_output(
         loss=losses, correct=logits.argmax(-1) == batch.labels, mask=mask
@@ -255,17 +256,17 @@ def _accumulated(grad_fn: Callable, num_parts: int) -> Callable:
     BatchNorm's running statistics move with each part, as in so many small batches.
     """
 
-    def split(array):
-        # Image i is in part i % num_parts, so each device's images stay on it.
-        return array.reshape(-1, num_parts, *array.shape[1:]).swapaxes(0, 1)
-
     def accumulated(params, batch_stats, images, targets, teacher_logits, key):
         def add(carry, part):
             grads, batch_stats, metrics = carry
             more, (batch_stats, new) = grad_fn(params, batch_stats, *part)
             return (optax.tree.add(grads, more), batch_stats, metrics.merge(new)), None
 
-        rows = jax.tree.map(split, (images, targets, teacher_logits))
+        # Image i is in part i % num_parts, so each device's images stay on it.
+        rows = jax.tree.map(
+            lambda array: array.reshape(-1, num_parts, *array.shape[1:]).swapaxes(0, 1),
+            (images, targets, teacher_logits),
+        )
         parts = (*rows, jax.random.split(key, num_parts))
         start = optax.tree.zeros_like(params), batch_stats, Metrics.empty()
         # XLA:CPU is slow at convolutions within a loop.

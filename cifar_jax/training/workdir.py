@@ -312,9 +312,10 @@ class TensorBoard:
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
         self._writer = RecordWriter(os.path.join(folder, name))
-        self._write(Event(step=purge_step, file_version="brain.Event:2"))
         start = SessionLog(status=SessionLog.START)
-        self._write(Event(step=purge_step, session_log=start))
+        for content in ({"file_version": "brain.Event:2"}, {"session_log": start}):
+            event = Event(wall_time=time.time(), step=purge_step, **content)
+            self._writer.write(event.SerializeToString())
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the values of a step, by their tags.
@@ -323,17 +324,15 @@ class TensorBoard:
           OSError: If they cannot be written.
         """
         for tag, value in values.items():
-            self._write(Event(step=step, summary=summary.scalar(tag, value)))
+            content = summary.scalar(tag, value)
+            event = Event(wall_time=time.time(), step=step, summary=content)
+            self._writer.write(event.SerializeToString())
         self._writer.flush()
 
     def close(self) -> None:
         """Closes the file; writes that failed have been reported."""
         with contextlib.suppress(OSError):
             self._writer.close()
-
-    def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
-        self._writer.write(event.SerializeToString())
 
 
 def _size(folder: pathlib.Path) -> int:

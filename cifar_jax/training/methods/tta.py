@@ -12,10 +12,6 @@ from cifar_jax.config import TTA_NAMES
 Views = Callable[[jax.Array], list[tuple[float, jax.Array]]]
 
 
-def _plain(images: jax.Array) -> list[tuple[float, jax.Array]]:
-    return [(1.0, images)]
-
-
 def _flip(images: jax.Array) -> list[tuple[float, jax.Array]]:
     return [(0.5, images), (0.5, images[:, :, ::-1])]
 
@@ -32,7 +28,7 @@ def _multicrop(images: jax.Array) -> list[tuple[float, jax.Array]]:
 
 
 TTA: Mapping[str, Views] = dict(
-    zip(TTA_NAMES, (_plain, _flip, _multicrop), strict=True)
+    zip(TTA_NAMES, (lambda images: [(1.0, images)], _flip, _multicrop), strict=True)
 )
 
 
