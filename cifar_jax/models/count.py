@@ -166,9 +166,9 @@ def largest_width_under_budget(
     limit: int,
     multiple: int = 1,
 ) -> Design | None:
-    """Returns the widest design below the limit, its stages in the same proportion.
+    """Returns the widest design below the limit; None if even the least is too wide.
 
-    Only the widths change (and the stem's, where it is the first stage's).
+    Only the widths change, in proportion (and the stem's, if it is the first stage's).
 
     Args:
       design: Resolved design, whose proportions are kept.
@@ -176,9 +176,6 @@ def largest_width_under_budget(
       num_classes: Length of the logits.
       limit: The parameters must be fewer.
       multiple: Number that all widths are multiples of; they are rounded down to it.
-
-    Returns:
-      The design, or None where even the least width is too wide.
     """
     first = design.widths[0]
 

@@ -38,12 +38,9 @@ def color_jitter(
       saturation: Strength of the change; 0: none.
       hue: Largest shift, at most 0.5.
     """
-    strengths = {
-        "brightness": brightness,
-        "contrast": contrast,
-        "saturation": saturation,
-        "hue": hue,
-    }
+    strengths = dict(
+        brightness=brightness, contrast=contrast, saturation=saturation, hue=hue
+    )
     for name, strength in strengths.items():
         checks.require(strength >= 0, f"{name} is {strength}", "at least 0")
     checks.require(hue <= 0.5, f"hue is {hue}", "at most 0.5, half the colour circle")

@@ -156,13 +156,9 @@ def random_affine(
     high = [degrees, shift_x, shift_y, scale[1], shear_x, shear_y]
     low, high = (jnp.array(bound, jnp.float32)[None] for bound in (low, high))
     drawn = jax.random.uniform(key, (batch, 6), minval=low, maxval=high)
-    sides = jnp.array([width, height])[None]
+    angles, factors, shears = drawn[:, 0], drawn[:, 3], drawn[:, 4:]
+    shifts = jnp.round(drawn[:, 1:3] * jnp.array([width, height])[None])
     matrices = affine_matrices(
-        drawn[:, 0],
-        jnp.round(drawn[:, 1:3] * sides),
-        drawn[:, 3],
-        drawn[:, 4:],
-        height=height,
-        width=width,
+        angles, shifts, factors, shears, height=height, width=width
     )
     return warp(images, matrices, interpolation=interpolation, fill=fill)

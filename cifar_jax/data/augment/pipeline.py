@@ -13,6 +13,15 @@ from cifar_jax import UserError
 from cifar_jax.data.augment import checks, color, erasing, geometry, mixing, policies
 from cifar_jax.data.augment.warp import optimization_barrier
 
+# `pipeline(key, images, labels, *, epoch, index=None, progress=None, split=None)`
+# returns images and labels, and can be jitted. Its arguments:
+# - images: uint8 or float [B, H, W, C] in [0, 255]; mixup turns uint8 to float32;
+# - labels: float [B, K], one-hot or soft; mixing keeps the sum of each row;
+# - epoch: int32 scalar, or [B]: how often each image was seen before;
+# - index: int32 [B], each image's place in the data set; for `alternating_flip`;
+# - progress: float32 scalar in [0, 1), the fraction of the run that has passed; for
+#   transforms with a `Window`;
+# - split: sharding of the batch, which every transform keeps; None: XLA decides.
 Pipeline = Callable[..., tuple[jax.Array, jax.Array]]
 
 TRANSFORMS: dict[str, Callable] = {
@@ -89,19 +98,8 @@ def make_pipeline(
 ) -> Pipeline:
     """Returns the function that applies transforms to a batch, in their order.
 
-    The function is pure and can be jitted: `pipeline(key, images, labels, *, epoch,
-    index=None, progress=None, split=None) -> (images, labels)`, where
-
-    - images: uint8 or float [B, H, W, C] in [0, 255]; mixup turns uint8 to float32;
-    - labels: float [B, K], one-hot or soft; mixing keeps the sum of each row;
-    - epoch: int32 scalar, or [B]: how often each image was seen before;
-    - index: int32 [B], each image's place in the data set; for `alternating_flip`;
-    - progress: float32 scalar in [0, 1), the fraction of the run that has passed; for
-      transforms with a `Window`;
-    - split: sharding of the batch, which every transform keeps; None: XLA decides.
-
-    Each transform's key is `key` folded with its position. The result does not depend
-    on how the batch is sharded.
+    See `Pipeline` for the function's arguments. Each transform's key is `key` folded
+    with its position. The result does not depend on how the batch is sharded.
 
     Args:
       transforms: For each one a dict of its `name`, a key of `TRANSFORMS`, its options
