@@ -190,8 +190,8 @@ def wait_for(process, condition):
 
 def workers_of(process):
     """Returns the local workers: children that have a session of their own."""
-    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    pids = [int(number) for number in children.read_text().split()]
+    lists = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")  # by thread
+    pids = [int(number) for path in lists for number in path.read_text().split()]
     return [pid for pid in pids if os.getsid(pid) == pid]
 
 
