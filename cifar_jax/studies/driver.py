@@ -65,26 +65,19 @@ def run_study(
     part: tuple[int, int] | None = None,
     merge: bool = False,
 ) -> list[Row]:
-    """Runs a study, or resumes it, and writes its tables.
+    """Runs or resumes a study, and writes its tables; returns a row for each design.
 
     Args:
-      config: Config, as `cifar_jax.config.get_study_config` makes it.
+      config: Config, made by `cifar_jax.config.get_study_config`.
       workdir: Folder of the study, which all workers see under this path.
-      executor: "local", "ray", "ray=ADDRESS", or any executor, which stays open:
-        submitit's, mpi4py's, or `dask.distributed.Client(...).get_executor()`.
-      workers: Number of runs in the executor's hands at a time; 0: all that fit into
-        those named above; 32 of an executor whose size is not known.
+      executor: "local", "ray", "ray=ADDRESS", or any executor, which stays open.
+      workers: Number of runs in the executor's hands; 0: as many as fit, or 32.
       retry_failed: Whether failed runs are done once more.
-      part: (k, n): do only each n-th design, from the k-th, counted from 1; the tables
-        and the winner are left to a later call with `merge`.
+      part: (k, n): do each n-th design, from the k-th, and leave tables to `merge`.
       merge: Read the runs that are done, and start none.
 
-    Returns:
-      A row for each design.
-
     Raises:
-      UserError: If the config is wrong, the folder holds another study or has another
-        driver, the journal is damaged, or no run has ended well.
+      UserError: If the config or folder is unusable, or no run has ended well.
       Stopped: After SIGINT, SIGTERM or `study.max_seconds`, when all runs are saved.
     """
     made, folder = study.make(config), pathlib.Path(workdir).absolute()
@@ -96,14 +89,7 @@ def run_study(
     claim(folder, config)
     with contextlib.ExitStack() as stack:
         suffix = f"-{part[0]}-of-{part[1]}" if part else ""
-        file = stack.enter_context((folder / f".lock{suffix}").open("a"))
-        try:  # the kernel frees the lock of a driver that dies
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another command drives the study in {folder}; wait for it, or stop "
-                "it and give --workers instead"
-            ) from error
+        stack.enter_context(_locked(folder, suffix))
         if isinstance(executor, str):
             executor = executors.make(executor, workers, made, folder / "logs")
             stack.callback(executor.shutdown, cancel_futures=True)
@@ -118,6 +104,20 @@ def run_study(
             "--retry_failed tries them again"
         )
     return rows
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path, suffix: str) -> Iterator[None]:
+    """Keeps other drivers out; the kernel frees the lock of one that dies."""
+    with (folder / f".lock{suffix}").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another command drives the study in {folder}; wait for it, or stop "
+                "it and give --workers instead"
+            ) from error
+        yield
 
 
 def claim(folder: pathlib.Path, config: ConfigDict) -> None:

@@ -39,7 +39,7 @@ def make(spec: str, workers: int, study: Study, logs: pathlib.Path) -> Executor:
       logs: Folder for the logs of local processes.
 
     Raises:
-      UserError: If there is no such executor.
+      UserError: If the executor is unknown or cannot start.
     """
     name, _, address = spec.partition("=")
     if name == "ray":
@@ -197,11 +197,11 @@ class RayExecutor(Executor):
     Args:
       address: Address of the cluster; None: the one that is running here, or else
         this machine.
-      threads: CPUs that a run reserves, where there is no accelerator; 0: one.
+      threads: CPUs that a run reserves, without accelerators; 0: one.
       accelerators: GPUs or TPU chips that it reserves, where the cluster has any.
 
     Raises:
-      UserError: If Ray is not installed, or there is no cluster.
+      UserError: If Ray is not installed, or no cluster answers.
     """
 
     def __init__(self, address: str | None, threads: int, accelerators: float):
