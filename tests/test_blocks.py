@@ -176,8 +176,10 @@ def test_excite_gates_each_channel(bias):
 
 
 def test_padding_shortcut_subsamples_and_adds_zero_channels():
-    x = normal(0, 2, 5, 4, 3)
-    y = blocks.pad_shortcut(x, 8, 2)
+    x = jnp.abs(normal(0, 2, 5, 4, 3))
+    padded = block(shortcut="padding", width=8, stride=2)
+    variables = init(padded, jax.random.key(1), x)
+    y = apply(padded, variables | {"params": zeros(variables)}, x)
     assert y.shape == (2, 3, 2, 8)
     np.testing.assert_array_equal(y[..., 2:5], x[:, ::2, ::2])
     assert not y[..., :2].any()

@@ -108,16 +108,6 @@ class SqueezeExcite(nn.Module):
         return x * gate[:, None, None, :]
 
 
-def pad_shortcut(x: jax.Array, width: int, stride: int) -> jax.Array:
-    """Option A of He et al. (2016, arXiv:1512.03385): subsample, add zero channels.
-
-    The zeros lie on both sides of the channels, as in the common PyTorch code.
-    """
-    extra = width - x.shape[-1]
-    x = x[:, ::stride, ::stride, :]
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
-
-
 def max_pool(x: jax.Array, window: int) -> jax.Array:
     """Non-overlapping max-pooling; incomplete windows are dropped.
 
@@ -202,7 +192,12 @@ class Block(nn.Module):
     def resize(self, x: jax.Array) -> jax.Array:
         """Returns the shortcut of a block that changes the map's shape."""
         if self.shortcut == "padding":
-            return pad_shortcut(x, self.width, self.stride)
+            # Option A of He et al. (2016, arXiv:1512.03385): subsample, and add zero
+            # channels on both sides, as the common PyTorch code does.
+            extra = self.width - x.shape[-1]
+            x = x[:, :: self.stride, :: self.stride, :]
+            zeros = (extra // 2, extra - extra // 2)
+            return jnp.pad(x, ((0, 0), (0, 0), (0, 0), zeros))
         kernel = self.shortcut_kernel
         return self.conv(self.width, kernel, self.stride, name="shortcut_conv")(x)
 

@@ -92,19 +92,20 @@ def resolve(options: dict) -> Design:
                     f"model.{field.name} is {value!r}; it needs a value of type "
                     f"{kind.__name__}, {example}"
                 )
-    num_stages = len(_ints("stage_sizes", raw.stage_sizes))
+    stage_sizes = _ints("stage_sizes", raw.stage_sizes)
+    num_stages = len(stage_sizes)
     widths = _ints("widths", raw.widths)
     if len(widths) == 1:
         widths = tuple(widths[0] * 2**stage for stage in range(num_stages))
-    kernels = _for_stages("kernel_sizes", raw.kernel_sizes, num_stages)
+    kernels = _ints("kernel_sizes", raw.kernel_sizes, num_stages)
     strides = options.get("strides", (1,) + (2,) * (num_stages - 1))
     return dataclasses.replace(
         raw,
-        stage_sizes=_ints("stage_sizes", raw.stage_sizes),
-        widths=_for_stages("widths", widths, num_stages),
-        strides=_for_stages("strides", strides, num_stages),
+        stage_sizes=stage_sizes,
+        widths=_ints("widths", widths, num_stages),
+        strides=_ints("strides", strides, num_stages),
         kernel_sizes=kernels,
-        shortcut_kernel_sizes=_for_stages(
+        shortcut_kernel_sizes=_ints(
             "shortcut_kernel_sizes", raw.shortcut_kernel_sizes, num_stages
         ),
         stem_width=options.get("stem_width", widths[0]),
@@ -113,19 +114,21 @@ def resolve(options: dict) -> Design:
     )
 
 
-def _ints(name: str, values) -> tuple[int, ...]:
-    """Returns the entries of a list of whole numbers that are at least 1."""
+def _ints(name: str, values, num_stages: int | None = None) -> tuple[int, ...]:
+    """Returns whole numbers that are at least 1.
+
+    Args:
+      name: Name of the option, for errors.
+      values: A number or a list of them.
+      num_stages: Number of entries, which a single one stands for; None: any.
+    """
     values = tuple(values) if isinstance(values, list | tuple) else (values,)
     if not values or any(type(value) is not int or value < 1 for value in values):
         raise UserError(
             f"model.{name} is {values}; it needs whole numbers of at least 1"
         )
-    return values
-
-
-def _for_stages(name: str, values, num_stages: int) -> tuple[int, ...]:
-    """Returns one entry for each stage; a single one serves all of them."""
-    values = _ints(name, values)
+    if num_stages is None:
+        return values
     if len(values) == 1:
         values *= num_stages
     if len(values) != num_stages:
@@ -188,7 +191,28 @@ def check(design: Design, image_shape: tuple[int, int, int], num_classes: int) -
             f"images of shape {tuple(image_shape)} in {num_classes} classes cannot be "
             "classified; the shape is (height, width, channels), all at least 1"
         )
-    _check_widths(design, image_shape[2])
+    narrowest = min(design.widths)
+    if not 0 <= design.se_ratio <= narrowest:
+        raise UserError(
+            f"model.se_ratio is {design.se_ratio}, but the narrowest stage has "
+            f"{narrowest} channels; use at most {narrowest}, or 0 for no "
+            "squeeze-and-excitation"
+        )
+    widths = (design.stem_width, *design.widths)
+    for before, after in zip(widths, widths[1:], strict=False):
+        if design.shortcut == "padding" and after < before:
+            raise UserError(
+                f"padding shortcuts cannot narrow from {before} to {after} channels; "
+                "use shortcut='projection', or widths that do not fall"
+            )
+    # Each direction of a patch's space has two filters, of either sign.
+    most = 2 * design.stem_kernel**2 * image_shape[2]
+    odd = design.stem_width > most or design.stem_width % 2
+    if design.stem == "whitening" and odd:
+        raise UserError(
+            f"model.stem_width is {design.stem_width}; a whitening stem of kernel "
+            f"{design.stem_kernel} has an even width of at most {most}"
+        )
     _check_maps(design, image_shape)
 
 
@@ -251,32 +275,6 @@ def _check_combinations(design: Design) -> None:
     ):
         if refused:
             raise UserError(message)
-
-
-def _check_widths(design: Design, channels: int) -> None:
-    """Checks the widths against what needs some number of channels."""
-    narrowest = min(design.widths)
-    if not 0 <= design.se_ratio <= narrowest:
-        raise UserError(
-            f"model.se_ratio is {design.se_ratio}, but the narrowest stage has "
-            f"{narrowest} channels; use at most {narrowest}, or 0 for no "
-            "squeeze-and-excitation"
-        )
-    widths = (design.stem_width, *design.widths)
-    for before, after in zip(widths, widths[1:], strict=False):
-        if design.shortcut == "padding" and after < before:
-            raise UserError(
-                f"padding shortcuts cannot narrow from {before} to {after} channels; "
-                "use shortcut='projection', or widths that do not fall"
-            )
-    # Each direction of a patch's space has two filters, of either sign.
-    most = 2 * design.stem_kernel**2 * channels
-    odd = design.stem_width > most or design.stem_width % 2
-    if design.stem == "whitening" and odd:
-        raise UserError(
-            f"model.stem_width is {design.stem_width}; a whitening stem of kernel "
-            f"{design.stem_kernel} has an even width of at most {most}"
-        )
 
 
 def _check_maps(design: Design, image_shape: tuple[int, int, int]) -> None:

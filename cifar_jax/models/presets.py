@@ -11,7 +11,7 @@ def cifar_resnet(depth: int) -> dict:
 
     Their shortcuts are padded (option A), so they hold no parameters.
     """
-    num_blocks = _blocks_in_stage(depth, outside=2, per_block=2)
+    num_blocks = _blocks_in_stage(depth, outside=2)
     return dict(stage_sizes=(num_blocks,) * 3, widths=(16, 32, 64), shortcut="padding")
 
 
@@ -21,7 +21,7 @@ def wide_resnet(depth: int, width_factor: int) -> dict:
     The depth counts the three projections, as theirs does: WRN-28-10 has 25
     convolutions in its stem and blocks.
     """
-    num_blocks = _blocks_in_stage(depth, outside=4, per_block=2)
+    num_blocks = _blocks_in_stage(depth, outside=4)
     return dict(
         stage_sizes=(num_blocks,) * 3,
         widths=(16 * width_factor, 32 * width_factor, 64 * width_factor),
@@ -30,13 +30,13 @@ def wide_resnet(depth: int, width_factor: int) -> dict:
     )
 
 
-def _blocks_in_stage(depth: int, *, outside: int, per_block: int) -> int:
-    """Solves depth = outside + 3 stages x blocks x convolutions in a block."""
-    num_blocks, rest = divmod(depth - outside, 3 * per_block)
+def _blocks_in_stage(depth: int, *, outside: int) -> int:
+    """Solves depth = outside + 3 stages x blocks x 2 convolutions in a block."""
+    num_blocks, rest = divmod(depth - outside, 6)
     if rest or num_blocks < 1:
         raise UserError(
-            f"depth {depth} is not {3 * per_block}n + {outside}; "
-            f"use {outside + 3 * per_block * max(1, num_blocks)}"
+            f"depth {depth} is not 6n + {outside}; "
+            f"use {outside + 6 * max(1, num_blocks)}"
         )
     return num_blocks
 

@@ -30,19 +30,6 @@ _RULES = (
 _COUNTER = "num_batches_tracked"  # of PyTorch's BatchNorm; Flax has none
 
 
-def rename(name: str, *, preact: bool) -> str:
-    """Returns this project's name for a usual one; its own names stay.
-
-    Args:
-      name: Usual name of a parameter or statistic.
-      preact: Whether the blocks begin with their BatchNorm.
-    """
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name)
-    # The BatchNorm outside the blocks is the stem's or the last one.
-    return re.sub(r"^bn1\.", "final_bn." if preact else "stem_bn.", name)
-
-
 def match(
     weights: Mapping[str, np.ndarray],
     shapes: Mapping[str, tuple[int, ...]],
@@ -50,6 +37,8 @@ def match(
     preact: bool,
 ) -> dict[str, np.ndarray]:
     """Returns the weights by this project's names, if they are exactly the network's.
+
+    Weights that have this project's names already keep them.
 
     Args:
       weights: Arrays by their usual names.
@@ -61,7 +50,11 @@ def match(
     """
     matched: dict[str, np.ndarray] = {}
     for usual, weight in weights.items():
-        name = rename(usual, preact=preact)
+        name = usual
+        for pattern, replacement in _RULES:
+            name = re.sub(pattern, replacement, name)
+        # The BatchNorm outside the blocks is the stem's or the last one.
+        name = re.sub(r"^bn1\.", "final_bn." if preact else "stem_bn.", name)
         if name.endswith(_COUNTER):
             continue
         if name not in shapes or name in matched:

@@ -8,6 +8,7 @@ JAX: `load` reads what `cifar_jax.export --format torch` has written.
 import json
 import os
 import pathlib
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -30,38 +31,6 @@ def _conv(before, after, kernel, stride=1):
     return nn.Conv2d(before, after, kernel, stride, (kernel - 1) // 2, bias=False)
 
 
-class Excite(nn.Module):
-    """Squeeze-and-excitation (Hu et al., 2018, arXiv:1709.01507)."""
-
-    def __init__(self, width, design):
-        super().__init__()
-        hidden = width // design.se_ratio
-        self.reduce = nn.Conv2d(width, hidden, 1, bias=design.se_bias)
-        self.act = ACTIVATIONS[design.se_activation]()
-        self.expand = nn.Conv2d(hidden, width, 1, bias=design.se_bias)
-
-    def forward(self, x):
-        """Returns x [B, C, H, W], gated."""
-        gate = F.adaptive_avg_pool2d(x, 1)
-        return x * torch.sigmoid(self.expand(self.act(self.reduce(gate))))
-
-
-class Pool(nn.Module):
-    """Convolution, max-pool, BatchNorm, activation: how a stage may start."""
-
-    def __init__(self, design, stage, before, norm):
-        super().__init__()
-        after, kernel = design.widths[stage], design.kernel_sizes[stage]
-        self.conv = _conv(before, after, kernel)
-        self.pool = nn.MaxPool2d(design.strides[stage])
-        self.bn = norm(after)
-        self.act = ACTIVATIONS[design.activation]()
-
-    def forward(self, x):
-        """Returns [B, width, H / window, W / window]."""
-        return self.act(self.bn(self.pool(self.conv(x))))
-
-
 class Block(nn.Module):
     """A residual block of either kind."""
 
@@ -74,7 +43,17 @@ class Block(nn.Module):
         self.bn1 = norm(before if self.preact else after)
         self.conv2 = _conv(after, after, kernel)
         self.bn2 = norm(after)
-        self.se = Excite(after, design) if design.se_ratio else nn.Identity()
+        self.se = None
+        if design.se_ratio:  # its gate (Hu et al., 2018, arXiv:1709.01507)
+            hidden = after // design.se_ratio
+            layers = OrderedDict(
+                squeeze=nn.AdaptiveAvgPool2d(1),
+                reduce=nn.Conv2d(after, hidden, 1, bias=design.se_bias),
+                act=ACTIVATIONS[design.se_activation](),
+                expand=nn.Conv2d(hidden, after, 1, bias=design.se_bias),
+                gate=nn.Sigmoid(),
+            )
+            self.se = nn.Sequential(layers)
         self.changes = stride != 1 or before != after
         if self.changes and design.shortcut == "padding":
             # Subsamples, then adds zero channels on both sides: the last entries of a
@@ -96,12 +75,15 @@ class Block(nn.Module):
         """Returns [B, width, H / stride, W / stride]."""
         if self.preact:
             y = self.act(self.bn1(x))
-            x = self.shortcut(y) if self.changes else x
+            shortcut = self.shortcut(y) if self.changes else x
             y = self.conv2(self.act(self.bn2(self.conv1(y))))
-            return self.se(y) + x
-        y = self.act(self.bn1(self.conv1(x)))
-        y = self.se(self.bn2(self.conv2(y)))
-        return self.act(y + self.shortcut(x))
+        else:
+            shortcut = self.shortcut(x)
+            y = self.act(self.bn1(self.conv1(x)))
+            y = self.bn2(self.conv2(y))
+        if self.se is not None:
+            y = y * self.se(y)
+        return y + shortcut if self.preact else self.act(y + shortcut)
 
 
 class TorchResNet(nn.Module):
@@ -142,10 +124,16 @@ class TorchResNet(nn.Module):
         self.blocks = []  # their names, in order
         for stage, num_blocks in enumerate(design.stage_sizes):
             if design.downsample == "pool":
-                name = f"stage{stage + 1}_pool"
-                self.add_module(name, Pool(design, stage, before, norm))
+                name, width = f"stage{stage + 1}_pool", design.widths[stage]
+                layers = OrderedDict(
+                    conv=_conv(before, width, design.kernel_sizes[stage]),
+                    pool=nn.MaxPool2d(design.strides[stage]),
+                    bn=norm(width),
+                    act=ACTIVATIONS[design.activation](),
+                )
+                self.add_module(name, nn.Sequential(layers))
                 self.blocks.append(name)
-                before = design.widths[stage]
+                before = width
             for index in range(num_blocks):
                 stride = block_stride(design, stage, index)
                 name = f"stage{stage + 1}_block{index + 1}"
