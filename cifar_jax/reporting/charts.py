@@ -217,9 +217,8 @@ def _curves(groups: Sequence[Group], metric: str, name: str) -> Chart:
     single, title = len(runs) == 1, metric.replace("_", " ")
     text = "By epoch, for " + ", ".join(group.name for group in groups) + "."
     chart = Chart(name, title.capitalize(), "epoch", title, text)
-    splits: dict[
-        str, tuple[int | None, dict[str, Any]]
-    ] = {}  # the legend's second part, below the names of groups
+    # The legend's second part, below the names of groups.
+    splits: dict[str, tuple[int | None, dict[str, Any]]] = {}
     for group, run in runs:
         for split, split_name in _SPLITS.items():
             values = run.values(split, metric)
@@ -269,9 +268,8 @@ def tradeoffs(
         ]
         if len({x for _, x, *_ in points}) < 2:
             continue
-        name, unit = f"accuracy_by_{cost.lower()}{suffix}", ""
-        if cost == "latency":
-            unit = "s"
+        name = f"accuracy_by_{cost.lower()}{suffix}"
+        unit = "s" if cost == "latency" else ""
         title, text = f"Accuracy against {cost}", "The table of configs has its values."
         chart = Chart(name, title, cost, "accuracy", text)
         for group, x, sample, split in points:
@@ -286,22 +284,17 @@ def tradeoffs(
                 colour = _LIGHT[colour_name(group.number)]
                 bar = dict(color=colour, capsize=3)
                 chart.axes.errorbar(x, sample.mean, sample.std, **bar)
-        _scale_x(chart, [x for _, x, *_ in points], unit)
+        axis, positions = chart.axes.xaxis, [x for _, x, *_ in points]
+        if max(positions) / min(positions) >= _LOG_FROM:
+            chart.axes.set_xscale("log")
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+            axis.set_minor_formatter("")
+        else:
+            axis.set_major_locator(MaxNLocator(5))
+            chart.axes.margins(x=0.15)
+        axis.set_major_formatter(EngFormatter(unit=unit, sep=""))
         charts.append(chart.finish())
     return charts
-
-
-def _scale_x(chart: Chart, values: Sequence[float], unit: str) -> None:
-    """Lays out the x-axis for values that may differ by orders of magnitude."""
-    axis = chart.axes.xaxis
-    if max(values) / min(values) >= _LOG_FROM:
-        chart.axes.set_xscale("log")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
-        axis.set_minor_formatter("")
-    else:
-        axis.set_major_locator(MaxNLocator(5))
-        chart.axes.margins(x=0.15)
-    axis.set_major_formatter(EngFormatter(unit=unit, sep=""))
 
 
 def reliability(bins: Sequence[Bin], suffix: str) -> list[Chart]:

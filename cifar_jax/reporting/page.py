@@ -11,7 +11,6 @@ import hashlib
 import io
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jinja2
 import numpy as np
@@ -27,14 +26,6 @@ from cifar_jax.training.progress import clock_time
 from cifar_jax.training.results import versions
 
 _FOLDER = pathlib.Path(__file__).parent
-
-
-class Fact(NamedTuple):
-    """A figure that stands by itself: its name, its value, and a line about it."""
-
-    name: str
-    value: str
-    detail: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +77,11 @@ def make(runs: Sequence[Run], now: datetime.datetime) -> Report:
         charts=charts,
         drawn=drawn,  # the template adds the charts that it shows
         tables=tables,
-        facts=facts,
+        budget_line=count.budget_line,
+        clock_time=clock_time,
+        wilson_interval=scores.wilson_interval,
         local_time=datetime.datetime.fromtimestamp,
         picture=picture_address,
-        tile=_tile,
         style=(_FOLDER / "page.css").read_text(),
         script=script,
         script_hash=base64.b64encode(digest).decode(),
@@ -97,105 +89,13 @@ def make(runs: Sequence[Run], now: datetime.datetime) -> Report:
     return Report(html, drawn)
 
 
-def picture_address(png: bytes) -> str:
-    """Returns an address that holds a picture."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _tile(image: np.ndarray) -> str:
-    """Returns an address that holds an image, uint8 [H, W, 1 or 3]."""
-    buffer = io.BytesIO()
-    Image.fromarray(image.squeeze()).save(buffer, format="png", optimize=True)
-    return picture_address(buffer.getvalue())
-
-
-# ---------------------------------------------------------------------------
-# The figures at the top of the page of one run
-
-
-def facts(run: Run) -> list[Fact]:
-    """Returns the figures that matter most about a run."""
-    figures = [_test(run)]
-    augmented = run.accuracy("test_tta")
-    if augmented is not None:
-        detail = f"test-time augmentation: {run.settings['evaluate.tta']}"
-        figures.append(Fact("Test accuracy, augmented", f"{augmented:.4f}", detail))
-    if run.validation is not None:
-        detail = f"epoch {run.best_epoch} of {run.num_epochs}, selected by "
-        detail += tables.selection(run)
-        val = run.result.get("val") if run.result else None
-        if val and "num_examples" in val:
-            detail += f"; {val['num_examples']:,} images"
-        so_far = "" if run.result else " so far"
-        figures.append(
-            Fact(f"Validation accuracy{so_far}", f"{run.validation:.4f}", detail)
-        )
-    figures += [*_size(run), *_speed(run)]
-    cost = run.evaluation.record.get("efficiency") if run.evaluation else None
-    if cost and run.latency is not None:
-        detail = (
-            f"a batch of {cost['latency_batch_size']}; "
-            f"{cost['images_per_second']:,.0f} images/s in batches of "
-            f"{cost['best_batch_size']:,}; {cost['num_devices']} x {cost['device']}"
-        )
-        figures.append(Fact("Latency", f"{run.latency:.3g} ms", detail))
-    return figures
-
-
-def _test(run: Run) -> Fact:
-    name = "Test accuracy"
-    if run.imported:
-        if run.evaluation is None or run.evaluation.split != "test":
-            return Fact(name, "not yet", "the weights were imported")
-        scored = run.evaluation.record["scores"]
-        low, high = scored["accuracy_interval"]
-        detail = f"of imported weights; 95% interval {low:.4f} to {high:.4f}"
-        return Fact(name, f"{scored['accuracy']:.4f}", detail)
-    if not run.result:
-        return Fact(name, "not yet", "scored once, when the run ends")
-    test = run.result.get("test")
-    if test is None:
-        return Fact(name, "not scored", "evaluate.test is False")
-    on_test, total = run.selected_on_test, test.get("num_examples")
-    detail = "the best epoch was selected on them" if on_test else "scored once"
-    if total:
-        low, high = scores.wilson_interval(round(test["accuracy"] * total), total)
-        detail = f"95% interval {low:.4f} to {high:.4f}; {total:,} images, {detail}"
-    mark = tables.DAGGER if on_test else ""
-    return Fact(name, f"{test['accuracy']:.4f}{mark}", detail)
-
-
-def _size(run: Run) -> list[Fact]:
-    parameters, flops = tables.size(run)
-    if parameters is None or flops is None:
-        return []
-    # The budget line starts with the number, which is the value here.
-    budget = count.budget_line(parameters, run.settings["budget.limit"])
-    detail = budget.split(" parameters", 1)[1].lstrip(":; ")
-    if run.num_nonzero is not None:
-        detail += f"; {run.num_nonzero:,} are nonzero"
-    return [
-        Fact("Parameters", f"{parameters:,}", detail),
-        Fact("GFLOPs per image", f"{flops / 1e9:.3g}", f"{flops // 2:,} multiply-adds"),
-    ]
-
-
-def _speed(run: Run) -> list[Fact]:
-    if run.imported:
-        return []
-    if not run.result:
-        rates = list(run.values("train", "images_per_second").values())
-        speed = f"{rates[-1]:,.0f} images/s" if rates else ""
-        planned = run.settings["train.epochs"]
-        return [Fact("Epochs", f"{run.num_epochs} of {planned}", speed)]
-    seconds = run.result["seconds"]
-    clocks = {key: seconds[key] for key in ("compile", "train", "evaluate")}
-    detail = ", ".join(f"{key} {clock_time(value)}" for key, value in clocks.items())
-    rate = f"{run.result['images_per_second']:,.0f} images/s"
-    return [
-        Fact("Time", clock_time(seconds["total"]), detail),
-        Fact("Training speed", rate, run.place or ""),
-    ]
+def picture_address(picture: bytes | np.ndarray) -> str:
+    """Returns an address that holds a PNG file, or an image uint8 [H, W, 1 or 3]."""
+    if isinstance(picture, np.ndarray):
+        buffer = io.BytesIO()
+        Image.fromarray(picture.squeeze()).save(buffer, format="png", optimize=True)
+        picture = buffer.getvalue()
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 def summary(runs: Sequence[Run]) -> list[str]:

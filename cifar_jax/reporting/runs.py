@@ -354,7 +354,17 @@ def read_all(paths: Sequence[str | os.PathLike]) -> list[Run]:
     """
     unique = {pathlib.Path(path).resolve(): pathlib.Path(path) for path in paths}
     runs = []
-    for name, path in zip(_names(list(unique)), unique.values(), strict=True):
+    ends = [p.parent if p.name == "result.json" else p for p in unique]
+    parts = [end.parts for end in ends]
+    names = []
+    for own, path in zip(parts, unique.values(), strict=True):
+        # The shortest end of the path that tells it from the others.
+        ends = (own[-length:] for length in range(1, len(own) + 1))
+        only = (end for end in ends if sum(p[-len(end) :] == end for p in parts) == 1)
+        name = printable("/".join(next(only, own[-1:])))
+        times = sum(name == other.split(" (")[0] for other in names)
+        name = f"{name} ({times + 1})" if times else name
+        names.append(name)
         if path.is_dir():
             runs.append(_read_directory(path, name))
             continue
@@ -372,20 +382,6 @@ def read_all(paths: Sequence[str | os.PathLike]) -> list[Run]:
     return runs
 
 
-def _names(paths: Sequence[pathlib.Path]) -> list[str]:
-    """Returns the shortest ends of paths that tell them apart."""
-    parts = [path.parent if path.name == "result.json" else path for path in paths]
-    parts = [path.parts for path in parts]
-    names = []
-    for own in parts:
-        ends = (own[-length:] for length in range(1, len(own) + 1))
-        unique = (end for end in ends if sum(p[-len(end) :] == end for p in parts) == 1)
-        name = printable("/".join(next(unique, own[-1:])))
-        times = sum(name == other.split(" (")[0] for other in names)
-        names.append(f"{name} ({times + 1})" if times else name)
-    return names
-
-
 def from_file(path: pathlib.Path, name: str = "") -> list[Run]:
     """Reads a published file: one result, or a record with a run for each seed.
 
@@ -396,49 +392,36 @@ def from_file(path: pathlib.Path, name: str = "") -> list[Run]:
       UserError: If the file is damaged.
     """
     content = read_object(path)
-    if content.get("kind") == "record":
-        record: Record = check(flatten(content), Record, path)
-        return [_of_seed(path, name, content, row) for row in record["seeds"]]
-    if "best_epoch" in content:
-        config = _checked_config(content.get("config"), path)
+    is_record = content.get("kind") == "record"
+    if not is_record and "best_epoch" not in content:
+        return []
+    record: Any = check(flatten(content), Record, path) if is_record else None
+    config = check(content.get("config"), dict, path)
+    check(flatten(config), _SETTINGS, path)
+    if record is None:
         return [Run(path, name, config, result=check(content, Result, path))]
-    return []
-
-
-def _checked_config(config: Any, path: pathlib.Path) -> Mapping[str, Any]:
-    check(flatten(check(config, dict, path)), _SETTINGS, path)
-    return config
-
-
-def _of_seed(path: pathlib.Path, name: str, record: Any, row: Any) -> Run:
-    """Returns the run of one seed of a record."""
-    seed: Seed = check(flatten(row), Seed, path)
-    config = _checked_config(record.get("config"), path)
-    result = {key: record[key] for key in ("num_parameters", "flops_per_image")}
-    result |= {key: record[key] for key in ("device", "num_devices")}
-    result |= {key: row[key] for key in ("best_epoch", "epochs", "images_per_second")}
-    for split in ("val", "test", "val_tta", "test_tta"):
-        accuracy = seed.get(split)
-        result[split] = None if accuracy is None else {"accuracy": accuracy}
-    train = seed["clocks.train"]
-    result["seconds"] = {
-        "total": seed["clocks.run"],
-        "compile": seed["clocks.compile"],
-        "train": train,
-        "evaluate": seed["clocks.train_and_evaluate"] - train,
-    }
-    result["versions"] = record.get("versions", {})
-    return Run(
-        path=path,
-        name=f"{name} seed {seed['seed']}".strip(),
-        config={**config, "seed": seed["seed"]},
-        result=typing.cast(Result, result),
-    )
+    runs = []
+    for row in record["seeds"]:
+        seed: Seed = check(flatten(row), Seed, path)
+        result: Any = {"versions": {}, **content, **row}
+        for split in ("val", "test", "val_tta", "test_tta"):
+            accuracy = seed.get(split)
+            result[split] = None if accuracy is None else {"accuracy": accuracy}
+        result["seconds"] = {
+            "total": seed["clocks.run"],
+            "compile": seed["clocks.compile"],
+            "train": seed["clocks.train"],
+            "evaluate": seed["clocks.train_and_evaluate"] - seed["clocks.train"],
+        }
+        own_name = f"{name} seed {seed['seed']}".strip()
+        runs.append(Run(path, own_name, config | {"seed": seed["seed"]}, result=result))
+    return runs
 
 
 def _read_directory(path: pathlib.Path, name: str) -> Run:
     directory, metrics = RunDirectory(path), path / "metrics.jsonl"
-    config = _checked_config(directory.config(), path / "config.json")
+    config = check(directory.config(), dict, path / "config.json")
+    check(flatten(config), _SETTINGS, path / "config.json")
     dataset = check(directory.dataset(), Dataset, path / "dataset.json")
     result = directory.result()
     if result is not None:
@@ -474,7 +457,14 @@ def _read_evaluation(folder: pathlib.Path, num_classes: int) -> Evaluation | Non
                 raise ValueError(f"not a matrix of {num_classes} classes")
         path = folder / "errors.npz"
         if path.name in record["files"]:
-            errors = _read_errors(path, num_classes)
+            keys = ("images", "places", "labels", "predictions", "confidence")
+            with np.load(path, allow_pickle=False) as file:
+                errors = {key: file[key] for key in keys}
+            if len({len(array) for array in errors.values()}) != 1:
+                raise ValueError("lengths differ")
+            for key in ("labels", "predictions"):
+                if not ((errors[key] >= 0) & (errors[key] < num_classes)).all():
+                    raise ValueError(f"{key} are not classes")
         path = folder / "confusion.png"
         picture = path.read_bytes() if path.name in record["files"] else None
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
@@ -484,18 +474,6 @@ def _read_evaluation(folder: pathlib.Path, num_classes: int) -> Evaluation | Non
         ) from error
     split = record.get("split") if record["weights"] == "best" else None
     return Evaluation(record, split, matrix, picture, errors)
-
-
-def _read_errors(path: pathlib.Path, num_classes: int) -> dict[str, np.ndarray]:
-    keys = ("images", "places", "labels", "predictions", "confidence")
-    with np.load(path, allow_pickle=False) as file:
-        errors = {key: file[key] for key in keys}
-    if len({len(array) for array in errors.values()}) != 1:
-        raise ValueError("lengths differ")
-    for key in ("labels", "predictions"):
-        if not ((errors[key] >= 0) & (errors[key] < num_classes)).all():
-            raise ValueError(f"{key} are not classes")
-    return errors
 
 
 # ---------------------------------------------------------------------------
@@ -583,8 +561,14 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         key = json.dumps(run.compared, sort_keys=True)
         members.setdefault(key, []).append(run)
-    names = [_common_name([run.name for run in runs]) for runs in members.values()]
-    groups = []
+    names, groups = [], []
+    for runs in members.values():
+        name = os.path.commonprefix([run.name for run in runs])
+        if len(runs) > 1:  # how all begin, up to the number or letter of their seeds
+            if any(run.name[len(name) :][:1].isdigit() for run in runs):
+                name = name.rstrip("0123456789")
+            name = re.sub(r"([\W_]+s|[\W_]*seed)?[\W_]*$", "", name)
+        names.append(name)
     for number, (name, runs) in enumerate(zip(names, members.values(), strict=True)):
         if not name or names.count(name) > 1:
             listed = [run.name for run in runs]
@@ -592,13 +576,3 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             name += f" and {len(listed) - 2} more" if len(listed) > 3 else ""
         groups.append(Group(name, number, runs))
     return groups
-
-
-def _common_name(names: Sequence[str]) -> str:
-    """Returns how all names begin, up to the number or letter of their seeds."""
-    if len(names) == 1:
-        return names[0]
-    common = os.path.commonprefix(names)
-    if any(name[len(common) :][:1].isdigit() for name in names):
-        common = common.rstrip("0123456789")
-    return re.sub(r"([\W_]+s|[\W_]*seed)?[\W_]*$", "", common)

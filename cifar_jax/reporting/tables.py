@@ -16,7 +16,6 @@ from cifar_jax.evaluation.scores import ClassScores
 from cifar_jax.models import count
 from cifar_jax.reporting.runs import (
     DEFAULTS,
-    EvaluationRecord,
     Group,
     Run,
     Sample,
@@ -328,24 +327,6 @@ def costs(groups: Sequence[Group]) -> dict[str, list[float | None]]:
 
 # ---------------------------------------------------------------------------
 # Errors
-
-
-def evaluation_summary(record: EvaluationRecord) -> str:
-    """Returns what was evaluated, and the scores."""
-    text = f"The {record['weights']} weights, of epoch {record['epoch']}, on "
-    text += record["data"]
-    if scores := record.get("scores"):
-        low, high = scores["accuracy_interval"]
-        text += (
-            f": {scores['num_correct']:,} of {scores['num_examples']:,} images correct,"
-            f" accuracy {scores['accuracy']:.4f} (95% interval {low:.4f} to "
-            f"{high:.4f}), loss {scores['loss']:.4f}"
-        )
-        if scores.get("top5") is not None:
-            text += f", top-5 {scores['top5']:.4f}"
-    if calibration := record.get("calibration"):
-        text += f", calibration error {calibration['ece']:.4f}"
-    return f"{text}."
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> Table:
