@@ -5,8 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import test_steps
-from test_steps import NUM_CLASSES, Run, check_close, examples, means
+from support.stepping import (
+    MEAN,
+    NUM_CLASSES,
+    STD,
+    Plain,
+    Run,
+    check_close,
+    examples,
+    log_softmax,
+    means,
+)
 
 from cifar_jax.training import steps
 from cifar_jax.training.methods.distillation import Distillation
@@ -61,15 +70,14 @@ def test_the_teacher_sees_the_augmented_images_as_they_are():
     batch = images[index] / np.float32(2)
     logits, _ = run.state.apply_fn(
         run.state.variables,
-        steps.normalize(batch, test_steps.MEAN, test_steps.STD),
+        steps.normalize(batch, MEAN, STD),
         train=True,
         mutable=["batch_stats"],
     )
     targets = 0.9 * np.eye(NUM_CLASSES)[labels[index]] + 0.1 / NUM_CLASSES
-    losses = -(targets * test_steps.log_softmax(logits)).sum(-1)
+    losses = -(targets * log_softmax(logits)).sum(-1)
     log_student, log_teacher = (
-        test_steps.log_softmax(np.asarray(each) / 3.0)
-        for each in (logits, teach(None, batch))
+        log_softmax(np.asarray(each) / 3.0) for each in (logits, teach(None, batch))
     )
     soft = 9 * (np.exp(log_teacher) * (log_teacher - log_student)).sum(-1)
     seen = means(run.train(1).metrics)
@@ -78,9 +86,8 @@ def test_the_teacher_sees_the_augmented_images_as_they_are():
 
 
 @pytest.mark.parametrize("num_devices", [1, 2])
-def test_parts_of_a_batch_have_their_own_teaching(monkeypatch, num_devices):
-    monkeypatch.setattr(test_steps, "Net", test_steps.Plain)
-    options = dict(distillation=DISTILLATION, sam_rho=0.05)
+def test_parts_of_a_batch_have_their_own_teaching(num_devices):
+    options = dict(net=Plain, distillation=DISTILLATION, sam_rho=0.05)
     whole = Run(**options)
     parts = Run(accumulate=4, num_devices=num_devices, **options)
     for run in (whole, parts):

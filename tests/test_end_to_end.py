@@ -7,35 +7,27 @@ import signal
 
 import jax
 import pytest
-from support.runs import rows, start, tiny_config, train, wait_for
+from support.runs import (
+    rows,
+    signal_before,
+    start,
+    tiny_config,
+    train,
+    wait_for,
+)
 
 from cifar_jax import UserError
 from cifar_jax.training import interrupt
 
 
-@pytest.fixture(scope="module")
-def finished(digits_dir, tmp_path_factory):
+@pytest.fixture
+def finished(tiny_run):
     """A run that nothing has interrupted: its directory and result."""
-    workdir = tmp_path_factory.mktemp("run")
-    return workdir, train(tiny_config(digits_dir), workdir)
-
-
-class StopAfter:
-    """A request to stop that comes true when it is polled for the nth time."""
-
-    signal, exit_code = signal.SIGTERM, 143
-
-    def __init__(self, polls):
-        self.polls = polls
-
-    def __bool__(self):
-        self.polls -= 1
-        return self.polls < 0
+    return tiny_run, json.loads((tiny_run / "result.json").read_text())
 
 
 def test_a_run_directory_keeps_its_contract(finished):
     workdir, result = finished
-    assert json.loads((workdir / "result.json").read_text()) == result
     for name in ("config.json", "metrics.jsonl", "checkpoints", "best", "tb"):
         assert (workdir / name).exists(), name
     assert list((workdir / "tb").iterdir()), "TensorBoard has nothing to show"
@@ -66,34 +58,37 @@ def test_a_finished_run_is_left_alone(finished, digits_dir, capsys):
     assert "nothing is left to do" in capsys.readouterr().out
 
 
-# 4: within an epoch; 10 and 11: in validation and after it; 22: while the test set is
-# scored.
-@pytest.mark.parametrize("polls", [4, 10, 11, 22])
-def test_a_stopped_run_resumes_bit_for_bit(
-    finished, digits_dir, tmp_path, monkeypatch, polls
+def test_a_run_that_is_stopped_again_and_again_is_the_same_bit_for_bit(
+    finished, digits_dir, tmp_path
 ):
+    """Within an epoch, in a validation, and while the test set is scored."""
     _, whole = finished
     config = tiny_config(digits_dir)
-    with monkeypatch.context() as patch:
-        request = StopAfter(polls)
-        patch.setattr(interrupt.StopRequest, "__bool__", lambda self: bool(request))
-        patch.setattr(interrupt.StopRequest, "signal", signal.SIGTERM, raising=False)
-        patch.setattr(
-            interrupt.StopRequest, "__init__", lambda self: None, raising=False
-        )
-        with pytest.raises(interrupt.Stopped) as stopped:
-            train(config, tmp_path)
-    assert stopped.value.exit_code == 143
+    places = [
+        ("epoch", 4, 3),  # epoch 1: three steps are done
+        ("every_example", 1, 10),  # its validation
+        ("epoch", 1, 10),  # which is repeated, and then epoch 2 begins
+        ("every_example", 2, 20),  # after its validation the test set
+    ]
+    for name, count, step in places:
+        with pytest.MonkeyPatch.context() as patch:
+            signal_before(patch, name, count)
+            match = f"stopped by SIGTERM at step {step}, all saved"
+            with pytest.raises(interrupt.Stopped, match=match) as stopped:
+                train(config, tmp_path)
+        assert stopped.value.exit_code == 143
     resumed = train(config, tmp_path)
     for key in ("val", "test", "best_epoch", "steps"):
         assert resumed[key] == whole[key], key
     assert rows(tmp_path) == rows(finished[0])
 
 
+@pytest.mark.usefixtures("compile_fast")
 def test_eight_devices_give_the_losses_of_one(finished, digits_dir, tmp_path):
     workdir, whole = finished
     result = train(tiny_config(digits_dir), tmp_path, num_devices=8)
     assert result["num_devices"] == 8
+    assert json.loads((tmp_path / "result.json").read_text()) == result
     for one, eight in zip(rows(workdir), rows(tmp_path), strict=True):
         assert eight["loss"] == pytest.approx(one["loss"], abs=1e-4)
     assert result["test"]["loss"] == pytest.approx(whole["test"]["loss"], abs=1e-4)
@@ -119,6 +114,7 @@ def test_a_network_over_the_budget_never_compiles(digits_dir, tmp_path, monkeypa
     assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.usefixtures("compile_fast")
 def test_divergence_stops_and_keeps_the_finite_state(digits_dir, tmp_path):
     config = tiny_config(digits_dir)
     config.optim.learning_rate = 1e9
@@ -143,14 +139,11 @@ def contents(workdir):
     return {path: path.read_bytes() for path in files if path.is_file()}
 
 
-@pytest.fixture(scope="module")
-def unfinished(finished, tmp_path_factory):
-    """Returns a run without its result, as a kill leaves it, to be copied."""
-    return shutil.copytree(
-        finished[0],
-        tmp_path_factory.mktemp("unfinished") / "run",
-        ignore=shutil.ignore_patterns("result.json"),
-    )
+@pytest.fixture
+def unfinished(tiny_run, tmp_path):
+    """A run without its result, as a kill leaves it."""
+    ignore = shutil.ignore_patterns("result.json")
+    return shutil.copytree(tiny_run, tmp_path / "run", ignore=ignore)
 
 
 @pytest.mark.parametrize(
@@ -162,11 +155,8 @@ def unfinished(finished, tmp_path_factory):
         (["metrics.jsonl"], False),
     ],
 )
-def test_lost_checkpoints_lose_nothing_else(
-    unfinished, digits_dir, tmp_path, kept, emptied
-):
-    workdir = tmp_path / "run"
-    shutil.copytree(unfinished, workdir)
+def test_lost_checkpoints_lose_nothing_else(unfinished, digits_dir, kept, emptied):
+    workdir = unfinished
     shutil.rmtree(workdir / "checkpoints")
     if emptied:
         (workdir / "checkpoints").mkdir()
@@ -183,11 +173,10 @@ def test_lost_checkpoints_lose_nothing_else(
 
 
 def test_a_damaged_state_keeps_the_best_weights_that_are_newer(
-    unfinished, finished, digits_dir, tmp_path, capsys
+    unfinished, finished, digits_dir, capsys
 ):
     """They may be all that is left of epochs that nobody wants to train again."""
-    workdir = tmp_path / "run"
-    shutil.copytree(unfinished, workdir)
+    workdir = unfinished
     _, newest = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
     best = workdir / "best" / str(newest)
     if not best.exists():  # what is in it does not matter
@@ -202,15 +191,7 @@ def test_a_damaged_state_keeps_the_best_weights_that_are_newer(
     assert rows(workdir) == rows(finished[0])
 
 
-def test_a_signal_while_it_compiles_stops_the_run(digits_dir, tmp_path):
-    process = start(tmp_path, digits_dir)
-    wait_for((tmp_path / "config.json").exists, process)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 143, output
-    assert "stopped by SIGTERM at step 0, all saved" in output
-
-
+@pytest.mark.usefixtures("compile_fast")
 def test_without_validation_the_last_state_is_scored(digits_dir, tmp_path):
     config = tiny_config(digits_dir)
     config.data.validation, config.train.epochs = 0, 1
@@ -228,29 +209,24 @@ def test_a_batch_that_devices_cannot_share_is_refused(digits_dir, tmp_path):
 
 
 def test_killed_and_terminated_processes_resume(digits_dir, tmp_path):
-    """SIGKILL, then SIGTERM, then to the end: the same rows as without."""
+    """SIGTERM while it compiles, SIGKILL, then to the end: the rows of a whole run."""
     often = "--config.checkpoint.every_seconds=0"
-    process = start(tmp_path / "run", digits_dir, often)
-    checkpoints = tmp_path / "run" / "checkpoints"
-    wait_for(lambda: any(checkpoints.glob("[0-9]/_CHECKPOINT_METADATA")), process)
+    run = tmp_path / "run"
+    whole = start(tmp_path / "whole", digits_dir)
+    process = start(run, digits_dir)
+    wait_for((run / "config.json").exists, process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 143, output
+    assert "stopped by SIGTERM at step 0, all saved" in output
+
+    process = start(run, digits_dir, often)
+    wait_for(lambda: any(run.glob("checkpoints/[1-9]/_CHECKPOINT_METADATA")), process)
     process.kill()
     process.communicate()
 
-    process = start(tmp_path / "run", digits_dir, often)
-    output = ""
-    while "resuming at step" not in output:
-        line = process.stdout.readline()
-        assert line, output
-        output += line
-    process.send_signal(signal.SIGTERM)
-    output += process.communicate(timeout=120)[0]
-    assert process.returncode == 143, output
-    assert re.search(r"stopped by SIGTERM at step \d+, all saved", output)
-
-    resumed = start(tmp_path / "run", digits_dir, often)
-    output = resumed.communicate(timeout=200)[0]
-    assert resumed.returncode == 0, output
-    whole = start(tmp_path / "whole", digits_dir)
-    output = whole.communicate(timeout=200)[0]
-    assert whole.returncode == 0, output
-    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    resumed = start(run, digits_dir, often)
+    for process in (resumed, whole):
+        output = process.communicate(timeout=200)[0]
+        assert process.returncode == 0, output
+    assert rows(run) == rows(tmp_path / "whole")

@@ -12,8 +12,8 @@ import pytest
 from support.runs import rows, start, tiny_config, train
 
 from cifar_jax import UserError
-from cifar_jax.training import workdir
 from cifar_jax.training.checkpoint import CheckpointFolder, digest
+from cifar_jax.training.workdir import RunDirectory
 
 # Orbax leaves threads and futures behind when the disk is full.
 pytestmark = pytest.mark.filterwarnings(
@@ -64,36 +64,25 @@ def full_after(monkeypatch, owner, name, calls, folder):
     monkeypatch.setattr(owner, name, fill_and_call)
 
 
-@pytest.fixture(scope="module")
-def whole(digits_dir, tmp_path_factory):
-    """The rows of a run that nothing has disturbed."""
-    workdir = tmp_path_factory.mktemp("run")
-    train(tiny_config(digits_dir), workdir)
-    return rows(workdir)
-
-
-@pytest.mark.parametrize(
-    ("owner", "name", "calls"),
-    [
-        (CheckpointFolder, "save", 0),
-        (CheckpointFolder, "save", 2),
-        (workdir.RunDirectory, "add_row", 3),
-        (workdir.RunDirectory, "write_result", 0),
-    ],
-)
-def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
-    digits_dir, disk, whole, monkeypatch, owner, name, calls
-):
+def test_a_full_disk_is_one_line_and_the_run_resumes_later(tiny_run, digits_dir, disk):
+    """Full at four moments of one run, one after the other."""
     config, workdir = tiny_config(digits_dir), disk / "run"
-    with monkeypatch.context() as patch:
-        full_after(patch, owner, name, calls, disk)
-        with pytest.raises(UserError, match="No space left|space") as refused:
-            train(config, workdir)
-    assert "\n" not in str(refused.value)
-    assert not (workdir / "result.json").exists()
-    (disk / "filler").unlink()
+    moments = [
+        (CheckpointFolder, "save", 0),
+        (RunDirectory, "add_row", 1),
+        (CheckpointFolder, "save", 1),
+        (RunDirectory, "write_result", 0),
+    ]
+    for owner, name, calls in moments:
+        with pytest.MonkeyPatch.context() as patch:
+            full_after(patch, owner, name, calls, disk)
+            with pytest.raises(UserError, match="No space left|space") as refused:
+                train(config, workdir)
+        assert "\n" not in str(refused.value)
+        assert not (workdir / "result.json").exists()
+        (disk / "filler").unlink()
     train(config, workdir)
-    assert rows(workdir) == whole
+    assert rows(workdir) == rows(tiny_run)
 
 
 def test_a_disk_that_is_too_small_is_refused_at_once(digits_dir, disk):

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import signal
 import tempfile
 
 import jax
 import numpy as np
 import pytest
-from support.runs import fast_compilation, rows, tiny_config, train
+from support.runs import rows, signal_before, tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.training import checkpoint, dry_run, interrupt, pretrained, setup
@@ -24,30 +23,27 @@ def equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.fixture(scope="module")
-def parent(digits_dir, tmp_path_factory):
+@pytest.fixture
+def parent(tiny_run):
     """A run to learn from, and its result."""
-    workdir = tmp_path_factory.mktemp("parent")
-    config = tiny_config(digits_dir)
-    config.train.epochs, config.optim.learning_rate = 1, 0.1
-    with fast_compilation():
-        return workdir, train(config, workdir)
+    return tiny_run, json.loads((tiny_run / "result.json").read_text())
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_a_run_starts_with_the_best_weights_of_another(parent, digits_dir, ema_decay):
-    workdir, _ = parent
+    workdir, result = parent
     config = tiny_config(digits_dir)
     config.init.workdir, config.train.ema_decay = str(workdir), ema_decay
     config.seed = 5
     prepared = make(config)
-    first = prepared.create_state(jax.random.key(0))
+    first = setup.jit_create_state(prepared)(jax.random.key(0))
     state, facts = pretrained.initialize(config, prepared, first)
     best = pretrained.load_model(workdir)
     equal(state.variables, best.variables)
     assert int(state.step) == 0
     expected = checkpoint.digest(jax.device_get(best.variables), {})
-    assert facts == {"workdir": str(workdir), "epoch": 1, "digest": expected}
+    epoch = result["best_epoch"]
+    assert facts == {"workdir": str(workdir), "epoch": epoch, "digest": expected}
     if ema_decay:
         equal(state.averages, best.variables)
         buffers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.averages)]
@@ -60,7 +56,7 @@ def test_other_shapes_are_refused(parent, digits_dir):
     config = tiny_config(digits_dir)
     config.init.workdir, config.model.widths = str(workdir), (8, 24)
     prepared = make(config)
-    first = prepared.create_state(jax.random.key(0))
+    first = setup.jit_create_state(prepared)(jax.random.key(0))
     with pytest.raises(UserError, match=r"head/kernel is \(16, 10\).*config \(24, 10"):
         pretrained.initialize(config, prepared, first)
     config.init.workdir = str(workdir / "nowhere")
@@ -115,23 +111,18 @@ def student_config(parent, digits_dir):
     return config
 
 
-def test_a_student_resumes_with_its_teacher_alone(
-    parent, digits_dir, tmp_path, monkeypatch
-):
+def test_a_student_resumes_with_its_teacher_alone(parent, digits_dir, tmp_path):
     source = tmp_path / "teacher"
     shutil.copytree(parent[0], source)
     whole = train(student_config(source, digits_dir), tmp_path / "whole")
-    assert whole["init"]["epoch"] == whole["teacher"]["epoch"] == 1
+    epoch = parent[1]["best_epoch"]
+    assert whole["init"]["epoch"] == whole["teacher"]["epoch"] == epoch
     expected = {"num_parameters", "flops_per_image", "seconds"}
     for key in expected:
         assert whole["teacher"][key] == parent[1][key]
     run = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            interrupt.StopRequest,
-            "_find",
-            lambda self: signal.SIGTERM if self.polls > 5 else 0,
-        )
+    with pytest.MonkeyPatch.context() as patch:
+        signal_before(patch, "epoch", 5)
         with pytest.raises(interrupt.Stopped, match="at step 4"):
             train(student_config(source, digits_dir), run)
     shutil.move(source, tmp_path / "away")
@@ -140,7 +131,9 @@ def test_a_student_resumes_with_its_teacher_alone(
     other = jax.tree.map(lambda leaf: leaf + 1, pretrained.load_model(source).variables)
     checkpoints.save(999, other, {"epoch": 9})
     checkpoints.close()
-    with pytest.raises(UserError, match=r"have changed since .*\(epoch 1 then, 9 now"):
+    with pytest.raises(
+        UserError, match=rf"have changed since .*\(epoch {epoch} then, 9 now"
+    ):
         train(student_config(source, digits_dir), run)
     shutil.rmtree(source)
     shutil.move(tmp_path / "away", source)

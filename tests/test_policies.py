@@ -1,75 +1,55 @@
-"""Which epoch is selected, and when training ends, with made-up validations."""
-
-import os
-import signal
-import types
+"""Which epoch is selected, and when training ends: by the validations of a run."""
 
 import jax
 import numpy as np
 import pytest
+from support.runs import rows, signal_before, train
 
 from cifar_jax import UserError
 from cifar_jax import config as default
-from cifar_jax.training import interrupt, loop, setup
-from cifar_jax.training.workdir import RunDirectory
+from cifar_jax.training import interrupt, pretrained, results, setup
 
-ACCURACIES = (0.2, 0.5, 0.4, 0.5, 0.3, 0.1)
-LOSSES = (1.5, 1.6, 1.2, 1.4, 1.3, 1.9)
-NUM_EPOCHS = len(LOSSES)
-
-
-@pytest.fixture
-def pretend(monkeypatch):
-    """Returns a function that has others take the place of evaluations.
-
-    It takes a function of a network's variables, which returns the metrics.
-    """
-    means = loop.means
-    monkeypatch.setattr(
-        loop, "means", lambda values: values if type(values) is dict else means(values)
-    )
-
-    def replace(evaluate):
-        def evaluate_batch(metrics, variables, batch, mask, *, augmentation):
-            if type(metrics) is dict:  # not the first batch of this evaluation
-                return metrics
-            return evaluate(variables)
-
-        monkeypatch.setattr(loop, "evaluation_call", lambda prepared: evaluate_batch)
-
-    return replace
-
-
-@pytest.fixture
-def validations(pretend):
-    """Pretends evaluations; returns the list of the weights that each was given."""
-    seen = []
-
-    def evaluate(variables):
-        seen.append(jax.device_get(variables))
-        number = (len(seen) - 1) % NUM_EPOCHS
-        return {"accuracy": ACCURACIES[number], "loss": LOSSES[number]}
-
-    pretend(evaluate)
-    return seen
+NUM_EPOCHS = 6
 
 
 def make_config(digits_dir, **options):
+    """Returns the config of a run whose validations go up and down."""
     config = default.get_config()
     config.data.name, config.data.dir = "digits", digits_dir
     config.augment = ()
     config.model.widths, config.model.stage_sizes = (8,), (1,)
     config.model.strides, config.model.stem_stride = (1,), 4
-    config.optim.learning_rate = 0.01
-    config.train.epochs, config.train.batch_size = NUM_EPOCHS, 512
+    config.optim.learning_rate, config.schedule.name = 0.1, "constant"
+    config.train.epochs, config.train.batch_size = NUM_EPOCHS, 256
     for key, value in options.items():
         section, name = key.split("__")
         config[section][name] = value
     return config
 
 
-def train(config, workdir):
-    return loop.train_and_evaluate(config, workdir, devices=jax.devices()[:1])
+@pytest.fixture(scope="module")
+def whole(made_once, digits_dir):
+    """The directory of a run to the end, of which the last state counts."""
+    config = make_config(digits_dir, evaluate__best_by="last")
+    return made_once("policies", lambda folder: train(config, folder))
+
+
+@pytest.fixture(scope="module")
+def validations(whole):
+    """The validations of the epochs, in their order."""
+    validations = [row for row in rows(whole) if row["split"] == "val"]
+    best = by_accuracy(validations)
+    assert best not in (1, NUM_EPOCHS), "these tests need a run that gets worse"
+    return validations
+
+
+def by_accuracy(rows):
+    """Returns the epoch of the best row: the smaller loss decides between equals."""
+    return max(rows, key=lambda row: (row["accuracy"], -row["loss"]))["epoch"]
+
+
+def params(workdir, **options):
+    return pretrained.load_model(workdir, **options).variables["params"]
 
 
 def same(one, other):
@@ -77,161 +57,139 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in leaves)
 
 
-@pytest.mark.parametrize(
-    ("best_by", "epoch"), [("accuracy", 4), ("loss", 3), ("last", NUM_EPOCHS)]
-)
+@pytest.mark.parametrize("best_by", ["accuracy", "loss"])
 def test_the_best_epoch_is_the_one_that_is_scored(
-    validations, digits_dir, tmp_path, best_by, epoch
+    validations, whole, digits_dir, tmp_path, best_by
 ):
-    """By accuracy the later of two, as its loss is less."""
-    result = train(make_config(digits_dir, evaluate__best_by=best_by), tmp_path)
-    assert result["best_epoch"] == epoch
-    assert result["val"]["loss"] == LOSSES[epoch - 1]
-    assert same(validations[-1], validations[epoch - 1])
-    others = (v for i, v in enumerate(validations[:-1], 1) if i != epoch)
-    assert not any(same(validations[-1], other) for other in others)
+    config = make_config(digits_dir, evaluate__best_by=best_by)
+    result = train(config, tmp_path)
+    assert rows(tmp_path) == rows(whole)  # selecting changes no weights
+    losses = [row["loss"] for row in validations]
+    by_loss = losses.index(min(losses)) + 1
+    expected = by_accuracy(validations) if best_by == "accuracy" else by_loss
+    assert result["best_epoch"] == expected
+    assert result["val"]["loss"] == validations[expected - 1]["loss"]
+    network = pretrained.load_model(tmp_path)
+    assert network.epoch == expected
+    source = setup.open_source(config)
+    _, val = setup.read_train_and_val(config, source)
+    for part, examples in (("val", val), ("test", source.read("test"))):
+        predicted = np.asarray(network.logits(examples.images)).argmax(-1)
+        accuracy = (predicted == examples.labels).mean()
+        assert result[part]["accuracy"] == pytest.approx(accuracy)
 
 
-def test_the_best_outlasts_ten_worse_epochs(digits_dir, tmp_path, pretend):
-    """Both the best state, of epoch 1, and the latest are there at the end."""
-    losses = iter(range(1, 13))
-    pretend(lambda variables: {"accuracy": 0.5, "loss": float(next(losses))})
-    result = train(make_config(digits_dir, train__epochs=11), tmp_path)
-    assert (result["best_epoch"], result["epochs"]) == (1, 11)
-    kept = {
-        name: {int(path.name) for path in (tmp_path / name).glob("[0-9]*")}
+def test_the_rules_compare_two_validations():
+    def val(epoch, accuracy, loss):
+        return {"epoch": epoch, "accuracy": accuracy, "loss": loss}
+
+    old, equal = val(2, 0.5, 1.4), val(4, 0.5, 1.4)
+    closer, surer = val(4, 0.6, 1.5), val(4, 0.5, 1.3)
+    better = {"accuracy": [closer, surer], "loss": [surer], "last": [closer, surer]}
+    for rule, expected in better.items():
+        assert results.is_better(rule, old, None)
+        found = [new for new in (closer, surer) if results.is_better(rule, new, old)]
+        assert found == expected, rule
+        assert results.is_better(rule, equal, old) == (rule == "last")
+
+
+def test_the_last_epoch_can_be_the_one_that_is_scored(whole, validations):
+    assert pretrained.load_model(whole).epoch == NUM_EPOCHS
+    assert same(params(whole), params(whole, which="last"))
+
+
+def test_the_best_outlasts_worse_epochs(digits_dir, tmp_path):
+    """Both the best weights and the latest states are there at the end."""
+    options = dict(checkpoint__keep=1, evaluate__best_by="loss", train__epochs=8)
+    config = make_config(digits_dir, optim__learning_rate=0.05, **options)
+    config.schedule.name, config.schedule.warmup = "piecewise", "0%"
+    config.schedule.milestones = (("3 epochs", 20.0),)
+    result = train(config, tmp_path)
+    assert result["best_epoch"] <= 4, "the rate should have ruined the rest"
+    steps = {
+        name: [int(path.name) for path in (tmp_path / name).glob("[0-9]*")]
         for name in ("best", "checkpoints")
     }
-    assert kept == {"best": {2}, "checkpoints": {20, 22}}
+    per_epoch = result["steps"] // 8
+    assert steps["checkpoints"] == [8 * per_epoch]
+    assert result["best_epoch"] * per_epoch in steps["best"]
 
 
-@pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 6), (9, NUM_EPOCHS)])
+@pytest.mark.parametrize("patience", [1, 2])
 def test_training_ends_when_validation_gets_no_better(
-    validations, digits_dir, tmp_path, patience, epochs
+    validations, whole, digits_dir, tmp_path, patience
 ):
-    result = train(make_config(digits_dir, train__patience=patience), tmp_path)
-    assert (result["epochs"], len(validations)) == (epochs, epochs + 1)
-    assert result["steps"] == epochs * 2
-    assert train(make_config(digits_dir, train__patience=patience), tmp_path) == result
+    """A run that was killed before its result ends there too, without training."""
+    epochs = next(
+        n
+        for n in range(1, NUM_EPOCHS + 1)
+        if n - by_accuracy(validations[:n]) >= patience or n == NUM_EPOCHS
+    )
+    config = make_config(digits_dir, train__patience=patience)
+    result = train(config, tmp_path / "run")
+    assert result["epochs"] == epochs
+    assert rows(tmp_path / "run") == rows(whole)[: 2 * epochs]
+    if patience == 1:
+        assert epochs < NUM_EPOCHS
+        (tmp_path / "run" / "result.json").unlink()
+        again = train(config, tmp_path / "run")
+        for key in ("epochs", "best_epoch", "val", "test"):
+            assert again[key] == result[key]
+        assert rows(tmp_path / "run") == rows(whole)[: 2 * epochs]
 
 
-def test_an_early_stop_survives_a_crash(validations, digits_dir, tmp_path, monkeypatch):
-    """Killed between the last checkpoint and the result: no epoch is trained again."""
-    config = make_config(digits_dir, train__patience=1)
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "write_result", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            train(config, tmp_path)
-    before = len(validations)
-    result = train(config, tmp_path)
-    assert (result["epochs"], len(validations)) == (3, before + 1)
+def test_an_epoch_starts_from_the_best_weights(digits_dir, tmp_path):
+    """After a ruinous second epoch the rate is zero: reloading alone moves weights.
+
+    And a stop in a validation does not reload: the epoch's own weights are validated.
+    """
+    runs = {}
+    for reload in (True, False):
+        config = make_config(digits_dir, train__reload_best=reload, train__epochs=4)
+        config.evaluate.best_by = "loss"
+        config.optim.learning_rate, config.optim.momentum = 0.05, 0.0
+        config.schedule.name, config.schedule.warmup = "piecewise", "0%"
+        config.schedule.milestones = (("1 epochs", 100.0), ("2 epochs", 0.0))
+        runs[reload] = tmp_path / str(reload)
+        train(config, runs[reload])
+        val = [row for row in rows(runs[reload]) if row["split"] == "val"]
+        assert val[1]["loss"] > val[0]["loss"], "the epoch was not ruinous"
+        if reload:
+            with pytest.MonkeyPatch.context() as patch:
+                signal_before(patch, "every_example", 2)  # the second validation
+                with pytest.raises(interrupt.Stopped):
+                    train(config, tmp_path / "stopped")
+            train(config, tmp_path / "stopped")
+            assert rows(tmp_path / "stopped") == rows(runs[True])
+    assert same(params(runs[True], which="last"), params(runs[True]))
+    assert not same(params(runs[False], which="last"), params(runs[False]))
 
 
-def test_an_epoch_starts_from_the_best_weights(validations, digits_dir, tmp_path):
-    """At a rate of zero after epoch 2, weights move by reloading alone."""
-    config = make_config(digits_dir, train__reload_best=True)
-    config.schedule.name = "piecewise"
-    config.schedule.warmup = "0%"
-    config.schedule.milestones = (("2 epochs", 0.0),)
-    train(config, tmp_path)
-    params = [variables["params"] for variables in validations]
-    # Epoch 2 is best from then on, until epoch 4 is, with the same weights.
-    assert not same(params[0], params[1])
-    for later in params[2:]:
-        assert same(later, params[1])
-
-
-def test_reloading_goes_back(digits_dir, tmp_path, validations, monkeypatch):
-    """With weights that move, training does not continue from those of a bad epoch."""
-    starts, training_call = [], loop.training_call
-
-    def record(program):
-        def train(state, *arguments):
-            starts.append((int(state.step), jax.device_get(state.variables)))
-            return program(state, *arguments)
-
-        return train
-
-    def recorded_call(prepared, step):
-        lower = training_call(prepared, step).lower
-        return types.SimpleNamespace(
-            lower=lambda *arguments: types.SimpleNamespace(
-                compile=lambda: record(lower(*arguments).compile())
-            )
-        )
-
-    monkeypatch.setattr(loop, "training_call", recorded_call)
-    train(make_config(digits_dir, train__reload_best=True), tmp_path)
-    begun = {step // 2 + 1: variables for step, variables in starts if step % 2 == 0}
-    assert same(begun[3], validations[1])  # the end of epoch 2: the best so far
-    assert same(begun[4], validations[1])  # again: epoch 3 was worse
-    assert not same(begun[4], validations[2])
-    assert same(begun[5], validations[3])
-
-
-def test_a_stop_in_validation_does_not_reload(
-    digits_dir, tmp_path, validations, pretend
-):
-    """The epoch is trained, but not closed: its own weights are validated again."""
-    config = make_config(
-        digits_dir, train__reload_best=True, evaluate__batch_size=100
-    )  # so that the signal arrives between two batches
-    whole = train(config, tmp_path / "whole")
-    expected = validations.copy()
-    validations.clear()
-    calls = []
-
-    def stop_in_the_third(variables):
-        calls.append(None)
-        if len(calls) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        else:
-            validations.append(jax.device_get(variables))
-        number = (len(validations) - 1) % NUM_EPOCHS
-        return {"accuracy": ACCURACIES[number], "loss": LOSSES[number]}
-
-    pretend(stop_in_the_third)
-    with pytest.raises(interrupt.Stopped):
-        train(config, tmp_path / "run")
-    assert train(config, tmp_path / "run")["best_epoch"] == whole["best_epoch"]
-    for seen, there in zip(validations, expected, strict=True):
-        assert same(seen, there)
-
-
-def test_choosing_on_the_test_set_is_said(digits_dir, tmp_path, capsys):
+def test_selecting_on_the_test_set_is_said(digits_dir, tmp_path, capsys):
     config = make_config(digits_dir, data__validation=0, evaluate__select_on="test")
     result = train(config, tmp_path)
     assert result["val"] is None
-    rows = RunDirectory(tmp_path).rows()
-    tests = {row["epoch"]: row for row in rows if row["split"] == "test"}
+    tests = [row for row in rows(tmp_path) if row["split"] == "test"]
     assert len(tests) == NUM_EPOCHS
-    best = max(tests.values(), key=lambda row: (row["accuracy"], -row["loss"]))
-    assert result["best_epoch"] == best["epoch"]
-    assert result["test"]["accuracy"] == best["accuracy"]
+    assert result["best_epoch"] == by_accuracy(tests)
+    assert result["test"]["accuracy"] == max(row["accuracy"] for row in tests)
     output = capsys.readouterr().out
-    assert "selected on these images: not an honest accuracy" in output
+    assert "not an honest accuracy" in output
     assert "scored once" not in output
 
 
-def test_a_time_limit_saves_and_the_same_command_resumes(digits_dir, tmp_path):
-    config = make_config(digits_dir)
-    whole = train(config, tmp_path / "whole")
-    config.train.max_seconds = 1e-3
+def test_a_time_limit_saves_and_the_same_command_resumes(whole, digits_dir, tmp_path):
+    """And it is not a fault."""
+    options = dict(evaluate__best_by="last", train__max_seconds=1e-3)
+    config = make_config(digits_dir, **options)
     with pytest.raises(
         interrupt.Stopped, match="stopped by train.max_seconds=0.001 at"
-    ):
-        train(config, tmp_path / "run")
-    config.train.max_seconds = 1e3
-    resumed = train(config, tmp_path / "run")
-    for key in ("val", "test", "steps", "best_epoch"):
-        assert resumed[key] == whole[key], key
-
-
-def test_a_time_limit_is_not_a_fault(digits_dir, tmp_path):
-    config = make_config(digits_dir, train__max_seconds=1e-3)
-    with pytest.raises(interrupt.Stopped) as stopped:
+    ) as stopped:
         train(config, tmp_path)
     assert stopped.value.exit_code == 0
+    config.train.max_seconds = 1e3
+    train(config, tmp_path)
+    assert rows(tmp_path) == rows(whole)
 
 
 @pytest.mark.parametrize(
@@ -248,12 +206,12 @@ def test_a_time_limit_is_not_a_fault(digits_dir, tmp_path):
         ),
         (dict(train__accumulate=3), "accumulate is 3, but 1 devices cannot share"),
         (dict(train__accumulate=0), "train.accumulate is 0; use at least 1"),
-        (dict(train__repeats=3), "a multiple of train.repeats, 3"),
+        (dict(train__repeats=3), "is 256, which is not a multiple of train.repeats, 3"),
         (dict(train__repeats=0), "train.repeats is 0; use at least 1"),
         (dict(evaluate__tta="crop"), "tta is 'crop'; use none, flip, multicrop"),
         (dict(optim__sam_rho=0.1, optim__sam_start="0.8"), "sam_start is '0.8'"),
     ],
 )
-def test_policies_that_make_no_sense_are_refused(digits_dir, options, match):
+def test_policies_that_make_no_sense_are_refused(digits_dir, tmp_path, options, match):
     with pytest.raises(UserError, match=match):
-        setup.make(make_config(digits_dir, **options), jax.devices()[:1], print)
+        train(make_config(digits_dir, **options), tmp_path)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import test_steps
 from flax import linen as nn
 from support.runs import tiny_config, train
+from support.stepping import NUM_CLASSES, Run, check_close
 
 from cifar_jax import UserError
 from cifar_jax.data import sources
@@ -28,12 +28,11 @@ class Net(nn.Module):
         x = nn.Dense(24, name="stage1_block1")(x.reshape(len(x), -1))
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
         x = nn.Dense(16, name="stage2_block1")(nn.relu(x))
-        return nn.Dense(test_steps.NUM_CLASSES, name="head")(nn.relu(x))
+        return nn.Dense(NUM_CLASSES, name="head")(nn.relu(x))
 
 
-def run_of(monkeypatch, **options):
-    monkeypatch.setattr(test_steps, "Net", Net)
-    return test_steps.Run(**{"pruning_plan": PLAN, **options})
+def run_of(**options):
+    return Run(net=Net, **{"pruning_plan": PLAN, **options})
 
 
 def kernels(run):
@@ -62,11 +61,11 @@ def test_the_share_is_the_cubic_of_zhu_and_gupta():
     assert uneven.is_due(109) and not uneven.is_due(110)
 
 
-def test_the_smallest_weights_die_and_stay_dead(monkeypatch):
-    run = run_of(monkeypatch)
+def test_the_smallest_weights_die_and_stay_dead():
+    run = run_of()
     call, before = run.compile(), kernels(run)
     for step in range(1, 9):
-        unpruned = run_of(monkeypatch, pruning_plan=None)
+        unpruned = run_of(pruning_plan=None)
         unpruned.state = jax.tree.map(jnp.copy, run.state)
         run.train(1, call)
         share = 0.7 * (1 - (1 - min(max(step - 2, 0), 4) / 4) ** 3)
@@ -86,10 +85,10 @@ def test_the_smallest_weights_die_and_stay_dead(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [dict(accumulate=2), dict(sam_rho=0.1)])
-def test_dead_weights_have_no_gradient(monkeypatch, options):
+def test_dead_weights_have_no_gradient(options):
     """Momentum would grow from it, and with Muon and clipping others would change."""
     plan = pruning.Plan(sparsity=0.7, start=0, stop=1)
-    run = run_of(monkeypatch, pruning_plan=plan, **options)
+    run = run_of(pruning_plan=plan, **options)
     call = run.compile()
     dead = kernels(run.train(1, call)) == 0
     fresh = optax.sgd(0.1, momentum=0.9).init(run.state.params)
@@ -98,7 +97,7 @@ def test_dead_weights_have_no_gradient(monkeypatch, options):
     assert not trace[dead].any() and (trace[~dead] != 0).mean() > 0.9
 
 
-def test_muon_and_momentum_leave_the_dead_dead(monkeypatch):
+def test_muon_and_momentum_leave_the_dead_dead():
     from cifar_jax import config as default
 
     class Conv(nn.Module):
@@ -106,23 +105,22 @@ def test_muon_and_momentum_leave_the_dead_dead(monkeypatch):
         def __call__(self, x, *, train):
             x = nn.Conv(8, (3, 3), name="stage1_block1")(x).mean((1, 2))
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
-            return nn.Dense(test_steps.NUM_CLASSES)(x)
+            return nn.Dense(NUM_CLASSES)(x)
 
     options = default.get_config().optim.to_dict()
     del options["sam_rho"], options["sam_adaptive"], options["learning_rate"]
     options["name"] = "muon"
     optimizer = make_optimizer(schedule=optax.constant_schedule(0.1), **options)
-    monkeypatch.setattr(test_steps, "Net", Conv)
-    run = test_steps.Run(pruning_plan=PLAN, optimizer=optimizer)
+    run = Run(net=Conv, pruning_plan=PLAN, optimizer=optimizer)
     call = run.compile()
     dead = kernels(run.train(6, call)) == 0
     assert dead.sum() == round(0.7 * dead.size)
     np.testing.assert_array_equal(kernels(run.train(3, call)) == 0, dead)
 
 
-def test_averages_are_as_sparse_and_otherwise_unchanged(monkeypatch):
+def test_averages_are_as_sparse_and_otherwise_unchanged():
     options = dict(average=True, ema_decay=0.99)
-    run = run_of(monkeypatch, **options)
+    run = run_of(**options)
     averages, call = jax.device_get(run.state.variables), run.compile()
     for step in range(1, 9):
         run.train(1, call)
@@ -136,14 +134,14 @@ def test_averages_are_as_sparse_and_otherwise_unchanged(monkeypatch):
             weights = np.asarray(run.state.params[block]["kernel"])
             average = averages["params"][block]
             average["kernel"] = np.where(weights == 0, 0, average["kernel"])
-        test_steps.check_close(run.state.averages, averages, rtol=1e-4, atol=1e-6)
+        check_close(run.state.averages, averages, rtol=1e-4, atol=1e-6)
         shipped = pruning.sparsity(run.state.eval_variables["params"])
         assert shipped == pruning.sparsity(run.state.params)
 
 
-def test_one_step_or_several_on_one_device_or_eight(monkeypatch):
-    one = run_of(monkeypatch).train(8)
-    several = run_of(monkeypatch, num_devices=8).train(8, in_one=4)
+def test_one_step_or_several_on_one_device_or_eight():
+    one = run_of().train(8)
+    several = run_of(num_devices=8).train(8, in_one=4)
     np.testing.assert_allclose(kernels(several), kernels(one), rtol=1e-3, atol=1e-6)
     np.testing.assert_array_equal(kernels(several) == 0, kernels(one) == 0)
 
@@ -153,7 +151,7 @@ def test_zeros_of_a_fresh_network_are_alive(digits_dir):
     config = tiny_config(digits_dir)
     config.model.dirac_init, config.prune.sparsity = True, 0.5
     prepared = setup.make(config, jax.devices()[:1], lambda line: None)
-    first = prepared.create_state(jax.random.key(0))
+    first = setup.jit_create_state(prepared)(jax.random.key(0))
     state, _ = pretrained.initialize(config, prepared, first)
     assert pruning.sparsity(first.params)["sparsity"] > 0.3
     assert pruning.sparsity(state.params)["sparsity"] == 0
@@ -167,11 +165,12 @@ def test_zeros_of_a_fresh_network_are_alive(digits_dir):
     ("start", "stop"),
     [("50%", "50%"), ("0%", "11 epochs"), ("3 epochs", "20 steps"), ("0%", "0 steps")],
 )
-def test_weights_that_would_not_be_pruned_in_time_are_refused(start, stop):
-    length = dict(steps_per_epoch=10, total_steps=100)
+def test_weights_that_would_not_be_pruned_in_time_are_refused(digits_dir, start, stop):
+    config = tiny_config(digits_dir)
+    config.train.epochs = 10  # of ten steps
+    config.prune.sparsity, config.prune.start, config.prune.stop = 0.5, start, stop
     with pytest.raises(UserError, match="stop later than the start, within the run"):
-        pruning.make_plan(0.5, start, stop, **length)
-    assert pruning.make_plan(0.0, start, stop, **length) is None
+        setup.make(config, jax.devices()[:1], lambda line: None)
 
 
 def test_only_epochs_of_the_final_sparsity_are_shipped(

@@ -1,6 +1,4 @@
-"""The compiled steps, on a network without convolutions: they are slow in CPU loops."""
-
-import functools
+"""The compiled steps: what one step, several of them and an evaluation compute."""
 
 import jax
 import jax.numpy as jnp
@@ -8,129 +6,31 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from support.stepping import (
+    KEY,
+    MEAN,
+    NUM_CLASSES,
+    SHAPE,
+    STD,
+    Plain,
+    Run,
+    check_close,
+    examples,
+    keep,
+    log_softmax,
+    means,
+)
 
-from cifar_jax.data import batches
-from cifar_jax.training import distributed, steps
-from cifar_jax.training.state import Metrics, create_state
+from cifar_jax.training import steps
+from cifar_jax.training.state import create_state
 
-SHAPE = (4, 4, 3)
-NUM_CLASSES = 10
-MEAN, STD = np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.3])
-KEY = jax.random.key(5)
-
-
-class Net(nn.Module):
-    """Two layers with BatchNorm between them."""
-
-    @nn.compact
-    def __call__(self, x, *, train):
-        x = nn.Dense(24)(x.reshape(len(x), -1))
-        x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
-        return nn.Dense(NUM_CLASSES)(nn.relu(x))
-
-
-def keep(key, images, labels, **context):
-    """An augmentation that changes nothing."""
-    del key, context
-    return images.astype(jnp.float32), labels
-
-
-def examples(num_examples):
-    random = np.random.default_rng(num_examples)
-    images = random.integers(0, 256, (num_examples, *SHAPE), dtype=np.uint8)
-    return images, random.integers(0, NUM_CLASSES, num_examples, dtype=np.int32)
-
-
-class Run:
-    """A state on some devices, and the calls that move it."""
-
-    def __init__(
-        self,
-        num_examples=32,
-        *,
-        num_devices=1,
-        optimizer=None,
-        average=False,
-        **options,
-    ):
-        self.mesh = distributed.make_mesh(jax.devices()[:num_devices])
-        self.replicated = distributed.replicated(self.mesh)
-        defaults = dict(
-            num_classes=NUM_CLASSES,
-            batch_size=16,
-            steps_per_epoch=num_examples // 16,
-            total_steps=1000,
-            augment=keep,
-            mean=MEAN,
-            std=STD,
-            label_smoothing=0.0,
-            ema_decay=0.0,
-            split=distributed.split(self.mesh),
-        )
-        self.options = steps.StepOptions(**defaults | options)
-        self.data = jax.device_put(examples(num_examples), self.replicated)
-        self.state = create_state(
-            jax.random.key(0),
-            Net(),
-            optimizer or optax.sgd(0.1, momentum=0.9),
-            image_shape=SHAPE,
-            average=average,
-            sharding=self.replicated,
-        )
-        self.metrics = jax.device_put(Metrics.empty(), self.replicated)
-        self.order = jax.device_put(
-            batches.epoch_order(KEY, 0, num_examples), self.replicated
-        )
-
-    def compile(self, steps_per_dispatch=1):
-        call = steps.make_train_call(self.options, steps_per_dispatch)
-        return jax.jit(call, out_shardings=(self.replicated, self.replicated))
-
-    def train(self, num_steps, call=None, in_one=1):
-        call = call or self.compile(in_one)
-        for _ in range(num_steps // in_one):
-            self.state, self.metrics = call(
-                self.state, self.metrics, *self.data, self.order, KEY, np.int32(in_one)
-            )
-        return self
-
-    def evaluate(self, images, labels, batch_size, **options):
-        call = jax.jit(
-            functools.partial(
-                steps.evaluate_step,
-                apply_fn=self.state.apply_fn,
-                options=self.options,
-                **options,
-            )
-        )
-        metrics = Metrics.empty()
-        for index, mask in batches.every_example(len(labels), batch_size):
-            metrics = call(
-                metrics, self.state.eval_variables, images[index], labels[index], mask
-            )
-        return means(metrics)
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
 
 @pytest.fixture(scope="module")
 def trained():
     """A run that has trained for three steps; not to be trained on."""
     return Run().train(3)
-
-
-def means(metrics):
-    return {name: float(value) for name, value in metrics.compute().items()}
-
-
-def check_close(one, other, **tolerance):
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, **tolerance),
-        *(jax.device_get(tree) for tree in (one, other)),
-    )
-
-
-def log_softmax(logits):
-    logits = np.asarray(logits, np.float64)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
 def test_normalisation_is_that_of_numpy():
@@ -214,7 +114,7 @@ def test_an_epoch_shows_each_image_in_all_its_views():
         jax.debug.callback(lambda *data: seen.append(data), epoch, index, ordered=True)
         return keep(key, images, labels)
 
-    run = Run(num_examples=48, augment=record, views=4, steps_per_epoch=12).train(13)
+    run = Run(num_examples=48, augment=record, repeats=4, steps_per_epoch=12).train(13)
     jax.effects_barrier()
     order = np.asarray(run.order)
     for step, (times, index) in enumerate(seen):
@@ -297,9 +197,7 @@ def test_eight_devices_compute_what_one_computes():
 
 def test_eight_devices_share_the_work():
     run = Run(num_devices=8)
-    text = run.compile().lower(
-        run.state, run.metrics, *run.data, run.order, KEY, np.int32(1)
-    )
+    text = run.compile().lower(run.state, run.metrics, run.stored, KEY, np.int32(1))
     # Each device multiplies its two of the 16 images.
     assert "f32[2,48]" in text.compile().as_text()
 
@@ -351,7 +249,6 @@ def test_a_state_may_start_with_a_given_stem():
         optax.sgd(0.1, momentum=0.9),
         image_shape=SHAPE,
         average=True,
-        sharding=Run().replicated,
         stem_kernel=kernel,
     )
     for variables in (state.variables, state.averages):
@@ -396,20 +293,10 @@ def test_sam_takes_the_gradient_of_its_papers_worst_case(adaptive):
     assert means(run.metrics) == means(plain.metrics)
 
 
-class Plain(nn.Module):
-    """A network in which no image sees another."""
-
-    @nn.compact
-    def __call__(self, x, *, train):
-        del train
-        self.variable("batch_stats", "unused", lambda: jnp.zeros(()))
-        return nn.Dense(NUM_CLASSES)(x.reshape(len(x), -1))
-
-
 @pytest.mark.parametrize("num_devices", [1, 2])
-def test_accumulated_parts_are_one_batch(monkeypatch, num_devices):
-    monkeypatch.setattr(f"{__name__}.Net", Plain)
-    whole, parts = Run(), Run(accumulate=4, num_devices=num_devices)
+def test_accumulated_parts_are_one_batch(num_devices):
+    whole = Run(net=Plain)
+    parts = Run(net=Plain, accumulate=4, num_devices=num_devices)
     for run in (whole, parts):
         run.train(2)
     check_close(parts.state.params, whole.state.params, rtol=1e-5, atol=1e-6)

@@ -1,9 +1,11 @@
 """Tiny runs on the digits, within this process or as the command."""
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ import jax
 
 from cifar_jax import config as default
 from cifar_jax.training import loop
+from cifar_jax.training.feed import Feed
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = [sys.executable, "-u", "-m", "cifar_jax.main"]
@@ -52,6 +55,36 @@ def rows(workdir):
     for row in found:
         row.pop("images_per_second", None)
     return found
+
+
+def signal_before(monkeypatch, name, count, number=signal.SIGTERM):
+    """Sends a signal to this process before the nth item that a run's feed yields.
+
+    Args:
+      monkeypatch: Takes it back.
+      name: "epoch": before a call that trains; "every_example": before a batch that is
+        evaluated.
+      count: Number of that item in the session, from 1.
+      number: The signal.
+    """
+    method, numbers = getattr(Feed, name), itertools.count(1)
+
+    def watched(items):
+        for item in items:
+            if next(numbers) == count:
+                os.kill(os.getpid(), number)
+            yield item
+
+    @contextlib.contextmanager
+    def epoch(self, *args):
+        with method(self, *args) as calls:
+            yield watched(calls)
+
+    def every_example(self, *args):
+        return watched(method(self, *args))
+
+    methods = {"epoch": epoch, "every_example": every_example}
+    monkeypatch.setattr(Feed, name, methods[name])
 
 
 def start(workdir, digits_dir, *flags):
