@@ -93,7 +93,7 @@ def test_the_other_archives(tmp_path, spec, form, monkeypatch):
         np.testing.assert_array_equal(images, true_images)
         assert labels.keys() == true_labels.keys()
         table = sources.open_split(f"{source}:{split}")
-        assert table.label_names == spec.label_names
+        assert table.label_names == spec.labels["label"]
         assert len(table) == len(true_images)
         rows = table.read(3, 9)
         np.testing.assert_array_equal(rows.images, true_images[3:9])
@@ -106,7 +106,7 @@ def test_the_other_archives(tmp_path, spec, form, monkeypatch):
 def test_label_names():
     names = archive_spec.CIFAR100.labels
     assert (len(names["label"]), len(names["coarse_label"])) == (100, 20)
-    for labels in (archive_spec.CIFAR10.label_names, *names.values()):
+    for labels in (archive_spec.CIFAR10.labels["label"], *names.values()):
         assert sorted(set(labels)) == list(labels)
 
 
@@ -129,7 +129,7 @@ def test_wrong_labels_are_refused(tmp_path, spec, kind):
             path.write_bytes(pickle.dumps(batch))
         else:
             content = bytearray(path.read_bytes())
-            place = 4 * spec.record_bytes + column
+            place = 4 * (len(spec.labels) + 3072) + column
             content[place] = label if content[place] != label else label + 1
             path.write_bytes(content)
         check_refused(folder, match, spec)

@@ -25,7 +25,7 @@ SPEC = dataclasses.replace(
     files={"test": ("test_batch.bin",)},
     records_per_file={"test": 4},
     labels={"label": ("cat", "dog")},
-    side=4,
+    image_shape=(4, 4, 3),
 )
 PYTHON_SPEC = dataclasses.replace(
     SPEC,

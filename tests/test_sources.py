@@ -89,7 +89,7 @@ def test_tfds_reads_what_was_prepared_here(tmp_path, small):
             np.testing.assert_array_equal(theirs[k]["image"], images[k])
             assert theirs[k]["label"] == labels[k]
     names = tfds.builder("cifar10", data_dir=tmp_path).info.features["label"].names
-    assert tuple(names) == archive_spec.CIFAR10.label_names
+    assert tuple(names) == archive_spec.CIFAR10.labels["label"]
     assert len(lines) == 1, "what is on disk was prepared again"
 
 
@@ -110,7 +110,7 @@ def test_cifar100(tmp_path, monkeypatch):
     for k in (0, 1, 99):
         assert source[k]["label"] == labels["label"][k]
         assert source[k]["coarse_label"] == labels["coarse_label"][k]
-    assert sources.open("cifar100", data_dir).label_names == spec.label_names
+    assert sources.open("cifar100", data_dir).label_names == spec.labels["label"]
     assert sources.open("cifar100", str(tmp_path / "none")).num_classes == 100
 
 

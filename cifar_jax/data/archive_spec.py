@@ -24,7 +24,7 @@ class ArchiveSpec:
       keys: Key of each kind of label in the pickled dictionaries; empty: binary.
       size: Bytes of the archive; 0: it is not downloaded here.
       sha256: SHA-256 of the archive; empty: it is not downloaded here.
-      side: Height and width of the images in pixels.
+      image_shape: Height, width and channels of the images.
     """
 
     url: str
@@ -35,7 +35,7 @@ class ArchiveSpec:
     keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     size: int = 0
     sha256: str = ""
-    side: int = 32
+    image_shape: tuple[int, int, int] = (32, 32, 3)
 
     @property
     def archive(self) -> str:
@@ -46,21 +46,6 @@ class ArchiveSpec:
     def remedy(self) -> str:
         """End of the error about a damaged copy."""
         return f"copy it again from {self.url}"
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Names of the classes, by label."""
-        return self.labels["label"]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
-        return self.side, self.side, 3
-
-    @property
-    def record_bytes(self) -> int:
-        """Bytes of an image and its labels."""
-        return len(self.labels) + 3 * self.side**2
 
     def num_records(self, split: str) -> int:
         """Returns the number of images in a split."""

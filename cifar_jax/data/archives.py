@@ -5,6 +5,7 @@ labels and class counts are checked before anything is used.
 """
 
 import lzma
+import math
 import os
 import pathlib
 import tarfile
@@ -43,8 +44,7 @@ def read(
     path = locate(source, spec)
     splits = [split] if split else list(spec.files)
     names = {name: split for split in splits for name in spec.files[split]}
-    read_files = _read_folder if path.is_dir() else _read_tar
-    contents = read_files(path, names, spec)
+    contents = _read_files(path, names, spec)
     missing = [name for name in names if name not in contents]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; {spec.remedy}")
@@ -80,7 +80,7 @@ def locate(source: str | os.PathLike, spec: ArchiveSpec) -> pathlib.Path:
     source = pathlib.Path(source).expanduser()
     if not source.exists():
         raise UserError(f"{source} does not exist; give a copy of {spec.archive}")
-    if path := _find(source, spec):
+    if path := find(source, spec):
         return path
     raise UserError(
         f"{source} holds neither {spec.archive} nor the folder {spec.folder}; "
@@ -88,7 +88,8 @@ def locate(source: str | os.PathLike, spec: ArchiveSpec) -> pathlib.Path:
     )
 
 
-def _find(source: pathlib.Path, spec: ArchiveSpec) -> pathlib.Path | None:
+def find(source: pathlib.Path, spec: ArchiveSpec) -> pathlib.Path | None:
+    """Returns the archive or the unpacked folder that `source` is or holds, if any."""
     first_files = [files[0] for files in spec.files.values()]
     if source.is_file() or any((source / name).is_file() for name in first_files):
         return source
@@ -98,23 +99,19 @@ def _find(source: pathlib.Path, spec: ArchiveSpec) -> pathlib.Path | None:
     return archive if archive.is_file() else None
 
 
-def is_archive(path: pathlib.Path, head: bytes) -> bool:
-    """Returns whether a file is a tar archive, by its name and its first 512 bytes."""
-    is_compressed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
-    return is_compressed or head[257:262] == b"ustar" or ".tar" in path.suffixes
+def recognise_file(path: pathlib.Path, head: bytes) -> ArchiveSpec | None:
+    """Returns the spec of an archive; None: the file is not a tar archive.
 
-
-def recognise_folder(folder: pathlib.Path) -> ArchiveSpec | None:
-    """Returns the spec of an unpacked archive, or of what holds an archive, if any."""
-    return next((spec for spec in SPECS if _find(folder, spec)), None)
-
-
-def recognise_file(path: pathlib.Path) -> ArchiveSpec:
-    """Returns the spec of an archive.
+    Args:
+      path: The file.
+      head: Its first 512 bytes.
 
     Raises:
       UserError: If it is damaged, or none of the official archives.
     """
+    is_compressed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+    if not is_compressed and head[257:262] != b"ustar" and ".tar" not in path.suffixes:
+        return None
     by_folder = {spec.folder: spec for spec in SPECS}
     try:
         with tarfile.open(path, "r:*") as archive:
@@ -128,25 +125,25 @@ def recognise_file(path: pathlib.Path) -> ArchiveSpec:
     raise UserError(f"{path} is none of the archives {archives}; unpack it first")
 
 
-def _read_folder(
+def _read_files(
     path: pathlib.Path, names: Mapping[str, str], spec: ArchiveSpec
 ) -> dict[str, bytes]:
-    """Reads the files of an unpacked folder, each with its split as value."""
+    """Reads the expected regular files of a folder or archive, and skips all others.
+
+    Args:
+      path: The unpacked folder or the archive.
+      names: Split of each file, by the file's name.
+      spec: Content that the archive must have.
+    """
     contents = {}
-    for name, split in names.items():
-        if (path / name).is_file():
-            size = (path / name).stat().st_size
-            _check_size(size, f"{path}: {name}", spec, split)
-            contents[name] = (path / name).read_bytes()
-    return contents
-
-
-def _read_tar(
-    path: pathlib.Path, names: Mapping[str, str], spec: ArchiveSpec
-) -> dict[str, bytes]:
-    """Reads the expected regular files of an archive, and skips all others."""
+    if path.is_dir():
+        for name, split in names.items():
+            if (path / name).is_file():
+                size = (path / name).stat().st_size
+                _check_size(size, f"{path}: {name}", spec, split)
+                contents[name] = (path / name).read_bytes()
+        return contents
     expected = {f"{spec.folder}/{name}": name for name in names}
-    contents = {}
     try:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
@@ -195,7 +192,7 @@ def _parse(
         }
     else:
         _check_size(len(content), where, spec, split)
-        records = np.frombuffer(content, np.uint8).reshape(count, spec.record_bytes)
+        records = np.frombuffer(content, np.uint8).reshape(count, -1)
         images = as_images(records[:, len(spec.labels) :], where)
         labels = {
             kind: records[:, column].astype(np.int32)
@@ -213,7 +210,8 @@ def _parse(
 
 
 def _check_size(size: int, where: str, spec: ArchiveSpec, split: str) -> None:
-    expected = spec.records_per_file[split] * spec.record_bytes
+    record_bytes = len(spec.labels) + math.prod(spec.image_shape)
+    expected = spec.records_per_file[split] * record_bytes
     if not spec.keys and size != expected:
         raise UserError(
             f"{where} has {size:,} bytes instead of {expected:,}; {spec.remedy}"

@@ -63,19 +63,18 @@ def npz_splits(path: pathlib.Path) -> Splits:
             }
     except Exception as error:  # zipfile raises many kinds
         raise _damaged(path, error) from error
-
-    def member(keys: tuple[str, ...], split: str | None) -> zipfile.ZipInfo | None:
-        for key in keys:
-            for name in (f"{split}_{key}", f"{key}_{split}") if split else (key,):
-                if name in members:
-                    return members[name]
-        return None
-
     splits = {}
     for split in (*SPLITS, None):
-        if images := member(IMAGE_KEYS, split):
-            labels, ids = member(LABEL_KEYS, split), member(ID_KEYS, split)
-            open_split = functools.partial(_open_npz, path, images, labels, ids)
+        infos: list[zipfile.ZipInfo | None] = []
+        for keys in (IMAGE_KEYS, LABEL_KEYS, ID_KEYS):
+            names = list(keys)
+            if split:
+                names = [
+                    n for key in keys for n in (f"{split}_{key}", f"{key}_{split}")
+                ]
+            infos.append(next((members[n] for n in names if n in members), None))
+        if images := infos[0]:
+            open_split = functools.partial(_open_npz, path, images, *infos[1:])
             splits[split or UNNAMED] = open_split
     if not splits:
         raise UserError(
@@ -145,23 +144,17 @@ def open_npy(path: pathlib.Path) -> Dataset:
     return from_arrays(str(path), images)
 
 
-def corruptions(folder: pathlib.Path) -> tuple[str, ...]:
-    """Returns the corruptions in a folder laid out as CIFAR-10-C, else nothing.
+def corrupted_splits(folder: pathlib.Path) -> Splits:
+    """Returns functions that open each corruption in a folder laid out as CIFAR-10-C.
 
     Hendrycks & Dietterich (2019): `labels.npy` and a file for each corruption, with all
-    images at severity 1, then at severity 2, and so on to 5.
+    images at severity 1, then at severity 2, and so on to 5. The split `NAME` holds all
+    severities of a corruption, and `NAME/3` only one. A folder laid out in another way
+    has none.
     """
     if not (folder / "labels.npy").is_file():
-        return ()
+        return {}
     names = (path.stem for path in folder.glob("*.npy") if path.is_file())
-    return tuple(sorted(name for name in names if name != "labels"))
-
-
-def corrupted_splits(folder: pathlib.Path) -> Splits:
-    """Returns functions that open each corruption.
-
-    The split `NAME` holds all severities of a corruption, and `NAME/3` only one.
-    """
 
     def open_split(name: str, severity: int | None) -> Dataset:
         path, labels_path = folder / f"{name}.npy", folder / "labels.npy"
@@ -182,7 +175,8 @@ def corrupted_splits(folder: pathlib.Path) -> Splits:
         f"{name}/{severity}" if severity else name: functools.partial(
             open_split, name, severity
         )
-        for name in corruptions(folder)
+        for name in sorted(names)
+        if name != "labels"
         for severity in (None, *SEVERITIES)
     }
 

@@ -69,8 +69,8 @@ class FileStore:
             return {UNNAMED: functools.partial(arrays.open_npy, path)}
         if head.startswith(b"PK"):
             return arrays.npz_splits(path)
-        if archives.is_archive(path, head):
-            return _archive_splits(path, archives.recognise_file(path))
+        if spec := archives.recognise_file(path, head):
+            return _archive_splits(path, spec)
         if head.startswith(_PICKLE_STARTS):
             return {UNNAMED: functools.partial(_open_pickle, path)}
         raise UserError(
@@ -79,8 +79,9 @@ class FileStore:
         )
 
     def _find_splits_of_folder(self, path: pathlib.Path) -> Splits:
-        if spec := archives.recognise_folder(path):
-            return _archive_splits(path, spec)
+        for spec in archives.SPECS:
+            if archives.find(path, spec):
+                return _archive_splits(path, spec)
         if corrupted := arrays.corrupted_splits(path):
             return corrupted
         # A folder of splits: all its folders are named like splits; files may be.
@@ -108,16 +109,15 @@ class FileStore:
 
 def _archive_splits(path: pathlib.Path, spec: ArchiveSpec) -> Splits:
     def open_split(split: str) -> Dataset:
-        @functools.cache
-        def examples():  # the whole split at once: it is checked as a whole
-            return archives.read(path, spec, split)[split]
+        # The whole split at once, when it is needed: it is checked as a whole.
+        examples = functools.cache(functools.partial(archives.read, path, spec, split))
 
         def read(start: int, stop: int) -> Batch:
-            images, labels = examples()
+            images, labels = examples()[split]
             return Batch(images[start:stop], labels["label"][start:stop])
 
         size, name = spec.num_records(split), f"{path}:{split}"
-        return Dataset(name, spec.image_shape, size, read, spec.label_names)
+        return Dataset(name, spec.image_shape, size, read, spec.labels["label"])
 
     return {split: functools.partial(open_split, split) for split in spec.files}
 

@@ -78,7 +78,15 @@ def _array(call: Call) -> np.ndarray:
         (dtype, content), shape, order = call.arguments, (), "C"
     else:
         raise UnpicklingError(f"it holds a {call.function} where an array should be")
-    dtype = _dtype(dtype)
+    # Only calls of `numpy.dtype` that stand for numbers are taken.
+    if not isinstance(dtype, Call) or dtype.function != "dtype":
+        raise UnpicklingError("it holds an array without a dtype")
+    code = dtype.arguments[0] if dtype.arguments else None
+    code = code.decode("latin-1") if isinstance(code, bytes) else code
+    if code not in _DTYPES:
+        raise UnpicklingError(f"it holds an array of dtype {str(code)[:20]!r}")
+    is_big_endian = isinstance(dtype.state, tuple) and ">" in dtype.state[1:2]
+    dtype = np.dtype(code).newbyteorder(">" if is_big_endian else "<")
     if isinstance(content, str):
         content = content.encode("latin-1")
     if not isinstance(content, bytes | bytearray) or order not in ("C", "F"):
@@ -89,15 +97,3 @@ def _array(call: Call) -> np.ndarray:
     if math.prod(shape) * dtype.itemsize != len(content):
         raise UnpicklingError(f"it has {len(content):,} bytes for an array of {shape}")
     return np.frombuffer(content, dtype).reshape(shape, order=order)
-
-
-def _dtype(call: Any) -> np.dtype:
-    """Returns the dtype of numbers that a call of `numpy.dtype` stands for."""
-    if not isinstance(call, Call) or call.function != "dtype":
-        raise UnpicklingError("it holds an array without a dtype")
-    code = call.arguments[0] if call.arguments else None
-    code = code.decode("latin-1") if isinstance(code, bytes) else code
-    if code not in _DTYPES:
-        raise UnpicklingError(f"it holds an array of dtype {str(code)[:20]!r}")
-    is_big_endian = isinstance(call.state, tuple) and ">" in call.state[1:2]
-    return np.dtype(code).newbyteorder(">" if is_big_endian else "<")

@@ -190,7 +190,16 @@ class SafeUnpickler:
             if not isinstance(function, _Function) or not isinstance(arguments, tuple):
                 raise UnpicklingError("it calls a function that is not allowed")
             if function.name == "encode":
-                self._stack.append(self._encode(*arguments))
+                # Either argument may be missing, as in Python.
+                text, encoding = arguments + ("", "latin1")[len(arguments) :]
+                if not isinstance(text, str) or encoding != "latin1":
+                    raise UnpicklingError(
+                        "it encodes a text in another way than latin1"
+                    )
+                self._spare -= len(text)
+                if self._spare < 0:  # one text, encoded again and again
+                    raise UnpicklingError("it makes more bytes than it holds")
+                self._stack.append(text.encode("latin-1"))
             elif function.name == "ndarray":
                 raise UnpicklingError("it makes an array without its content")
             else:
@@ -203,11 +212,3 @@ class SafeUnpickler:
         else:
             return False
         return True
-
-    def _encode(self, text: Any = "", encoding: Any = "latin1") -> bytes:
-        if not isinstance(text, str) or encoding != "latin1":
-            raise UnpicklingError("it encodes a text in another way than latin1")
-        self._spare -= len(text)
-        if self._spare < 0:  # one text, encoded again and again
-            raise UnpicklingError("it makes more bytes than it holds")
-        return text.encode("latin-1")

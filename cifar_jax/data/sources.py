@@ -37,34 +37,61 @@ _TFDS_NAME = re.compile(r"([A-Za-z]\w*(?:/[\w-]+)?(?::\d+\.\d+\.\d+)?)(?::(.+))?
 class Source:
     """A labelled data set, opened once; it is prepared and read on demand.
 
+    Args:
+      name: A TFDS data set, such as `cifar10`, or a path.
+      data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+      image_size: Height and width that the images are resized to (bicubic); None: all
+        images have the same size.
+      local: Copy of the archive to prepare the data set from; None: it is downloaded.
+      report: Called with a line before each slow part.
+
     Attributes:
       name: Name of the TFDS data set, or path.
       image_shape: Height, width and channels of the images.
       label_names: Names of the classes, by label.
+
+    Raises:
+      UserError: If it is not on disk and cannot be prepared, or holds no labelled
+        images.
     """
 
     def __init__(
         self,
         name: str,
-        store: TfdsStore | FileStore,
-        image_size: tuple[int, int] | None,
-        local: str | None,
-        report: Report,
+        data_dir: str | None = None,
+        *,
+        image_size: Sequence[int] | None = None,
+        local: str | None = None,
+        report: Report = print,
     ):
-        """Takes what `open` has found."""
+        """Opens the data set; prepares nothing, and reads as little as possible."""
+        size = None
+        if image_size is not None:
+            if not [isinstance(n, int) and n > 0 for n in image_size] == [True, True]:
+                raise UserError(
+                    f"data.image_size is {tuple(image_size)}; use a height and a width "
+                    "such as (32, 32)"
+                )
+            size = image_size[0], image_size[1]
+        store, split = _resolve(name, data_dir)
+        if split is not None:
+            raise UserError(
+                f"data set {name} ends in the split {split}; name the data set alone, "
+                "and its splits in data.train_split and data.test_split"
+            )
+        if isinstance(store, pathlib.Path):
+            wanted = None if size is None else (*size, 3)
+            store = FileStore(store, wanted, resize=size is not None)
         shape, label_names = store.describe()
         if label_names is None:
             raise UserError(
                 f"{name} has no labels; image and label are needed in a data set, and "
                 "in a folder one sub-folder for each class"
             )
-        self.name = name
-        self.image_shape: ImageShape = (*image_size, shape[2]) if image_size else shape
-        self.label_names = label_names
-        self._store = store
-        self._resize = image_size is not None
-        self._local = local
-        self._report = report
+        self.name, self.label_names = name, label_names
+        self.image_shape: ImageShape = (*size, shape[2]) if size else shape
+        self._store, self._resize = store, size is not None
+        self._local, self._report = local, report
         self._opened: dict[str, Dataset] = {}
 
     @property
@@ -124,46 +151,7 @@ class Source:
         return dataset.examples()
 
 
-def open(
-    name: str,
-    data_dir: str | None = None,
-    *,
-    image_size: Sequence[int] | None = None,
-    local: str | None = None,
-    report: Report = print,
-) -> Source:
-    """Opens a labelled data set; prepares nothing, and reads as little as possible.
-
-    Args:
-      name: A TFDS data set, such as `cifar10`, or a path.
-      data_dir: Folder of TFDS data sets; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
-      image_size: Height and width that the images are resized to (bicubic); None: all
-        images have the same size.
-      local: Copy of the archive to prepare the data set from; None: it is downloaded.
-      report: Called with a line before each slow part.
-
-    Raises:
-      UserError: If it is not on disk and cannot be prepared, or holds no labelled
-        images.
-    """
-    size = None
-    if image_size is not None:
-        if not [isinstance(n, int) and n > 0 for n in image_size] == [True, True]:
-            raise UserError(
-                f"data.image_size is {tuple(image_size)}; use a height and a width "
-                "such as (32, 32)"
-            )
-        size = image_size[0], image_size[1]
-    place, split = _resolve(name, data_dir)
-    if split is not None:
-        raise UserError(
-            f"data set {name} ends in the split {split}; name the data set alone, and "
-            "its splits in data.train_split and data.test_split"
-        )
-    if isinstance(place, pathlib.Path):
-        shape = None if size is None else (*size, 3)
-        place = FileStore(place, shape, resize=size is not None)
-    return Source(name, place, size, local, report)
+open = Source  # so that callers read `sources.open(name)`
 
 
 def open_split(
@@ -215,11 +203,11 @@ def corruptions(spec: str) -> dict[str, tuple[str, ...]]:
       For each corruption, a spec for `open_split` of each severity, 1 to 5; empty if
       the source is laid out in another way.
     """
-    folder = pathlib.Path(spec).expanduser()
-    names = arrays.corruptions(folder) if folder.is_dir() else ()
+    splits = arrays.corrupted_splits(pathlib.Path(spec).expanduser())
     return {
         name: tuple(f"{spec}:{name}/{severity}" for severity in arrays.SEVERITIES)
-        for name in names
+        for name in splits
+        if "/" not in name  # all severities at once
     }
 
 

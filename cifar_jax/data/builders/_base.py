@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from cifar_jax.data import archives
 from cifar_jax.data.archive_spec import ArchiveSpec
 from cifar_jax.data.dataset import ImageShape
 
@@ -25,7 +26,8 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       image_shape: Height, width and channels of the images.
       labels: Names of the classes, by feature; `label` is one of the features.
       spec: Archive that the data set is made from; None: it needs none.
-      source: Local copy of that archive.
+      source: Local copy of that archive: the archive, its unpacked folder, or a folder
+        that holds either.
     """
 
     image_shape: ImageShape
@@ -37,8 +39,9 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(file_format="array_record", **kwargs)
 
     def read(self) -> LabelledSplits:
-        """Returns the images and labels of each split."""
-        raise NotImplementedError
+        """Returns the images and labels of each split; here, those of the archive."""
+        assert self.source is not None and self.spec is not None
+        return archives.read(self.source, self.spec)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features: dict[str, tfds.features.FeatureConnector] = {

@@ -2,22 +2,14 @@
 
 import tensorflow_datasets as tfds
 
-from cifar_jax.data import archive_spec, archives
-from cifar_jax.data.builders._base import LabelledImages, LabelledSplits
-
-
-class _Cifar(LabelledImages, skip_registration=True):
-    def read(self) -> LabelledSplits:
-        """Reads the archive, its unpacked folder, or a folder that holds either."""
-        assert self.source is not None and self.spec is not None
-        return archives.read(self.source, self.spec)
-
+from cifar_jax.data import archive_spec
+from cifar_jax.data.builders._base import LabelledImages
 
 # The versions are those of TFDS's own builders. So `tfds.data_source` reads what is
 # prepared here, and what TFDS has prepared is found here.
 
 
-class Cifar10(_Cifar, skip_registration=True):
+class Cifar10(LabelledImages, skip_registration=True):
     """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 images of 10 classes."""
 
     name = "cifar10"
@@ -27,7 +19,7 @@ class Cifar10(_Cifar, skip_registration=True):
     labels = spec.labels
 
 
-class Cifar100(_Cifar, skip_registration=True):
+class Cifar100(LabelledImages, skip_registration=True):
     """CIFAR-100 (Krizhevsky, 2009): 50,000 and 10,000 images of 100 classes."""
 
     name = "cifar100"
