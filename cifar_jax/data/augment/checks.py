@@ -26,13 +26,6 @@ def require_range(name: str, bounds: tuple[float, float], *, least: float) -> No
     require(least <= low <= high, f"{name} is {bounds}", remedy)
 
 
-def require_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raises UserError unless `value` is one of the choices."""
-    choices = list(choices)
-    remedy = " or ".join(map(repr, choices))
-    require(value in choices, f"{name} is {value!r}", remedy)
-
-
 def refuse_unknown(what: str, value: Any, known: Iterable[str]) -> None:
     """Raises UserError with the closest known name, unless `value` is known."""
     known = sorted(known)

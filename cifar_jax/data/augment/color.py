@@ -110,13 +110,7 @@ def shift_hue(levels: jax.Array, shifts: jax.Array) -> jax.Array:
     """
     if levels.shape[-1] != 3:
         return levels
-    hue, saturation, value = _rgb_to_hsv(levels)
-    steps = jnp.trunc(shifts * 255).astype(jnp.int32)[:, None, None]
-    return _hsv_to_rgb((hue + steps) % 256, saturation, value)
-
-
-def _rgb_to_hsv(levels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns int32 [B, H, W] hue, saturation and value, each in 0..255."""
+    # To hue, saturation and value: int32 [B, H, W], each in 0..255.
     red, green, blue = (levels[..., i].astype(jnp.float32) for i in range(3))
     largest = jnp.maximum(jnp.maximum(red, green), blue)
     extent = largest - jnp.minimum(jnp.minimum(red, green), blue)
@@ -127,24 +121,17 @@ def _rgb_to_hsv(levels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     hue = jnp.floor((sector / 6 + 1) % 1 * 255)
     hue = jnp.where(extent > 0, hue, 0)  # gray has no hue
     saturation = jnp.floor(extent / jnp.maximum(largest, 1) * 255)
-    return (
-        hue.astype(jnp.int32),
-        saturation.astype(jnp.int32),
-        largest.astype(jnp.int32),
-    )
-
-
-def _hsv_to_rgb(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.Array:
-    """Returns uint8 [B, H, W, 3], from int32 [B, H, W] in 0..255."""
+    saturation, value = saturation.astype(jnp.int32), largest.astype(jnp.int32)
+    steps = jnp.trunc(shifts * 255).astype(jnp.int32)[:, None, None]
+    hue = (hue.astype(jnp.int32) + steps) % 256
+    # And back.
     turn = hue * 6.0 / 255
     sector = jnp.floor(turn)
-    share = saturation / 255
-    rest = turn - sector
-
-    def fade(x):
-        return jnp.floor(value * (1 - x) + 0.5).astype(jnp.int32)
-
-    low, falling, rising = fade(share), fade(share * rest), fade(share * (1 - rest))
+    share, rest = saturation / 255, turn - sector
+    low, falling, rising = (
+        jnp.floor(value * (1 - lost) + 0.5).astype(jnp.int32)
+        for lost in (share, share * rest, share * (1 - rest))
+    )
     # Red in each of the six sectors; green lags it by two of them and blue by four.
     curve = [value, falling, low, low, rising, value]
     sector = sector.astype(jnp.int32) % 6

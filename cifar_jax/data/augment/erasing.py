@@ -23,14 +23,11 @@ def box_mask(
       widths: int32 [B], number of columns.
       shape: (H, W) of the images.
     """
-
-    def span(start, length, size):
-        position = jnp.arange(size)[None]
-        start = start[:, None]
-        return (position >= start) & (position < start + length[:, None])
-
-    rows, columns = span(top, heights, shape[0]), span(left, widths, shape[1])
-    return rows[:, :, None] & columns[:, None, :]
+    rows, columns = (jnp.arange(size)[None] for size in shape)
+    top, left = top[:, None], left[:, None]
+    in_rows = (rows >= top) & (rows < top + heights[:, None])
+    in_columns = (columns >= left) & (columns < left + widths[:, None])
+    return in_rows[:, :, None] & in_columns[:, None, :]
 
 
 def cutout(

@@ -29,7 +29,8 @@ def random_crop(
       padding: Number of pixels on each side; 0 is the identity.
       mode: "zero" or "reflect".
     """
-    checks.require_choice("mode", mode, ("zero", "reflect"))
+    modes = {"zero": "constant", "reflect": "reflect"}  # names in jax.numpy
+    checks.require(mode in modes, f"mode is {mode!r}", "'zero' or 'reflect'")
     batch, height, width, num_channels = images.shape
     limit = min(height, width) - (mode == "reflect")
     checks.require(
@@ -38,21 +39,18 @@ def random_crop(
         f"0 to {limit} pixels for images of {height}x{width}",
     )
     pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    padded = jnp.pad(images, pad, mode="reflect" if mode == "reflect" else "constant")
+    padded = jnp.pad(images, pad, mode=modes[mode])
     corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
     size = (height, width, num_channels)
-    cut = jax.vmap(
-        lambda image, corner: jax.lax.dynamic_slice(
-            image, (corner[0], corner[1], 0), size
-        )
-    )
+    cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (at[0], at[1], 0), size))
     return cut(padded, corners)
 
 
 def random_flip(key: jax.Array, images: jax.Array, *, p: float = 0.5) -> jax.Array:
     """Mirrors each image left to right with probability `p`; 0 is the identity."""
     p = checks.probability(p)
-    return _flip(images, jax.random.bernoulli(key, p, images.shape[:1]))
+    flipped = jax.random.bernoulli(key, p, images.shape[:1])
+    return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
 
 
 def alternating_flip(
@@ -79,11 +77,7 @@ def alternating_flip(
     image_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
         jax.random.key(seed), index
     )
-    first_side = jax.vmap(jax.random.bernoulli)(image_keys)
-    return _flip(images, first_side ^ (epoch % 2 == 1))
-
-
-def _flip(images: jax.Array, flipped: jax.Array) -> jax.Array:
+    flipped = jax.vmap(jax.random.bernoulli)(image_keys) ^ (epoch % 2 == 1)
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
 
 
@@ -158,7 +152,6 @@ def random_affine(
     drawn = jax.random.uniform(key, (batch, 6), minval=low, maxval=high)
     angles, factors, shears = drawn[:, 0], drawn[:, 3], drawn[:, 4:]
     shifts = jnp.round(drawn[:, 1:3] * jnp.array([width, height])[None])
-    matrices = affine_matrices(
-        angles, shifts, factors, shears, height=height, width=width
-    )
+    size = dict(height=height, width=width)
+    matrices = affine_matrices(angles, shifts, factors, shears, **size)
     return warp(images, matrices, interpolation=interpolation, fill=fill)

@@ -169,11 +169,13 @@ def maybe_apply(
         )
 
     outputs = jax.eval_shape(act, *batch)
-
-    def skip(*batch):
-        return tuple(x.astype(y.dtype) for x, y in zip(batch, outputs, strict=True))
-
-    return jax.lax.cond(fraction > 0, act, skip, *batch)
+    dtypes = [output.dtype for output in outputs]
+    return jax.lax.cond(
+        fraction > 0,
+        act,
+        lambda *batch: tuple(map(jax.lax.convert_element_type, batch, dtypes)),
+        *batch,
+    )
 
 
 def _make_step(

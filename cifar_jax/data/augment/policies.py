@@ -39,7 +39,8 @@ def auto_augment(
       interpolation: "nearest" or "bilinear".
       fill: Value of pixels outside the image, or one for each channel.
     """
-    checks.require_choice("policy", policy, tables.SUB_POLICIES)
+    known = " or ".join(map(repr, tables.SUB_POLICIES))
+    checks.require(policy in tables.SUB_POLICIES, f"policy is {policy!r}", known)
     batch, height, width, _ = images.shape
     operations, probabilities, levels = tables.SUB_POLICIES[policy]
     table = tables.magnitudes(tables.AUTO_AUGMENT, height=height, width=width)
@@ -166,22 +167,20 @@ def apply_operations(
       interpolation: "nearest" or "bilinear".
       fill: Value of pixels outside the image, or one for each channel.
     """
-
-    def move(levels, operations, magnitudes):
-        matrices = _matrices(operations, magnitudes, *levels.shape[1:3])
-        return warp(levels, matrices, interpolation=interpolation, fill=fill)
-
-    def solarize(levels, operations, thresholds):
-        is_solarize = operations == tables.OPERATIONS.index("solarize")
-        return color.solarize(levels, jnp.where(is_solarize, thresholds, 0.0))
-
+    solarize = tables.OPERATIONS.index("solarize")
+    look = dict(interpolation=interpolation, fill=fill)
     functions = {
-        tables.GEOMETRY: move,
+        tables.GEOMETRY: lambda x, kinds, sizes: warp(
+            x, _matrices(kinds, sizes, *x.shape[1:3]), **look
+        ),
         tables.ENHANCEMENTS: lambda x, kinds, changes: color.enhance(
             x, kinds, 1 + changes, names=tables.OPERATIONS
         ),
         ("posterize",): lambda x, _, bits: color.posterize(x, bits),
-        ("solarize", "invert"): solarize,
+        # To invert is to solarize from level 0 up.
+        ("solarize", "invert"): lambda x, kinds, thresholds: color.solarize(
+            x, jnp.where(kinds == solarize, thresholds, 0.0)
+        ),
         ("autocontrast",): lambda x, *_: color.autocontrast(x),
         ("equalize",): lambda x, *_: color.equalize(x),
     }

@@ -69,9 +69,10 @@ def warp(
     Returns:
       [B, H, W, C] of the dtype of `images`.
     """
-    checks.require_choice("interpolation", interpolation, ("nearest", "bilinear"))
-    sample = _bilinear if interpolation == "bilinear" else _nearest
-    pixels, inside = sample(images, matrices)
+    methods = {"nearest": _nearest, "bilinear": _bilinear}
+    named = f"interpolation is {interpolation!r}"
+    checks.require(interpolation in methods, named, "'nearest' or 'bilinear'")
+    pixels, inside = methods[interpolation](images, matrices)
     return jnp.where(inside[..., None], pixels, fill_color(images, fill))
 
 
@@ -93,17 +94,14 @@ def _nearest(images: jax.Array, matrices: jax.Array) -> tuple[jax.Array, jax.Arr
     Integers decide alike on every device on which side of a pixel border a point lies.
     """
     height, width = images.shape[1:3]
-
-    def fixed(x):
-        return jnp.floor(x * 2**FIXED_POINT_BITS + 0.5).astype(jnp.int32)
-
-    linear = fixed(matrices[:, :, :2])[..., None, None]
-    offset = fixed(matrices[:, :, 2] + matrices[:, :, :2].sum(axis=-1) / 2)
-    steps = (
-        linear[:, :, 0] * jnp.arange(width)[None, None, None, :]
-        + linear[:, :, 1] * jnp.arange(height)[None, None, :, None]
-    )
-    position = (steps + offset[..., None, None]) >> FIXED_POINT_BITS
+    linear = matrices[:, :, :2]
+    offset = matrices[:, :, 2] + linear.sum(axis=-1) / 2
+    terms = jnp.concatenate([linear, offset[..., None]], axis=-1)
+    terms = jnp.floor(terms * 2**FIXED_POINT_BITS + 0.5).astype(jnp.int32)
+    x, y, start = (terms[:, :, k, None, None] for k in range(3))  # [B, 2, 1, 1]
+    steps = x * jnp.arange(width)[None, None, None, :]
+    steps += y * jnp.arange(height)[None, None, :, None]
+    position = (steps + start) >> FIXED_POINT_BITS
     columns, rows = position[:, 0], position[:, 1]
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     return gather(images, rows, columns), inside
