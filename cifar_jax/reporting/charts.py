@@ -69,12 +69,7 @@ _STYLE = {
 }
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 _TRAINING: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 1.1}
-_BEST: dict[str, Any] = {
-    "marker": "o",
-    "markersize": 8,
-    "markerfacecolor": "none",
-    "linestyle": "none",
-}
+_BEST: dict[str, Any] = {"marker": "o", "ms": 8, "mfc": "none", "linestyle": "none"}
 
 
 def colour_name(number: int) -> str:

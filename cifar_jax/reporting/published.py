@@ -57,13 +57,10 @@ class Winner(TypedDict):
 
 
 def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
-    """Returns the pages that show the records, as they should be.
+    """Returns the pages that show the records in a folder, at any depth.
 
     Those are README.md in the folder and above it, where they hold the markers. The
     first also shows what studies selected.
-
-    Args:
-      folder: Folder that holds the records, at any depth.
 
     Raises:
       UserError: If neither page has the markers, or a record is damaged.

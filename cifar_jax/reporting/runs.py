@@ -29,7 +29,6 @@ from cifar_jax.training.results import RANKS, Dataset, Result
 from cifar_jax.training.schedules import to_steps
 from cifar_jax.training.workdir import RunDirectory
 
-# ---------------------------------------------------------------------------
 # What files hold
 
 # The settings without which a config is not one of ours, by dotted key.
@@ -108,12 +107,9 @@ class EvaluationRecord(evaluate.Evaluation):
 
 
 def check(tree: Any, kind: Any, path: pathlib.Path) -> Any:
-    """Returns a JSON tree if it has a type.
+    """Returns the JSON tree of a file if it is of a TypedDict.
 
-    Args:
-      tree: Content of a file.
-      kind: TypedDict; its optional keys may also be null.
-      path: The file, for the error.
+    Optional keys may also be null.
 
     Raises:
       UserError: names the first key that is missing or has another type.
@@ -168,7 +164,6 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-# ---------------------------------------------------------------------------
 # One run
 
 
@@ -273,9 +268,8 @@ class Run:
 
     def values(self, split: str, metric: str) -> dict[float, float]:
         """Returns a metric by epoch."""
-        rows: Iterable[Mapping[str, Any]] = self.rows
-        rows = [row for row in rows if row["split"] == split and metric in row]
-        return {row["epoch"]: row[metric] for row in rows}
+        rows: Iterable[Any] = (row for row in self.rows if row["split"] == split)
+        return {row["epoch"]: row[metric] for row in rows if metric in row}
 
     def accuracy(self, name: str) -> float | None:
         """Returns the accuracy of val, test, val_tta or test_tta in the result."""
@@ -340,7 +334,6 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
-# ---------------------------------------------------------------------------
 # Reading
 
 
@@ -368,16 +361,13 @@ def read_all(paths: Sequence[str | os.PathLike]) -> list[Run]:
         if path.is_dir():
             runs.append(_read_directory(path, name))
             continue
-        if not path.is_file():
-            raise UserError(
-                f"{path} does not exist; give a run directory, or a file of results"
-            )
-        published = from_file(path, name)
+        published = from_file(path, name) if path.is_file() else []
         if not published:
-            raise UserError(
-                f"{path} does not hold the accuracy of a run; give a run directory, or "
-                "a file of results"
-            )
+            problem = "does not exist"
+            if path.is_file():
+                problem = "does not hold the accuracy of a run"
+            remedy = "give a run directory, or a file of results"
+            raise UserError(f"{path} {problem}; {remedy}")
         runs += published
     return runs
 
@@ -476,7 +466,6 @@ def _read_evaluation(folder: pathlib.Path, num_classes: int) -> Evaluation | Non
     return Evaluation(record, split, matrix, picture, errors)
 
 
-# ---------------------------------------------------------------------------
 # Groups
 
 

@@ -107,7 +107,6 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-# ---------------------------------------------------------------------------
 # Several runs
 
 
@@ -192,14 +191,13 @@ def differing_settings(groups: Sequence[Group]) -> Table:
     return Table(caption, ["setting", *(group.name for group in groups)], rows)
 
 
-# ---------------------------------------------------------------------------
 # One run
 
 
 def epochs(run: Run) -> Table:
     """Returns a row for each epoch."""
     split = "test" if run.selected_on_test else "val"
-    name = "test" if split == "test" else "validation"
+    name = "test" if run.selected_on_test else "validation"
     columns = {
         "training loss": ("train", "loss", ".4f"),
         "training accuracy": ("train", "accuracy", ".4f"),
@@ -325,21 +323,17 @@ def costs(groups: Sequence[Group]) -> dict[str, list[float | None]]:
     }
 
 
-# ---------------------------------------------------------------------------
 # Errors
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> Table:
     """Returns the confusion matrix int64 [K, K] of K classes, true ones in rows."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    shades = np.sqrt(shares).tolist()  # the square root makes small shares visible
     rows = []
-    for name, counts, of_class in zip(names, matrix.tolist(), shares, strict=True):
-        # The square root makes small shares visible.
-        shades = np.sqrt(of_class).tolist()
-        cells = [
-            Cell(f"{n:,}", n, shade=s) for n, s in zip(counts, shades, strict=True)
-        ]
-        rows.append([Cell(name), *cells])
+    for name, counts, row_shades in zip(names, matrix.tolist(), shades, strict=True):
+        pairs = zip(counts, row_shades, strict=True)
+        rows.append([Cell(name), *(Cell(f"{n:,}", n, shade=s) for n, s in pairs)])
     caption = "Confusion matrix: true classes in rows, predicted classes in columns"
     return Table(caption, ["true class", *names], rows, kind="matrix")
 
@@ -367,10 +361,10 @@ def classes(scores: Sequence[ClassScores]) -> Table:
         if row["accuracy_interval"]:
             low, high = row["accuracy_interval"]
             interval = Cell(f"{low:.4f} to {high:.4f}", low)
-        cells = [Cell(printable(str(row["name"])))]
-        cells += [dataclasses.replace(accuracy, shade=row["accuracy"]), interval]
+        accuracy = dataclasses.replace(accuracy, shade=row["accuracy"])
+        cells = [Cell(printable(str(row["name"]))), accuracy, interval]
         rows.append(
-            [*cells, *(number(row[k]) for k in ("num_examples", "times_predicted"))]
+            [*cells, number(row["num_examples"]), number(row["times_predicted"])]
         )
     columns = ["class", "accuracy", "95% interval", "images", "times predicted"]
     return Table("Classes", columns, rows)
