@@ -143,6 +143,7 @@ def train_alone(workdir, digits_dir, num_devices=8, **config):
     return loop.train_and_evaluate(alone, workdir, devices=jax.devices()[:num_devices])
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(digits_dir, tmp_path):
     pair = Pair(tmp_path, digits_dir, **{"train.epochs": 1})
     alone = train_alone(tmp_path / "alone", digits_dir, **{"train.epochs": 1})

@@ -373,10 +373,10 @@ class Trainer:
                 metrics = self._evaluate_batch(
                     metrics, variables, batch, mask, augmentation=augmentation
                 )
-            values = means(metrics)
+            metrics = jax.device_get(metrics)
         if self._stop.signal:  # the state is whole, the evaluation is not
             self._save_and_stop()
-        return values
+        return means(metrics)
 
     def _final_scores(self, variables: dict[str, Any]) -> dict[str, Scores | None]:
         """Scores the selected weights on the test set, if that is asked.
