@@ -8,6 +8,7 @@ what --help prints first.
 
 import difflib
 import errno
+import functools
 import importlib.machinery
 import pathlib
 import re
@@ -62,41 +63,28 @@ class Flags:
         file, _, form = self.config_path.partition(":")
         return "-".join(filter(None, [pathlib.Path(file).stem, form]))
 
-    def add_string(self, name: str, text: str, default: str | None = None) -> None:
-        """Defines --name TEXT; `text` is for --help."""
-        absl_flags.DEFINE_string(name, default, text, self.values)
-
-    def add_bool(self, name: str, text: str, default: bool = False) -> None:
-        """Defines --name and --noname."""
-        absl_flags.DEFINE_bool(name, default, text, self.values)
-
-    def add_integer(
-        self, name: str, text: str, default: int | None = None, **bounds: Any
+    def _add(
+        self, kind: str, name: str, text: str, default: Any = None, **options: Any
     ) -> None:
-        """Defines --name INTEGER, with `lower_bound` and `upper_bound`."""
-        absl_flags.DEFINE_integer(
-            name, default, text, flag_values=self.values, **bounds
-        )
+        """Defines --name; `text` is for --help, `options` are absl's."""
+        define = getattr(absl_flags, f"DEFINE_{kind}")
+        define(name, default, help=text, flag_values=self.values, **options)
 
-    def add_float(
-        self, name: str, text: str, default: float | None = None, **bounds: Any
-    ) -> None:
-        """Defines --name NUMBER, with `lower_bound` and `upper_bound`."""
-        absl_flags.DEFINE_float(name, default, text, flag_values=self.values, **bounds)
+    add_string = functools.partialmethod(_add, "string")
+    add_bool = functools.partialmethod(_add, "bool", default=False)  # --noname as well
+    # Numbers may have a `lower_bound` and an `upper_bound`.
+    add_integer = functools.partialmethod(_add, "integer")
+    add_float = functools.partialmethod(_add, "float")
+    add_list = functools.partialmethod(_add, "list")  # A,B,C
+    add_multi_string = functools.partialmethod(  # may be repeated
+        _add, "multi_string", default=[]
+    )
 
     def add_enum(
         self, name: str, choices: Sequence[str], text: str, default: str | None = None
     ) -> None:
         """Defines --name, one of the choices."""
-        absl_flags.DEFINE_enum(name, default, choices, text, self.values)
-
-    def add_list(self, name: str, text: str, default: str | None = None) -> None:
-        """Defines --name A,B,C."""
-        absl_flags.DEFINE_list(name, default, text, self.values)
-
-    def add_multi_string(self, name: str, text: str) -> None:
-        """Defines --name TEXT, which may be repeated."""
-        absl_flags.DEFINE_multi_string(name, [], text, self.values)
+        self._add("enum", name, text, default, enum_values=choices)
 
     def allow_operands(self) -> None:
         """Allows arguments that are not options."""
@@ -129,12 +117,17 @@ class Flags:
 
     def _load_config(self, argv: list[str]) -> list[str]:
         """Loads what --config names, and returns the other arguments."""
-        path, argv = _take_config(argv)
+        path, others, arguments = None, [], iter(argv)
+        for argument in arguments:
+            if match := re.fullmatch(r"--?config(?:=(.*))?", argument):
+                path = match[1] if match[1] is not None else next(arguments, None)
+            else:
+                others.append(argument)
         if not path:
             raise UsageError("--config FILE is missing, such as configs/quickstart.py")
         self.config_path, self._config = path, _read_config(path)
         keys = list(_keys(self._config))
-        for argument in argv:
+        for argument in others:
             match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
             if match and re.sub(r"\[.*", "", match[1]) not in keys:
                 close = difflib.get_close_matches(match[1], keys, n=1)
@@ -144,7 +137,7 @@ class Flags:
                 if match[1] in RENAMED_KEYS:
                     remedy = f"it is now {RENAMED_KEYS[match[1]]}"
                 raise UsageError(f"config has no key {match[1]}; {remedy}")
-        return argv
+        return others
 
 
 def define_config(flags: Flags) -> None:
@@ -238,7 +231,8 @@ def _exit_code(define_flags, main, usage: str, argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except OSError as error:
-        if (remedy := _remedy(error)) is None:
+        remedy = _REMEDIES.get(errno.errorcode.get(error.errno or 0, ""))
+        if remedy is None:
             raise  # a fault of the program, whose traceback is needed
         print(f"error: {error}; {remedy}", file=sys.stderr)
         return 1
@@ -247,35 +241,20 @@ def _exit_code(define_flags, main, usage: str, argv: Sequence[str]) -> int:
         return 130
 
 
+# What a person can do about an error of the operating system, by its name.
 _REMEDIES = {
-    "check the path": "ENOENT ENOTDIR EISDIR EEXIST ENAMETOOLONG",
-    "check its permissions": "EACCES EPERM EROFS",
-    "free some space": "ENOSPC EDQUOT EFBIG",
-    "check the disk": "EIO ESTALE ENODEV",
-    "close other programs": "EMFILE ENFILE ENOMEM",
-    "check what reads the output": "EPIPE",
-    "check the connection": "ECONNREFUSED ECONNRESET ETIMEDOUT EHOSTUNREACH",
+    name: remedy
+    for remedy, names in {
+        "check the path": "ENOENT ENOTDIR EISDIR EEXIST ENAMETOOLONG",
+        "check its permissions": "EACCES EPERM EROFS",
+        "free some space": "ENOSPC EDQUOT EFBIG",
+        "check the disk": "EIO ESTALE ENODEV",
+        "close other programs": "EMFILE ENFILE ENOMEM",
+        "check what reads the output": "EPIPE",
+        "check the connection": "ECONNREFUSED ECONNRESET ETIMEDOUT EHOSTUNREACH",
+    }.items()
+    for name in names.split()
 }
-
-
-def _remedy(error: OSError) -> str | None:
-    """Returns what a person can do about an error of the operating system."""
-    name = errno.errorcode.get(error.errno or 0)
-    for remedy, names in _REMEDIES.items():
-        if name in names.split():
-            return remedy
-    return None
-
-
-def _take_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Returns the value of --config, and the other arguments."""
-    path, others, arguments = None, [], iter(argv)
-    for argument in arguments:
-        if match := re.fullmatch(r"--?config(?:=(.*))?", argument):
-            path = match[1] if match[1] is not None else next(arguments, None)
-        else:
-            others.append(argument)
-    return path, others
 
 
 def _read_config(path: str) -> ConfigDict:

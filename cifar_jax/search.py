@@ -29,7 +29,7 @@ def define_flags(flags: _cli.Flags) -> None:
         "plan", "print the designs, their size and their time, and train nothing"
     )
     flags.add_bool(
-        "plan_measure", "--plan: time one design here; else sizes alone", True
+        "plan_measure", "--plan: time one design here; else sizes alone", default=True
     )
     flags.add_bool("retry_failed", "do failed runs once more")
     flags.add_string("part", "K/N: do only the K-th of N parts, and write no table")

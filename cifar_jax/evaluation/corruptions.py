@@ -7,7 +7,6 @@ same.
 """
 
 import dataclasses
-import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import NotRequired, TypedDict
@@ -17,7 +16,6 @@ from PIL import Image
 from scipy import ndimage
 
 from cifar_jax._files import OutputFolder
-from cifar_jax.data.arrays import SEVERITIES
 from cifar_jax.data.dataset import Batch, Dataset
 from cifar_jax.evaluation import plots
 from cifar_jax.evaluation.inference import Predictor
@@ -26,21 +24,9 @@ from cifar_jax.evaluation.inference import Predictor
 Corrupt = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
 
-def _gaussian_noise(image, std, random):
-    return image + random.normal(0, std, image.shape)
-
-
-def _shot_noise(image, photons, random):
-    return random.poisson(image * photons) / photons
-
-
 def _impulse_noise(image, share, random):
     noise = random.integers(0, 2, image.shape)
     return np.where(random.random(image.shape) < share, noise, image)
-
-
-def _gaussian_blur(image, sigma, random):
-    return ndimage.gaussian_filter(image, (sigma, sigma, 0), mode="nearest")
 
 
 def _defocus_blur(image, lens, random):
@@ -61,31 +47,23 @@ def _brightness(image, added, random):
     return np.divide(image * raised, value, where=value > 0, out=black.copy())
 
 
-def _contrast(image, factor, random):
-    mean = image.mean(axis=(0, 1))
-    return mean + (image - mean) * factor
-
-
 def _jpeg(image, quality, random):
     file = io.BytesIO()
     _to_pil(image).save(file, "JPEG", quality=quality)
-    return _from_pil(Image.open(file), image.shape)
+    return np.asarray(Image.open(file)).reshape(image.shape) / 255
 
 
 def _pixelate(image, factor, random):
     picture = _to_pil(image)
     small = [max(1, int(side * factor)) for side in picture.size]
     box = Image.Resampling.BOX
-    return _from_pil(picture.resize(small, box).resize(picture.size, box), image.shape)
+    picture = picture.resize(small, box).resize(picture.size, box)
+    return np.asarray(picture).reshape(image.shape) / 255
 
 
 def _to_pil(image: np.ndarray) -> Image.Image:
     pixels = _to_bytes(image)
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-
-
-def _from_pil(picture: Image.Image, shape: tuple[int, ...]) -> np.ndarray:
-    return np.asarray(picture).reshape(shape) / 255
 
 
 def _to_bytes(image: np.ndarray) -> np.ndarray:
@@ -94,16 +72,32 @@ def _to_bytes(image: np.ndarray) -> np.ndarray:
 
 # Each corruption with its strengths at severities 1 to 5.
 CORRUPTIONS: Mapping[str, tuple[Corrupt, tuple]] = {
-    "gaussian_noise": (_gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
-    "shot_noise": (_shot_noise, (500, 250, 100, 75, 50)),
+    "gaussian_noise": (  # strength: standard deviation
+        lambda image, std, random: image + random.normal(0, std, image.shape),
+        (0.04, 0.06, 0.08, 0.09, 0.10),
+    ),
+    "shot_noise": (  # strength: photons of a white pixel
+        lambda image, photons, random: random.poisson(image * photons) / photons,
+        (500, 250, 100, 75, 50),
+    ),
     "impulse_noise": (_impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),
-    "gaussian_blur": (_gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
+    "gaussian_blur": (
+        lambda image, sigma, random: ndimage.gaussian_filter(
+            image, (sigma, sigma, 0), mode="nearest"
+        ),
+        (0.4, 0.6, 0.7, 0.8, 1.0),
+    ),
     "defocus_blur": (
         _defocus_blur,
         ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1)),
     ),
     "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
-    "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "contrast": (  # strength: factor of the distance from the image's mean colour
+        lambda image, factor, random: (
+            image.mean((0, 1)) + (image - image.mean((0, 1))) * factor
+        ),
+        (0.75, 0.5, 0.4, 0.3, 0.15),
+    ),
     "jpeg_compression": (_jpeg, (80, 65, 58, 50, 40)),
     "pixelate": (_pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
 }
@@ -148,17 +142,6 @@ def corrupted(dataset: Dataset, name: str, severity: int, *, seed: int = 0) -> D
 
 # By corruption, functions that open the images of each severity, the mildest first.
 Corrupted = Mapping[str, Sequence[Callable[[], Dataset]]]
-
-
-def all_corrupted(dataset: Dataset, seed: int) -> Corrupted:
-    """Returns a data set under all corruptions of this module."""
-    return {
-        name: [
-            functools.partial(corrupted, dataset, name, severity, seed=seed)
-            for severity in SEVERITIES
-        ]
-        for name in CORRUPTIONS
-    }
 
 
 class CorruptionErrors(TypedDict):

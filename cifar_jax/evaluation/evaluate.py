@@ -11,6 +11,7 @@ import numpy as np
 from cifar_jax import UserError
 from cifar_jax._files import OutputFolder
 from cifar_jax.data import sources
+from cifar_jax.data.arrays import SEVERITIES
 from cifar_jax.data.dataset import Dataset, from_arrays
 from cifar_jax.evaluation import corruptions, efficiency, plots, scores
 from cifar_jax.evaluation.corruptions import CorruptionErrors
@@ -24,40 +25,23 @@ NUM_ERRORS = 24  # wrongly labelled images that are drawn
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to evaluate, and how.
+    """What to evaluate, and how."""
 
-    Attributes:
-      workdir: Run directory.
-      which: "best", "last" or "ema" weights.
-      step: Step of the checkpoint; None: the newest.
-      data: Labelled source, or a folder laid out as CIFAR-10-C; None: the run's own
-        test images.
-      validation: Whether to score the run's own validation images instead.
-      data_dir: Folder of TFDS data sets; None: that of the run.
-      resize: Whether images of another size are resized.
-      tta: Key of `tta.TTA`.
-      temperature: Whether to fit one on the run's own validation images.
-      corruptions: Whether to score the images under corruptions, too.
-      seed: Seed of the corruptions.
-      compare: Other runs to compare with.
-      speed: Whether to measure latency and throughput.
-      batch_size: Most images in a call.
-    """
-
-    workdir: pathlib.Path
-    which: str = "best"
-    step: int | None = None
+    workdir: pathlib.Path  # run directory
+    which: str = "best"  # "best", "last" or "ema" weights
+    step: int | None = None  # step of the checkpoint; None: the newest
+    # labelled source, or a folder laid out as CIFAR-10-C; None: the run's test images
     data: str | None = None
-    validation: bool = False
-    data_dir: str | None = None
-    resize: bool = False
-    tta: str = "none"
-    temperature: bool = False
-    corruptions: bool = False
-    seed: int = 0
-    compare: Sequence[str] = ()
-    speed: bool = False
-    batch_size: int = 500
+    validation: bool = False  # whether to score the run's validation images instead
+    data_dir: str | None = None  # folder of TFDS data sets; None: that of the run
+    resize: bool = False  # whether images of another size are resized
+    tta: str = "none"  # key of `tta.TTA`
+    temperature: bool = False  # whether to fit one on the run's validation images
+    corruptions: bool = False  # whether to score the images under corruptions, too
+    seed: int = 0  # seed of the corruptions
+    compare: Sequence[str] = ()  # other runs to compare with
+    speed: bool = False  # whether to measure latency and throughput
+    batch_size: int = 500  # most images in a call
 
 
 class TtaScores(Scores):
@@ -159,26 +143,24 @@ class _Evaluator:
         self._spec = request.data or own["val" if request.validation else "test"]
         self._split = next((k for k, spec in own.items() if spec == self._spec), None)
         # Before anything is computed: they may not be there.
-        self._others = {path: self._load_other(path) for path in request.compare}
+        self._others = {path: self._load(path) for path in request.compare}
+        for path, other in self._others.items():
+            for name in ("label_names", "image_shape"):
+                ours, theirs = (
+                    getattr(network, name) for network in (self._network, other.network)
+                )
+                if ours != theirs:
+                    raise UserError(
+                        f"{path} has the {name} {str(theirs)[:80]}, and "
+                        f"{request.workdir} {str(ours)[:80]}; compare runs of one data "
+                        "set"
+                    )
 
     def _load(self, workdir: pathlib.Path | str, **options) -> Predictor:
         request = self._request
         return Predictor(
             workdir, which=request.which, batch_size=request.batch_size, **options
         )
-
-    def _load_other(self, workdir: str) -> Predictor:
-        """Loads a run to compare with, which must know the same classes."""
-        other = self._load(workdir)
-        for name in ("label_names", "image_shape"):
-            ours, theirs = getattr(self._network, name), getattr(other.network, name)
-            if ours != theirs:
-                raise UserError(
-                    f"{workdir} has the {name} {str(theirs)[:80]}, and "
-                    f"{self._request.workdir} {str(ours)[:80]}; compare runs of one "
-                    "data set"
-                )
-        return other
 
     def run(self) -> Evaluation:
         request, predictor = self._request, self._predictor
@@ -223,13 +205,29 @@ class _Evaluator:
             record["tta"] = {"name": request.tta, **augmented}
         if request.compare:
             right = plain.argmax(axis=-1) == labels
-            record["comparisons"] = [
-                self._compare(workdir, dataset, right) for workdir in self._others
-            ]
+            record["comparisons"] = []
+            for workdir, other in self._others.items():
+                outputs, labels = other.outputs(dataset, workdir)
+                logits = outputs[:, 0]
+                test = scores.mcnemar(right, logits.argmax(axis=-1) == labels)
+                comparison: Comparison = {
+                    "workdir": workdir,
+                    **scores.score(logits, labels),
+                    "only_this_right": test.only_first,
+                    "only_other_right": test.only_second,
+                    "p_value": test.p_value,
+                }
+                record["comparisons"].append(comparison)
         if request.corruptions:
-            corrupted = corruptions.all_corrupted(dataset, seed=request.seed)
+            corrupted = functools.partial(
+                corruptions.corrupted, dataset, seed=request.seed
+            )
+            datasets = {
+                name: [functools.partial(corrupted, name, k) for k in SEVERITIES]
+                for name in corruptions.CORRUPTIONS
+            }
             record["corruptions"] = corruptions.score(
-                self._predictor, corrupted, self._output
+                self._predictor, datasets, self._output
             )
 
     def _score_corrupted(
@@ -272,19 +270,6 @@ class _Evaluator:
             )
         name = f"validation images of {self._data['name']}"
         return from_arrays(name, held_out.images, held_out.labels)
-
-    def _compare(self, workdir: str, dataset: Dataset, right: np.ndarray) -> Comparison:
-        """Compares another run with where this one is right, bool [N]."""
-        outputs, labels = self._others[workdir].outputs(dataset, workdir)
-        logits = outputs[:, 0]
-        test = scores.mcnemar(right, logits.argmax(axis=-1) == labels)
-        return {
-            "workdir": workdir,
-            **scores.score(logits, labels),
-            "only_this_right": test.only_first,
-            "only_other_right": test.only_second,
-            "p_value": test.p_value,
-        }
 
 
 def report(
@@ -390,10 +375,8 @@ def summary(record: Evaluation) -> str:
         shares = {
             c["name"]: c["accuracy"] for c in classes if c["accuracy"] is not None
         }
-        worst, best = (
-            min(shares, key=shares.__getitem__),
-            max(shares, key=shares.__getitem__),
-        )
+        worst = min(shares, key=shares.__getitem__)
+        best = max(shares, key=shares.__getitem__)
         lines.append(
             f"worst class {worst}: {shares[worst]:.4f}, best {best}: {shares[best]:.4f}"
         )

@@ -57,8 +57,14 @@ class Predictor:
         self._calls = {}
 
     def batch_size(self, dataset: Dataset) -> int:
-        """Returns the number of images in a call for this data set."""
-        most = max(1, min(self._batch_size, len(dataset)))
+        """Returns the number of images in a call for this data set.
+
+        Raises:
+          UserError: If it has no images.
+        """
+        if not len(dataset):
+            raise UserError(f"{dataset.name} is empty; choose another split or source")
+        most = min(self._batch_size, len(dataset))
         return -(-most // self.mesh.size) * self.mesh.size
 
     def compile(self, batch_size: int) -> Callable[[np.ndarray], jax.Array]:
@@ -139,7 +145,6 @@ class Predictor:
                 f"{dataset.name} has no labels; give a labelled source, or label it "
                 "with cifar_jax.predict"
             )
-        check_not_empty(dataset)
         logits, labels = [], []
         with progress(what, len(dataset)) as advance:
             for batch, outputs in self.batches(dataset):
@@ -149,16 +154,6 @@ class Predictor:
                 labels.append(batch.labels)
                 advance(len(outputs))
         return np.concatenate(logits), np.concatenate(labels)
-
-
-def check_not_empty(dataset: Dataset) -> None:
-    """Refuses a data set without images.
-
-    Raises:
-      UserError: names the remedy.
-    """
-    if not len(dataset):
-        raise UserError(f"{dataset.name} is empty; choose another split or source")
 
 
 @contextlib.contextmanager

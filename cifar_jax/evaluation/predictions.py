@@ -13,7 +13,7 @@ from cifar_jax import UserError
 from cifar_jax._files import replacing
 from cifar_jax.data.dataset import Dataset
 from cifar_jax.evaluation import scores
-from cifar_jax.evaluation.inference import Predictor, check_not_empty
+from cifar_jax.evaluation.inference import Predictor
 
 HEADER = ("ID", "Labels")
 ERROR = "Error"
@@ -59,12 +59,12 @@ def write(
       probabilities: Whether to write all probabilities, in `P_` and the class name.
       advance: Called with the number of images of each batch that is done.
     """
-    check_not_empty(dataset)
     names = predictor.network.label_names
+    batch_size = predictor.batch_size(dataset)
     header = _header(names, top_k, probabilities)
     summary = Summary(np.zeros(len(names), np.int64))
     ids = range(len(dataset)) if dataset.ids is None else dataset.ids
-    predictor.compile(predictor.batch_size(dataset))  # before the clock starts
+    predictor.compile(batch_size)  # before the clock starts
     start = time.perf_counter()
     with replacing(path) as temporary:
         with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -104,18 +104,14 @@ def _columns(logits: np.ndarray, top_k: int, probabilities: bool) -> list[Sequen
     """Returns what is written of each image beside its ID, for logits [B, K]."""
     columns = [logits.argmax(axis=-1).tolist()]
     if top_k or probabilities:
-        shares = np.exp(scores.log_probabilities(logits))
+        shares = np.char.mod("%.6f", np.exp(scores.log_probabilities(logits)))
         best = np.argsort(-logits, axis=-1, kind="stable")[:, :top_k]
         likely = np.take_along_axis(shares, best, axis=-1)
         for k in range(top_k):
-            columns += [best[:, k].tolist(), _digits(likely[:, k])]
+            columns += [best[:, k].tolist(), likely[:, k].tolist()]
         if probabilities:
-            columns += [_digits(column) for column in shares.T]
+            columns += shares.T.tolist()
     return list(zip(*columns, strict=True))
-
-
-def _digits(shares: np.ndarray) -> list[str]:
-    return [f"{share:.6f}" for share in shares]
 
 
 def _add_errors(path: pathlib.Path, errors: dict[int, str]) -> None:

@@ -93,9 +93,10 @@ def export(
     try:
         kind.write(network, partial, card)
         card["sha256"] = hashlib.sha256(partial.read_bytes()).hexdigest()
-        write_card(partial, card)  # some formats are read with their card
+        # Some formats are read with their card.
+        card_path(partial).write_text(json.dumps(card, indent=2) + "\n")
         card["check"] = kind.verify(network, kind.read(partial))
-        write_card(partial, card)
+        card_path(partial).write_text(json.dumps(card, indent=2) + "\n")
         card_path(partial).replace(card_path(path))
         partial.replace(path)
     finally:
@@ -107,11 +108,6 @@ def export(
 def card_path(path: pathlib.Path) -> pathlib.Path:
     """Returns where the card of a file lies."""
     return path.with_name(f"{path.name}.json")
-
-
-def write_card(path: pathlib.Path, card: Card) -> None:
-    """Writes the card of a file beside it."""
-    card_path(path).write_text(json.dumps(card, indent=2) + "\n")
 
 
 def in_float32(network: LoadedModel) -> LoadedModel:
@@ -141,29 +137,22 @@ def describe(network: LoadedModel) -> Card:
     }
 
 
-def verify_logits(network: LoadedModel, classify: Classify) -> Check:
-    """Compares the logits of what was read back with the network's; see `compare`."""
-    return compare(jax.jit(network.logits), classify, network.image_shape)
-
-
-def compare(
-    ours: Callable, theirs: Classify, image_shape: tuple[int, int, int]
-) -> Check:
+def compare(network: LoadedModel, classify: Classify) -> Check:
     """Classifies the same random images twice.
 
     Args:
-      ours: Function of the network.
-      theirs: Function of what was read back.
-      image_shape: Height, width and channels.
+      network: Network.
+      classify: Function of what was read back.
 
     Raises:
       UserError: If logits differ by more than the tolerance, or if predictions differ
         other than by a tie within it.
     """
+    logits, image_shape = jax.jit(network.logits), network.image_shape
     random, worst, tolerance = np.random.default_rng(0), 0.0, 0.0
     for batch_size in BATCH_SIZES:
         images = random.integers(0, 256, (batch_size, *image_shape), np.uint8)
-        expected, actual = np.asarray(ours(images)), np.asarray(theirs(images))
+        expected, actual = np.asarray(logits(images)), np.asarray(classify(images))
         if actual.shape != expected.shape or actual.dtype != expected.dtype:
             raise UserError(
                 f"what was written returns {actual.dtype} {actual.shape} and the "
@@ -216,4 +205,4 @@ class Format:
     suffix: str
     write: Callable[[LoadedModel, pathlib.Path, Card], None]
     read: Callable[[pathlib.Path], Classify]
-    verify: Callable[[LoadedModel, Classify], Check] = verify_logits
+    verify: Callable[[LoadedModel, Classify], Check] = compare

@@ -8,6 +8,7 @@ import pathlib
 
 import jax
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 from flax import traverse_util
@@ -74,7 +75,10 @@ class _Graph:
         x = self._stem("images")
         for stage, num_blocks in enumerate(design.stage_sizes):
             if design.downsample == "pool":
-                x = self._pool(x, f"stage{stage + 1}_pool", design.strides[stage])
+                name, window = f"stage{stage + 1}_pool", [design.strides[stage]] * 2
+                x = self._conv(x, f"{name}/conv")
+                x = self._add("MaxPool", x, kernel_shape=window, strides=window)
+                x = self._act(self._norm(x, f"{name}/bn"))
                 width = design.widths[stage]
             for index in range(num_blocks):
                 name = f"stage{stage + 1}_block{index + 1}"
@@ -84,7 +88,14 @@ class _Graph:
                 width = design.widths[stage]
         if design.block == "preact":
             x = self._act(self._norm(x, "final_bn"))
-        self._head(x)
+        if design.pool is None:
+            x = self._add("GlobalAveragePool", x)
+        else:
+            window = [design.pool] * 2
+            x = self._add("AveragePool", x, kernel_shape=window, strides=window)
+        x = self._add("Transpose", x, perm=[0, 2, 3, 1])  # flattened as in Flax
+        weights = [self._array("head/kernel"), self._array("head/bias")]
+        self._add("Gemm", self._add("Flatten", x), *weights, output="logits")
 
     def _add(self, kind: str, *inputs: str, output: str = "", **attributes):
         output = output or f"{kind.lower()}_{len(self.nodes)}"
@@ -92,7 +103,9 @@ class _Graph:
         self.nodes.append(node)
         return output
 
-    def _array(self, name: str, value) -> str:
+    def _array(self, name: str, value: npt.ArrayLike | None = None) -> str:
+        """Adds an array, without a value: the leaf of that name."""
+        value = self._leaves[name] if value is None else value
         self.arrays.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
@@ -112,11 +125,6 @@ class _Graph:
             x = self._add("MaxPool", x, **shape)
         return x
 
-    def _pool(self, x: str, name: str, window: int) -> str:
-        x = self._conv(x, f"{name}/conv")
-        x = self._add("MaxPool", x, kernel_shape=[window] * 2, strides=[window] * 2)
-        return self._act(self._norm(x, f"{name}/bn"))
-
     def _block(self, x: str, name: str, stride: int, extra: int) -> str:
         """A block that adds `extra` channels."""
         y, preact = x, self._design.block == "preact"
@@ -128,7 +136,13 @@ class _Graph:
         y = self._act(self._norm(y, f"{name}/{'bn2' if preact else 'bn1'}"))
         y = self._conv(y, f"{name}/conv2")
         y = y if preact else self._norm(y, f"{name}/bn2")
-        y = self._add("Add", self._excite(y, f"{name}/se"), x)
+        if self._design.se_ratio:
+            gate = self._add("GlobalAveragePool", y)
+            gate = self._conv(gate, f"{name}/se/reduce")
+            gate = self._act(gate, self._design.se_activation)
+            gate = self._conv(gate, f"{name}/se/expand")
+            y = self._add("Mul", y, self._add("Sigmoid", gate))
+        y = self._add("Add", y, x)
         return y if preact else self._act(y)
 
     def _shortcut(self, x: str, name: str, stride: int, extra: int) -> str:
@@ -152,38 +166,20 @@ class _Graph:
         ]
         return self._add("Pad", self._add("Slice", x, *window), pads, "", channels)
 
-    def _excite(self, x: str, name: str) -> str:
-        if not self._design.se_ratio:
-            return x
-        gate = self._conv(self._add("GlobalAveragePool", x), f"{name}/reduce")
-        gate = self._conv(self._act(gate, self._design.se_activation), f"{name}/expand")
-        return self._add("Mul", x, self._add("Sigmoid", gate))
-
-    def _head(self, x: str) -> None:
-        window = self._design.pool
-        if window is None:
-            x = self._add("GlobalAveragePool", x)
-        else:
-            shape = dict(kernel_shape=[window] * 2, strides=[window] * 2)
-            x = self._add("AveragePool", x, **shape)
-        x = self._add("Transpose", x, perm=[0, 2, 3, 1])  # flattened as in Flax
-        weights = [self._leaf("head/kernel"), self._leaf("head/bias")]
-        self._add("Gemm", self._add("Flatten", x), *weights, output="logits")
-
     def _conv(self, x: str, name: str, stride: int = 1) -> str:
         """A convolution, or a linear layer of 1x1 maps."""
         kernel = self._leaves[f"{name}/kernel"]
         kernel = kernel if kernel.ndim == 4 else kernel[None, None]
         weights = [self._array(f"{name}/kernel", kernel.transpose(3, 2, 0, 1))]
         if f"{name}/bias" in self._leaves:
-            weights.append(self._leaf(f"{name}/bias"))
+            weights.append(self._array(f"{name}/bias"))
         pads = [(kernel.shape[0] - 1) // 2] * 4
         return self._add("Conv", x, *weights, strides=[stride] * 2, pads=pads)
 
     def _norm(self, x: str, name: str) -> str:
         scale = f"{name}/scale"
         self._leaves.setdefault(scale, np.ones_like(self._leaves[f"{name}/bias"]))
-        arrays = [self._leaf(f"{name}/{leaf}") for leaf in _NORM]
+        arrays = [self._array(f"{name}/{leaf}") for leaf in _NORM]
         epsilon = self._design.bn_epsilon
         return self._add("BatchNormalization", x, *arrays, epsilon=epsilon)
 
@@ -192,6 +188,3 @@ class _Graph:
         if kind == "silu":
             return self._add("Mul", x, self._add("Sigmoid", x))
         return self._add(_ACTIVATIONS[kind], x)
-
-    def _leaf(self, name: str) -> str:
-        return self._array(name, self._leaves[name])

@@ -43,16 +43,6 @@ def on_arrays(module: Callable[[torch.Tensor], torch.Tensor]) -> Classify:
     return classify
 
 
-def write_state_dict(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
-    """Writes what `torch_resnet.load` and `torch.load(weights_only=True)` read."""
-    torch.save(translate(network).network.state_dict(), path)
-
-
-def read_state_dict(path: pathlib.Path) -> Classify:
-    """Returns the function of a file and its card."""
-    return on_arrays(torch_resnet.load(path))
-
-
 def write_program(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
     """Writes the network with its normalisation and its weights."""
     # Two images: an example of one would fix the batch size.
@@ -64,10 +54,14 @@ def write_program(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
     torch.export.save(program, path)
 
 
-def read_program(path: pathlib.Path) -> Classify:
-    """Returns the function of a file."""
-    return on_arrays(torch.export.load(path).module())
-
-
-STATE_DICT = Format(".pt", write_state_dict, read_state_dict)
-PROGRAM = Format(".pt2", write_program, read_program)
+# What `torch_resnet.load`, with the card, and `torch.load(weights_only=True)` read.
+STATE_DICT = Format(
+    ".pt",
+    lambda network, path, card: torch.save(
+        translate(network).network.state_dict(), path
+    ),
+    lambda path: on_arrays(torch_resnet.load(path)),
+)
+PROGRAM = Format(
+    ".pt2", write_program, lambda path: on_arrays(torch.export.load(path).module())
+)

@@ -14,7 +14,7 @@ from flax import traverse_util
 from safetensors import numpy as safe_numpy
 
 from cifar_jax import UserError
-from cifar_jax.formats.export import Card, Classify, Format
+from cifar_jax.formats.export import Card, Format
 from cifar_jax.training.pretrained import LoadedModel, abstract_model
 
 
@@ -24,11 +24,6 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
     tensors: dict[str, Any] = traverse_util.flatten_dict(variables, sep="/")
     content = safe_numpy.save(tensors, metadata={"card": json.dumps(card)})
     path.write_bytes(content)
-
-
-def read(path: pathlib.Path) -> Classify:
-    """Returns the function of a file."""
-    return jax.jit(load(path).logits)
 
 
 def load(path: pathlib.Path | str) -> LoadedModel:
@@ -71,4 +66,4 @@ def load(path: pathlib.Path | str) -> LoadedModel:
     return dataclasses.replace(network, variables=variables, epoch=epoch)
 
 
-FORMAT = Format(".safetensors", write, read)
+FORMAT = Format(".safetensors", write, lambda path: jax.jit(load(path).logits))
