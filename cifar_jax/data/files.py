@@ -60,7 +60,7 @@ class FileStore:
             return self._find_splits_of_folder(path)
         if not path.is_file():
             raise UserError(f"{path} is not a regular file; give a file or a folder")
-        if folders.is_image(path):
+        if path.suffix.lower() in folders.SUFFIXES:
             return {UNNAMED: functools.partial(self._open_folder, path)}
         # Other files are recognised by their content, whatever their names.
         with path.open("rb") as file:
@@ -128,7 +128,8 @@ def _open_pickle(path: pathlib.Path) -> Dataset:
             f"{path} has {path.stat().st_size:,} bytes; pickles of at most "
             f"{MAX_PICKLE_BYTES:,} are read: save it as .npy"
         )
-    where, batch = str(path), pickles.read_batch(path.read_bytes(), str(path))
+    where = str(path)
+    batch = pickles.read_batch(path.read_bytes(), where)
     if "data" not in batch:
         keys = str(sorted(batch))[:200]  # str() escapes new lines within the keys
         raise UserError(f"{path} holds the keys {keys}; name its images data")

@@ -24,11 +24,6 @@ class _BadImage(Exception):
     """An image that cannot be used, and why."""
 
 
-def is_image(path: str | pathlib.Path) -> bool:
-    """Returns whether a file has the suffix of an image."""
-    return pathlib.PurePath(path).suffix.lower() in SUFFIXES
-
-
 def open_folder(
     path: pathlib.Path,
     *,
@@ -128,7 +123,7 @@ def _entries(folder: pathlib.Path) -> tuple[list[str], list[str]]:
                 is_linked_folder = entry.is_symlink() and os.path.isdir(entry.path)
                 if entry.is_dir(follow_symlinks=False) or is_linked_folder:
                     folders.append(entry.name)
-                elif is_image(entry.name):
+                elif pathlib.PurePath(entry.name).suffix.lower() in SUFFIXES:
                     images.append(entry.name)
     except OSError as error:
         raise UserError(
