@@ -48,32 +48,30 @@ def conv(
 ) -> nn.Conv:
     """Makes a square convolution, without bias where a BatchNorm after it has one."""
     kernel_init = INITS[init][0]
+    if dirac:
+        kernel_init = functools.partial(partial_identity, init=kernel_init)
     return nn.Conv(
         width,
         (kernel, kernel),
         strides=(stride, stride),
         padding=(((kernel - 1) // 2,) * 2,) * 2,
         use_bias=use_bias,
-        kernel_init=partial_identity(kernel_init) if dirac else kernel_init,
+        kernel_init=kernel_init,
         **options,
     )
 
 
-def partial_identity(init: Callable) -> Callable:
-    """Returns an initialiser whose first filters pass the channels on unchanged.
+def partial_identity(key, shape, dtype, *, init: Callable) -> jax.Array:
+    """Initialises a kernel whose first filters pass the channels on unchanged.
 
     There are as many of them as there are input channels; the filters after those are
     drawn by `init` (Jordan, 2024, arXiv:2404.00498).
     """
-
-    def draw(key, shape, dtype):
-        centre, channels = (shape[0] - 1) // 2, shape[2]
-        kernel = init(key, shape, dtype).at[..., :channels].set(0)
-        return kernel.at[centre, centre, :, :channels].set(
-            jnp.eye(channels, shape[3])[:, :channels]
-        )
-
-    return draw
+    centre, channels = (shape[0] - 1) // 2, shape[2]
+    kernel = init(key, shape, dtype).at[..., :channels].set(0)
+    return kernel.at[centre, centre, :, :channels].set(
+        jnp.eye(channels, shape[3])[:, :channels]
+    )
 
 
 def linear(width: int, fan_in: int, *, init: str, **options) -> nn.Dense:
@@ -185,12 +183,12 @@ class Block(nn.Module):
     drop_rate: float
     zero_init: bool
 
-    def changes_shape(self, x: jax.Array) -> bool:
-        """Returns whether the identity cannot serve as the shortcut."""
-        return self.stride != 1 or x.shape[-1] != self.width
+    normalises_shortcut = False  # whether a BatchNorm follows the projection
 
-    def resize(self, x: jax.Array) -> jax.Array:
-        """Returns the shortcut of a block that changes the map's shape."""
+    def skip(self, block_input: jax.Array, x: jax.Array) -> jax.Array:
+        """Returns the shortcut: the block's input, or x in another shape."""
+        if self.stride == 1 and block_input.shape[-1] == self.width:
+            return block_input
         if self.shortcut == "padding":
             # Option A of He et al. (2016, arXiv:1512.03385): subsample, and add zero
             # channels on both sides, as the common PyTorch code does.
@@ -199,7 +197,8 @@ class Block(nn.Module):
             zeros = (extra // 2, extra - extra // 2)
             return jnp.pad(x, ((0, 0), (0, 0), (0, 0), zeros))
         kernel = self.shortcut_kernel
-        return self.conv(self.width, kernel, self.stride, name="shortcut_conv")(x)
+        x = self.conv(self.width, kernel, self.stride, name="shortcut_conv")(x)
+        return self.norm(name="shortcut_bn")(x) if self.normalises_shortcut else x
 
     def branch(self, y: jax.Array) -> jax.Array:
         """Returns what is added to the shortcut: y, gated, or nothing."""
@@ -213,6 +212,8 @@ class Block(nn.Module):
 class BasicBlock(Block):
     """conv, BN, act, conv, BN, SE, add, act (He et al., 2016, arXiv:1512.03385)."""
 
+    normalises_shortcut = True
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns [B, H / stride, W / stride, width]."""
@@ -222,12 +223,7 @@ class BasicBlock(Block):
         y = self.dropout()(self.act(self.norm(name="bn1")(y)))
         y = self.conv(self.width, self.kernel, name="conv2")(y)
         y = self.norm(name="bn2", scale_init=last_scale)(y)
-        y = self.branch(y)
-        if self.changes_shape(x):
-            x = self.resize(x)
-            if self.shortcut == "projection":
-                x = self.norm(name="shortcut_bn")(x)
-        return self.act(y + x)
+        return self.act(self.branch(y) + self.skip(x, x))
 
 
 class PreActBlock(Block):
@@ -241,7 +237,7 @@ class PreActBlock(Block):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns [B, H / stride, W / stride, width]."""
         y = self.act(self.norm(name="bn1")(x))
-        shortcut = self.resize(y) if self.changes_shape(x) else x
+        shortcut = self.skip(x, y)
         y = self.conv(self.width, self.kernel, self.stride, name="conv1")(y)
         y = self.dropout()(self.act(self.norm(name="bn2")(y)))
         y = self.conv(self.width, self.kernel, name="conv2")(y)

@@ -32,8 +32,7 @@ def convolve(
       window_strides: Strides, as `lax.conv_general_dilated` takes them.
       padding: Padding, as it takes it.
       num_devices: Number of devices that share the batch; None: all that there are.
-      **options: Its other arguments; the batch must be the first axis of input and
-        output.
+      **options: Its other arguments; the batch is the first axis on both sides.
 
     Returns:
       [B, H', W', width].
