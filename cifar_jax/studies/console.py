@@ -3,7 +3,7 @@
 import collections
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import rich.console
 import rich.live
@@ -22,41 +22,39 @@ class View:
 
     Args:
       study: Study that is shown.
+      earlier: Runs of earlier calls; those that have ended are counted.
       console: Console to print on; None: standard output.
+
+    Attributes:
+      live: Context in which a terminal shows the table.
+      is_live: Whether there is a terminal.
     """
 
-    def __init__(self, study: Study, console: rich.console.Console | None = None):
+    def __init__(
+        self,
+        study: Study,
+        earlier: Iterable[Run] = (),
+        console: rich.console.Console | None = None,
+    ):
         self._study = study
         # A file's lines may be longer than a terminal's.
         width = None if sys.stdout.isatty() else 160
         self._console = console or rich.console.Console(highlight=False, width=width)
-        self._live = rich.live.Live(
+        self.is_live = self._console.is_terminal
+        self.live = rich.live.Live(
             console=self._console, auto_refresh=False, transient=True
         )
-        self.is_live = self._console.is_terminal
         self._start = time.perf_counter()
-        self._ended = collections.Counter[str]()  # runs by the state they ended in
-        self._num_runs = study.num_runs
-
-    def __enter__(self):
-        if self.is_live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *error):
-        self._live.stop()
-
-    def resume(self, runs: Sequence[Run]) -> None:
-        """Prints what an earlier call has done."""
-        for run in runs:
-            if run.has_ended:
-                self._count(run)
+        # Runs that have ended, by their state, and whether each was its design's first.
+        self._ended = collections.Counter(
+            (run.state, run.seed == 0) for run in earlier if run.has_ended
+        )
         if self._ended:
             self.say(f"resuming: {self._counts()}")
 
     def ended(self, run: Run) -> None:
         """Prints a line for a run that has ended."""
-        self._count(run)
+        self._ended[run.state, run.seed == 0] += 1
         end = f"failed: {run.error}"
         if run.state == "pruned":
             end = f"pruned at epoch {run.epochs} with {run.values[run.epochs]:.4f}"
@@ -68,16 +66,18 @@ class View:
 
     def show(self, rows: Sequence[Row]) -> None:
         """Shows the table on a terminal, with what is running."""
-        active = (run for row in rows for run in row.runs if run.state == "running")
-        lines = [self._counts(), table.best(self._study, rows, _MOST_ROWS)]
-        for run in active:
+        if not self.is_live:
+            return
+        lines = []
+        for run in (run for row in rows for run in row.runs if run.state == "running"):
             value = f" {run.values[run.epochs]:.4f}" if run.values else ""
             epochs = f"{run.epochs}/{run.candidate.config.train.epochs}"
             lines.append(
                 f"{run.candidate.name}, seed {run.seed}: epoch {epochs}{value}"
             )
-        text = "\n\n".join(lines[:1] + lines[1:2]) + "\n\n" + "  \n".join(lines[2:])
-        self._live.update(rich.markdown.Markdown(text), refresh=True)
+        best = table.best(self._study, rows, _MOST_ROWS)
+        text = "\n\n".join([self._counts(), best, "  \n".join(lines)])
+        self.live.update(rich.markdown.Markdown(text), refresh=True)
 
     def say(self, text: str) -> None:
         """Prints a text as it is."""
@@ -93,17 +93,17 @@ class View:
         files = "results.csv, table.md, plots/, winner.json, runs/"
         self.say(f"{self._counts()}; {folder}: {files}")
 
-    def _count(self, run: Run) -> None:
-        self._ended[run.state] += 1
-        study = self._study
-        # Without its first run, a design of a fixed space has no further seeds.
-        is_first = study.is_staged and not study.is_sampled and run.seed == 0
-        if is_first and run.state != "done":
-            self._num_runs -= study.seeds - 1
-
     def _counts(self) -> str:
-        ended = self._ended
-        aside = ", ".join(f"{ended[s]} {s}" for s in ("pruned", "failed") if ended[s])
+        """Returns the time, and how many runs have ended."""
+        states = collections.Counter[str]()
+        for (state, _), number in self._ended.items():
+            states[state] += number
+        num_runs = self._study.num_runs
+        if self._study.is_staged and not self._study.is_sampled:
+            # Without its first run, a design of a fixed space has no further seeds.
+            lost = self._ended["pruned", True] + self._ended["failed", True]
+            num_runs -= lost * (self._study.seeds - 1)
         seconds = clock_time(time.perf_counter() - self._start)
-        runs = f"{ended.total()}/{self._num_runs} runs"
-        return f"{seconds}  {runs}" + (f" ({aside})" if aside else "")
+        asides = table.asides(states)
+        note = f" ({', '.join(asides)})" if asides else ""
+        return f"{seconds}  {states.total()}/{num_runs} runs{note}"

@@ -1,6 +1,6 @@
 """Drives a study: decides which runs there are, and has an executor do them.
 
-    search.main -> run_study -> Driver.run -> executor.submit(run.train, task)
+    search.main -> run_study -> Driver.run -> executor.submit(train, task)
 
 The driver alone writes the journal. It follows its runs through the metrics.jsonl in
 their directories, and ends one early by a stop file there, so an executor needs to know
@@ -17,7 +17,6 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, Future
 
 from ml_collections import ConfigDict
@@ -26,13 +25,13 @@ from cifar_jax import UserError
 from cifar_jax._files import OutputFolder, replacing
 from cifar_jax.config import RESUMABLE_KEYS, config_diff, config_to_dict
 from cifar_jax.data import sources
-from cifar_jax.studies import designs, executors, plots, run, study, table, winner
+from cifar_jax.studies import designs, executors, plots, study, table
 from cifar_jax.studies.console import View
 from cifar_jax.studies.designs import Candidate
 from cifar_jax.studies.journal import Journal
-from cifar_jax.studies.run import Outcome, Task
+from cifar_jax.studies.run import STOP, Outcome, Task, score, train
 from cifar_jax.studies.study import Study
-from cifar_jax.studies.table import Key, Row, Run
+from cifar_jax.studies.table import Key, Row, Run, Winner
 
 # Keys that a study may be resumed with other values of: it then has more runs, or its
 # runs other resources. Those of `base` are the run directories'.
@@ -87,37 +86,27 @@ def run_study(
             "study.kind='grid', 'list' or 'one_at_a_time', and study.pruner='none'"
         )
     claim(folder, config)
+    suffix = f"-{part[0]}-of-{part[1]}" if part else ""
     with contextlib.ExitStack() as stack:
-        suffix = f"-{part[0]}-of-{part[1]}" if part else ""
-        stack.enter_context(_locked(folder, suffix))
+        lock = stack.enter_context((folder / f".lock{suffix}").open("a"))
+        try:  # keep other drivers out; the kernel frees the lock of one that dies
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another command drives the study in {folder}; wait for it, or stop "
+                "it and give --workers instead"
+            ) from error
         if isinstance(executor, str):
             executor = executors.make(executor, workers, made, folder / "logs")
             stack.callback(executor.shutdown, cancel_futures=True)
-        driver = Driver(made, folder, executor, workers, part, merge)
-        driver.plan(retry_failed)
-        with driver.view, driver.signals():
-            driver.run()
-        rows = driver.finish()
+        driver = Driver(made, folder, executor, workers, retry_failed, part, merge)
+        rows = driver.run()
     if not part and not any(row.done for row in rows):
         raise UserError(
             f"no run of the study has ended well; {folder}/table.md says why, and "
             "--retry_failed tries them again"
         )
     return rows
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path, suffix: str) -> Iterator[None]:
-    """Keeps other drivers out; the kernel frees the lock of one that dies."""
-    with (folder / f".lock{suffix}").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another command drives the study in {folder}; wait for it, or stop "
-                "it and give --workers instead"
-            ) from error
-        yield
 
 
 def claim(folder: pathlib.Path, config: ConfigDict) -> None:
@@ -149,19 +138,23 @@ def claim(folder: pathlib.Path, config: ConfigDict) -> None:
 
 
 class Driver:
-    """The loop that asks for runs, submits them, and follows them to their end."""
+    """The loop that asks for runs, submits them, and follows them to their end.
+
+    When it is made, it reads the journal, and queues what is left of the study.
+    """
 
     def __init__(
         self,
         made: Study,
         folder: pathlib.Path,
         executor: Executor,
-        workers: int = 0,
-        part: tuple[int, int] | None = None,
-        merge: bool = False,
+        workers: int,
+        retry_failed: bool,
+        part: tuple[int, int] | None,
+        merge: bool,
     ):
-        self._study, self._folder = made, folder
-        self._executor, self._workers = executor, workers
+        self._study, self._folder, self._executor = made, folder, executor
+        self._num_workers = workers or getattr(executor, "num_workers", 32)
         self._merge, self._is_part = merge, part is not None
         first, step = part or (1, 1)
         suffix = f"-{first}-of-{step}" if part else ""
@@ -177,62 +170,52 @@ class Driver:
         self._deadline = time.monotonic() + (made.max_seconds or float("inf"))
         self._next_look = 0.0
         self._next_table = time.monotonic() + _TABLE_SECONDS
-        self.view = View(made)
+        for old in self._journal.runs():
+            again = retry_failed and old.state == "failed"
+            known = Run(old.candidate, old.seed) if again else old
+            self._runs[known.key] = known
+            if known.candidate not in self._candidates:
+                self._candidates.append(known.candidate)
+            if not known.has_ended:
+                self._waiting.append(known)
+        self._view = View(made, self._runs.values())
+        self._queue(self._candidates, range(1 if made.is_staged else made.seeds))
 
-    def plan(self, retry_failed: bool) -> None:
-        """Reads the journal, and queues what is left of the study."""
-        self._runs = {each.key: each for each in self._journal.runs()}
-        for key, each in self._runs.items():
-            if each.candidate not in self._candidates:
-                self._candidates.append(each.candidate)
-            if retry_failed and each.state == "failed":
-                self._runs[key] = each = Run(each.candidate, each.seed)
-            if not each.has_ended:
-                self._waiting.append(each)
-        self.view.resume(list(self._runs.values()))
-        seeds = range(1 if self._study.is_staged else self._study.seeds)
-        self._queue(self._candidates, seeds)
-
-    def run(self) -> None:
-        """Does what is left: all runs, then the score of the winner."""
-        while True:
-            if self._stop is None:
-                self._submit()
-            if not self._running and (self._stop or not self._extend()):
-                break
-            with contextlib.suppress(queue.Empty):
-                self._collect(self._ended.get(timeout=_LOOK_SECONDS))
-            if time.monotonic() >= self._next_look:
-                self._look()
-        if self._stop is None and not self._is_part:
-            self._score_winner()
-
-    def finish(self) -> list[Row]:
-        """Writes the tables and prints them, and returns the rows.
+    def run(self) -> list[Row]:
+        """Does all runs that are left, scores the winner, and writes the tables.
 
         Raises:
           Stopped: If the study was stopped.
         """
-        rows = self._rows()
+        # The first SIGINT or SIGTERM is a request to save and stop.
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+        handlers = {
+            number: signal.signal(number, self._on_signal) for number in numbers
+        }
+        try:
+            with self._view.live:
+                while True:
+                    if self._stop is None:
+                        self._submit()
+                    if not self._running and (self._stop or not self._extend()):
+                        break
+                    with contextlib.suppress(queue.Empty):
+                        self._collect(self._ended.get(timeout=_LOOK_SECONDS))
+                    if time.monotonic() >= self._next_look:
+                        self._look()
+                if self._stop is None and not self._is_part:
+                    self._score_winner()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        rows = table.rows(self._candidates, self._runs.values())
         if not self._is_part:
             self._write(rows)
-        self.view.summarise(rows, self._folder)
+        self._view.summarise(rows, self._folder)
         if self._stop:
             raise self._stop
         return rows
-
-    @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """Takes the first SIGINT or SIGTERM as a request to save and stop."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        if threading.current_thread() is not threading.main_thread():
-            numbers = ()
-        old = {number: signal.signal(number, self._on_signal) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame) -> None:
         del frame
@@ -245,41 +228,37 @@ class Driver:
 
     def _submit(self) -> None:
         """Fills the executor, with waiting runs before new designs of the sampler."""
-        limit = self._workers or getattr(self._executor, "num_workers", 32)
-        while len(self._running) < limit:
-            each = self._waiting.popleft() if self._waiting else self._propose()
-            if each is None:
-                return
-            task = self._task(each)
+        while len(self._running) < self._num_workers:
+            if self._waiting:
+                run = self._waiting.popleft()
+            else:
+                num_proposed = sum(seed == 0 for _, seed in self._runs)
+                if not self._study.is_sampled or num_proposed >= self._study.trials:
+                    return
+                run = None if self._merge else self._journal.propose()
+                if run is None:
+                    return
+                self._candidates.append(run.candidate)
+                self._runs[run.key] = run
+            task = self._task(run)
             if self._merge and not (task.workdir / "result.json").exists():
                 continue
             if not self._metrics:  # the first run: before workers would do so at once
                 data = self._study.rules.base.data
                 sources.open(data.name, data.dir, local=data.source).prepare()
-            self._metrics[each.key] = 0, 0
-            self._journal.begin(each)
-            (task.workdir / run.STOP).unlink(missing_ok=True)
-            each.state = "running"
-            future = self._executor.submit(run.train, task)
-            self._running[future] = each
+            self._metrics[run.key] = 0, 0
+            self._journal.begin(run)
+            (task.workdir / STOP).unlink(missing_ok=True)
+            run.state = "running"
+            future = self._executor.submit(train, task)
+            self._running[future] = run
             future.add_done_callback(self._ended.put)
-
-    def _propose(self) -> Run | None:
-        """Returns the first run of a sampled design, or None if there are enough."""
-        num_proposed = sum(seed == 0 for _, seed in self._runs)
-        if not self._study.is_sampled or num_proposed >= self._study.trials:
-            return None
-        proposed = None if self._merge else self._journal.propose()
-        if proposed:
-            self._candidates.append(proposed.candidate)
-            self._runs[proposed.key] = proposed
-        return proposed
 
     def _extend(self) -> bool:
         """Queues all seeds of the best designs when the first ones have ended."""
         if not self._study.is_staged or self._merge:
             return False
-        firsts = [each for each in self._runs.values() if each.seed == 0]
+        firsts = [run for run in self._runs.values() if run.seed == 0]
         ranked = table.ranked(self._study, table.rows(self._candidates, firsts))
         done = [row.candidate for row in ranked if row.done]
         if self._study.is_sampled:
@@ -287,12 +266,12 @@ class Driver:
         return self._queue(done, range(1, self._study.seeds))
 
     def _queue(self, candidates: list[Candidate], seeds: range) -> bool:
-        """Queues runs that are not known yet; returns whether there are any."""
-        sound = [each for each in candidates if not each.skip_reason]
-        new = [Run(each, seed) for each in sound for seed in seeds]
-        new = [each for each in new if each.key not in self._runs]
-        self._runs |= {each.key: each for each in new}
-        self._waiting.extend(new)
+        """Queues runs that do not exist yet; returns whether there are any."""
+        sound = [design for design in candidates if not design.skip_reason]
+        runs = (Run(design, seed) for design in sound for seed in seeds)
+        new = {run.key: run for run in runs if run.key not in self._runs}
+        self._runs |= new
+        self._waiting.extend(new.values())
         return bool(new)
 
     def _look(self) -> None:
@@ -300,126 +279,134 @@ class Driver:
         start = time.monotonic()
         if start > self._deadline and self._stop is None:
             self._stop = Stopped(f"study.max_seconds={self._study.max_seconds:g}", 0)
-        for each in self._running.values():
-            self._read_metrics(each)
+        for run in self._running.values():
+            self._read_metrics(run)
         if self._stop and self._deadline:
             self._deadline = 0.0  # once
-            for each in self._running.values():
-                self._leave_stop_file(each, "stopped")
+            for run in self._running.values():
+                self._end_early(run, "stopped")
             getattr(self._executor, "interrupt", lambda: None)()
-        if self.view.is_live:
-            self.view.show(self._rows())
-        if start >= self._next_table and not self._is_part:
-            self._write(self._rows())
-            seconds = time.monotonic() - start  # it may not hold the runs up
-            self._next_table = start + max(_TABLE_SECONDS, 20 * seconds)
+        is_due = start >= self._next_table and not self._is_part
+        if self._view.is_live or is_due:
+            rows = table.rows(self._candidates, self._runs.values())
+            self._view.show(rows)
+            if is_due:
+                self._write(rows)
+                seconds = time.monotonic() - start  # it may not hold the runs up
+                self._next_table = start + max(_TABLE_SECONDS, 20 * seconds)
         self._next_look = time.monotonic() + _LOOK_SECONDS
 
-    def _read_metrics(self, each: Run) -> None:
+    def _read_metrics(self, run: Run) -> None:
         """Records validations that a run has written, and prunes it."""
-        path = self._workdir(each) / "metrics.jsonl"
+        path = self._workdir(run) / "metrics.jsonl"
         try:
             stat = path.stat()
             version = stat.st_mtime_ns, stat.st_size
-            if self._metrics[each.key] == version:
+            if self._metrics[run.key] == version:
                 return
             lines = path.read_bytes().splitlines(keepends=True)
         except OSError:  # not there yet
             return
-        self._metrics[each.key] = version
+        self._metrics[run.key] = version
         watched = "loss" if self._study.objectives[0] == "loss" else "accuracy"
         for line in lines:
-            if each.has_ended or not line.endswith(b"\n"):
+            if run.has_ended or not line.endswith(b"\n"):
                 return
             row = json.loads(line)
-            if row["split"] != "val" or row["epoch"] in each.values:
+            if row["split"] != "val" or row["epoch"] in run.values:
                 continue
-            each.values[row["epoch"]] = row[watched]
-            if self._journal.report(each, row["epoch"]):
+            run.values[row["epoch"]] = row[watched]
+            if self._journal.report(run, row["epoch"]):
                 # Closed now: a pruner that is asked again may answer otherwise.
-                self._close(each, "pruned")
-                self._leave_stop_file(each, "pruned")
+                self._close(run, "pruned")
+                self._end_early(run, "pruned")
 
     def _collect(self, future: Future) -> None:
         """Closes a run whose call has ended, or queues it again."""
-        each = self._running.pop(future)
-        self._read_metrics(each)  # what it wrote last may be what it is pruned for
-        if each.has_ended:
+        run = self._running.pop(future)
+        self._read_metrics(run)  # what it wrote last may be what it is pruned for
+        if run.has_ended:
             return
         try:
             outcome: Outcome = future.result()
         except (executors.NodeLost, CancelledError):
             outcome = Outcome("stopped")
         except Exception as error:  # the executor's: a call returns its own faults
-            deaths = self._deaths.setdefault(each.key, [])
-            deaths.append(each.epochs)
+            deaths = self._deaths.setdefault(run.key, [])
+            deaths.append(run.epochs)
             outcome = Outcome("stopped")
-            if deaths.count(each.epochs) >= MOST_DEATHS and not self._stop:
+            if deaths.count(run.epochs) >= MOST_DEATHS and not self._stop:
                 reason = (
                     f"its process died {MOST_DEATHS} times ({error}); try it again "
+                    "with --retry_failed, with fewer --workers if memory is short"
                 )
-                reason += "with --retry_failed, with fewer --workers if memory is short"
                 outcome = Outcome("failed", error=reason)
         if outcome.state == "stopped":
-            each.state = "waiting"
-            self._waiting.appendleft(each)
+            run.state = "waiting"
+            self._waiting.appendleft(run)
         else:
-            each.figures, each.error = outcome.figures, outcome.error or None
-            self._close(each, outcome.state)
+            run.figures, run.error = outcome.figures, outcome.error or None
+            self._close(run, outcome.state)
 
-    def _close(self, each: Run, state: str) -> None:
-        each.state = state
-        self._journal.close(each)
-        self.view.ended(each)
+    def _close(self, run: Run, state: str) -> None:
+        run.state = state
+        self._journal.close(run)
+        self._view.ended(run)
 
-    def _leave_stop_file(self, each: Run, reason: str) -> None:
-        workdir = self._workdir(each)
+    def _end_early(self, run: Run, reason: str) -> None:
+        workdir = self._workdir(run)
         workdir.mkdir(parents=True, exist_ok=True)  # it may not have started
-        (workdir / run.STOP).write_text(reason + "\n")
+        (workdir / STOP).write_text(reason + "\n")
 
-    def _workdir(self, each: Run) -> pathlib.Path:
-        name = designs.folder_of(each.candidate.name)
-        return self._folder / "runs" / name / f"seed-{each.seed}"
+    def _workdir(self, run: Run) -> pathlib.Path:
+        name = designs.folder_of(run.candidate.name)
+        return self._folder / "runs" / name / f"seed-{run.seed}"
 
-    def _task(self, each: Run) -> Task:
+    def _task(self, run: Run) -> Task:
         return Task(
-            config=self._study.config(each.candidate, each.seed),
-            workdir=self._workdir(each),
+            config=self._study.config(run.candidate, run.seed),
+            workdir=self._workdir(run),
             threads=self._study.threads,
             latency=self._study.latency or "latency" in self._study.objectives,
         )
 
-    def _rows(self) -> list[Row]:
-        return table.rows(self._candidates, self._runs.values())
-
     def _write(self, rows: list[Row]) -> None:
         """Writes results.csv, table.md and plots/, each file whole or not at all."""
-        output, record = OutputFolder(self._folder), winner.read(self._folder)
+        output = OutputFolder(self._folder)
         output.table("results.csv", *table.csv(rows))
-        verdict = f"\n{winner.verdict(record)}\n" if record else ""
-        output.text("table.md", table.markdown(self._study, rows) + verdict)
+        winner = table.read_winner(self._folder)
+        output.text("table.md", table.markdown(self._study, rows, winner))
         output = OutputFolder(self._folder / "plots")
         for name, figure in plots.draw(self._study, rows):
             output.figure(f"{name}.png", figure)
 
     def _score_winner(self) -> None:
         """Scores the runs of the best design on the test images, each of them once."""
-        best = table.ranked(self._study, self._rows())[0]
-        seeds, record = [each.seed for each in best.done], winner.read(self._folder)
-        known = (record["design"], record["seeds"]) if record else None
-        if not seeds or known == (best.candidate.name, seeds):
+        rows = table.rows(self._candidates, self._runs.values())
+        best, old = table.ranked(self._study, rows)[0], table.read_winner(self._folder)
+        name, seeds = best.candidate.name, [run.seed for run in best.done]
+        if not seeds or (old and (old["design"], old["seeds"]) == (name, seeds)):
             return
         tested = self._journal.tested()
-        new = [each for each in best.done if each.key not in tested]
-        tasks = [self._task(each) for each in new]
-        futures = [self._executor.submit(run.score, task) for task in tasks]
-        for each, future in zip(new, futures, strict=True):
+        new = [run for run in best.done if run.key not in tested]
+        futures = [self._executor.submit(score, self._task(run)) for run in new]
+        for run, future in zip(new, futures, strict=True):
             try:
-                tested[each.key] = future.result()
+                tested[run.key] = future.result()
             except (executors.NodeLost, executors.WorkerDied) as error:
                 raise UserError(
-                    f"the winner {best.candidate.name} could not be scored ({error}); "
-                    "the same command tries it again"
+                    f"the winner {name} could not be scored ({error}); the same "
+                    "command tries it again"
                 ) from error
-            self._journal.note_test(each, tested[each.key])
-        winner.write(self._folder, best, [tested[each.key] for each in best.done])
+            self._journal.note_test(run, tested[run.key])
+        record = Winner(
+            design=name,
+            factors=best.candidate.factors,
+            widths=best.candidate.widths,
+            parameters=best.candidate.num_parameters,
+            macs=best.done[0].figures["macs"],
+            seeds=seeds,
+            validation=best.values("accuracy"),
+            test=[tested[run.key] for run in best.done],
+        )
+        OutputFolder(self._folder).json("winner.json", record)

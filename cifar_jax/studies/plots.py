@@ -1,5 +1,6 @@
 """Figures of a study: accuracy against each factor, and the Pareto fronts."""
 
+import statistics
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -42,12 +43,11 @@ def _axes(height: float = 4.5) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _errors(rows: Sequence[Row]) -> list[float]:
-    return [row.std("accuracy") or 0 for row in rows]
-
-
-def _means(rows: Sequence[Row], name: str = "accuracy") -> np.ndarray:
-    return np.array([row.mean(name) for row in rows])
+def _accuracy(rows: Sequence[Row]) -> tuple[np.ndarray, list[float]]:
+    """Returns means and standard deviations over seeds."""
+    values = [row.values("accuracy") for row in rows]
+    stds = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
+    return np.array([statistics.fmean(v) for v in values]), stds
 
 
 def _against_factor(study: Study, name: str, rows: Sequence[Row]) -> Figure:
@@ -58,26 +58,27 @@ def _against_factor(study: Study, name: str, rows: Sequence[Row]) -> Figure:
     is_numeric = all(type(row.factor(name)) in (int, float) for row in rows)
     labels = list(dict.fromkeys(table.text(row.factor(name)) for row in rows))
 
-    def place(row: Row) -> float:
+    places: dict[str, float] = {}
+    for row in rows:
         value = row.factor(name)
-        return value if is_numeric else labels.index(table.text(value))
-
+        place = value if is_numeric else labels.index(table.text(value))
+        places[row.candidate.name] = place
     lines: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=place):
-        key = (
-            f"{table.short(others[0])} = {table.text(row.factor(others[0]))}"
-            if is_plane
-            else ""
-        )
-        lines.setdefault(key, []).append(row)
+    for row in sorted(rows, key=lambda row: places[row.candidate.name]):
+        label = ""
+        if is_plane:
+            value = table.text(row.factor(others[0]))
+            label = f"{table.short(others[0])} = {value}"
+        lines.setdefault(label, []).append(row)
     is_joined = is_numeric and (is_plane or not (others or study.is_sampled))
     for label, members in lines.items():
         style = dict(fmt="o-" if is_joined else "o", capsize=3, label=label)
-        places = list(map(place, members))
-        axes.errorbar(places, _means(members), yerr=_errors(members), **style)
+        means, stds = _accuracy(members)
+        x = [places[row.candidate.name] for row in members]
+        axes.errorbar(x, means, yerr=stds, **style)
     if not is_numeric:
         axes.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
-    elif 0 < 30 * min(map(place, rows)) <= max(map(place, rows)):
+    elif 0 < 30 * min(places.values()) <= max(places.values()):
         axes.set_xscale("log")
     axes.set(xlabel=table.short(name), ylabel="validation accuracy")
     if is_plane:
@@ -88,8 +89,8 @@ def _against_factor(study: Study, name: str, rows: Sequence[Row]) -> Figure:
 def _by_design(rows: Sequence[Row]) -> Figure:
     """Draws the designs of a list, from the top down."""
     figure, axes = _axes(1.2 + 0.4 * len(rows))
-    places = range(len(rows))
-    axes.errorbar(_means(rows), places, xerr=_errors(rows), fmt="o", capsize=3)
+    places, (means, stds) = range(len(rows)), _accuracy(rows)
+    axes.errorbar(means, places, xerr=stds, fmt="o", capsize=3)
     axes.set_yticks(places, [row.candidate.name for row in rows])
     axes.invert_yaxis()
     axes.set(xlabel="validation accuracy")
@@ -101,9 +102,10 @@ def _pareto(name: str, rows: Sequence[Row]) -> Figure:
     """Draws accuracy against a cost; a line joins those that no other beats in both."""
     label, scale = _COSTS[name]
     figure, axes = _axes()
-    costs, accuracy = scale * _means(rows, name), _means(rows)
+    costs = scale * np.array([row.mean(name) for row in rows])
+    accuracy, stds = _accuracy(rows)
     style = dict(fmt="o", color=GRAY, capsize=2)
-    axes.errorbar(costs, accuracy, yerr=_errors(rows), **style)
+    axes.errorbar(costs, accuracy, yerr=stds, **style)
     front: list[int] = []
     for k in np.lexsort((-accuracy, costs)):  # cheapest first
         if not front or accuracy[k] > accuracy[front[-1]]:

@@ -1,11 +1,15 @@
 """The table of a study: a row for each design, with mean and spread over its seeds."""
 
+import collections
 import dataclasses
+import json
 import math
+import pathlib
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
+from cifar_jax import UserError
 from cifar_jax.studies.designs import Candidate, value_of
 from cifar_jax.studies.study import OBJECTIVES, Study
 
@@ -33,6 +37,22 @@ class Figures(TypedDict, total=False):
     images_per_second: float
     device: str
     latency: float
+
+
+class Winner(TypedDict):
+    """winner.json: the best design, which alone is scored on the test set, once.
+
+    `validation` and `test` are accuracies by seed.
+    """
+
+    design: str
+    factors: dict[str, Any]
+    widths: tuple[int, ...]
+    parameters: int
+    macs: int
+    seeds: list[int]
+    validation: list[float]
+    test: list[float]
 
 
 @dataclasses.dataclass
@@ -94,17 +114,13 @@ class Row:
         values = self.values(name)
         return statistics.fmean(values) if values else None
 
-    def std(self, name: str) -> float | None:
-        """Returns the standard deviation over seeds (n - 1), or None."""
-        values = self.values(name)
-        return statistics.stdev(values) if len(values) > 1 else None
-
     def spread(self, name: str, form: str = ".4f") -> str:
-        """Returns mean and standard deviation as a person reads them."""
-        mean, std = self.mean(name), self.std(name)
-        if mean is None:
-            return "-"
-        return f"{mean:{form}}" if std is None else f"{mean:{form}} ± {std:{form}}"
+        """Returns mean and standard deviation (n - 1) as a person reads them."""
+        values = self.values(name)
+        if len(values) < 2:
+            return f"{values[0]:{form}}" if values else "-"
+        mean, std = statistics.fmean(values), statistics.stdev(values)
+        return f"{mean:{form}} ± {std:{form}}"
 
     def factor(self, name: str) -> Any:
         """Returns the value of a factor, whether or not the design sets it."""
@@ -128,12 +144,11 @@ def ranked(study: Study, table: Sequence[Row]) -> list[Row]:
     """
     name = study.objectives[0]
     sign = -1 if OBJECTIVES[name] else 1
-
-    def rank(row: Row) -> tuple[int, float]:
-        mean = row.mean(name) if row.done else None
-        return -len(row.done), math.inf if mean is None else sign * mean
-
-    return sorted(table, key=rank)
+    costs = {row.candidate.name: math.inf for row in table}
+    for row in table:
+        if row.done and (mean := row.mean(name)) is not None:
+            costs[row.candidate.name] = sign * mean
+    return sorted(table, key=lambda row: (-len(row.done), costs[row.candidate.name]))
 
 
 def front(study: Study, table: Sequence[Row]) -> list[Row]:
@@ -142,11 +157,14 @@ def front(study: Study, table: Sequence[Row]) -> list[Row]:
     done = [row for row in table if row.done]
     costs = [[s * (row.mean(name) or 0) for name, s in signs.items()] for row in done]
 
-    def is_beaten(mine: list[float]) -> bool:
-        others = (other for other in costs if other != mine)
-        return any(all(a <= b for a, b in zip(o, mine, strict=True)) for o in others)
-
-    return [row for row, mine in zip(done, costs, strict=True) if not is_beaten(mine)]
+    return [
+        row
+        for row, mine in zip(done, costs, strict=True)
+        if not any(
+            other != mine and all(a <= b for a, b in zip(other, mine, strict=True))
+            for other in costs
+        )
+    ]
 
 
 def factor_names(study: Study, table: Sequence[Row]) -> list[str]:
@@ -205,7 +223,7 @@ def best(study: Study, table: Sequence[Row], most: int) -> str:
     return grid(columns, leaders)
 
 
-def markdown(study: Study, table: Sequence[Row]) -> str:
+def markdown(study: Study, table: Sequence[Row], winner: Winner | None = None) -> str:
     """Returns the table in Markdown; the same runs give the same text."""
     sound = [row for row in table if not row.candidate.skip_reason]
     names, order = factor_names(study, table), ranked(study, sound)
@@ -227,17 +245,43 @@ def markdown(study: Study, table: Sequence[Row]) -> str:
     skipped = (row.candidate for row in table if row.candidate.skip_reason)
     failed = (run for row in order for run in row.runs if run.state == "failed")
     asides = {
-        "Never started": [f"- {each.name}: {each.skip_reason}" for each in skipped],
+        "Never started": [f"- {c.name}: {c.skip_reason}" for c in skipped],
         "Failed": [f"- {r.candidate.name}, seed {r.seed}: {r.error}" for r in failed],
     }
     parts += [f"{title}:\n\n" + "\n".join(s) for title, s in asides.items() if s]
+    if winner:
+        test, std = winner["test"], ""
+        if len(test) > 1:
+            std = f" ± {statistics.stdev(test):.4f}"
+        parts.append(
+            f"Chosen on validation: {winner['design']}. Its test accuracy, the only "
+            f"one that was looked at: {statistics.fmean(test):.4f}{std} (n = "
+            f"{len(test)})."
+        )
     return "\n\n".join(parts) + "\n"
+
+
+def read_winner(folder: pathlib.Path) -> Winner | None:
+    """Returns winner.json of a study's folder, or None."""
+    path = folder / "winner.json"
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); remove it, and the same command writes it "
+            "again"
+        ) from error
 
 
 def _columns(study: Study, table: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
     """Returns the columns that show what runs have come to."""
     columns: dict[str, Callable[[Row], str]] = {
-        "seeds": _seeds,
+        "seeds": lambda row: ", ".join(
+            [
+                str(len(row.done)),
+                *asides(collections.Counter(run.state for run in row.runs)),
+            ]
+        ),
         "validation accuracy": lambda row: row.spread("accuracy"),
         "loss": lambda row: row.spread("loss"),
     }
@@ -256,11 +300,9 @@ def _columns(study: Study, table: Sequence[Row]) -> dict[str, Callable[[Row], st
     return columns
 
 
-def _seeds(row: Row) -> str:
-    """Returns how many runs are done, and how many have ended otherwise."""
-    states = [run.state for run in row.runs]
-    aside = [f"{states.count(s)} {s}" for s in ("pruned", "failed") if s in states]
-    return ", ".join([str(len(row.done)), *aside])
+def asides(states: collections.Counter[str]) -> list[str]:
+    """Returns how many runs have ended without being done, in words."""
+    return [f"{states[s]} {s}" for s in ("pruned", "failed") if states[s]]
 
 
 def csv(table: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
