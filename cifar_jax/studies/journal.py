@@ -58,7 +58,7 @@ class CheckedFile(BaseJournalBackend):
             try:
                 record = json.loads(line)
                 crc = record.pop("crc", None)
-                if crc != self._next_crc(record):
+                if crc != zlib.crc32(json.dumps(record).encode(), self._crc):
                     raise ValueError("wrong checksum" if crc else "no checksum")
             except (ValueError, AttributeError, TypeError) as error:
                 raise UserError(
@@ -80,14 +80,11 @@ class CheckedFile(BaseJournalBackend):
         """Appends records."""
         with self._path.open("a") as file:
             for log in logs:
-                self._crc = self._next_crc(log)
+                self._crc = zlib.crc32(json.dumps(log).encode(), self._crc)
                 text = json.dumps({**log, "crc": self._crc}, separators=(",", ":"))
                 file.write(text + "\n")
                 # As Optuna reads them back: the keys of JSON are texts.
                 self._unread.append(json.loads(text))
-
-    def _next_crc(self, record: dict[str, Any]) -> int:
-        return zlib.crc32(json.dumps(record).encode(), self._crc)
 
 
 class Journal:
@@ -99,7 +96,7 @@ class Journal:
 
     def __init__(self, study: Study, folder: pathlib.Path, name: str = "journal.log"):
         self._study, self._runs_folder = study, folder / "runs"
-        self._known = {each.name: each for each in study.candidates}
+        self._known = {design.name: design for design in study.candidates}
         self._identities: set[str] = set()  # of sampled designs
         self._trials: dict[Key, Trial] = {}  # of runs that have not ended
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -122,10 +119,8 @@ class Journal:
         recorded = {run.candidate.name for run in self.runs()}
         for path in sorted(self._runs_folder.glob(f"*/{DESIGN}")):
             if path.parent.name not in recorded:  # the journal was lost
-                run = Run(
-                    self._design(path.parent.name, json.loads(path.read_text())), 0
-                )
-                self._add(run, TrialState.RUNNING)
+                factors = json.loads(path.read_text())
+                self.close(Run(self._design(path.parent.name, factors), 0))
 
     def runs(self) -> list[Run]:
         """Returns the newest trial of each run, in the order of their first ones."""
@@ -136,7 +131,25 @@ class Journal:
                 newest[attrs["candidate"], attrs["seed"]] = trial
             elif trial.state == TrialState.RUNNING:  # its driver was killed just then
                 self._optuna.tell(trial.number, state=TrialState.FAIL)
-        return [self._run(*key, trial) for key, trial in newest.items()]
+        runs = []
+        for (name, seed), trial in newest.items():
+            attrs = trial.user_attrs
+            values = trial.intermediate_values or attrs.get("values", {})
+            run = Run(
+                self._design(name, attrs["factors"]),
+                seed,
+                state=_STATES[trial.state],
+                values={int(epoch): value for epoch, value in values.items()},
+                figures=attrs.get("result", {}),
+                error=attrs.get("error"),
+            )
+            if not run.has_ended:  # its trial stays open
+                study_id = self._storage.get_study_id_from_name("study")
+                find_id = self._storage.get_trial_id_from_study_id_trial_number
+                trial_id = find_id(study_id, trial.number)
+                self._trials[run.key] = Trial(self._optuna, trial_id)
+            runs.append(run)
+        return runs
 
     def begin(self, run: Run) -> None:
         """Opens the trial of a run that may be pruned: the first one of a design."""
@@ -156,13 +169,27 @@ class Journal:
         return epoch < run.candidate.config.train.epochs and trial.should_prune()
 
     def close(self, run: Run) -> None:
-        """Records how a run has ended."""
-        if (trial := self._trials.pop(run.key, None)) is None:
-            self._add(run, _TRIAL_STATES[run.state])
+        """Records how a run has ended, or a run of a lost journal as unfinished."""
+        attrs, state, values = self._attrs(run), _TRIAL_STATES[run.state], None
+        if run.state == "done":
+            figures: Mapping[str, Any] = run.figures
+            values = [figures[name] for name in self._study.objectives]
+        if (trial := self._trials.pop(run.key, None)) is not None:
+            for name, value in attrs.items():
+                trial.set_user_attr(name, value)
+            self._optuna.tell(trial, values, state)
             return
-        for name, value in self._attrs(run).items():
-            trial.set_user_attr(name, value)
-        self._optuna.tell(trial, self._values(run), _TRIAL_STATES[run.state])
+        fields: dict[str, Any] = {}
+        if self._study.is_sampled and run.seed == 0:  # the sampler learns from it
+            fields["params"] = run.candidate.factors
+            fields["distributions"] = self._study.distributions
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._optuna.add_trial(
+                optuna.create_trial(
+                    state=state, values=values, user_attrs=attrs, **fields
+                )
+            )
 
     def propose(self) -> Run | None:
         """Returns the first run of a new design that the sampler proposes, or None."""
@@ -202,24 +229,6 @@ class Journal:
                 self._identities.add(designs.identity_of(design))
         return self._known[name]
 
-    def _run(self, name: str, seed: int, trial: FrozenTrial) -> Run:
-        """Returns a run as its trial has it; an unfinished one stays open."""
-        attrs = trial.user_attrs
-        values = trial.intermediate_values or attrs.get("values", {})
-        run = Run(
-            self._design(name, attrs["factors"]),
-            seed,
-            state=_STATES[trial.state],
-            values={int(epoch): value for epoch, value in values.items()},
-            figures=attrs.get("result", {}),
-            error=attrs.get("error"),
-        )
-        if not run.has_ended:
-            study_id = self._storage.get_study_id_from_name("study")
-            find_id = self._storage.get_trial_id_from_study_id_trial_number
-            self._trials[run.key] = Trial(self._optuna, find_id(study_id, trial.number))
-        return run
-
     def _open(self, trial: Trial, run: Run) -> None:
         for name, value in self._attrs(run).items():
             trial.set_user_attr(name, value)
@@ -235,25 +244,3 @@ class Journal:
         if run.values:
             attrs["values"] = run.values
         return attrs | {"candidate": run.candidate.name}
-
-    def _values(self, run: Run) -> list[float] | None:
-        if run.state != "done":
-            return None
-        figures: Mapping[str, Any] = run.figures
-        return [figures[name] for name in self._study.objectives]
-
-    def _add(self, run: Run, state: TrialState) -> None:
-        """Adds a trial as a whole; the sampler learns from one of its own designs."""
-        fields: dict[str, Any] = {}
-        if self._study.is_sampled and run.seed == 0:
-            fields["params"] = run.candidate.factors
-            fields["distributions"] = self._study.distributions
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            trial = optuna.create_trial(
-                state=state,
-                values=self._values(run),
-                user_attrs=self._attrs(run),
-                **fields,
-            )
-            self._optuna.add_trial(trial)
