@@ -9,7 +9,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -156,9 +156,19 @@ def folder_of(name: str) -> str:
 
 def fixed(kind: str, space: Sequence[Mapping], rules: Rules) -> list[Candidate]:
     """Returns the designs of a space that is known beforehand, in its order."""
+    layout: list[tuple[str, dict]]  # names ("" where it follows from the factors)
+    if kind == "list":
+        layout = [(item["name"], dict(item["change"])) for item in space]
+    elif kind == "grid":
+        names = [axis["factor"] for axis in space]
+        rows = itertools.product(*(axis["values"] for axis in space))
+        layout = [("", dict(zip(names, row, strict=True))) for row in rows]
+    else:
+        layout = [("base", {})]
+        layout += [("", {a["factor"]: value}) for a in space for value in a["values"]]
     by_folder: dict[str, Candidate] = {}
     seen: set[str] = set()
-    for name, factors in _layout(kind, space):
+    for name, factors in layout:
         new = candidate(rules, factors, name)
         # One at a time: skip the value that a factor has in the base anyway.
         if kind == "one_at_a_time" and not new.skip_reason:
@@ -179,28 +189,12 @@ def fixed(kind: str, space: Sequence[Mapping], rules: Rules) -> list[Candidate]:
     return list(by_folder.values())
 
 
-def identity_of(each: Candidate) -> str:
+def identity_of(candidate: Candidate) -> str:
     """Returns a text that designs share if their runs would be the same."""
     # Short forms of a network, such as one width for all stages, are written out.
-    model = dataclasses.asdict(design.resolve(each.config.model.to_dict()))
-    plain = each.config.to_dict() | {"model": model}
+    model = dataclasses.asdict(design.resolve(candidate.config.model.to_dict()))
+    plain = candidate.config.to_dict() | {"model": model}
     return json.dumps(plain, sort_keys=True, default=str)
-
-
-def _layout(kind: str, space: Sequence[Mapping]) -> Iterator[tuple[str, dict]]:
-    """Yields a name ("" where it follows from the factors) and factors."""
-    if kind == "list":
-        for item in space:
-            yield item["name"], dict(item["change"])
-    elif kind == "grid":
-        names = [axis["factor"] for axis in space]
-        for values in itertools.product(*(axis["values"] for axis in space)):
-            yield "", dict(zip(names, values, strict=True))
-    else:
-        yield "base", {}
-        for axis in space:
-            for value in axis["values"]:
-                yield "", {axis["factor"]: value}
 
 
 def _model_keys(model: ConfigDict, letters: Factors) -> dict[str, Any]:

@@ -59,15 +59,31 @@ class LocalExecutor(Executor):
     def __init__(self, workers: int, threads: int, logs: pathlib.Path):
         accelerators = _accelerators()
         self.num_workers = workers or len(accelerators) or 1
-        self._accelerators = accelerators if self.num_workers > 1 else []
-        self._threads, self._logs = threads, logs
+        if self.num_workers == 1:  # it may have them all
+            accelerators = []
+        self._logs = logs
         self._tasks: queue.SimpleQueue[tuple | None] = queue.SimpleQueue()
         self._processes: dict[int, multiprocessing.process.BaseProcess] = {}
-        numbers = range(self.num_workers)
-        options: dict[str, Any] = dict(target=self._supervise, daemon=True)
-        self._supervisors = [threading.Thread(args=(n,), **options) for n in numbers]
-        for thread in self._supervisors:
+        self._supervisors: list[threading.Thread] = []
+        can_confine = hasattr(os, "sched_getaffinity")  # on Linux
+        cores = sorted(os.sched_getaffinity(0)) if can_confine else []
+        num_cores = len(cores) or os.cpu_count() or 1
+        threads = threads or max(1, num_cores // self.num_workers)
+        # Where the processes take all cores, each is confined to its own: threads of
+        # Python and of the compiler would else slow its neighbours down.
+        is_confined = 1 < self.num_workers == num_cores // threads and not accelerators
+        for n in range(self.num_workers):
+            environment = {"NPROC": str(threads), "OMP_NUM_THREADS": str(threads)}
+            if accelerators:
+                environment |= accelerators[n % len(accelerators)]
+                if self.num_workers > len(accelerators):
+                    environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+            own = set(cores[n * threads :][:threads]) if is_confined else set()
+            thread = threading.Thread(
+                target=self._supervise, args=(n, environment, own), daemon=True
+            )
             thread.start()
+            self._supervisors.append(thread)
 
     def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
         """Queues a call, whose future raises WorkerDied if its process dies."""
@@ -91,7 +107,9 @@ class LocalExecutor(Executor):
         for thread in self._supervisors if wait else ():
             thread.join()
 
-    def _supervise(self, number: int) -> None:
+    def _supervise(
+        self, number: int, environment: dict[str, str], cores: set[int]
+    ) -> None:
         """Keeps one process busy: hands it one call after the other."""
         context = multiprocessing.get_context("spawn")
         log = self._logs / f"worker-{os.getpid()}-{number}.log"
@@ -103,7 +121,7 @@ class LocalExecutor(Executor):
             if process is None or connection is None:
                 connection, theirs = context.Pipe()
                 process = context.Process(
-                    target=_serve, args=(theirs, *self._share(number), log)
+                    target=_serve, args=(theirs, environment, cores, log)
                 )
                 process.start()
                 theirs.close()  # else its death would not be noticed here
@@ -121,25 +139,6 @@ class LocalExecutor(Executor):
         if process is not None and connection is not None:
             connection.close()  # which ends the process
             process.join()
-
-    def _share(self, number: int) -> tuple[dict[str, str], set[int]]:
-        """Returns a process's share of the machine: its environment and its cores.
-
-        Where the processes take all cores, each is confined to its own: threads of
-        Python and of the compiler would else slow its neighbours down.
-        """
-        can_confine = hasattr(os, "sched_getaffinity")  # on Linux
-        cores = sorted(os.sched_getaffinity(0)) if can_confine else []
-        num_cores = len(cores) or os.cpu_count() or 1
-        threads = self._threads or max(1, num_cores // self.num_workers)
-        environment = {"NPROC": str(threads), "OMP_NUM_THREADS": str(threads)}
-        if self._accelerators:
-            environment |= self._accelerators[number % len(self._accelerators)]
-            if self.num_workers > len(self._accelerators):
-                environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-        elif 1 < self.num_workers == num_cores // threads:
-            return environment, set(cores[number * threads :][:threads])
-        return environment, set()
 
 
 def _accelerators() -> list[dict[str, str]]:

@@ -1,7 +1,6 @@
 """What a study costs, before it is started: `--plan`."""
 
 import contextlib
-import functools
 import io
 import os
 import pathlib
@@ -36,33 +35,32 @@ def show(study: Study, *, measure: bool, workers: int) -> None:
     _runtime.start(study.rules.base.train.cpu_devices)
     shape, num_classes = study.rules.image_shape, study.rules.num_classes
     candidates = study.candidates or examples(study)
-    rows = {each.name: Row(each) for each in candidates if not each.skip_reason}
+    rows = {c.name: Row(c) for c in candidates if not c.skip_reason}
 
-    @functools.cache
-    def macs(name: str) -> int:
-        options = rows[name].candidate.config.model.to_dict()
+    macs = {}
+    for name, row in rows.items():
+        options = row.candidate.config.model.to_dict()
         model = resnet.create(num_classes=num_classes, image_shape=shape, **options)
-        return count.macs(model, shape)
-
+        macs[name] = count.macs(model, shape)
     columns = table.design_columns(table.factor_names(study, list(rows.values())))
-    columns["MACs"] = lambda row: f"{macs(row.candidate.name):,}"
+    columns["MACs"] = lambda row: f"{macs[row.candidate.name]:,}"
     num_designs = study.trials if study.is_sampled else len(rows)
     note = f"{num_designs} designs, {study.num_runs} runs"
     if measure:
-        middle = sorted(rows, key=macs)[len(rows) // 2]
+        middle = sorted(rows, key=macs.__getitem__)[len(rows) // 2]
         print(f"measuring a run of {middle}", flush=True)
-        factor = _seconds(study, rows[middle].candidate) / macs(middle)
+        factor = _seconds(study, rows[middle].candidate) / macs[middle]
         columns["time of a run"] = lambda row: clock_time(
-            macs(row.candidate.name) * factor
+            macs[row.candidate.name] * factor
         )
-        mean = sum(map(macs, rows)) / len(rows) * factor
+        mean = sum(macs.values()) / len(rows) * factor
         total = clock_time(study.num_runs * mean / workers)
         note += f": about {total} here with --workers={workers}. That of {middle} is "
         note += f"measured ({threads} CPU threads), the others follow from the MACs"
     print(table.grid(columns, rows.values()))
-    for each in candidates:
-        if each.skip_reason:
-            print(f"never started: {each.name}: {each.skip_reason}")
+    for candidate in candidates:
+        if candidate.skip_reason:
+            print(f"never started: {candidate.name}: {candidate.skip_reason}")
     print(note)
 
 
@@ -76,12 +74,12 @@ def examples(study: Study) -> list[Candidate]:
     ]
 
 
-def _seconds(study: Study, each: Candidate) -> float:
+def _seconds(study: Study, design: Candidate) -> float:
     """Returns the seconds of a run of a design, from a few steps on made-up images."""
     from cifar_jax.data import sources
     from cifar_jax.training import dry_run, loop
 
-    config, data = study.config(each, 0), each.config.data
+    config, data = study.config(design, 0), design.config.data
     source = sources.open(data.name, data.dir, image_size=data.image_size)
     num_val = 2 * source.num_classes
     num_train = _NUM_STEPS * config.train.batch_size + num_val

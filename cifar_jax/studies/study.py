@@ -85,7 +85,7 @@ class Study:
         """Largest number of runs that the whole study can have."""
         if self.is_sampled:
             return self.trials + min(self.finalists, self.trials) * (self.seeds - 1)
-        return self.seeds * sum(not each.skip_reason for each in self.candidates)
+        return self.seeds * sum(not design.skip_reason for design in self.candidates)
 
     @functools.cached_property
     def distributions(self) -> dict[str, BaseDistribution]:

@@ -130,10 +130,10 @@ class Row:
 
 def rows(candidates: Sequence[Candidate], runs: Iterable[Run]) -> list[Row]:
     """Returns a row for each design, in the order of the study."""
-    by_name: dict[str, list[Run]] = {each.name: [] for each in candidates}
+    by_name: dict[str, list[Run]] = {design.name: [] for design in candidates}
     for run in sorted(runs, key=lambda run: run.seed):
         by_name[run.candidate.name].append(run)
-    return [Row(each, tuple(by_name[each.name])) for each in candidates]
+    return [Row(design, tuple(by_name[design.name])) for design in candidates]
 
 
 def ranked(study: Study, table: Sequence[Row]) -> list[Row]:
@@ -178,7 +178,7 @@ def text(value: Any) -> str:
     """Returns a value of a factor for a table."""
     if isinstance(value, list | tuple):
         if value and isinstance(value[0], dict):  # an augmentation
-            return " ".join(each.get("name", "?") for each in value)
+            return " ".join(item.get("name", "?") for item in value)
         return "-".join(map(text, value)) or "none"
     if isinstance(value, float):
         return f"{value:.4g}"
