@@ -4,7 +4,6 @@ Nothing here needs JAX.
 """
 
 import dataclasses
-import functools
 import math
 import warnings
 from collections.abc import Mapping
@@ -48,13 +47,14 @@ class Study:
     Attributes:
       rules: What all designs obey.
       candidates: Designs that are known beforehand; () if they are sampled.
+      distributions: What a sampler draws from, by factor.
       seeds: Like all further ones, a key of `config.study`; see `cifar_jax.config`.
     """
 
     rules: Rules
     candidates: tuple[Candidate, ...]
+    distributions: dict[str, BaseDistribution]
     kind: str
-    space: tuple[dict[str, Any], ...]
     seeds: int
     objectives: tuple[str, ...]
     latency: bool
@@ -86,11 +86,6 @@ class Study:
         if self.is_sampled:
             return self.trials + min(self.finalists, self.trials) * (self.seeds - 1)
         return self.seeds * sum(not design.skip_reason for design in self.candidates)
-
-    @functools.cached_property
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """Distributions that the sampler draws from, by factor."""
-        return {axis["factor"]: _distribution(axis) for axis in self.space}
 
     def config(self, candidate: Candidate, seed: int) -> ConfigDict:
         """Returns the config of a run of a design, whose runs are numbered from 0."""
@@ -146,14 +141,17 @@ def make(config: ConfigDict) -> Study:
     )
     is_sampled = options.kind == "sample"
     candidates = [] if is_sampled else designs.fixed(options.kind, space, rules)
+    distributions = {a["factor"]: _distribution(a) for a in space if is_sampled}
     fields = {field.name for field in dataclasses.fields(Study)}
     values = {key: value for key, value in options.items() if key in fields}
-    values |= {"space": space, "reported": dict(options.reported)}
+    values["reported"] = dict(options.reported)
     values["objectives"] = tuple(options.objectives)
-    study = Study(**values | {"rules": rules, "candidates": tuple(candidates)})
+    study = Study(
+        rules=rules, candidates=tuple(candidates), distributions=distributions, **values
+    )
     if is_sampled:
         # Drawing nothing yet, this finds unknown factors and values of a wrong type.
-        for factor, distribution in study.distributions.items():
+        for factor, distribution in distributions.items():
             low = getattr(distribution, "low", 0)  # 0: index of the first of `choices`
             first = distribution.to_external_repr(low)
             designs.candidate(rules, {factor: first})
