@@ -100,13 +100,7 @@ def run_study(
             executor = executors.make(executor, workers, made, folder / "logs")
             stack.callback(executor.shutdown, cancel_futures=True)
         driver = Driver(made, folder, executor, workers, retry_failed, part, merge)
-        rows = driver.run()
-    if not part and not any(row.done for row in rows):
-        raise UserError(
-            f"no run of the study has ended well; {folder}/table.md says why, and "
-            "--retry_failed tries them again"
-        )
-    return rows
+        return driver.run()
 
 
 def claim(folder: pathlib.Path, config: ConfigDict) -> None:
@@ -186,6 +180,7 @@ class Driver:
 
         Raises:
           Stopped: If the study was stopped.
+          UserError: If no run has ended well.
         """
         # The first SIGINT or SIGTERM is a request to save and stop.
         is_main = threading.current_thread() is threading.main_thread()
@@ -215,6 +210,11 @@ class Driver:
         self._view.summarise(rows, self._folder)
         if self._stop:
             raise self._stop
+        if not self._is_part and not any(row.done for row in rows):
+            raise UserError(
+                f"no run of the study has ended well; {self._folder}/table.md says "
+                "why, and --retry_failed tries them again"
+            )
         return rows
 
     def _on_signal(self, number: int, frame) -> None:
