@@ -317,9 +317,6 @@ def config_from_dict(values: Mapping[str, Any]) -> ConfigDict:
     Args:
       values: Content of its config.json. Keys that are newer take their defaults, and
         renamed ones their new names.
-
-    Raises:
-      UserError: If it has a key that this version lacks.
     """
     config = get_config()
     values = flatten(values)
@@ -414,11 +411,7 @@ _BOUNDS = (
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses numbers that are out of bounds, and keys that contradict each other.
-
-    Raises:
-      UserError: names the key, its value and the limit.
-    """
+    """Refuses numbers that are out of bounds, and keys that contradict each other."""
     values = flatten(config_to_dict(config))
     for key, least, below in _BOUNDS:
         value = values[key]

@@ -70,9 +70,6 @@ def evaluate_missing(runs: Sequence["Run"]) -> None:
 
     Args:
       runs: Runs, as `reporting.runs.read_all` returns them.
-
-    Raises:
-      UserError: If a run cannot be evaluated.
     """
     from cifar_jax.evaluation.evaluate import Request, evaluate
 

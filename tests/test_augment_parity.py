@@ -122,7 +122,7 @@ def test_random_geometry_samples_as_pil(name, options):
 def test_crops_are_windows_of_the_padded_image(mode, pad_mode):
     images = natural_images()
     ours = np.asarray(
-        augment.random_crop(
+        augment.TRANSFORMS["random_crop"](
             jax.random.key(0), jnp.asarray(images), padding=4, mode=mode
         )
     )

@@ -156,7 +156,9 @@ def test_order_is_kept_and_each_transform_has_a_key_of_its_own():
     images, labels = batch()
     twice = apply([crop, crop], key, images, labels)[0]
     keys = [jax.random.fold_in(key, position) for position in range(2)]
-    expected = augment.random_crop(keys[1], augment.random_crop(keys[0], images))
+    expected = augment.TRANSFORMS["random_crop"](
+        keys[1], augment.TRANSFORMS["random_crop"](keys[0], images)
+    )
     np.testing.assert_array_equal(twice, expected)
 
 
@@ -219,9 +221,9 @@ def test_windows_one_after_another_change_a_strength_by_stages():
     images, labels = batch()
     weak, strong = (dict(name="cutout", size=size) for size in (4, 16))
     stages = compiled([dict(weak, stop=0.5), dict(strong, start=0.5)])
-    plain = augment.cutout(jax.random.fold_in(KEY, 0), images, size=4)
+    plain = augment.TRANSFORMS["cutout"](jax.random.fold_in(KEY, 0), images, size=4)
     np.testing.assert_array_equal(stages(KEY, images, labels, 0.4)[0], plain)
-    plain = augment.cutout(jax.random.fold_in(KEY, 1), images, size=16)
+    plain = augment.TRANSFORMS["cutout"](jax.random.fold_in(KEY, 1), images, size=16)
     np.testing.assert_array_equal(stages(KEY, images, labels, 0.6)[0], plain)
 
 

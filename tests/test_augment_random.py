@@ -67,7 +67,7 @@ def test_flips_have_their_probability(p):
 
 
 def test_flips_alternate_from_a_random_side():
-    flip = jax.jit(augment.alternating_flip)
+    flip = jax.jit(augment.TRANSFORMS["alternating_flip"])
     index = jnp.arange(BATCH)
     sides = [
         np.asarray(flip(jax.random.key(i), positions(), epoch=epoch, index=index))

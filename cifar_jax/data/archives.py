@@ -37,9 +37,6 @@ def read(
     Returns:
       For each split, images uint8 [N, side, side, 3] and labels int32 [N] of each kind,
       in the official order.
-
-    Raises:
-      UserError: If a file is missing, damaged, or not what the spec says.
     """
     path = locate(source, spec)
     splits = [split] if split else list(spec.files)
@@ -72,11 +69,7 @@ def read(
 
 
 def locate(source: str | os.PathLike, spec: ArchiveSpec) -> pathlib.Path:
-    """Returns the archive or the unpacked folder that `source` is or holds.
-
-    Raises:
-      UserError: If it does not exist, or is and holds neither.
-    """
+    """Returns the archive or the unpacked folder that `source` is or holds."""
     source = pathlib.Path(source).expanduser()
     if not source.exists():
         raise UserError(f"{source} does not exist; give a copy of {spec.archive}")
@@ -105,9 +98,6 @@ def recognise_file(path: pathlib.Path, head: bytes) -> ArchiveSpec | None:
     Args:
       path: The file.
       head: Its first 512 bytes.
-
-    Raises:
-      UserError: If it is damaged, or none of the official archives.
     """
     is_compressed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
     if not is_compressed and head[257:262] != b"ustar" and ".tar" not in path.suffixes:

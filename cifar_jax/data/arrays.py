@@ -51,9 +51,6 @@ def npz_splits(path: pathlib.Path) -> Splits:
     """Returns functions that open the splits of an .npz file.
 
     A split that has no name in the file is named `images`.
-
-    Raises:
-      UserError: If it is not an .npz file, or holds no images.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -130,9 +127,6 @@ def open_npy(path: pathlib.Path) -> Dataset:
     The labels of `NAME_data.npy` or `NAME_images.npy` are in `NAME_labels.npy` (as
     those of CIFAR-10.1 are), those of another `NAME.npy` in `NAME_labels.npy` or
     `labels.npy`.
-
-    Raises:
-      UserError: If a file is damaged or holds something else.
     """
     images = as_images(read_npy(path), str(path))
     stem = path.stem.removesuffix("_data").removesuffix("_images")
@@ -182,11 +176,7 @@ def corrupted_splits(folder: pathlib.Path) -> Splits:
 
 
 def read_npy(path: pathlib.Path) -> np.ndarray:
-    """Maps the array of an .npy file, read-only.
-
-    Raises:
-      UserError: If it is damaged, truncated, or holds objects.
-    """
+    """Maps the array of an .npy file, read-only."""
     try:
         with path.open("rb") as file:
             shape, order, dtype = _read_header(file, path.stat().st_size)

@@ -87,9 +87,6 @@ class Dataset:
 
         Args:
           count: Number of images, from the first; None: all.
-
-        Raises:
-          UserError: If it has no labels or no images, or one cannot be read.
         """
         if self.label_names is None:
             raise UserError(
@@ -145,9 +142,6 @@ def as_images(array: Any, where: str) -> np.ndarray:
       array: uint8: [N, H, W, C] or [N, C, H, W] with 1 or 3 channels, [N, H, W], or
         [N, 3 * side * side] with the red, green and blue planes of square images.
       where: Name of the file, for errors.
-
-    Raises:
-      UserError: If it is something else, or could be two of these.
     """
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
         kind = getattr(array, "dtype", type(array).__name__)
@@ -178,10 +172,6 @@ def as_labels(values: Any, count: int, where: str) -> np.ndarray:
       values: Integers: a list, or an array [N] or [N, 1].
       count: N, the number of images.
       where: Name of the file, for errors.
-
-    Raises:
-      UserError: If they are not integers, below zero, too large, or not one for each
-        image.
     """
     if isinstance(values, list) and not all(type(v) is int for v in values):
         raise UserError(f"{where}: labels must be integers; give class numbers")
@@ -216,9 +206,6 @@ def as_ids(values: Any, count: int, where: str) -> list[str | int]:
       values: Integers or strings: a list, or an array [N].
       count: N, the number of images.
       where: Name of the file, for errors.
-
-    Raises:
-      UserError: If they are neither, or not one for each image.
     """
     try:
         ids = values.tolist() if isinstance(values, np.ndarray) else values

@@ -24,9 +24,6 @@ def download(
 
     Returns:
       Path of the archive, its size and SHA-256 verified.
-
-    Raises:
-      UserError: If the server cannot be reached, or sends something else.
     """
     path = folder / spec.archive
     if path.exists() and _sha256(path) == spec.sha256:

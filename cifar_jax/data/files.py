@@ -31,9 +31,6 @@ class FileStore:
       path: The file or folder.
       splits: Functions that open the splits, by name. A source that names no split has
         one named `images`.
-
-    Raises:
-      UserError: If the path is and holds none of these.
     """
 
     def __init__(

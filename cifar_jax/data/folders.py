@@ -40,10 +40,6 @@ def open_folder(
       image_shape: Height, width and 3 channels; None: those of the first image.
       resize: Whether images of another size are resized to it (bicubic); otherwise
         each of them is an error.
-
-    Raises:
-      UserError: If it holds no images, or images beside its sub-folders or deeper than
-        in them.
     """
     if path.is_file():
         root, names, labels, label_names = path.parent, [path.name], None, None

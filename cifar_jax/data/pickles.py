@@ -37,9 +37,6 @@ def read_batch(content: bytes, where: str) -> dict[str, Any]:
     Returns:
       The values by key. Keys are str; arrays of numbers are NumPy arrays, and lists of
       NumPy scalars are lists of numbers. Strings of Python 2 are str in latin1.
-
-    Raises:
-      UserError: If it is damaged, or holds anything but plain data and such arrays.
     """
     try:
         # Damaged text may hold escapes that Python warns of.

@@ -49,10 +49,6 @@ class Source:
       name: Name of the TFDS data set, or path.
       image_shape: Height, width and channels of the images.
       label_names: Names of the classes, by label.
-
-    Raises:
-      UserError: If it is not on disk and cannot be prepared, or holds no labelled
-        images.
     """
 
     def __init__(
@@ -105,11 +101,7 @@ class Source:
         return self._store.path
 
     def prepare(self) -> pathlib.Path:
-        """Prepares a TFDS data set, unless it is on disk; returns where the data lies.
-
-        Raises:
-          UserError: If the archive is damaged, or can be neither found nor downloaded.
-        """
+        """Prepares a TFDS data set unless it is on disk; returns where its data lie."""
         return self._store.prepare(self._local, self._report)
 
     def open_split(self, split: str) -> Dataset:
@@ -117,9 +109,6 @@ class Source:
 
         Args:
           split: Split string of TFDS, such as `train[:80%]`.
-
-        Raises:
-          UserError: If it cannot be prepared, or has no such split.
         """
         if split not in self._opened:
             self.prepare()
@@ -129,11 +118,7 @@ class Source:
         return self._opened[split]
 
     def check_split(self, split: str) -> None:
-        """Refuses a split that `read` would refuse, and reads as little as possible.
-
-        Raises:
-          UserError: names the splits that there are.
-        """
+        """Refuses a split that `read` would refuse, and reads as little as possible."""
         self.open_split(split).examples(1)
 
     def read(self, split: str) -> Examples:
@@ -141,9 +126,6 @@ class Source:
 
         Args:
           split: Split string of TFDS, such as `train[:80%]`.
-
-        Raises:
-          UserError: If it cannot be prepared, or its files are damaged or unreadable.
         """
         dataset = self.open_split(split)
         # Some data sets hold a whole file, of which the caller now gets a copy.
@@ -180,9 +162,6 @@ def open_split(
 
     Returns:
       The images, read in pieces. They have labels if the source has.
-
-    Raises:
-      UserError: If it does not exist, or cannot be used as asked.
     """
     place, selector = _resolve(spec, data_dir)
     if isinstance(place, pathlib.Path):

@@ -21,9 +21,6 @@ def hold_out(
 
     Returns:
       The images for training and those for validation, each in their old order.
-
-    Raises:
-      UserError: If either part would be empty or, stratified, would lack a class.
     """
     count = round(size * len(examples) if size < 1 else size)
     least, needed, has_pairs = 1, "an image on both sides", True

@@ -29,9 +29,6 @@ class TfdsStore:
     Attributes:
       name: Name of the data set.
       folder: Folder of TFDS data sets.
-
-    Raises:
-      UserError: If it is on disk and its description cannot be read.
     """
 
     def __init__(self, name: str, data_dir: str | None):
@@ -62,11 +59,7 @@ class TfdsStore:
         return None if builder is None else pathlib.Path(builder.data_path)
 
     def describe(self) -> tuple[ImageShape, tuple[str, ...] | None]:
-        """Returns height, width and channels, and the class names; None: no labels.
-
-        Raises:
-          UserError: If it holds no images of one size, or labels that are not classes.
-        """
+        """Returns height, width and channels, and the class names; None: no labels."""
         if self._builder is None:
             return BUILDERS[self.name].image_shape, BUILDERS[self.name].labels["label"]
         features = dict((self._builder.info.features or {}).items())
@@ -90,9 +83,6 @@ class TfdsStore:
         Args:
           local: Copy of the official archive; None: it is downloaded.
           report: Called with a line before each slow part.
-
-        Raises:
-          UserError: If the archive is damaged, or can be neither found nor downloaded.
         """
         if self._builder is None:  # unless another process has prepared it since
             self._builder = self._open_builder()

@@ -19,9 +19,6 @@ def select(splits: Splits, selector: str | None, default: str, name: str) -> Dat
         the only split there is, or the default.
       default: Name of a split.
       name: Name of the source, for errors.
-
-    Raises:
-      UserError: names the splits that there are.
     """
     if selector is None:
         selector = next(iter(splits)) if len(splits) == 1 else default
@@ -60,9 +57,6 @@ def concatenate(name: str, parts: list[tuple[Dataset, int, int]]) -> Dataset:
     Args:
       name: Name of the result, for errors.
       parts: Data sets of one image shape, each with the start and the stop of its part.
-
-    Raises:
-      UserError: If the shapes differ, or only some have labels.
     """
     first = parts[0][0]
     if len({(data.image_shape, data.label_names is None) for data, _, _ in parts}) > 1:
@@ -108,9 +102,6 @@ def relabelled(dataset: Dataset, label_names: tuple[str, ...]) -> Dataset:
     Args:
       dataset: The data set; one without labels is returned as it is.
       label_names: Names of the network's classes, by label.
-
-    Raises:
-      UserError: If the data set has classes that the network does not know.
     """
     ours, label_names = dataset.label_names, tuple(label_names)
     if ours is None or ours == label_names:
@@ -149,9 +140,6 @@ def resized(
       dataset: Images of any shape.
       image_shape: Height, width and channels of the result.
       resize: Whether other images are resized (bicubic), and made RGB or gray.
-
-    Raises:
-      UserError: If the shape is another one and `resize` is False.
     """
     height, width, channels = image_shape
     if dataset.image_shape == (height, width, channels):

@@ -108,9 +108,6 @@ def evaluate(request: Request, output: OutputFolder) -> Evaluation:
 
     Returns:
       The record.
-
-    Raises:
-      UserError: If the run or the data cannot be used as asked.
     """
     if request.validation:  # refuses scores of validation images that say too much
         for name, reason in (

@@ -31,9 +31,6 @@ class Predictor:
       step: Step of the checkpoint; None: the newest.
       batch_size: Most images in a call; rounded up to what all devices share evenly.
       tta: Key of `tta.TTA`.
-
-    Raises:
-      UserError: If the run has no such network.
     """
 
     def __init__(
@@ -57,11 +54,7 @@ class Predictor:
         self._calls = {}
 
     def batch_size(self, dataset: Dataset) -> int:
-        """Returns the number of images in a call for this data set.
-
-        Raises:
-          UserError: If it has no images.
-        """
+        """Returns the number of images in a call for this data set."""
         if not len(dataset):
             raise UserError(f"{dataset.name} is empty; choose another split or source")
         most = min(self._batch_size, len(dataset))
@@ -99,9 +92,6 @@ class Predictor:
 
         Args:
           dataset: Images of the network's shape.
-
-        Raises:
-          UserError: If the device runs out of memory.
         """
         batch_size, waiting = self.batch_size(dataset), None
         try:
@@ -136,9 +126,6 @@ class Predictor:
 
         Returns:
           Logits float32 [N, 1 or 2, K], and labels int32 [N].
-
-        Raises:
-          UserError: If labels or images are missing, or one cannot be read.
         """
         if dataset.label_names is None:
             raise UserError(

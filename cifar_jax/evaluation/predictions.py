@@ -127,11 +127,7 @@ def _add_errors(path: pathlib.Path, errors: dict[int, str]) -> None:
 
 
 def check_path(path: pathlib.Path, overwrite: bool) -> None:
-    """Refuses an output that exists or cannot be written, before any work is done.
-
-    Raises:
-      UserError: names the remedy.
-    """
+    """Refuses an output that exists or cannot be written, before any work is done."""
     if path.is_dir():
         raise UserError(f"--output {path} is a folder; give a file, such as preds.csv")
     if path.exists() and not overwrite:

@@ -21,21 +21,13 @@ _EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "torch": "torch"}
 
 
 def find(name: str) -> "Format":
-    """Returns a format by its name.
-
-    Raises:
-      UserError: If a package that it needs is not installed.
-    """
+    """Returns a format by its name."""
     module, attribute = FORMATS[name]
     return getattr(import_module(module), attribute)
 
 
 def import_module(name: str):
-    """Imports a module of this room, which may need an extra.
-
-    Raises:
-      UserError: If a package that it needs is not installed.
-    """
+    """Imports a module of this room, which may need an extra."""
     try:
         return importlib.import_module(f"cifar_jax.formats.{name}")
     except ModuleNotFoundError as error:

@@ -81,9 +81,6 @@ def verify(network: LoadedModel, classify: Classify) -> Check:
     Args:
       network: Network, in float32.
       classify: Function of the file.
-
-    Raises:
-      UserError: If too much accuracy is lost.
     """
     source = setup.open_source(network.config)
     train, held_out = setup.read_train_and_val(network.config, source)

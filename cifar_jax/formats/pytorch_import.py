@@ -102,11 +102,7 @@ def _save(config, dataset, variables, metadata, theirs, workdir) -> export.Check
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the float32 arrays of a file by their names; nothing in it is executed.
-
-    Raises:
-      UserError: If the file holds anything but weights.
-    """
+    """Returns the float32 arrays of a file by name; nothing in it is executed."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:

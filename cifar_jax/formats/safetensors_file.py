@@ -27,12 +27,7 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
 
 
 def load(path: pathlib.Path | str) -> LoadedModel:
-    """Returns the network of a file.
-
-    Raises:
-      UserError: If the file is damaged, is not one of ours, or does not hold exactly
-        the weights of its config's network.
-    """
+    """Returns the network of a file."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             card = json.loads((file.metadata() or {})["card"])

@@ -233,11 +233,7 @@ def check_budget(
     model: ResNet,
     image_shape: tuple[int, int, int],
 ) -> None:
-    """Refuses a network whose parameters are not fewer than the limit.
-
-    Raises:
-      UserError: Names the excess and the largest width that fits.
-    """
+    """Refuses a network whose parameters are not fewer than the limit."""
     if limit is None or num_parameters < limit:
         return
     fitting = largest_width_under_budget(

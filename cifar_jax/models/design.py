@@ -70,9 +70,6 @@ def resolve(options: dict) -> Design:
 
     Args:
       options: Keys of `config.model`; the others take their defaults.
-
-    Raises:
-      UserError: If a key is unknown, or a value has a wrong type or length.
     """
     options = {k: v for k, v in options.items() if v is not None or k not in DERIVED}
     names = [field.name for field in dataclasses.fields(Design)]
@@ -179,11 +176,7 @@ def pooled_size(design: Design, image_shape: tuple[int, int, int]) -> tuple[int,
 
 
 def check(design: Design, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    """Refuses a resolved design that is not a sound network for these images.
-
-    Raises:
-      UserError: Names the option, its value, the limit and the remedy.
-    """
+    """Refuses a resolved design that is not a sound network for these images."""
     _check_values(design)
     _check_combinations(design)
     if len(image_shape) != 3 or min(*image_shape, num_classes) < 1:

@@ -178,9 +178,6 @@ def create(
       num_devices: Number of devices that share a batch; None: all that there are. It
         changes how a CPU sums a gradient, not what the network computes.
       **options: Fields of `Design`.
-
-    Raises:
-      UserError: If no sound network for these images has the options.
     """
     design = resolve(options)
     check(design, tuple(image_shape), num_classes)

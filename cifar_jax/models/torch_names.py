@@ -44,9 +44,6 @@ def match(
       weights: Arrays by their usual names.
       shapes: Shapes of the network's weights by this project's names.
       preact: Whether the network's blocks begin with their BatchNorm.
-
-    Raises:
-      UserError: If a weight has no place, is missing, or has another shape.
     """
     matched: dict[str, np.ndarray] = {}
     for usual, weight in weights.items():

@@ -61,9 +61,6 @@ def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
 
     Those are README.md in the folder and above it, where they hold the markers. The
     first also shows what studies selected.
-
-    Raises:
-      UserError: If neither page has the markers, or a record is damaged.
     """
     if not folder.is_dir():
         raise UserError(

@@ -110,9 +110,6 @@ def check(tree: Any, kind: Any, path: pathlib.Path) -> Any:
     """Returns the JSON tree of a file if it is of a TypedDict.
 
     Optional keys may also be null.
-
-    Raises:
-      UserError: names the first key that is missing or has another type.
     """
     key = _misfit(tree, kind, "")
     if key is not None:
@@ -148,11 +145,7 @@ def _misfit(value: Any, kind: Any, key: str) -> str | None:
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-      UserError: If the file holds anything else.
-    """
+    """Reads a JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -341,9 +334,6 @@ def read_all(paths: Sequence[str | os.PathLike]) -> list[Run]:
     """Reads run directories, in which training may still run, and published results.
 
     A path that is given twice is read once.
-
-    Raises:
-      UserError: If a path is neither, or a file is damaged.
     """
     unique = {pathlib.Path(path).resolve(): pathlib.Path(path) for path in paths}
     runs = []
@@ -377,9 +367,6 @@ def from_file(path: pathlib.Path, name: str = "") -> list[Run]:
 
     Returns:
       The runs; none if the file holds something else.
-
-    Raises:
-      UserError: If the file is damaged.
     """
     content = read_object(path)
     is_record = content.get("kind") == "record"

@@ -83,11 +83,7 @@ def candidate(rules: Rules, factors: Factors, name: str = "") -> Candidate:
 
 
 def with_factors(base: ConfigDict, factors: Factors) -> ConfigDict:
-    """Returns a copy of a config in which letters and dotted keys are set.
-
-    Raises:
-      UserError: names a factor that is unknown, or whose value has the wrong type.
-    """
+    """Returns a copy of a config in which letters and dotted keys are set."""
     config = base.copy_and_resolve_references()
     keys = {key: v for key, v in factors.items() if not _LETTER.fullmatch(key)}
     letters = {name: v for name, v in factors.items() if name not in keys}

@@ -104,11 +104,7 @@ def run_study(
 
 
 def claim(folder: pathlib.Path, config: ConfigDict) -> None:
-    """Writes the config of a study, or refuses a folder that holds another one.
-
-    Raises:
-      UserError: names the keys that differ.
-    """
+    """Writes the config of a study, or refuses a folder that holds another one."""
     path, new = folder / "study.json", config_to_dict(config)
     free = (*FREE_KEYS, *(f"base.{key}" for key in RESUMABLE_KEYS))
     try:

@@ -37,9 +37,6 @@ def make(spec: str, workers: int, study: Study, logs: pathlib.Path) -> Executor:
       workers: Number of local processes; 0: one per accelerator, or else a single one.
       study: Study, whose `threads` and `accelerators` a run has.
       logs: Folder for the logs of local processes.
-
-    Raises:
-      UserError: If the executor is unknown or cannot start.
     """
     name, _, address = spec.partition("=")
     if name == "ray":
@@ -198,9 +195,6 @@ class RayExecutor(Executor):
         this machine.
       threads: CPUs that a run reserves, without accelerators; 0: one.
       accelerators: GPUs or TPU chips that it reserves, where the cluster has any.
-
-    Raises:
-      UserError: If Ray is not installed, or no cluster answers.
     """
 
     def __init__(self, address: str | None, threads: int, accelerators: float):

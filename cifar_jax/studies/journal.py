@@ -88,11 +88,7 @@ class CheckedFile(BaseJournalBackend):
 
 
 class Journal:
-    """The trials of a study, in a file of its folder.
-
-    Raises:
-      UserError: If the file is damaged.
-    """
+    """The trials of a study, in a file of its folder."""
 
     def __init__(self, study: Study, folder: pathlib.Path, name: str = "journal.log"):
         self._study, self._runs_folder = study, folder / "runs"

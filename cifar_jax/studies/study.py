@@ -122,11 +122,7 @@ class Study:
 
 
 def make(config: ConfigDict) -> Study:
-    """Checks the config of a study, lays its designs out, and holds them to the budget.
-
-    Raises:
-      UserError: names the key, its value and the remedy.
-    """
+    """Checks a study's config, lays its designs out, and holds them to the budget."""
     base, options = config.base.copy_and_resolve_references(), config.study
     _check(base, options)
     base.evaluate.test = False  # only the winner is scored, at the end

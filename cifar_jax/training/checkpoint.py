@@ -136,11 +136,7 @@ class CheckpointFolder:
             self._change(lambda: shutil.rmtree(replaced))
 
     def wait(self) -> None:
-        """Waits until all that was saved is on disk.
-
-        Raises:
-          UserError: If something could not be written.
-        """
+        """Waits until all that was saved is on disk."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
@@ -211,11 +207,7 @@ class CheckpointFolder:
                 self._rename(later, "newer")
 
     def close(self) -> None:
-        """Waits until all is on disk.
-
-        Raises:
-          UserError: If something could not be written.
-        """
+        """Waits until all is on disk."""
         try:
             self.wait()
             self._manager.close()
@@ -344,11 +336,7 @@ class Checkpointer:
         self.best = CheckpointFolder(run.best, keep=self._keep + 1, report=report)
 
     def check_space(self, tree: Any, variables: Any) -> None:
-        """Refuses a disk that is too small for all checkpoints of these arrays.
-
-        Raises:
-          UserError: names the space that is free and the space that is needed.
-        """
+        """Refuses a disk that is too small for all checkpoints of these arrays."""
         latest, best = (
             sum(leaf.nbytes for leaf in jax.tree.leaves(part))
             for part in (tree, variables)
@@ -359,11 +347,7 @@ class Checkpointer:
     def restore(
         self, template: Any, sharding: Sharding
     ) -> tuple[Any, RunMetadata] | None:
-        """Returns the newest state and its metadata, or None for a run without any.
-
-        Raises:
-          UserError: If the run has lost its states.
-        """
+        """Returns the newest state and its metadata, or None for a run without any."""
         newest = max(self._latest.steps(), default=0)
         restored = self._latest.restore(template, sharding)
         if restored is None:
@@ -403,11 +387,7 @@ class Checkpointer:
         self.timer = Timer(self._every_seconds)
 
     def restore_best(self, variables: Any, sharding: Sharding, epoch: int) -> Any:
-        """Returns the best weights, which must be those of an epoch.
-
-        Raises:
-          UserError: If they are gone.
-        """
+        """Returns the best weights, which must be those of an epoch."""
         restored = self.best.restore(variables, sharding)
         if restored is None or restored[1]["epoch"] != epoch:
             raise UserError(

@@ -99,11 +99,7 @@ def put_rows(arrays: Any, index: np.ndarray, sharding: Sharding) -> Any:
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Refuses a batch that the devices cannot share evenly.
-
-    Raises:
-      UserError: names the nearest sizes that they can share.
-    """
+    """Refuses a batch that the devices cannot share evenly."""
     below = batch_size // mesh.size * mesh.size
     if batch_size < 1 or below != batch_size:
         choices = [str(n) for n in (below, below + mesh.size) if n > 0]
@@ -180,11 +176,7 @@ def log(text: object) -> None:
 
 @contextlib.contextmanager
 def all_or_none() -> Iterator[None]:
-    """A collective: waits for all processes at the block's end; if one fails, all do.
-
-    Raises:
-      UserError: If the block failed in another process.
-    """
+    """A collective: waits for all processes at the end; if one fails, all do."""
     try:
         yield
     except Exception as error:

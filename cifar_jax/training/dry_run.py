@@ -30,9 +30,6 @@ def dry_run(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
     Args:
       config: Config of the run.
       devices: Devices to run on; None: all.
-
-    Raises:
-      UserError: As the run would.
     """
     source = setup.open_source(config)
     with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:

@@ -72,9 +72,6 @@ def make_optimizer(
         factor of the learning rate of matching parameters; the first match counts.
       frozen: Paths of parameters that stay as they are.
       **options: Options of the optimizers: the other keys of `config.optim`.
-
-    Raises:
-      UserError: names the key, its value and the remedy.
     """
     _check(name, momentum_schedule, options)
     chain = []

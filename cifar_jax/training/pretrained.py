@@ -30,27 +30,16 @@ WEIGHTS = ("best", "last", "ema")
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A network with its weights, and what it expects of images.
+    """A network with its weights, and what it expects of images."""
 
-    Attributes:
-      model: Network, a Flax module.
-      variables: `params` and `batch_stats`, float32.
-      image_shape: Height, width and channels.
-      label_names: Classes, by label.
-      mean: float32 [C], mean of each channel, with pixels in [0, 1].
-      std: float32 [C], standard deviation, with pixels in [0, 1].
-      config: Config that it was trained with, as plain data.
-      epoch: Epoch after which the weights are these.
-    """
-
-    model: resnet.ResNet
-    variables: dict[str, Any]
-    image_shape: tuple[int, int, int]
-    label_names: tuple[str, ...]
-    mean: np.ndarray
-    std: np.ndarray
-    config: dict[str, Any]
-    epoch: int
+    model: resnet.ResNet  # network, a Flax module
+    variables: dict[str, Any]  # `params` and `batch_stats`, float32
+    image_shape: tuple[int, int, int]  # height, width and channels
+    label_names: tuple[str, ...]  # classes, by label
+    mean: np.ndarray  # float32 [C], mean of each channel, with pixels in [0, 1]
+    std: np.ndarray  # float32 [C], standard deviation, with pixels in [0, 1]
+    config: dict[str, Any]  # config that it was trained with, as plain data
+    epoch: int  # epoch after which the weights are these
 
     @property
     def num_classes(self) -> int:
@@ -187,11 +176,7 @@ def _abstract_state(network: LoadedModel) -> TrainState:
 
 
 def with_teacher(config: ConfigDict, setup: Setup) -> Setup:
-    """Returns the setup with the teacher that the config asks for, if any.
-
-    Raises:
-      UserError: If the network does not exist, or its classes or images are others.
-    """
+    """Returns the setup with the teacher that the config asks for, if any."""
     workdir, weight, temperature = (
         config.distill[key] for key in ("teacher", "weight", "temperature")
     )
@@ -236,9 +221,6 @@ def check_teacher(setup: Setup, saved: results.Source | None) -> None:
     Args:
       setup: Setup with the teacher.
       saved: Teacher of the run, as it was saved.
-
-    Raises:
-      UserError: If its weights have changed.
     """
     if setup.teacher is None or saved is None:
         return
@@ -263,9 +245,6 @@ def initialize(
 
     Returns:
       The state, and the run its weights come from; None: they are random.
-
-    Raises:
-      UserError: If the network does not exist, or its shapes are others.
     """
     workdir = config.init.workdir
     if workdir is None:

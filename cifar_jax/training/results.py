@@ -17,17 +17,11 @@ _PACKAGES = ("cifar-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
 class Scores(TypedDict):
-    """Means over a split.
+    """Means over a split."""
 
-    Attributes:
-      accuracy: Share of correct predictions, 0 to 1.
-      loss: Mean cross-entropy.
-      num_examples: Number of images, each counted once.
-    """
-
-    accuracy: float
-    loss: float
-    num_examples: int
+    accuracy: float  # share of correct predictions, 0 to 1
+    loss: float  # mean cross-entropy
+    num_examples: int  # number of images, each counted once
 
 
 class Best(TypedDict):
@@ -48,102 +42,63 @@ class Seconds(TypedDict):
 
 
 class Source(TypedDict):
-    """A run that weights or a teacher come from.
+    """A run that weights or a teacher come from."""
 
-    Attributes:
-      workdir: Its run directory.
-      epoch: Epoch of its weights.
-      digest: SHA-256 of its weights.
-      num_parameters: Trainable parameters; teachers only.
-      flops_per_image: Floating-point operations of a forward pass; teachers only.
-      seconds: Clocks of its training, or None if it was imported; teachers only.
-    """
-
-    workdir: str
-    epoch: int
-    digest: str
-    num_parameters: NotRequired[int]
+    workdir: str  # its run directory
+    epoch: int  # epoch of its weights
+    digest: str  # SHA-256 of its weights
+    num_parameters: NotRequired[int]  # trainable parameters; teachers only
+    # floating-point operations of a forward pass; teachers only
     flops_per_image: NotRequired[int]
+    # clocks of its training, or None if it was imported; teachers only
     seconds: NotRequired[Seconds | None]
 
 
 class Dataset(TypedDict):
-    """dataset.json: what a network needs to know of its images.
+    """dataset.json: what a network needs to know of its images."""
 
-    Attributes:
-      name: Data set, as `config.data.name`.
-      image_shape: Height, width and channels.
-      label_names: Classes, by label.
-      mean: Mean of each channel, with pixels in [0, 1].
-      std: Standard deviation of each channel, with pixels in [0, 1].
-    """
-
-    name: str
-    image_shape: list[int]
-    label_names: list[str]
-    mean: list[float]
-    std: list[float]
+    name: str  # data set, as `config.data.name`
+    image_shape: list[int]  # height, width and channels
+    label_names: list[str]  # classes, by label
+    mean: list[float]  # mean of each channel, with pixels in [0, 1]
+    std: list[float]  # standard deviation of each channel, with pixels in [0, 1]
 
 
 class Environment(TypedDict):
-    """Devices and versions.
+    """Devices and versions."""
 
-    Attributes:
-      device: Name of the devices.
-      num_devices: Number of devices, of all processes.
-      num_processes: Number of processes.
-      versions: Versions of Python and packages.
-    """
-
-    device: str
-    num_devices: int
-    num_processes: int
-    versions: dict[str, str]
+    device: str  # name of the devices
+    num_devices: int  # number of devices, of all processes
+    num_processes: int  # number of processes
+    versions: dict[str, str]  # versions of Python and packages
 
 
 class Result(Environment):
-    """result.json.
+    """result.json."""
 
-    Attributes:
-      config: Resolved config, as plain data.
-      dataset: Name of the data set.
-      num_parameters: Trainable parameters.
-      num_nonzero: Parameters that are not zero.
-      sparsity: Share of zeros in the kernels that pruning may touch.
-      flops_per_image: Floating-point operations of one forward pass: 2 x multiply-adds
-        of convolutions and linear layers.
-      init: Run whose weights training started from, or None.
-      teacher: Run that was distilled from, or None.
-      val: Scores of the selected weights on the validation images, or None.
-      test: Scores on the test images, or None where they were left alone.
-      val_tta: Scores with test-time augmentation, where there are any.
-      test_tta: Scores with test-time augmentation, where there are any.
-      best_epoch: Selected epoch, from 1.
-      epochs: Epochs trained.
-      steps: Steps trained.
-      seed: `config.seed`.
-      seconds: Clocks.
-      images_per_second: Images trained per second of the clock `train`.
-    """
-
-    config: dict[str, Any]
-    dataset: str
-    num_parameters: int
-    num_nonzero: int
-    sparsity: float
+    config: dict[str, Any]  # resolved config, as plain data
+    dataset: str  # name of the data set
+    num_parameters: int  # trainable parameters
+    num_nonzero: int  # parameters that are not zero
+    sparsity: float  # share of zeros in the kernels that pruning may touch
+    # floating-point operations of one forward pass: 2 x multiply-adds of convolutions
+    # and linear layers
     flops_per_image: int
-    init: Source | None
-    teacher: Source | None
+    init: Source | None  # run whose weights training started from, or None
+    teacher: Source | None  # run that was distilled from, or None
+    # scores of the selected weights on the validation images, or None
     val: Scores | None
-    test: Scores | None
+    test: Scores | None  # scores on the test images, or None where they were left alone
+    # scores with test-time augmentation, where there are any
     val_tta: NotRequired[Scores]
+    # scores with test-time augmentation, where there are any
     test_tta: NotRequired[Scores]
-    best_epoch: int
-    epochs: int
-    steps: int
-    seed: int
-    seconds: Seconds
-    images_per_second: float
+    best_epoch: int  # selected epoch, from 1
+    epochs: int  # epochs trained
+    steps: int  # steps trained
+    seed: int  # `config.seed`
+    seconds: Seconds  # clocks
+    images_per_second: float  # images trained per second of the clock `train`
 
 
 # Rules for the better of two validations, `config.evaluate.best_by`.

@@ -29,9 +29,6 @@ def to_steps(key: str, duration: str, *, steps_per_epoch: int, total_steps: int)
       duration: Number and unit: `5 epochs`, `500 steps`, or `5%` of the run.
       steps_per_epoch: Steps in an epoch.
       total_steps: Steps in the run.
-
-    Raises:
-      UserError: If the unit is missing or unknown.
     """
     match = _DURATION.fullmatch(duration)
     if match is None:
@@ -46,28 +43,17 @@ def to_steps(key: str, duration: str, *, steps_per_epoch: int, total_steps: int)
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """`config.schedule` with its durations in steps.
+    """`config.schedule` with its durations in steps."""
 
-    Attributes:
-      warmup: Steps from `initial_factor` to the peak.
-      length: Steps from the first one to `final_factor`.
-      initial_factor: First learning rate, as a share of the peak.
-      final_factor: Last learning rate, as a share of the peak.
-      period: cosine_restarts: length of the first cosine.
-      period_factor: cosine_restarts: ratio of a period to the one before.
-      decay_every: step: steps between two drops.
-      decay_factor: step: factor of a drop.
-      milestones: piecewise: first steps, each with the share of the peak from there on.
-    """
-
-    warmup: int
-    length: int
-    initial_factor: float
-    final_factor: float
-    period: int
-    period_factor: int
-    decay_every: int
-    decay_factor: float
+    warmup: int  # steps from `initial_factor` to the peak
+    length: int  # steps from the first one to `final_factor`
+    initial_factor: float  # first learning rate, as a share of the peak
+    final_factor: float  # last learning rate, as a share of the peak
+    period: int  # cosine_restarts: length of the first cosine
+    period_factor: int  # cosine_restarts: ratio of a period to the one before
+    decay_every: int  # step: steps between two drops
+    decay_factor: float  # step: factor of a drop
+    # piecewise: first steps, each with the share of the peak from there on
     milestones: tuple[tuple[int, float], ...]
 
 
@@ -155,9 +141,6 @@ def make(
         momentum stays.
       per_epoch: Keep the values of an epoch's first step for all of it.
       **options: The other keys of `config.schedule`; see `Timing`.
-
-    Raises:
-      UserError: names the key, its value, the limit and the remedy.
     """
     if name not in SCHEDULES:
         raise UserError(f"schedule.name is {name!r}; use {', '.join(SCHEDULES)}")

@@ -36,71 +36,44 @@ class Segment:
 
     XLA:CPU runs convolutions in a branch a hundred times slower, so what changes in the
     course of a run is not a branch in the step.
-
-    Attributes:
-      start: First step.
-      options: Options of its steps.
     """
 
-    start: int
-    options: StepOptions
+    start: int  # first step
+    options: StepOptions  # options of its steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A network to distil from.
+    """A network to distil from."""
 
-    Attributes:
-      variables: Weights and batch statistics, on the devices.
-      source: Where it comes from and what it has cost.
-    """
-
-    variables: Any
-    source: results.Source
+    variables: Any  # weights and batch statistics, on the devices
+    source: results.Source  # where it comes from and what it has cost
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A run before its first step.
+    """A run before its first step."""
 
-    Attributes:
-      source: Data set.
-      train: Images to train on.
-      val: Images to select the best epoch on, or None.
-      val_split: Name of those: "val", or "test" where a report selected on test images.
-      model: Network, a Flax module.
-      num_parameters: Number of trainable parameters.
-      flops_per_image: Floating-point operations of one forward pass: 2 x multiply-adds
-        of convolutions and linear layers.
-      schedule: Learning rate by step.
-      optimizer: Optax chain.
-      stem_kernel: float32 filters that the stem starts with, or None.
-      options: Options of the steps.
-      mesh: Mesh of all devices.
-      num_epochs: Epochs in the run.
-      placement: Where the images lie, "device" or "host".
-      steps_per_dispatch: Largest number of steps in one call of the devices.
-      sam_start: First step with sharpness-aware minimisation.
-      teacher: Network to distil from, or None.
-    """
-
-    source: sources.Source
-    train: sources.Examples
-    val: sources.Examples | None
+    source: sources.Source  # data set
+    train: sources.Examples  # images to train on
+    val: sources.Examples | None  # images to select the best epoch on, or None
+    # name of those: "val", or "test" where a report selected on test images
     val_split: str
-    model: resnet.ResNet
-    num_parameters: int
+    model: resnet.ResNet  # network, a Flax module
+    num_parameters: int  # number of trainable parameters
+    # floating-point operations of one forward pass: 2 x multiply-adds of convolutions
+    # and linear layers
     flops_per_image: int
-    schedule: optax.Schedule
-    optimizer: optax.GradientTransformation
-    stem_kernel: np.ndarray | None
-    options: StepOptions
-    mesh: Mesh
-    num_epochs: int
-    placement: str
-    steps_per_dispatch: int
-    sam_start: int = 0
-    teacher: Teacher | None = None
+    schedule: optax.Schedule  # learning rate by step
+    optimizer: optax.GradientTransformation  # optax chain
+    stem_kernel: np.ndarray | None  # float32 filters that the stem starts with, or None
+    options: StepOptions  # options of the steps
+    mesh: Mesh  # mesh of all devices
+    num_epochs: int  # epochs in the run
+    placement: str  # where the images lie, "device" or "host"
+    steps_per_dispatch: int  # largest number of steps in one call of the devices
+    sam_start: int = 0  # first step with sharpness-aware minimisation
+    teacher: Teacher | None = None  # network to distil from, or None
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -157,9 +130,6 @@ def make(
       config: Config of the run.
       devices: Devices to run on; None: all.
       report: Called with lines for a person to read meanwhile.
-
-    Raises:
-      UserError: names the key, its value, the limit and the remedy.
     """
     mesh = distributed.make_mesh(devices)
     source = open_source(config, report=report)
@@ -264,9 +234,6 @@ def read_train_and_val(
     Args:
       config: Config of the run, which may be plain data.
       source: Its data set.
-
-    Raises:
-      UserError: If the data cannot be read.
     """
     data = config["data"]
     examples = source.read(data["train_split"])

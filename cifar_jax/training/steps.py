@@ -38,44 +38,26 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
-    """What stays the same from step to step.
+    """What stays the same from step to step."""
 
-    Attributes:
-      num_classes: Number of classes.
-      batch_size: Rows in a step, over all devices: images times repeats.
-      steps_per_epoch: Steps in an epoch.
-      total_steps: Steps in the run.
-      augment: `(key, images, labels, *, epoch, index, progress, split) -> (images,
-        labels)`, on images [B, H, W, C] in 0..255 and soft labels [B, K].
-      mean: Mean of each channel, with pixels in [0, 1].
-      std: Standard deviation of each channel, with pixels in [0, 1].
-      label_smoothing: Share of each label that is spread over all classes.
-      ema_decay: Decay of the moving averages, per step.
-      split: Sharding of a batch.
-      accumulate: Parts of a batch that are computed one after the other.
-      sam_rho: Radius of sharpness-aware minimisation; 0: off.
-      sam_adaptive: Whether to use ASAM.
-      repeats: Rows of a batch that show one image, each augmented on its own.
-      pruning_plan: Sparsity schedule, or None.
-      distillation: Loss of the teacher's logits, or None.
-    """
-
-    num_classes: int
-    batch_size: int
-    steps_per_epoch: int
-    total_steps: int
+    num_classes: int  # number of classes
+    batch_size: int  # rows in a step, over all devices: images times repeats
+    steps_per_epoch: int  # steps in an epoch
+    total_steps: int  # steps in the run
+    # `(key, images, labels, *, epoch, index, progress, split) -> (images, labels)`, on
+    # images [B, H, W, C] in 0..255 and soft labels [B, K]
     augment: Augment
-    mean: Any
-    std: Any
-    label_smoothing: float
-    ema_decay: float
-    split: NamedSharding
-    accumulate: int = 1
-    sam_rho: float = 0.0
-    sam_adaptive: bool = False
-    repeats: int = 1
-    pruning_plan: pruning.Plan | None = None
-    distillation: Distillation | None = None
+    mean: Any  # mean of each channel, with pixels in [0, 1]
+    std: Any  # standard deviation of each channel, with pixels in [0, 1]
+    label_smoothing: float  # share of each label that is spread over all classes
+    ema_decay: float  # decay of the moving averages, per step
+    split: NamedSharding  # sharding of a batch
+    accumulate: int = 1  # parts of a batch that are computed one after the other
+    sam_rho: float = 0.0  # radius of sharpness-aware minimisation; 0: off
+    sam_adaptive: bool = False  # whether to use ASAM
+    repeats: int = 1  # rows of a batch that show one image, each augmented on its own
+    pruning_plan: pruning.Plan | None = None  # sparsity schedule, or None
+    distillation: Distillation | None = None  # loss of the teacher's logits, or None
 
     @property
     def images_per_step(self) -> int:

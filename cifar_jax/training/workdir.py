@@ -93,9 +93,6 @@ class RunDirectory:
 
         Args:
           token: Content that process 0 wrote to the lock file.
-
-        Raises:
-          UserError: If this process does not find it.
         """
         deadline = time.monotonic() + SHARED_SECONDS
         while not self._lock.exists() or self._lock.read_text() != token:
@@ -113,9 +110,6 @@ class RunDirectory:
           config: Config of the run that wants to work here.
           resume: "auto": a run is resumed or started; "never": a run must not be here;
             "must": one must be.
-
-        Raises:
-          UserError: names the keys that differ.
         """
         # An imported network has only its best weights.
         folders = (self.checkpoints, self.best)
@@ -152,9 +146,6 @@ class RunDirectory:
 
         Args:
           num_bytes: Size of all of them; those that are here already count.
-
-        Raises:
-          UserError: names the space that is free and the space that is needed.
         """
         if not self._is_writer:
             return
@@ -180,11 +171,7 @@ class RunDirectory:
         return _read_json(self._dataset)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns the rows of metrics.jsonl, without a last line that was cut off.
-
-        Raises:
-          UserError: If another line is damaged; names it.
-        """
+        """Returns the rows of metrics.jsonl, without a last line that was cut off."""
         if not self._metrics.exists():
             return []
         # A line is written with its end, so a cut-off line is the last one, without it.

@@ -105,9 +105,6 @@ def make_pipeline(
       transforms: For each one a dict of its `name`, a key of `TRANSFORMS`, its options
         and, for any of them, those of a `Window`: `start`, `stop` and `ramp`.
       image_shape: (H, W, C) of the images, against which the options are checked.
-
-    Raises:
-      UserError: If a name or option is unknown, or a value out of its bounds.
     """
     steps = tuple(_make_step(transform, image_shape) for transform in transforms)
 
