@@ -37,5 +37,5 @@ def test_a_trace_of_a_few_steps_is_written(digits_dir, tmp_path):
     run = tmp_path / "run"
     loop.train_and_evaluate(config, run, devices=jax.devices()[:1], profile=True)
     (trace,) = run.glob("profile/plugins/profile/*/*.xplane.pb")
-    assert b"jit_one" in trace.read_bytes()
+    assert b"jit_train_stored" in trace.read_bytes()
     assert (run / "result.json").exists()

@@ -93,7 +93,7 @@ def test_one_checkpoint_is_asked_for_by_its_step(run):
     assert [network.epoch for network in found] == [0, 2]
     kernels = [network.variables["params"]["stem_conv"]["kernel"] for network in found]
     assert (kernels[0] != kernels[1]).any()
-    with pytest.raises(UserError, match=f"step 7; those there are of {older}, {newer}"):
+    with pytest.raises(UserError, match=f"step 7; its steps are {older}, {newer}"):
         pretrained.load_model(workdir, which="last", step=7)
 
 
@@ -105,17 +105,17 @@ def test_a_run_without_averages_says_so(run, tmp_path):
     with pytest.raises(UserError, match="trained without averages.*ema_decay is 0"):
         pretrained.load_model(tmp_path / "run", which="ema")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    with pytest.raises(UserError, match="checkpoints holds no network yet"):
+    with pytest.raises(UserError, match="checkpoints does not hold a network yet"):
         pretrained.load_model(tmp_path / "run", which="last")
 
 
 def test_what_is_no_run_is_refused(run, tmp_path):
-    with pytest.raises(UserError, match="config.json does not exist.*no run directory"):
+    with pytest.raises(UserError, match="config.json does not exist.*not a run directory"):
         pretrained.load_model(tmp_path)
     for name in ("config.json", "dataset.json"):
         shutil.copy(run[0] / name, tmp_path / name)
     with pytest.raises(
-        UserError, match="best holds no network yet; wait for the first"
+        UserError, match="best does not hold a network yet; wait for the first"
     ):
         pretrained.load_model(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

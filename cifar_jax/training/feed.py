@@ -100,6 +100,7 @@ def training_call(setup: Setup, step: Callable) -> jax.stages.Wrapped:
         )
     else:
         call = functools.partial(train_sent, step=step)
+    functools.update_wrapper(call, call.func)  # its name is what a profile shows
     replicated = distributed.replicated(setup.mesh)
     return jax.jit(call, out_shardings=replicated, donate_argnums=0)
 
