@@ -110,7 +110,9 @@ def test_a_run_without_averages_says_so(run, tmp_path):
 
 
 def test_what_is_no_run_is_refused(run, tmp_path):
-    with pytest.raises(UserError, match="config.json does not exist.*not a run directory"):
+    with pytest.raises(
+        UserError, match="config.json does not exist.*not a run directory"
+    ):
         pretrained.load_model(tmp_path)
     for name in ("config.json", "dataset.json"):
         shutil.copy(run[0] / name, tmp_path / name)
