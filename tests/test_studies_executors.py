@@ -1,5 +1,6 @@
 """Where runs are done: processes of this machine, Ray, Dask."""
 
+import importlib.util
 import os
 import pathlib
 import signal
@@ -104,9 +105,15 @@ def expected(digits_dir, tmp_path_factory):
     return [(path / name).read_text() for name in ("table.md", "winner.json")]
 
 
+def needs(name):
+    """Skips a test without a package before its fixtures are made."""
+    missing = importlib.util.find_spec(name) is None
+    return pytest.mark.skipif(missing, reason=f"{name} is not installed")
+
+
 @pytest.mark.slow
+@needs("ray")
 def test_ray_loses_a_machine_and_gives_the_same_table(digits_dir, tmp_path, expected):
-    pytest.importorskip("ray")
     script = ROOT / "tests" / "support" / "ray_study.py"
     out = subprocess.run(
         [sys.executable, str(script), digits_dir, str(tmp_path)],
@@ -121,8 +128,10 @@ def test_ray_loses_a_machine_and_gives_the_same_table(digits_dir, tmp_path, expe
 
 
 @pytest.mark.slow
+@needs("distributed")
 def test_dask_gives_the_same_table(digits_dir, tmp_path, expected):
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     options = dict(n_workers=2, threads_per_worker=1, dashboard_address=None)
     with distributed.Client(**options) as client:
         run_study(config_of(digits_dir), tmp_path, executor=client.get_executor())
