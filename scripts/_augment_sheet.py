@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cifar_jax.data import augment
-from cifar_jax.data.augment import Window, as_levels
+from cifar_jax.data.augment import Window
+from cifar_jax.data.augment.color import as_levels
 from cifar_jax.data.sources import Examples
 
 CELL = 128  # pixels of an image's longer side, or a little less
