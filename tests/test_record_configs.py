@@ -45,8 +45,10 @@ def test_config_is_a_record_of_what_it_builds(name):
         assert part in record
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-@pytest.mark.parametrize("form", [None, "full", "tiny"])
+FORMS = [(name, form) for name in PARAMETERS for form in (None, "full", "tiny")]
+
+
+@pytest.mark.parametrize(("name", "form"), [*FORMS, ("resnet_4p9m", "cpu")])
 def test_every_form_has_a_recipe(name, form):
     config = load(name, form)
     make_pipeline(config.augment)
