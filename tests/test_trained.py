@@ -12,6 +12,7 @@ from support.runs import tiny_config, train
 from cifar_jax import UserError
 from cifar_jax.data import sources
 from cifar_jax.training import pretrained
+from cifar_jax.training.checkpoint import CheckpointFolder
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +20,7 @@ def run(digits_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained")
     config = tiny_config(digits_dir)
     config.train.epochs, config.train.ema_decay = 2, 0.5
+    config.evaluate.best_by = "last"  # so that best/ holds both epochs
     return workdir, train(config, workdir)
 
 
@@ -62,6 +64,68 @@ def test_damage_is_told_and_not_touched(run, tmp_path, capsys):
     assert pretrained.load_model(workdir).epoch == run[1]["best_epoch"]
     assert "checkpoint 999 is damaged" in capsys.readouterr().out
     assert files(workdir) == before
+
+
+def remove(best, older, newer):
+    shutil.rmtree(best / newer)
+
+
+def swap(best, older, newer):
+    (best / newer).rename(best / "old")
+    (best / older).rename(best / newer)
+    (best / "old").rename(best / older)
+
+
+def copy_older(best, older, newer):
+    shutil.copytree(best / older, best / "99999")
+
+
+def link_older(best, older, newer):
+    shutil.rmtree(best / newer)
+    (best / newer).symlink_to(best / older)
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+@pytest.mark.parametrize(
+    ("change", "is_found"),
+    [(remove, False), (swap, True), (copy_older, True), (link_older, False)],
+)
+def test_older_weights_are_never_taken_for_the_best(
+    run, tmp_path, change, is_found, has_ended
+):
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    names = sorted((path.name for path in workdir.glob("best/[0-9]*")), key=int)
+    change(workdir / "best", *names)
+    if not has_ended:
+        (workdir / "result.json").unlink()
+    if is_found and has_ended:
+        network, expected = (
+            pretrained.load_model(workdir),
+            pretrained.load_model(run[0]),
+        )
+        assert network.epoch == run[1]["best_epoch"] == 2
+        jax.tree.map(
+            np.testing.assert_array_equal, network.variables, expected.variables
+        )
+        return
+    with pytest.raises(UserError, match="epoch 2.* with --checkpoint") as error:
+        pretrained.load_model(workdir)
+    assert "\n" not in str(error.value)
+    # The older ones can still be asked for.
+    step = max(int(path.name) for path in workdir.glob("best/[0-9]*"))
+    assert pretrained.load_model(workdir, step=step).epoch in (1, 2)
+
+
+def test_the_best_weights_are_those_that_were_scored(run, tmp_path):
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    step = max(int(path.name) for path in workdir.glob("best/[0-9]*"))
+    network = pretrained.load_model(workdir)
+    best = CheckpointFolder(workdir / "best", keep=9)
+    variables = jax.tree.map(lambda array: array * 2, network.variables)
+    best.save(step, variables, {"epoch": 2})  # whole, by a digest of its own
+    best.close()
+    with pytest.raises(UserError, match="lacks the best weights.* epoch 2"):
+        pretrained.load_model(workdir)
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")

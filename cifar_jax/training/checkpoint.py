@@ -142,8 +142,19 @@ class CheckpointFolder:
         except Exception as error:
             raise self._unwritten(error) from error
 
+    def newest_metadata(self) -> Mapping[str, Any]:
+        """Returns the metadata of the newest checkpoint; empty if it cannot be read."""
+        args = ocp.args.Composite(facts=ocp.args.JsonRestore())
+        with contextlib.suppress(Exception):  # a run may just be deleting it
+            return self._manager.restore(self.steps()[-1], args=args)["facts"]
+        return {}
+
     def restore(
-        self, template: Any, sharding: Sharding, step: int | None = None
+        self,
+        template: Any,
+        sharding: Sharding,
+        step: int | None = None,
+        epoch: int | None = None,
     ) -> tuple[Any, Any] | None:
         """Returns the newest undamaged checkpoint, or None if there are none at all.
 
@@ -154,6 +165,7 @@ class CheckpointFolder:
           template: Arrays or their shapes, in the structure that was saved.
           sharding: Sharding of the restored arrays.
           step: The only step to look at; None: all.
+          epoch: Epoch that the metadata must have; None: any.
 
         Returns:
           The arrays, and the metadata.
@@ -173,6 +185,8 @@ class CheckpointFolder:
             restored, reason = self._try(candidate, template, sharding)
             if restored is None:
                 damaged[candidate] = reason
+                continue
+            if epoch not in (None, restored[1]["epoch"]):
                 continue
             for bad, reason in damaged.items():
                 self._report(
@@ -388,8 +402,8 @@ class Checkpointer:
 
     def restore_best(self, variables: Any, sharding: Sharding, epoch: int) -> Any:
         """Returns the best weights, which must be those of an epoch."""
-        restored = self.best.restore(variables, sharding)
-        if restored is None or restored[1]["epoch"] != epoch:
+        restored = self.best.restore(variables, sharding, epoch=epoch)
+        if restored is None:
             raise UserError(
                 f"{self._run.best} lacks the best weights, of epoch {epoch}; restore "
                 "the folder from a copy, or start in another --workdir"

@@ -17,7 +17,12 @@ from cifar_jax.config import config_to_dict
 from cifar_jax.data.sources import Examples
 from cifar_jax.training import distributed, interrupt, pretrained, results, setup, steps
 from cifar_jax.training import workdir as workdir_lib
-from cifar_jax.training.checkpoint import Checkpointer, NotFiniteError, RunMetadata
+from cifar_jax.training.checkpoint import (
+    Checkpointer,
+    NotFiniteError,
+    RunMetadata,
+    digest,
+)
 from cifar_jax.training.feed import Feed, abstract_data, evaluation_call, training_call
 from cifar_jax.training.interrupt import Stopped, StopRequest
 from cifar_jax.training.methods import pruning
@@ -315,6 +320,7 @@ class Trainer:
             "val": val,
             **scores,
             "best_epoch": best["epoch"] if best else self._metadata["epoch"],
+            "best_digest": digest(jax.device_get(variables), {}),
             "epochs": self._metadata["epoch"],
             "steps": self._step,
             "seed": self._config.seed,

@@ -85,7 +85,7 @@ def load_model(
             "the best or the last weights"
         )
     if which == "best":
-        variables, metadata = _restore(run.best, network.variables, sharding, step)
+        variables, metadata = _restore_best(run, network.variables, sharding, step)
     else:
         template = {
             "state": _abstract_state(network),
@@ -129,20 +129,52 @@ def abstract_model(config: Mapping[str, Any], dataset: results.Dataset) -> Loade
     )
 
 
-def _restore(folder: pathlib.Path, template: Any, sharding: Sharding, step: int | None):
-    """Returns variables and metadata of the newest checkpoint, or of one step."""
+def _restore_best(
+    run: RunDirectory, template: Any, sharding: Sharding, step: int | None
+) -> tuple[Any, Any]:
+    """Returns the weights that the run says are its best, or those of one step."""
+    result = run.result() if step is None else None
+    named = result["best_epoch"] if result else None
+    restored = _restore(run.best, template, sharding, step, named)
+    saved = result.get("best_digest") if result else None
+    is_sound = not saved or saved == digest(jax.device_get(restored[0]), {})
+    if result is None and step is None and run.checkpoints.exists():
+        states = CheckpointFolder(run.checkpoints, keep=None)
+        best = states.newest_metadata().get("best")
+        states.close()
+        named = best["epoch"] if best else 0
+        # A run that trains may have saved better weights since.
+        is_sound = restored[1]["epoch"] >= named
+    if not is_sound:
+        raise UserError(
+            f"{run.best} lacks the best weights of the run, those of epoch {named}; "
+            "restore the folder from a copy, or choose weights with --checkpoint"
+        )
+    return restored
+
+
+def _restore(
+    folder: pathlib.Path,
+    template: Any,
+    sharding: Sharding,
+    step: int | None,
+    epoch: int | None = None,
+) -> tuple[Any, Any]:
+    """Returns variables and metadata of the newest checkpoint, or of one."""
     restored, steps = None, []
     if folder.exists():
         checkpoints = CheckpointFolder(folder, keep=None)
         steps = checkpoints.steps()
-        restored = checkpoints.restore(template, sharding, step)
+        restored = checkpoints.restore(template, sharding, step, epoch)
         checkpoints.close()
     if restored is not None:
         return restored
     if steps:
+        wanted = f"step {step}" if epoch is None else f"epoch {epoch}, the run's best"
         raise UserError(
-            f"{folder} has no checkpoint of step {step}; its steps are "
-            f"{', '.join(map(str, steps))}"
+            f"{folder} has no checkpoint of {wanted}; its steps are "
+            f"{', '.join(map(str, steps))}: restore the folder from a copy, or choose "
+            "one of them with --checkpoint"
         )
     raise UserError(
         f"{folder} does not hold a network yet; wait for the first validation of the "

@@ -94,6 +94,7 @@ class Result(Environment):
     # scores with test-time augmentation, where there are any
     test_tta: NotRequired[Scores]
     best_epoch: int  # selected epoch, from 1
+    best_digest: NotRequired[str]  # SHA-256 of the selected weights
     epochs: int  # epochs trained
     steps: int  # steps trained
     seed: int  # `config.seed`
