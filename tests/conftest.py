@@ -10,6 +10,9 @@ import pathlib
 import shutil
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# More of XLA's optimisations take longer than they save on networks this small; the
+# processes that tests start inherit this.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
@@ -78,12 +81,3 @@ def tiny_run(made_once, digits_dir) -> pathlib.Path:
     from support.runs import tiny_config, train
 
     return made_once("tiny_run", lambda folder: train(tiny_config(digits_dir), folder))
-
-
-@pytest.fixture
-def compile_fast():
-    """Compiles with few of XLA's optimisations; see `fast_compilation`."""
-    from support.runs import fast_compilation
-
-    with fast_compilation():
-        yield

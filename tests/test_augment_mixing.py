@@ -10,7 +10,6 @@ from scipy import stats
 
 from cifar_jax.data import augment
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 SIDE = 32
 BATCH = 1024
 SIGNIFICANCE = 1e-3

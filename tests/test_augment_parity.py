@@ -20,7 +20,6 @@ from cifar_jax.data import augment
 from cifar_jax.data.augment import color, policies, warp
 from cifar_jax.data.augment import policy_tables as tables
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 BATCH = 64
 JITTER = dict(brightness=0.4, contrast=0.4, saturation=0.4)
 WARP = jax.jit(warp.warp, static_argnames=("interpolation", "fill"))

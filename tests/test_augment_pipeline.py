@@ -14,7 +14,6 @@ from support.augment_images import natural_images
 from cifar_jax import UserError
 from cifar_jax.data import augment
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 BATCH = 16
 # Options at which each transform leaves the images alone. The alternating flip has no
 # strength: it mirrors an image in one of two epochs.

@@ -14,7 +14,6 @@ from cifar_jax.data import augment
 from cifar_jax.data.augment import color, policies
 from cifar_jax.data.augment import policy_tables as tables
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
 SIDE = 32
 BATCH = 4096
 KEY = jax.random.key(0)

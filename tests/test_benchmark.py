@@ -19,6 +19,7 @@ TINY = (
 NAMES = ["plain_flax"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
 
 
+@pytest.mark.slow
 def test_contenders_agree_and_take_turns(digits_dir, tmp_path):
     output = tmp_path / "folder" / "speed.json"
     data = f"--config.data.dir={digits_dir}"

@@ -10,8 +10,6 @@ from flax import linen as nn
 
 from cifar_jax.models import blocks
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)

@@ -167,7 +167,11 @@ def compile_for(*arguments):
     return subprocess.run(
         [sys.executable, "scripts/compile_for.py", *arguments],
         cwd=scripts.ROOT,
-        env=os.environ | {"PYTHONPATH": str(scripts.ROOT)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(scripts.ROOT),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",  # what it compiles is what is tested
+        },
         capture_output=True,
         text=True,
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from support.commands import call
-from support.runs import fast_compilation, tiny_config, train
+from support.runs import tiny_config, train
 
 from cifar_jax import UserError, formats
 from cifar_jax import config as default
@@ -18,8 +18,6 @@ from cifar_jax.data.sources import Examples
 from cifar_jax.evaluation import compression
 from cifar_jax.formats import export
 from cifar_jax.training import pretrained, setup
-
-pytestmark = pytest.mark.usefixtures("compile_fast")
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -32,8 +30,7 @@ def run(digits_dir, tmp_path_factory):
     config.augment = ()
     config.optim.name, config.optim.learning_rate = "adam", 0.02
     config.train.epochs, config.evaluate.every_epochs = 6, 6
-    with fast_compilation():
-        return workdir, train(config, workdir)
+    return workdir, train(config, workdir)
 
 
 @pytest.fixture(scope="module")

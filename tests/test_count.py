@@ -39,7 +39,6 @@ def test_layers_are_those_printed_by_report_003():
     assert [(row.output_shape, row.parameters) for row in rows] == expected
 
 
-@pytest.mark.usefixtures("compile_fast")
 def test_macs_are_those_of_the_compiled_network():
     # With 1x1 kernels no multiply-add falls on the padding, which XLA leaves out.
     options = dict(kernel_sizes=(1,), stage_sizes=(2, 1), widths=(8,), se_ratio=2)

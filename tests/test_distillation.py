@@ -20,8 +20,6 @@ from support.stepping import (
 from cifar_jax.training import steps
 from cifar_jax.training.methods.distillation import Distillation
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 WEIGHTS = np.random.default_rng(3).normal(size=(3, NUM_CLASSES)).astype(np.float32)
 
 

@@ -83,7 +83,6 @@ def test_a_run_that_is_stopped_again_and_again_is_the_same_bit_for_bit(
     assert rows(tmp_path) == rows(finished[0])
 
 
-@pytest.mark.usefixtures("compile_fast")
 def test_eight_devices_give_the_losses_of_one(finished, digits_dir, tmp_path):
     workdir, whole = finished
     result = train(tiny_config(digits_dir), tmp_path, num_devices=8)
@@ -114,7 +113,6 @@ def test_a_network_over_the_budget_never_compiles(digits_dir, tmp_path, monkeypa
     assert not (tmp_path / "config.json").exists()
 
 
-@pytest.mark.usefixtures("compile_fast")
 def test_divergence_stops_and_keeps_the_finite_state(digits_dir, tmp_path):
     config = tiny_config(digits_dir)
     config.optim.learning_rate = 1e9
@@ -191,7 +189,6 @@ def test_a_damaged_state_keeps_the_best_weights_that_are_newer(
     assert rows(workdir) == rows(finished[0])
 
 
-@pytest.mark.usefixtures("compile_fast")
 def test_without_validation_the_last_state_is_scored(digits_dir, tmp_path):
     config = tiny_config(digits_dir)
     config.data.validation, config.train.epochs = 0, 1
@@ -208,18 +205,22 @@ def test_a_batch_that_devices_cannot_share_is_refused(digits_dir, tmp_path):
         train(config, tmp_path, num_devices=8)
 
 
-def test_killed_and_terminated_processes_resume(digits_dir, tmp_path):
-    """SIGTERM while it compiles, SIGKILL, then to the end: the rows of a whole run."""
-    often = "--config.checkpoint.every_seconds=0"
-    run = tmp_path / "run"
-    whole = start(tmp_path / "whole", digits_dir)
-    process = start(run, digits_dir)
-    wait_for((run / "config.json").exists, process)
+@pytest.mark.slow
+def test_a_process_that_is_terminated_while_it_compiles_says_so(digits_dir, tmp_path):
+    process = start(tmp_path, digits_dir)
+    wait_for((tmp_path / "config.json").exists, process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 143, output
     assert "stopped by SIGTERM at step 0, all saved" in output
 
+
+def test_a_killed_process_resumes_and_gives_the_rows_of_a_whole_run(
+    digits_dir, tmp_path
+):
+    often = "--config.checkpoint.every_seconds=0"
+    run = tmp_path / "run"
+    whole = start(tmp_path / "whole", digits_dir)
     process = start(run, digits_dir, often)
     wait_for(lambda: any(run.glob("checkpoints/[1-9]/_CHECKPOINT_METADATA")), process)
     process.kill()

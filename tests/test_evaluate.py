@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.commands import call
-from support.runs import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax._files import OutputFolder, replacing
@@ -21,11 +20,8 @@ from cifar_jax.evaluation.inference import Predictor
 
 
 @pytest.fixture(scope="module")
-def run(digits_dir, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    config = tiny_config(digits_dir)
-    config.optim.learning_rate = 0.02
-    return workdir, train(config, workdir)
+def run(tiny_run):
+    return tiny_run, json.loads((tiny_run / "result.json").read_text())
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,7 @@ def full_after(monkeypatch, owner, name, calls, folder):
     monkeypatch.setattr(owner, name, fill_and_call)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_resumes_later(tiny_run, digits_dir, disk):
     """Full at four moments of one run, one after the other."""
     config, workdir = tiny_config(digits_dir), disk / "run"

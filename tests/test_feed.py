@@ -83,7 +83,6 @@ def variables_and_logits(prepared):
     return variables, np.asarray(logits, np.float64)
 
 
-@pytest.mark.usefixtures("compile_fast")
 @pytest.mark.parametrize("place", PLACES)
 def test_an_evaluation_has_every_image_exactly_once(
     prepared, variables_and_logits, place

@@ -24,8 +24,6 @@ from cifar_jax.models.presets import PRESETS
 from cifar_jax.training import checkpoint, pretrained
 from cifar_jax.training.workdir import RunDirectory
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 ROOT = pathlib.Path(__file__).parent.parent
 SHAPE = (12, 12, 3)
 

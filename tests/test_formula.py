@@ -242,13 +242,17 @@ def test_no_width_fits():
     assert largest_width_under_budget(excited, CIFAR, 10, 50_000) is None
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
-@given(designs())
-def test_the_formula_is_the_network(drawn):
-    options, image_shape, num_classes = drawn
-    model = create(num_classes=num_classes, image_shape=image_shape, **options)
-    expected = num_parameters(model, image_shape)
-    assert closed_form(model.design, image_shape, num_classes) == expected
+@pytest.mark.parametrize("num_designs", [60, pytest.param(600, marks=pytest.mark.slow)])
+def test_the_formula_is_the_network(num_designs):
+    @settings(max_examples=num_designs, deadline=None, derandomize=True)
+    @given(designs())
+    def agree(drawn):
+        options, image_shape, num_classes = drawn
+        model = create(num_classes=num_classes, image_shape=image_shape, **options)
+        expected = num_parameters(model, image_shape)
+        assert closed_form(model.design, image_shape, num_classes) == expected
+
+    agree()
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

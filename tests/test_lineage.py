@@ -12,8 +12,6 @@ from support.runs import rows, signal_before, tiny_config, train
 from cifar_jax import UserError
 from cifar_jax.training import checkpoint, dry_run, interrupt, pretrained, setup
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 def make(config):
     return setup.make(config, jax.devices()[:1], lambda line: None)
@@ -111,6 +109,7 @@ def student_config(parent, digits_dir):
     return config
 
 
+@pytest.mark.slow
 def test_a_student_resumes_with_its_teacher_alone(parent, digits_dir, tmp_path):
     source = tmp_path / "teacher"
     shutil.copytree(parent[0], source)

@@ -117,7 +117,7 @@ def test_the_best_outlasts_worse_epochs(digits_dir, tmp_path):
     assert result["best_epoch"] * per_epoch in steps["best"]
 
 
-@pytest.mark.parametrize("patience", [1, 2])
+@pytest.mark.parametrize("patience", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_training_ends_when_validation_gets_no_better(
     validations, whole, digits_dir, tmp_path, patience
 ):

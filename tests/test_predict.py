@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.commands import call
-from support.runs import tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.data import sources
@@ -26,12 +25,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def workdir(digits_dir, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    config = tiny_config(digits_dir)
-    config.optim.learning_rate, config.train.epochs = 0.02, 1
-    train(config, workdir)
-    return workdir
+def workdir(tiny_run):
+    return tiny_run
 
 
 @pytest.fixture(scope="module")

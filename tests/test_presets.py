@@ -50,7 +50,6 @@ def initialise(model):
     images = jnp.zeros((1, *CIFAR))
     init = jax.jit(
         lambda key: model.init(key, images, train=False)["params"],
-        compiler_options={"xla_backend_optimization_level": 0},  # to compile sooner
     )
     return jax.tree.leaves(init(jax.random.key(0)))
 

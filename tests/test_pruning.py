@@ -15,8 +15,6 @@ from cifar_jax.training import pretrained, results, setup
 from cifar_jax.training.methods import pruning
 from cifar_jax.training.optim import make_optimizer
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 PLAN = pruning.Plan(sparsity=0.7, start=2, stop=6)
 
 

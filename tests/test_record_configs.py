@@ -71,14 +71,8 @@ def test_each_component_changes_the_base_and_what_it_makes_is_sound():
 
 
 # Each compiles for ten seconds.
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name == "records.seconds" else pytest.mark.slow)
-        for name in PARAMETERS
-    ],
-)
-@pytest.mark.usefixtures("compile_fast")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_the_tiny_form_runs_on_made_up_images(name, capsys):
     dry_run.dry_run(load(name, "tiny"), jax.devices()[:1])
     assert "resuming at step 2" in capsys.readouterr().out

@@ -35,6 +35,7 @@ def made(digits_dir, tmp_path_factory):
     return folder / "r.json", call, text
 
 
+@pytest.mark.slow
 def test_a_seed_is_recorded_with_all_that_it_depends_on(made):
     path, _, text = made
     record = json.loads(path.read_text())
@@ -54,6 +55,7 @@ def test_a_seed_is_recorded_with_all_that_it_depends_on(made):
     assert "all seeds are done" in text
 
 
+@pytest.mark.slow
 def test_a_resumed_record_keeps_its_seeds(made):
     path, call, _ = made
     before = json.loads(path.read_text())["seeds"]
@@ -70,6 +72,7 @@ def test_a_resumed_record_keeps_its_seeds(made):
     assert code == 0 and "seeds 8 are left; run the same command to resume" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, code, message",
     [

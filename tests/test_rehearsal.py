@@ -31,6 +31,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_trace_of_a_few_steps_is_written(digits_dir, tmp_path):
     config = tiny_config(digits_dir)
     config.train.epochs = 1

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 
-import jax
 import pytest
 from support import commands
 from support.studying import Inline, config_of
@@ -26,14 +25,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 def cells(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_fast():
-    """For this whole module: its first fixture trains, too."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -350,7 +350,7 @@ def test_what_cannot_be_read_later_is_refused_early(damaged, tmp_path):
     check_refused(source.check_split, "test", match="test.npz has no labels; give a")
 
 
-def test_a_run_opens_its_data_set_once(digits_dir, tmp_path, monkeypatch, compile_fast):
+def test_a_run_opens_its_data_set_once(digits_dir, tmp_path, monkeypatch):
     builders, opened = [], []
     read_only_builder = tfds.core.read_only_builder
     find_builder = read_only_builder.builder_from_files

@@ -24,8 +24,6 @@ from support.stepping import (
 from cifar_jax.training import steps
 from cifar_jax.training.state import create_state
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 @pytest.fixture(scope="module")
 def trained():

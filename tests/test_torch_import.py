@@ -19,8 +19,6 @@ from support.usual_resnets import ResNet, WideResNet  # noqa: E402
 from cifar_jax.formats import pytorch_import  # noqa: E402
 from cifar_jax.models import torch_names, torch_resnet  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 ROOT = pathlib.Path(__file__).parent.parent
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 SHAPE = (16, 16, 3)

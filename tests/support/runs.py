@@ -107,13 +107,3 @@ def wait_for(condition, process, seconds=120):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def fast_compilation():
-    """More of XLA's optimisations take longer than they save on so few images."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
