@@ -71,13 +71,15 @@ def stages(
     rows = [Row("original", examples.images, np.asarray(labels))]
 
     def add(title, pipeline):
-        images, mixed = jax.jit(pipeline)(
+        active = tuple(map(bool, pipeline.active(jnp.float32(progress))))
+        images, mixed = jax.jit(pipeline, static_argnames="active")(
             jax.random.key(seed),
             jnp.asarray(examples.images),
             labels,
             epoch=0,
             index=jnp.arange(len(examples)),
             progress=progress,
+            active=active,
         )
         images = np.asarray(as_levels(images))
         rows.append(Row(title, images, np.asarray(mixed)))

@@ -173,7 +173,7 @@ class Ours(_Jax):
         super().__init__(config, plain=False)
         import jax
 
-        from cifar_jax.training import distributed, feed, steps
+        from cifar_jax.training import distributed, feed
         from cifar_jax.training.state import Metrics
 
         run = self._run
@@ -181,8 +181,7 @@ class Ours(_Jax):
         self._state, self._keys = jax.device_put((self._state, self._keys), replicated)
         self._metrics = jax.jit(Metrics.empty, out_shardings=replicated)()
         self._feed = feed.Feed(run, self._keys[2])
-        step = functools.partial(steps.train, options=run.options)
-        self._train_call = feed.training_call(run, step)
+        self._program = functools.cache(lambda call: feed.lower(run, call).compile())
         self._evaluate_call = feed.evaluation_call(run)
         self._step = 0
 
@@ -193,14 +192,13 @@ class Ours(_Jax):
         start, per_epoch = self._step, self._run.options.steps_per_epoch
         while self._step - start < num_steps:
             with self._feed.epoch(*divmod(self._step, per_epoch)) as calls:
-                for count, data in calls:
-                    previous = self._metrics
-                    self._state, self._metrics = self._train_call(
-                        *(self._state, previous, data, self._keys[1], np.int32(count)),
-                        None,
+                for call, data in calls:
+                    train, previous = self._program(call), self._metrics
+                    self._state, self._metrics = train(
+                        self._state, previous, data, self._keys[1], None
                     )
                     jax.device_get(previous)  # the loop shows the call before
-                    self._step += count
+                    self._step += call.num_steps
                     if self._step - start >= num_steps:
                         break
         jax.block_until_ready(self._metrics)

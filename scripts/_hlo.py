@@ -201,6 +201,7 @@ class Kernel:
     """What a device does for one instruction.
 
     Attributes:
+      name: Name of the instruction.
       part: Part of the step, one of `PARTS`.
       kind: Opcode, or the target of a custom call, with the gathers and scatters in it.
       count: Times in a step.
@@ -210,6 +211,7 @@ class Kernel:
       scope: JAX operation that it comes from.
     """
 
+    name: str
     part: str
     kind: str
     count: int
@@ -272,13 +274,17 @@ def _kernel(
     kind = instruction.attribute(r'custom_call_target="([^"]+)"') or instruction.op
     inner = {i.op for name in instruction.called for i in module.reachable(name)}
     kind += "".join(f":{op}" for op in ("gather", "scatter", "sort") if op in inner)
-    read = sum(num_bytes(shapes.get(name, "")) for name in instruction.operands)
+    sizes = [num_bytes(shapes.get(name, "")) for name in instruction.operands]
+    moved = sum(sizes) + num_bytes(instruction.shape)
+    if instruction.op == "dynamic-update-slice":  # in place: reads and writes the slice
+        moved = 2 * sizes[1]
     cycles = instruction.attribute(r'"estimated_cycles":"?(\d+)"?')
     return Kernel(
+        name=instruction.name,
         part=instruction.part,
         kind=kind,
         count=times,
-        num_bytes=read + num_bytes(instruction.shape),
+        num_bytes=moved,
         flops=_conv_flops(module, instruction, shapes),
         cycles=int(cycles) if cycles else None,
         scope=instruction.scope,
@@ -318,12 +324,12 @@ def _conv_flops(
 
 
 def conv_batches(module: Module) -> list[int]:
-    """Returns the batches of the forward convolutions on one device, each size once."""
+    """Returns the batches of the network's convolutions on one device, each once."""
     batches = set()
     for instruction in _all(module):
         labels = instruction.attribute(r"dim_labels=\w+_\w+->(\w+)")
         # In the backward pass the gradient of a kernel has the kernel's shape.
-        if labels and "b" in labels and "transpose(" not in instruction.scope:
+        if labels and "b" in labels and instruction.part == "forward":
             batches.add(arrays(instruction.shape)[0][1][labels.index("b")])
     return sorted(batches)
 
@@ -381,3 +387,59 @@ def product_dtypes(module: Module) -> dict[str, int]:
 def _all(module: Module) -> Iterator[Instruction]:
     for instructions in module.computations.values():
         yield from instructions
+
+
+_BUNDLE = re.compile(r"^ *(?:0x[0-9a-f]+|0) +(\w\w)? *: *((?:> ?)*)\{(.*)")
+_LOOPS_BACK = re.compile(r"sbr\.rel \(!%(\w+)\)")
+
+
+def bundles(text: str) -> tuple[int, bool]:
+    """Returns how many instruction bundles a TPU executes for a kernel, one a cycle.
+
+    All bundles of a loop's body count for each trip, those that a predicate skips too.
+
+    Args:
+      text: The kernel's bundles in their final order, as XLA for TPUs dumps them.
+
+    Returns:
+      The number, and whether all loops' trips are known; others count once.
+    """
+    lines: list[tuple[int, bool, str]] = []  # depth in loops, whether one starts, text
+    for match in filter(None, map(_BUNDLE.match, text.splitlines())):
+        depth = match[2].count(">")
+        if match[3].startswith("}") and lines:  # the depth of an empty one is not told
+            depth = lines[-1][0]
+        lines.append((depth, match[1] == "LB", match[3]))
+    return _count_bundles(lines, 0)
+
+
+def _count_bundles(lines: list[tuple[int, bool, str]], depth: int) -> tuple[int, bool]:
+    total, known, start = 0, True, 0
+    while start < len(lines):
+        end = start + 1
+        if lines[start][0] <= depth:
+            total += 1
+        else:  # a loop, up to the next one
+            while end < len(lines) and lines[end][0] > depth:
+                if lines[end][:2] == (depth + 1, True):
+                    break
+                end += 1
+            number, known_within = _count_bundles(lines[start:end], depth + 1)
+            trips = _bundle_trips(lines[start:end])
+            total += number * (trips or 1)
+            known = known and known_within and trips is not None
+        start = end
+    return total, known
+
+
+def _bundle_trips(body: list[tuple[int, bool, str]]) -> int | None:
+    """Returns how often a loop goes round, by its last branch; None: unknown."""
+    text = "\n".join(line for _, _, line in body)
+    back = _LOOPS_BACK.findall(text)
+    if not body[0][1] or not back:
+        return 1
+    name = re.escape(back[-1])
+    if re.search(rf"%{name} = pmov 1", text):
+        return 1
+    found = re.search(rf"%{name} = scmp\.ge\.s32\.totalorder %\w+, (\d+)", text)
+    return int(found[1]) if found else None

@@ -8,16 +8,16 @@ are the compiler's own figures; times are estimates. --json prints one object of
 
 import contextlib
 import dataclasses
-import functools
 import importlib.util
 import json
 import math
 import os
 import pathlib
+import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 from cifar_jax import UserError, _cli
 
@@ -74,6 +74,10 @@ def define_flags(flags: _cli.Flags) -> None:
     _cli.define_config(flags)
     flags.add_string("target", f"hardware: {', '.join(TARGETS)}")
     flags.add_bool("json", "print one JSON object instead of a table")
+    flags.add_bool(
+        "longest_only",
+        "compile only the longest part of the run in which the same transforms act",
+    )
     flags.add_string("hlo", "file to write the training call's HLO text to")
 
 
@@ -85,11 +89,14 @@ def main(flags: _cli.Flags) -> None:
         )
     target = TARGETS[flags.target]
     check_wheels(flags.target, target)
-    facts = {
-        "target": flags.target,
-        "config": flags.config_name,
-        **compile_config(flags.config, target, flags.hlo),
-    }
+    with tempfile.TemporaryDirectory(prefix="compile_for-") as dumps:
+        facts = {
+            "target": flags.target,
+            "config": flags.config_name,
+            **compile_config(
+                flags.config, Compiler(target, dumps), flags.hlo, flags.longest_only
+            ),
+        }
     print(json.dumps(facts) if flags.json else table(facts))
 
 
@@ -122,33 +129,94 @@ def _without_stderr() -> Iterator[None]:
         os.close(null)
 
 
-def make_devices(target: Target) -> list:
-    """Returns the devices to compile for, which are descriptions alone."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # it would ask Google's cloud where it is
-    os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
-    with _without_stderr():
-        import jax
-        from jax.experimental import topologies
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled call.
 
-    options: dict[str, Any] = {"platform": target.platform}
-    if target.platform == "cuda":
-        text = pathlib.Path(__file__).with_name("_h200.txtpb").read_text()
-        options |= {"topology": target.topology, "target_config": text}
-    name = "" if target.platform == "cuda" else target.topology
-    try:
+    Attributes:
+      text: The optimised HLO.
+      memory_bytes: Bytes of a device's memory that it needs.
+      bundles: What `_hlo.bundles` counts in each kernel of a TPU, by its name.
+    """
+
+    text: str
+    memory_bytes: int
+    bundles: dict[str, tuple[int, bool]]
+
+
+class Compiler:
+    """XLA for hardware that is not there.
+
+    Args:
+      target: The hardware.
+      dumps: Empty folder for what the compiler writes about kernels.
+
+    Attributes:
+      target: The hardware.
+      devices: Its devices, which are descriptions alone.
+
+    Raises:
+      UserError: If the compiler cannot compile for it.
+    """
+
+    def __init__(self, target: Target, dumps: str):
+        self.target, self._dumps = target, pathlib.Path(dumps)
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
+        os.environ["TPU_SKIP_MDS_QUERY"] = (
+            "1"  # it would ask Google's cloud where it is
+        )
+        os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+        os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # there is no chip to lock
+        os.environ["LIBTPU_INIT_ARGS"] = (
+            f"--xla_jf_dump_to={dumps} --xla_jf_dump_llo_text=true "
+            "--xla_jf_dump_llo_pass_label_regex=^final_bundles$"
+        )
+        self.devices = self._make_devices()
+
+    def _make_devices(self) -> list:
         with _without_stderr():
-            jax.devices()
-            devices = topologies.get_topology_desc(name, **options).devices
-    except Exception as error:  # of a plugin, which may raise anything
-        module, extra = WHEELS[target.platform]
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{module} cannot compile for {target.topology} ({reason}); install the "
-            f"extra {extra} in the version of jax, {jax.__version__}"
-        ) from error
-    return list(devices[: target.num_devices])
+            import jax
+            from jax.experimental import topologies
+
+        target = self.target
+        options: dict[str, Any] = {"platform": target.platform}
+        if target.platform == "cuda":
+            text = pathlib.Path(__file__).with_name("_h200.txtpb").read_text()
+            options |= {"topology": target.topology, "target_config": text}
+        name = "" if target.platform == "cuda" else target.topology
+        try:
+            with _without_stderr():
+                jax.devices()
+                devices = topologies.get_topology_desc(name, **options).devices
+        except Exception as error:  # of a plugin, which may raise anything
+            module, extra = WHEELS[target.platform]
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"{module} cannot compile for {target.topology} ({reason}); install "
+                f"the extra {extra} in the version of jax, {jax.__version__}"
+            ) from error
+        return list(devices[: target.num_devices])
+
+    def compile(self, lowered) -> Program:
+        """Compiles what `jax.jit(...).lower(...)` returns."""
+        import _hlo
+
+        program = lowered.compile(compiler_options=OPTIONS[self.target.platform])
+        bundles = {}
+        for path in self._dumps.glob("*-final_bundles.txt"):
+            if match := re.fullmatch(r"\d+-(.*)-\d+-final_bundles\.txt", path.name):
+                bundles[match[1]] = _hlo.bundles(path.read_text())
+            path.unlink()
+        memory = program.memory_analysis()
+        return Program(
+            program.as_text(),
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes,
+            bundles,
+        )
 
 
 class StandIn:
@@ -196,73 +264,72 @@ class StandIn:
         return sum((p.to or sizes[p.splitname]) - (p.from_ or 0) for p in parts)
 
 
-def make_setup(config, target: Target, devices: list):
-    """Returns the run as `training.setup` makes it for the devices."""
+def make_setup(config, compiler: Compiler):
+    """Returns the run as `training.setup` makes it for the compiler's devices."""
     from cifar_jax.training import setup
 
-    source = StandIn(setup.open_source(config))
+    source: Any = StandIn(setup.open_source(config))
     if config.data.placement == "auto":  # by the memory of a device that is not there
         num_bytes = source.read(config.data.train_split).images.nbytes
-        fits = num_bytes <= setup.DEVICE_SHARE * target.memory
+        fits = num_bytes <= setup.DEVICE_SHARE * compiler.target.memory
         config.data.placement = "device" if fits else "host"
-    with mock.patch.object(setup, "open_source", lambda *_, **options: source):
-        return setup.make(config, devices, lambda *_: None)
+    return setup.make(config, compiler.devices, lambda *_: None, source)
 
 
-def compile_config(config, target: Target, hlo: str | None = None) -> dict[str, Any]:
+def compile_config(
+    config, compiler: Compiler, hlo: str | None = None, longest_only: bool = False
+) -> dict[str, Any]:
     """Returns the facts of a config's training and evaluation, compiled for a target.
 
     Args:
       config: Config of the run; its data need not be there.
-      target: Hardware.
+      compiler: Compiler for the target.
       hlo: File for the text of the training call, or None.
+      longest_only: Whether to compile the longest part of the run and nothing else.
     """
-    devices = make_devices(target)
-    # The network and the step ask JAX what they run on.
-    backend = "gpu" if target.platform == "cuda" else target.platform
-    with mock.patch("jax.default_backend", lambda: backend):
-        run = make_setup(config, target, devices)
-        calls = training_calls(run, target)
-        evaluation = evaluation_call(run, target, config.evaluate.batch_size)
-    if hlo:
-        pathlib.Path(hlo).write_text(calls[-1][1].as_text())
-    segments = [
-        {"from_step": start, **describe(compiled, run, target)}
-        for start, compiled in calls
-    ]
-    num_steps = [
-        end - segment["from_step"]
-        for segment, end in zip(
-            segments,
-            [*(s["from_step"] for s in segments[1:]), run.options.total_steps],
-            strict=True,
-        )
-    ]
-    seconds = sum(
-        n * s["estimated_step_ms"] / 1e3
-        for n, s in zip(num_steps, segments, strict=True)
-    )
-    last = {k: v for k, v in segments[-1].items() if k != "from_step"}
+    run = make_setup(config, compiler)
+    lengths = segment_lengths(run)
+    starts = list(lengths)
+    longest = max(lengths, key=lengths.__getitem__)
+    parts: dict[int, dict[str, Any]] = {}
+    for start in [longest] if longest_only else starts:
+        program, num_steps = training_call(run, start, compiler)
+        if hlo and start == longest:
+            pathlib.Path(hlo).write_text(program.text)
+        parts[start] = describe(program, run, compiler.target, num_steps)
+    step_ms = {k: parts.get(k, parts[longest])["estimated_step_ms"] for k in starts}
+    seconds = sum(n * step_ms[start] / 1e3 for start, n in lengths.items())
+    evaluation = None
+    if not longest_only:
+        evaluation = evaluation_facts(run, compiler, config.evaluate.batch_size)
     return {
-        "device": devices[0].device_kind,
-        "num_devices": len(devices),
+        "device": compiler.devices[0].device_kind,
+        "num_devices": len(compiler.devices),
         "num_parameters": run.num_parameters,
         "batch_size": run.options.batch_size,
         "placement": run.placement,
         "steps_per_call": run.steps_per_dispatch,
         "total_steps": run.options.total_steps,
-        **last,
+        **parts[longest],
         "estimated_training_seconds": seconds,
-        "segments": segments if len(segments) > 1 else [],
+        "segments": [
+            {"from_step": start, "num_steps": lengths[start], **part}
+            for start, part in parts.items()
+        ],
         "evaluation": evaluation,
-        "notes": _notes(config, run),
+        "notes": _notes(config, len(starts) - len(parts)),
     }
 
 
-def _notes(config, run) -> list[str]:
+def _notes(config, num_missing: int) -> list[str]:
     notes = ["times are estimates; all else is what the compiler says"]
     if config.distill.teacher:
         notes.append("the teacher's forward pass is not in it")
+    if num_missing:
+        notes.append(
+            f"{num_missing} shorter parts of the run, in which fewer transforms act, "
+            "are counted like the longest one"
+        )
     return notes
 
 
@@ -278,31 +345,25 @@ def _abstract(tree, mesh):
     )
 
 
-def training_calls(run, target: Target) -> list[tuple[int, Any]]:
-    """Returns the compiled call of each segment of a run, and its first step."""
-    import jax
-    import numpy as np
+def segment_lengths(run) -> dict[int, int]:
+    """Returns the steps of each part of a run with a program of its own, by its start.
 
-    from cifar_jax.training import feed, steps
-    from cifar_jax.training.state import Metrics
-
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(run.create_state, key)
-    metrics = jax.eval_shape(Metrics.empty)
-    state, metrics, key = _abstract((state, metrics, key), run.mesh)
-    compiled = []
-    for segment in run.segments:
-        step = functools.partial(steps.train, options=segment.options)
-        call = feed.training_call(run, step)
-        lowered = call.lower(
-            state, metrics, feed.abstract_data(run), key, np.int32(1), None
-        )
-        program = lowered.compile(compiler_options=OPTIONS[target.platform] or None)
-        compiled.append((segment.start, program))
-    return compiled
+    A part's first step is its name.
+    """
+    ends = [*list(run.segments)[1:], run.options.total_steps]
+    return {start: end - start for start, end in zip(run.segments, ends, strict=True)}
 
 
-def evaluation_call(run, target: Target, batch_size: int) -> dict[str, Any]:
+def training_call(run, start: int, compiler: Compiler) -> tuple[Program, int]:
+    """Returns the longest call of a part of the run, compiled, and its steps."""
+    from cifar_jax.training import feed
+
+    stop = start + segment_lengths(run)[start]
+    call = max(run.calls(start, stop), key=lambda call: call.num_steps)
+    return compiler.compile(feed.lower(run, call)), call.num_steps
+
+
+def evaluation_facts(run, compiler: Compiler, batch_size: int) -> dict[str, Any]:
     """Returns the facts of one batch of evaluation."""
     import jax
     import jax.numpy as jnp
@@ -327,23 +388,22 @@ def evaluation_call(run, target: Target, batch_size: int) -> dict[str, Any]:
     metrics, variables = _abstract((metrics, variables), run.mesh)
     call = feed.evaluation_call(run)
     lowered = call.lower(metrics, variables, batch, split((), bool))
-    program = lowered.compile(compiler_options=OPTIONS[target.platform] or None)
-    facts = describe(program, run, target, is_training=False)
+    facts = describe(compiler.compile(lowered), run, compiler.target)
     kept = "conv_batch_per_device host_callbacks memory_bytes_per_device "
     kept += "bytes_per_step launches estimated_step_ms"
     return {"batch_size": rows} | {key: facts[key] for key in kept.split()}
 
 
-def describe(program, run, target: Target, is_training: bool = True) -> dict[str, Any]:
-    """Returns the facts of a compiled call; of training, those of one step."""
+def describe(
+    program: Program, run, target: Target, num_steps: int = 1
+) -> dict[str, Any]:
+    """Returns the facts of one step of a compiled call."""
     import _hlo
 
-    module = _hlo.parse(program.as_text())
-    in_loop = is_training and run.steps_per_dispatch > 1
-    name = _hlo.step_computation(module, in_loop=in_loop)
+    module = _hlo.parse(program.text)
+    name = _hlo.step_computation(module, in_loop=num_steps > 1)
     step = _hlo.walk(module, name)
-    parts, missing = estimate(step, target)
-    memory = program.memory_analysis()
+    parts, missing = estimate(step, target, program.bundles)
     reduced = _hlo.all_reduced(module, name)
     batches = _hlo.conv_batches(module)
     num_launches = sum(kernel.count for kernel in step.kernels)
@@ -367,12 +427,7 @@ def describe(program, run, target: Target, is_training: bool = True) -> dict[str
         "product_dtypes": _hlo.product_dtypes(module),
         "launches": num_launches if target.platform == "cuda" else None,
         "bytes_per_step": sum(k.num_bytes * k.count for k in step.kernels),
-        "memory_bytes_per_device": (
-            memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-            + memory.temp_size_in_bytes
-        ),
+        "memory_bytes_per_device": program.memory_bytes,
         "parts": parts,
         "without_estimate": missing,
         "estimated_step_ms": sum(part["estimated_ms"] for part in parts.values()),
@@ -394,11 +449,14 @@ def _is_gradient(reduced: list, run) -> bool:
     return total > 4 * in_vectors or any(len(shape) == 4 for _, shape in reduced)
 
 
-def estimate(step, target: Target) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Returns work and time by part of the step, and what has no estimate.
+def estimate(
+    step, target: Target, bundles: dict[str, tuple[int, bool]]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Returns work and time by part of the step, and what has no whole estimate.
 
-    A TPU's compiler estimates cycles, except for gathers, scatters and other kernels of
-    its own. On a GPU each kernel takes what its FLOPs or bytes take, or a launch.
+    A TPU's compiler estimates cycles, except for gathers and scatters: of those the
+    bundles are counted. On a GPU each kernel takes what its FLOPs or bytes take, or a
+    launch.
     """
     import _hlo
 
@@ -408,26 +466,30 @@ def estimate(step, target: Target) -> tuple[dict[str, dict[str, Any]], list[str]
     }
     missing = []
     for kernel in step.kernels:
-        part = parts[kernel.part]
-        part["kernels"] += kernel.count
-        part["bytes"] += kernel.count * kernel.num_bytes
-        part["cycles"] += kernel.count * (kernel.cycles or 0)
-        if target.clock:
-            seconds = (kernel.cycles or 0) / target.clock
-            is_special = "custom" in kernel.kind or ":" in kernel.kind
-            if kernel.cycles is None and is_special:
-                times = f"{kernel.count} x " if kernel.count > 1 else ""
-                missing.append(f"{times}{kernel.kind} of {kernel.scope or 'the step'}")
-        elif kernel.part == "collectives":
+        part, cycles = parts[kernel.part], kernel.cycles
+        is_special = "custom" in kernel.kind or ":" in kernel.kind
+        if target.clock and cycles is None and is_special:
+            cycles, all_known = bundles.get(kernel.name, (None, False))
+            if not all_known:
+                what = "no estimate" if cycles is None else "of loops one trip alone"
+                scope = kernel.scope or "the step"
+                missing.append(f"{kernel.count} x {kernel.kind} of {scope}: {what}")
+        seconds = max(
+            kernel.flops / target.product_flops,
+            kernel.num_bytes / target.bandwidth,
+            target.launch_seconds,
+        )
+        if kernel.part == "collectives":
             share = 2 * (1 - 1 / target.num_devices)  # there and back, in a ring
             seconds = 10 * target.launch_seconds
             seconds += share * kernel.num_bytes / 2 / target.link
-        else:
-            seconds = max(
-                kernel.flops / target.product_flops,
-                kernel.num_bytes / target.bandwidth,
-                target.launch_seconds,
-            )
+        elif target.clock and cycles is not None:
+            seconds = cycles / target.clock
+        elif target.clock and (is_special or kernel.kind.endswith("-start")):
+            seconds = 0.0  # named as missing, or beside what is computed meanwhile
+        part["kernels"] += kernel.count
+        part["bytes"] += kernel.count * kernel.num_bytes
+        part["cycles"] += kernel.count * (cycles or 0)
         part["estimated_ms"] += 1e3 * kernel.count * seconds
     return {name: part for name, part in parts.items() if part["kernels"]}, missing
 
@@ -435,7 +497,6 @@ def estimate(step, target: Target) -> tuple[dict[str, dict[str, Any]], list[str]
 def table(facts: dict[str, Any]) -> str:
     """Returns the facts for a person to read."""
     has_cycles = any(part["cycles"] for part in facts["parts"].values())
-    evaluation = facts["evaluation"]
     lines = [
         f"{facts['config']} for {facts['num_devices']} x {facts['device']}: "
         f"{facts['num_parameters']:,} parameters, batch {facts['batch_size']:,}, "
@@ -471,12 +532,15 @@ def table(facts: dict[str, Any]) -> str:
         f"  a step            {facts['estimated_step_ms']:.2f} ms",
         f"  all of training   {facts['estimated_training_seconds']:,.0f} s, without "
         "evaluation, compiling and saving",
-        f"  evaluation        {evaluation['estimated_step_ms']:.2f} ms for "
-        f"{evaluation['batch_size']:,} images, "
-        f"{evaluation['memory_bytes_per_device'] / 2**20:,.0f} MiB",
     ]
+    if evaluation := facts["evaluation"]:
+        lines.append(
+            f"  evaluation        {evaluation['estimated_step_ms']:.2f} ms for "
+            f"{evaluation['batch_size']:,} images, "
+            f"{evaluation['memory_bytes_per_device'] / 2**20:,.0f} MiB"
+        )
     if facts["without_estimate"]:
-        lines += ["", "  without an estimate, and not in these times:"]
+        lines += ["", "  not, or not whole, in these times:"]
         lines += [f"    {text}" for text in facts["without_estimate"]]
     return "\n".join([*lines, "", *facts["notes"]])
 

@@ -9,13 +9,23 @@ import sys
 import pytest
 from support import scripts
 
-# A folder with the wheels of the extra `aot-gpu`, from pip install --target: beside an
-# ordinary JAX they would make it complain about the missing driver.
+# A folder with the wheels of the extras, from pip install --target: beside an ordinary
+# JAX they would make it complain about the missing driver.
 WHEELS = os.environ.get("CIFAR_JAX_AOT_PATH", "")
-needs_wheels = pytest.mark.skipif(
-    not (WHEELS or importlib.util.find_spec("jax_cuda12_plugin")),
-    reason="the wheels of the extra aot-gpu are not here",
-)
+COMPILERS = {"h200x8": ("jax_cuda12_plugin", "aot-gpu"), "v5e-8": ("libtpu", "aot-tpu")}
+TARGETS = [
+    pytest.param(
+        target,
+        marks=pytest.mark.skipif(
+            not (
+                os.path.isdir(os.path.join(WHEELS or "nowhere", module))
+                or importlib.util.find_spec(module)
+            ),
+            reason=f"the wheels of the extra {extra} are not here",
+        ),
+    )
+    for target, (module, extra) in COMPILERS.items()
+]
 
 # A training call as XLA for GPUs writes it, cut down to what is counted.
 CALL = """\
@@ -134,6 +144,50 @@ def test_an_unknown_target_and_a_missing_wheel_are_one_line(monkeypatch):
     )
 
 
+# A kernel of a TPU: 2 bundles, a loop of 3 trips around another loop, and 1 bundle.
+BUNDLES = """\
+= control target key start
+LH: loop header
+     0   :  { %s0 = inlined_call_operand.hbm /* operand 0 */ }
+   0x1   :  { %s1 = smov 0 }
+   0x2 LB: > { %s2 = sphi %s1, %s3 }
+   0x3   : > { %p4 = scmp.ge.s32.totalorder %s3, 3 /* loop exit test */ }
+   0x4 LB: >> { %p5 = scmp.ge.s32.totalorder %s6, LIMIT }
+   0x5   : >> { %7 = sbr.rel (!%p5) target = $region2 }
+   0x6   : > { %8 = sbr.rel (!%p4) target = $region1 }
+   0x7   :  {}
+   0x8   :  { %9 = vsyncpa [#allocation1], 1 }
+"""
+
+
+def test_the_bundles_of_a_kernel_count_for_each_trip():
+    hlo = scripts.load("_hlo")
+    assert hlo.bundles(BUNDLES.replace("LIMIT", "5")) == (2 + 3 * (4 + 5 * 2) + 1, True)
+    # A limit in a register is not known: that loop counts once.
+    assert hlo.bundles(BUNDLES.replace("LIMIT", "%s0")) == (2 + 3 * (4 + 2) + 1, False)
+
+
+def test_what_a_tpus_compiler_does_not_estimate_is_counted_or_named():
+    hlo, script = scripts.load("_hlo"), scripts.load("compile_for")
+    call = CALL.replace("concatenate(%a, %b)", "gather(%a, %b)")
+    step = hlo.walk(hlo.parse(call), "act")
+    target = script.TARGETS["v5e"]
+    _, missing = script.estimate(step, target, {})
+    assert len(missing) == 2 and all("fusion:gather" in text for text in missing)
+    assert all("no estimate" in text for text in missing)
+    counted = {"q": (1_500_000, True), "y": (3_000_000, False)}
+    parts, missing = script.estimate(step, target, counted)
+    assert sum(part["estimated_ms"] for part in parts.values()) == pytest.approx(3.0)
+    assert [text.split(": ")[-1] for text in missing] == ["of loops one trip alone"]
+
+
+def test_an_all_reduce_of_tpus_takes_time():
+    hlo, script = scripts.load("_hlo"), scripts.load("compile_for")
+    step = hlo.walk(hlo.parse(CALL), "step")
+    parts, _ = script.estimate(step, script.TARGETS["v5e-8"], {})
+    assert parts["collectives"]["estimated_ms"] > 0
+
+
 EVERY_TRANSFORM = """
 from configs.records import best
 
@@ -143,9 +197,7 @@ NAMES = '''random_crop random_flip alternating_flip random_rotation random_affin
 
 def get_config():
     config = best.get_config("tiny")
-    config.augment = tuple(
-        dict(name=name, start=0.1, stop=0.9, ramp=0.2) for name in NAMES
-    )
+    config.augment = tuple(dict(name=name, ramp=0.5) for name in NAMES)
     config.data.placement = "host"
     config.train.repeats = 2
     config.train.accumulate = 2
@@ -154,10 +206,11 @@ def get_config():
 """
 RECIPES = {
     "resnet_4p9m": ("--config=configs/resnet_4p9m.py:tiny",),
-    "one step a call": (
-        "--config=configs/records/minute.py:tiny",
+    "seconds, one step a call": (
+        "--config=configs/records/seconds.py:tiny",
         "--config.train.steps_per_dispatch=1",
     ),
+    "best": ("--config=configs/records/best.py:tiny",),
     "every transform": ("--config=EVERY_TRANSFORM",),
 }
 
@@ -178,14 +231,14 @@ def compile_for(*arguments):
 
 
 @pytest.mark.slow
-@needs_wheels
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_each_of_eight_gpus_does_an_eighth(recipe, tmp_path):
-    """On 8 devices of a CPU XLA divides the work where it does not for GPUs."""
+def test_each_of_eight_devices_does_an_eighth(recipe, target, tmp_path):
+    """On 8 devices of a CPU XLA divides the work where it does not for accelerators."""
     file = tmp_path / "every_transform.py"
     file.write_text(EVERY_TRANSFORM)
     arguments = [a.replace("EVERY_TRANSFORM", str(file)) for a in RECIPES[recipe]]
-    done = compile_for("--target=h200x8", "--json", *arguments)
+    done = compile_for(f"--target={target}", "--json", "--longest_only", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads(done.stdout)
     parts = 2 if recipe == "every transform" else 1  # of a batch that is accumulated
@@ -195,18 +248,19 @@ def test_each_of_eight_gpus_does_an_eighth(recipe, tmp_path):
     assert facts["reduced_numbers"] >= facts["num_parameters"]  # the gradient of each
     assert not facts["gathered_batches"]
     assert not facts["host_callbacks"] and not facts["float64"]
-    assert facts["num_devices"] == 8 and facts["target"] == "h200x8"
-    for (
-        key
-    ) in "launches bytes_per_step memory_bytes_per_device estimated_step_ms".split():
+    assert not facts["conditionals"], facts["conditional_scopes"]
+    assert not facts["loops_until_data_say_so"], facts["loop_scopes"]
+    assert facts["num_devices"] == 8 and facts["target"] == target
+    assert (facts["launches"] is None) == (target == "v5e-8")
+    for key in ("bytes_per_step", "memory_bytes_per_device", "estimated_step_ms"):
         assert facts[key] > 0
 
 
 @pytest.mark.slow
-@needs_wheels
-def test_a_batch_that_eight_devices_cannot_share_is_one_line():
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_batch_that_eight_devices_cannot_share_is_one_line(target):
     done = compile_for(
-        "--target=h200x8",
+        f"--target={target}",
         "--config=configs/resnet_4p9m.py:tiny",
         "--config.train.batch_size=60",
     )

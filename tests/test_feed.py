@@ -8,8 +8,8 @@ import pytest
 from support.runs import rows, tiny_config, train
 
 from cifar_jax import UserError
-from cifar_jax.data import sources
-from cifar_jax.training import setup
+from cifar_jax.data import augment, sources
+from cifar_jax.training import distributed, setup
 from cifar_jax.training.feed import Feed, evaluation_call
 from cifar_jax.training.state import Metrics, means
 
@@ -40,7 +40,9 @@ def fed(prepared, epoch, position=0):
     with Feed(prepared, KEY).epoch(epoch, position) as calls:
         calls = list(calls)
     if prepared.placement == "device":
-        assert sum(num for num, _ in calls) + position == len(prepared.train) // size
+        assert (
+            sum(c.num_steps for c, _ in calls) + position == len(prepared.train) // size
+        )
         order = np.asarray(calls[0][1].order)[: len(prepared.train) // size * size]
         return order.reshape(-1, size)[position:]
     for _, batch in calls:
@@ -121,12 +123,54 @@ def test_a_call_does_not_go_past_the_start_of_sam(prepared):
     def sizes(position, **options):
         setup_ = prepared(steps_per_dispatch=3, optim=options)
         with Feed(setup_, KEY).epoch(0, position) as calls:
-            return [num_steps for num_steps, _ in calls]
+            return [tuple(call) for call, _ in calls]
 
     late = dict(sam_rho=0.5, sam_start="4 steps")
-    assert sizes(0, **late) == [3, 1, 3, 3]
-    assert sizes(3, **late) == [1, 3, 3]
-    assert sizes(0, sam_start="4 steps") == [3, 3, 3, 1]  # without SAM nothing starts
+    assert sizes(0, **late) == [(0, 3), (0, 1), (4, 3), (4, 3)]
+    assert sizes(3, **late) == [(0, 1), (4, 3), (4, 3)]
+    # Where a run that was not interrupted ends a call, a resumed one does.
+    assert sizes(5, **late) == [(4, 2), (4, 3)]
+    # Without SAM nothing starts.
+    assert sizes(0, sam_start="4 steps") == [(0, 3), (0, 3), (0, 3), (0, 1)]
+
+
+def test_a_window_is_a_part_of_the_run_with_a_program_of_its_own(prepared):
+    """The transforms that act at a step are those whose window contains it."""
+    crop, early = dict(name="random_crop"), dict(name="mixup", stop=0.45)
+    late, ramp = dict(name="cutmix", start=0.7), dict(name="ricap", start=0.2, ramp=0.1)
+    setup_ = prepared()
+    chain = augment.make_pipeline((crop, early, late, ramp))
+    options = dataclasses.replace(setup_.options, augment=chain, sam_rho=0.1)
+    setup_ = dataclasses.replace(setup_, options=options, sam_start=18)
+    assert options.total_steps == 20
+    active = {k: o.augment.keywords["active"] for k, o in setup_.segments.items()}
+    assert active == {
+        0: (True, True, False, False),
+        4: (True, True, False, True),
+        9: (True, False, False, True),
+        14: (True, False, True, True),
+        18: (True, False, True, True),
+    }
+    rhos = [options.sam_rho for options in setup_.segments.values()]
+    assert rhos == [0, 0, 0, 0, 0.1]
+
+
+@pytest.mark.parametrize("total", [10, 70, 1000, 19_500])
+def test_the_first_step_of_the_last_tenth_is_the_first_one_without(prepared, total):
+    setup_ = prepared()
+    chain = augment.make_pipeline([dict(name="random_flip", stop=0.9)])
+    options = dataclasses.replace(setup_.options, augment=chain, total_steps=total)
+    segments = dataclasses.replace(setup_, options=options).segments
+    assert list(segments) == [0, total * 9 // 10]
+
+
+def test_calls_on_an_accelerator_divide_an_epoch(prepared, monkeypatch):
+    monkeypatch.setattr(distributed, "is_on_cpu", lambda sharding: False)
+    lengths = {}
+    for batch_size in (14, 30, 200, 12):
+        setup_ = prepared(steps_per_dispatch=0, train=dict(batch_size=batch_size))
+        lengths[setup_.options.steps_per_epoch] = setup_.steps_per_dispatch
+    assert lengths == {92: 46, 43: 43, 6: 50, 107: 50}
 
 
 def test_sam_starts_where_it_is_told_to(tiny_run, digits_dir, tmp_path):

@@ -195,7 +195,7 @@ def test_eight_devices_compute_what_one_computes():
 
 def test_eight_devices_share_the_work():
     run = Run(num_devices=8)
-    text = run.compile().lower(run.state, run.metrics, run.stored, KEY, np.int32(1))
+    text = run.compile().lower(run.state, run.metrics, run.stored, KEY)
     # Each device multiplies its two of the 16 images.
     assert "f32[2,48]" in text.compile().as_text()
 
@@ -203,9 +203,9 @@ def test_eight_devices_share_the_work():
 def test_a_call_of_several_steps_is_several_calls():
     options = dict(num_examples=48, average=True, ema_decay=0.9)
     single, several = Run(**options).train(6), Run(**options)
-    several.train(4, call=several.compile(4), in_one=4)
+    several.train(4, in_one=4)
     assert int(several.state.step) == 4
-    several.train(2, call=several.compile(4), in_one=2)  # fewer than are compiled for
+    several.train(2, in_one=2)
     assert int(several.state.step) == int(single.state.step) == 6
     trees = [
         (run.state.variables, run.state.averages, run.state.opt_state)

@@ -10,6 +10,7 @@ PyTorch's 0.1. Under `jax.jit` over a mesh the statistics are those of the globa
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -167,7 +168,7 @@ def create(
     *,
     num_classes: int,
     image_shape: tuple[int, int, int],
-    num_devices: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
     **options,
 ) -> ResNet:
     """Returns the network of these options, which are the keys of `config.model`.
@@ -175,19 +176,19 @@ def create(
     Args:
       num_classes: Length of the logits.
       image_shape: (height, width, channels) of the images.
-      num_devices: Number of devices that share a batch; None: all that there are. It
-        changes how a CPU sums a gradient, not what the network computes.
+      devices: Devices that share a batch; None: all that there are. Accelerators
+        compute in bfloat16 where the dtype is "auto". The number of CPUs changes how
+        they sum a gradient, not what the network computes.
       **options: Fields of `Design`.
     """
     design = resolve(options)
     check(design, tuple(image_shape), num_classes)
-    backend = jax.default_backend()
-    auto = "bfloat16" if backend in ("gpu", "tpu") else "float32"
-    convolve = None
-    if backend == "cpu":
-        convolve = cpu.convolve
-        if num_devices is not None:
-            convolve = functools.partial(cpu.convolve, num_devices=num_devices)
+    platform = devices[0].platform if devices else jax.default_backend()
+    auto, convolve = "bfloat16", None
+    if platform == "cpu":
+        auto, convolve = "float32", cpu.convolve
+        if devices:
+            convolve = functools.partial(cpu.convolve, num_devices=len(devices))
     return ResNet(
         design=design,
         num_classes=num_classes,

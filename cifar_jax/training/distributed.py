@@ -52,6 +52,11 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def is_on_cpu(sharding: Sharding) -> bool:
+    """Returns whether its devices are CPUs, whose convolutions are slow in a loop."""
+    return next(iter(sharding.device_set)).platform == "cpu"
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())

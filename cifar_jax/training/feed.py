@@ -9,17 +9,16 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax.data import batches
 from cifar_jax.data.sources import Examples
 from cifar_jax.training import distributed, steps
-from cifar_jax.training.setup import Setup
+from cifar_jax.training.setup import Call, Setup
 from cifar_jax.training.state import Metrics, TrainState
 from cifar_jax.training.steps import Batch, StepOptions
 
@@ -48,16 +47,14 @@ def train_stored(
     metrics: Metrics,
     stored: StoredImages,
     key: jax.Array,
-    num_steps: jax.Array,
     teacher: Any = None,
     *,
-    step: Callable,
     options: StepOptions,
-    steps_per_call: int,
+    num_steps: int,
 ) -> tuple[TrainState, Metrics]:
-    """Takes the next `num_steps` steps of the epoch: int32, at most `steps_per_call`.
+    """Takes the next `num_steps` steps of the epoch, each of them `steps.train`.
 
-    The other arguments are those of the step, which is `steps.train` with its options.
+    The number is compiled in: for a loop until data say so, a GPU's host waits.
     """
 
     def gather_and_step(_, carry):
@@ -71,38 +68,47 @@ def train_stored(
         index = jax.lax.with_sharding_constraint(index, options.split)
         with jax.named_scope("gather"):
             batch = Batch(stored.images[index], stored.labels[index], index)
-        return step(state, metrics, batch, key, teacher)
+        return steps.train(state, metrics, batch, key, teacher, options=options)
 
-    if steps_per_call == 1:
+    if num_steps == 1:
         return gather_and_step(0, (state, metrics))
     return jax.lax.fori_loop(0, num_steps, gather_and_step, (state, metrics))
 
 
-def train_sent(state, metrics, batch, key, num_steps, teacher=None, *, step):
-    """Takes one step on a batch from the host, with the arguments of `train_stored`."""
-    del num_steps
-    return step(state, metrics, batch, key, teacher)
-
-
-def training_call(setup: Setup, step: Callable) -> jax.stages.Wrapped:
-    """Returns the jitted call of the devices, with the arguments of `train_stored`.
+def lower(setup: Setup, call: Call) -> jax.stages.Lowered:
+    """Returns a call of the devices, with the arguments of `steps.train`, to compile.
 
     Args:
       setup: The run.
-      step: `steps.train` with its options.
+      call: Which part of the run it belongs to, and how many steps it takes.
     """
-    if setup.placement == "device":
-        call = functools.partial(
-            train_stored,
-            step=step,
-            options=setup.options,
-            steps_per_call=setup.steps_per_dispatch,
-        )
-    else:
-        call = functools.partial(train_sent, step=step)
-    functools.update_wrapper(call, call.func)  # its name is what a profile shows
+    options, stored = setup.segments[call.segment], setup.placement == "device"
+    run: Any = functools.partial(steps.train, options=options)
+    if stored:
+        run = functools.partial(train_stored, options=options, num_steps=call.num_steps)
+    functools.update_wrapper(run, run.func)  # its name is what a profile shows
+    images, labels = setup.train.images, setup.train.labels
+    data: Any = (images, labels, labels)  # the order is like the labels
+    if not stored:
+        shapes = [(options.batch_size, *array.shape[1:]) for array in data]
+        data = map(_abstract, data, shapes, 3 * [options.split])
     replicated = distributed.replicated(setup.mesh)
-    return jax.jit(call, out_shardings=replicated, donate_argnums=0)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    arguments = (
+        jax.eval_shape(setup.create_state, key),
+        jax.eval_shape(Metrics.empty),
+        StoredImages(*data) if stored else Batch(*data),
+        key,
+        setup.teacher.variables if setup.teacher else None,
+    )
+    arguments = jax.tree.map(lambda a: _abstract(a, a.shape, replicated), arguments)
+    return jax.jit(run, out_shardings=replicated, donate_argnums=0).lower(*arguments)
+
+
+def _abstract(array: Any, shape: tuple[int, ...], sharding: Any) -> Any:
+    """Returns what is known of an array; the sharding is for one without its own."""
+    sharding = getattr(array, "sharding", None) or sharding
+    return jax.ShapeDtypeStruct(shape, array.dtype, sharding=sharding)
 
 
 def evaluation_call(setup: Setup) -> jax.stages.Wrapped:
@@ -142,36 +148,24 @@ class Feed:
     @contextlib.contextmanager
     def epoch(
         self, epoch: int, position: int = 0
-    ) -> Iterator[Iterator[tuple[int, StoredImages | Batch]]]:
-        """Yields the calls of an epoch: the number of steps of each, and its data.
+    ) -> Iterator[Iterator[tuple[Call, StoredImages | Batch]]]:
+        """Yields the calls of an epoch, each with its data.
 
         Args:
           epoch: Number of the epoch, from 0; with the key it fixes the order.
           position: Steps of the epoch that are done.
         """
         order = self._order(self._order_key, epoch)
+        start = epoch * self._setup.options.steps_per_epoch
+        stop = start + self._setup.options.steps_per_epoch
+        calls = self._setup.calls(start + position, stop)
         if self._setup.placement == "device":
             stored = StoredImages(*self._on_devices(self._setup.train), order)
-            sizes = self._call_sizes(epoch, position)
-            yield ((num_steps, stored) for num_steps in sizes)
+            yield ((call, stored) for call in calls)
             return
         rows = self._host_batches(np.asarray(order), position)
         with contextlib.closing(prefetch(rows, BATCHES_AHEAD)) as ahead:
-            yield ((1, batch) for batch in ahead)
-
-    def _call_sizes(self, epoch: int, position: int) -> Iterator[int]:
-        """Yields the numbers of steps of an epoch's calls.
-
-        No call goes beyond the start of the next segment, which has its own program.
-        """
-        steps_per_epoch = self._setup.options.steps_per_epoch
-        step, end = epoch * steps_per_epoch + position, (epoch + 1) * steps_per_epoch
-        starts = [segment.start for segment in self._setup.segments]
-        while step < end:
-            stop = min([end, *(start for start in starts if start > step)])
-            num_steps = min(self._setup.steps_per_dispatch, stop - step)
-            yield num_steps
-            step += num_steps
+            yield zip(calls, ahead, strict=True)
 
     def _host_batches(self, order: np.ndarray, position: int) -> Iterator[Batch]:
         """Yields the batches of an epoch from a step on, sent to the devices."""
@@ -212,26 +206,6 @@ class Feed:
             arrays = distributed.put(arrays, self._replicated)
             self._stored[id(examples)] = examples, arrays
         return self._stored[id(examples)][1]
-
-
-def abstract_data(setup: Setup) -> StoredImages | Batch:
-    """Returns the shapes, dtypes and shardings of what a training call is given."""
-    images, labels = setup.train.images, setup.train.labels
-    abstract: Any = jax.ShapeDtypeStruct
-    options = setup.options
-    if setup.placement == "device":
-        replicated = distributed.replicated(setup.mesh)
-        return StoredImages(
-            abstract(images.shape, images.dtype, sharding=replicated),
-            abstract(labels.shape, labels.dtype, sharding=replicated),
-            abstract(labels.shape, jnp.int32, sharding=replicated),
-        )
-    rows = (options.batch_size,)
-    return Batch(
-        abstract(rows + images.shape[1:], images.dtype, sharding=options.split),
-        abstract(rows, labels.dtype, sharding=options.split),
-        abstract(rows, jnp.int32, sharding=options.split),
-    )
 
 
 def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:

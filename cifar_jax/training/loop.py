@@ -1,11 +1,11 @@
 """The training loop: epochs, validation, checkpoints, and the test set at the end."""
 
 import contextlib
-import functools
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, cast
 
 import jax
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from cifar_jax import UserError
 from cifar_jax.config import config_to_dict
 from cifar_jax.data.sources import Examples
-from cifar_jax.training import distributed, interrupt, pretrained, results, setup, steps
+from cifar_jax.training import distributed, interrupt, pretrained, results, setup
 from cifar_jax.training import workdir as workdir_lib
 from cifar_jax.training.checkpoint import (
     Checkpointer,
@@ -23,7 +23,7 @@ from cifar_jax.training.checkpoint import (
     RunMetadata,
     digest,
 )
-from cifar_jax.training.feed import Feed, abstract_data, evaluation_call, training_call
+from cifar_jax.training.feed import Feed, evaluation_call, lower
 from cifar_jax.training.interrupt import Stopped, StopRequest
 from cifar_jax.training.methods import pruning
 from cifar_jax.training.progress import Profiler, Progress
@@ -104,7 +104,7 @@ def _trainer(
         if profile and distributed.is_primary():
             profiler = Profiler(run.profile, prepared.steps_per_dispatch)
         trainer = Trainer(config, prepared, run, stop, profiler, on_epoch, start)
-        with contextlib.closing(trainer.checkpoints):
+        with contextlib.closing(trainer):
             trainer.restore()
             with trainer.progress:
                 trainer.compile()
@@ -127,7 +127,7 @@ class Trainer:
       start: Time of `time.perf_counter` at which the session began.
 
     Attributes:
-      checkpoints: Saver of states and best weights, to be closed at the end.
+      checkpoints: Saver of states and best weights.
       progress: Progress display.
     """
 
@@ -159,7 +159,8 @@ class Trainer:
         # The teacher is an argument of the call: a constant would be compiled into it.
         self._teacher = teacher.variables if teacher else None
         self._feed = Feed(prepared, order_key)
-        self._programs: dict[int, Callable] = {}  # by the first step of a segment
+        self._programs: dict[setup.Call, Future] = {}
+        self._compiler = ThreadPoolExecutor(1, "compile")
         self._evaluate_batch = evaluation_call(prepared)
         rates = jax.jit(jax.vmap(prepared.schedule))(np.arange(options.total_steps))
         self._learning_rates = np.asarray(rates)
@@ -205,21 +206,20 @@ class Trainer:
         return is_stale or epoch == self._setup.num_epochs
 
     def compile(self) -> None:
-        """Compiles the training step of each segment, on a clock of its own."""
+        """Compiles the first call; a thread compiles the others while that one runs."""
         if self.is_over():
             return
-        with self._clock("compile"):
-            for segment in self._setup.segments:
-                step = functools.partial(steps.train, options=segment.options)
-                call = training_call(self._setup, step)
-                self._programs[segment.start] = call.lower(
-                    self._state,
-                    self._metrics,
-                    abstract_data(self._setup),
-                    self._train_key,
-                    np.int32(1),
-                    self._teacher,
-                ).compile()
+        for call in self._setup.calls(self._step, self._setup.options.total_steps):
+            if call not in self._programs:
+                self._programs[call] = self._compiler.submit(
+                    lambda call: lower(self._setup, call).compile(), call
+                )
+        self._program(next(iter(self._programs)))
+
+    def close(self) -> None:
+        """Waits for the checkpoints, and for a program that is being compiled."""
+        with contextlib.closing(self.checkpoints):
+            self._compiler.shutdown(cancel_futures=True)
 
     def train_epoch(self) -> None:
         """Trains the rest of the current epoch.
@@ -233,31 +233,24 @@ class Trainer:
         if position == 0 and self._config.train.reload_best:  # as report 001 does
             self._state = self._state.replace(**self._best_variables())
         with self._feed.epoch(epoch, position) as calls:
-            for num_steps, data in calls:
+            for call, data in calls:
                 if self._stop.poll() or (time_limit and self._time_limit.poll()):
                     self._save_and_stop()
+                train = self._program(call)  # `steps.train`, once or several times
                 start, previous, step = time.perf_counter(), self._metrics, self._step
                 if self._profiler:
                     self._profiler.before_call(previous)
-                # `steps.train`, as it was compiled for this part of the run.
-                segment = max(first for first in self._programs if first <= step)
-                train = self._programs[segment]
                 self._state, self._metrics = train(
-                    self._state,
-                    previous,
-                    data,
-                    self._train_key,
-                    np.int32(num_steps),
-                    self._teacher,
+                    self._state, previous, data, self._train_key, self._teacher
                 )
-                self._step += num_steps
+                self._step += call.num_steps
                 if step % steps_per_epoch:
                     self._show(previous, step)
                 if self._step % steps_per_epoch == 0:  # for a clock that is right
                     jax.block_until_ready(self._metrics)
                 seconds = time.perf_counter() - start
                 self._metadata["seconds"]["train"] += seconds
-                self.progress.count(num_steps, seconds)
+                self.progress.count(call.num_steps, seconds)
                 # Do not change the order: all processes must poll equally often.
                 if self.checkpoints.timer.poll() and self._step % steps_per_epoch:
                     self._save()
@@ -329,6 +322,11 @@ class Trainer:
             **results.environment(self._setup.mesh),
         }
         return cast("Result", result)
+
+    def _program(self, call: setup.Call) -> Callable:
+        """Returns the program of a call, which may have to be waited for."""
+        with self._clock("compile"):
+            return self._programs[call].result()
 
     def _show(self, metrics: Metrics, step: int) -> dict[str, float]:
         """Shows an epoch's metrics so far, and stops a run that has diverged."""

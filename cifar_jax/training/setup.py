@@ -4,9 +4,10 @@ Durations are turned from epochs into steps here, once.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -30,16 +31,11 @@ NUM_WHITENING_IMAGES = 5000
 DEVICE_SHARE = 0.25
 
 
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """A part of the run whose steps have a program of their own.
+class Call(NamedTuple):
+    """What a call of the devices does; it has a program of its own."""
 
-    XLA:CPU runs convolutions in a branch a hundred times slower, so what changes in the
-    course of a run is not a branch in the step.
-    """
-
-    start: int  # first step
-    options: StepOptions  # options of its steps
+    segment: int  # first step of the part of the run that it belongs to
+    num_steps: int  # steps that it takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +71,47 @@ class Setup:
     sam_start: int = 0  # first step with sharpness-aware minimisation
     teacher: Teacher | None = None  # network to distil from, or None
 
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """Parts of the run, in their order; the first one starts at step 0."""
-        segments = [Segment(self.sam_start, self.options)]
-        if self.sam_start:
-            plain = dataclasses.replace(self.options, sam_rho=0.0)
-            segments.insert(0, Segment(0, plain))
-        return tuple(segments)
+    @functools.cached_property
+    def segments(self) -> dict[int, StepOptions]:
+        """Options of the steps in each part of the run, by its first step.
+
+        What changes in the course of a run is not a branch in the step: XLA:CPU runs
+        convolutions in one a hundred times slower, and accelerators gather the batch.
+        """
+        options, total = self.options, self.options.total_steps
+        # Divided where `steps.train` divides: by XLA, which rounds in its own way.
+        active = jax.jit(lambda steps: options.augment.active(steps / total))
+        steps = np.arange(total, dtype=np.int32)
+        columns = [steps >= self.sam_start, *active(steps)]
+        rows = list(zip(*(np.asarray(c).tolist() for c in columns), strict=True))
+        return {
+            start: dataclasses.replace(
+                options,
+                sam_rho=options.sam_rho * with_sam,
+                augment=functools.partial(options.augment, active=tuple(acting)),
+            )
+            for start, (with_sam, *acting) in enumerate(rows)
+            if start == 0 or rows[start] != rows[start - 1]
+        }
+
+    def calls(self, start: int, stop: int) -> Iterator[Call]:
+        """Yields the calls that take the steps from `start` to `stop`.
+
+        A call ends with its epoch or segment, or else where those of a run that was
+        not interrupted end: a program is compiled for each length.
+        """
+        per_epoch, step = self.options.steps_per_epoch, start
+        while step < stop:
+            segment = max(first for first in self.segments if first <= step)
+            epoch = step // per_epoch * per_epoch
+            done = (step - max(segment, epoch)) % self.steps_per_dispatch
+            end = min(
+                step - done + self.steps_per_dispatch,
+                epoch + per_epoch,
+                *(first for first in self.segments if first > step),
+            )
+            yield Call(segment, end - step)
+            step = end
 
     @property
     def dataset(self) -> results.Dataset:
@@ -110,7 +139,7 @@ class Setup:
 def jit_create_state(setup: Setup) -> Callable[[jax.Array], TrainState]:
     """Returns the jitted `create_state` of a run, whose state is replicated."""
     # Optimising so many random numbers takes LLVM most of the time of a short run.
-    on_cpu = setup.mesh.devices.flat[0].platform == "cpu"
+    on_cpu = distributed.is_on_cpu(setup.options.split)
     return jax.jit(
         setup.create_state,
         out_shardings=distributed.replicated(setup.mesh),
@@ -119,7 +148,10 @@ def jit_create_state(setup: Setup) -> Callable[[jax.Array], TrainState]:
 
 
 def make(
-    config: ConfigDict, devices: Sequence[jax.Device] | None, report: sources.Report
+    config: ConfigDict,
+    devices: Sequence[jax.Device] | None,
+    report: sources.Report,
+    source: sources.Source | None = None,
 ) -> Setup:
     """Checks a config, reads its data, and returns what a run needs.
 
@@ -130,9 +162,10 @@ def make(
       config: Config of the run.
       devices: Devices to run on; None: all.
       report: Called with lines for a person to read meanwhile.
+      source: Data set to use in place of the config's, or None.
     """
     mesh = distributed.make_mesh(devices)
-    source = open_source(config, report=report)
+    source = source or open_source(config, report=report)
     model, num_parameters, macs = _make_model(config, source, mesh, report)
     pipeline = augment.make_pipeline(config.augment, image_shape=source.image_shape)
     _check(config, mesh)
@@ -144,7 +177,7 @@ def make(
     options = _step_options(config, source, train, pipeline, mesh)
     schedule, optimizer = _make_optimizer(config, model, source.image_shape, options)
     frozen_stem = frozen_paths(model)
-    placement, steps_per_dispatch = _placement(config, mesh, train)
+    placement, steps_per_dispatch = _placement(config, mesh, options, train)
     return Setup(
         source=source,
         train=train,
@@ -172,7 +205,7 @@ def _make_model(
     model = resnet.create(
         num_classes=source.num_classes,
         image_shape=source.image_shape,
-        num_devices=mesh.size,
+        devices=list(mesh.devices.flat),
         **config.model.to_dict(),
     )
     layers = count.layer_table(model, source.image_shape)
@@ -387,7 +420,7 @@ def _whitening(
 
 
 def _placement(
-    config: ConfigDict, mesh: Mesh, train: sources.Examples
+    config: ConfigDict, mesh: Mesh, options: StepOptions, train: sources.Examples
 ) -> tuple[str, int]:
     """Returns where the images lie, and the number of steps in a call."""
     placement = config.data.placement
@@ -398,7 +431,9 @@ def _placement(
         placement = "device" if fits else "host"
     if placement == "host":  # one batch arrives at a time
         return placement, 1
+    # Calls of one length, where 26 to 50 steps divide an epoch, need one program.
+    whole = (n for n in range(50, 25, -1) if options.steps_per_epoch % n == 0)
     # XLA runs convolutions inside a loop on one thread of the CPU, and slowly: 58 times
     # slower than a call for each step (2 cores, jaxlib 0.10.2).
-    automatic = 1 if mesh.devices.flat[0].platform == "cpu" else 50
+    automatic = 1 if distributed.is_on_cpu(options.split) else next(whole, 50)
     return placement, config.train.steps_per_dispatch or automatic

@@ -15,11 +15,10 @@ import optax
 from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
+from cifar_jax.training import distributed
 from cifar_jax.training.methods import pruning, sam, tta
 from cifar_jax.training.methods.distillation import Distillation
 from cifar_jax.training.state import Metrics, TrainState, update_averages
-
-Augment = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 class Batch(NamedTuple):
@@ -44,9 +43,7 @@ class StepOptions:
     batch_size: int  # rows in a step, over all devices: images times repeats
     steps_per_epoch: int  # steps in an epoch
     total_steps: int  # steps in the run
-    # `(key, images, labels, *, epoch, index, progress, split) -> (images, labels)`, on
-    # images [B, H, W, C] in 0..255 and soft labels [B, K]
-    augment: Augment
+    augment: Any  # augmentation, as `data.augment.Pipeline` documents it
     mean: Any  # mean of each channel, with pixels in [0, 1]
     std: Any  # standard deviation of each channel, with pixels in [0, 1]
     label_smoothing: float  # share of each label that is spread over all classes
@@ -120,7 +117,7 @@ def train(
 
     grad_fn = jax.grad(loss_fn, has_aux=True)
     if options.accumulate > 1:
-        grad_fn = _accumulated(grad_fn, options.accumulate)
+        grad_fn = _accumulated(grad_fn, options)
     rest = (state.batch_stats, *inputs, dropout_key)
     grads, (batch_stats, batch_metrics) = grad_fn(state.params, *rest)
     if options.sam_rho:
@@ -186,7 +183,6 @@ def _inputs(
             epoch=epoch,
             index=batch.index,
             progress=step / options.total_steps,
-            split=options.split,
         )
     teacher_logits = None
     if options.distillation:  # the teacher normalises in its own way
@@ -232,11 +228,12 @@ def _updated(
     return new_state.replace(params=params, averages=averages)
 
 
-def _accumulated(grad_fn: Callable, num_parts: int) -> Callable:
+def _accumulated(grad_fn: Callable, options: StepOptions) -> Callable:
     """Returns `grad_fn` that takes the batch in parts, one after the other.
 
     BatchNorm's running statistics move with each part, as in so many small batches.
     """
+    num_parts = options.accumulate
 
     def accumulated(params, batch_stats, images, targets, teacher_logits, key):
         def add(carry, part):
@@ -252,9 +249,8 @@ def _accumulated(grad_fn: Callable, num_parts: int) -> Callable:
         parts = (*rows, jax.random.split(key, num_parts))
         start = optax.tree.zeros_like(params), batch_stats, Metrics.empty()
         # XLA:CPU is slow at convolutions within a loop.
-        unroll = num_parts if jax.default_backend() == "cpu" else 1
         (grads, batch_stats, metrics), _ = jax.lax.scan(
-            add, start, parts, unroll=unroll
+            add, start, parts, unroll=distributed.is_on_cpu(options.split)
         )
         return optax.tree.scale(1 / num_parts, grads), (batch_stats, metrics)
 

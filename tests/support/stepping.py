@@ -96,22 +96,17 @@ class Run:
         )
         self.stored = feed.StoredImages(*self.data, self.order)
 
-    def compile(self, steps_per_call=1):
-        """Returns the call of the devices that takes up to so many steps."""
+    def compile(self, num_steps=1):
+        """Returns the call of the devices that takes so many steps."""
         call = functools.partial(
-            feed.train_stored,
-            step=functools.partial(steps.train, options=self.options),
-            options=self.options,
-            steps_per_call=steps_per_call,
+            feed.train_stored, options=self.options, num_steps=num_steps
         )
         return jax.jit(call, out_shardings=(self.replicated, self.replicated))
 
     def train(self, num_steps, call=None, in_one=1):
         call = call or self.compile(in_one)
         for _ in range(num_steps // in_one):
-            self.state, self.metrics = call(
-                self.state, self.metrics, self.stored, KEY, np.int32(in_one)
-            )
+            self.state, self.metrics = call(self.state, self.metrics, self.stored, KEY)
         return self
 
     def evaluate(self, images, labels, batch_size, **options):

@@ -8,21 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from cifar_jax import UserError
 from cifar_jax.data.augment import checks, color, erasing, geometry, mixing, policies
 from cifar_jax.data.augment.warp import optimization_barrier
 
-# `pipeline(key, images, labels, *, epoch, index=None, progress=None, split=None)`
-# returns images and labels, and can be jitted. Its arguments:
-# - images: uint8 or float [B, H, W, C] in [0, 255]; mixup turns uint8 to float32;
-# - labels: float [B, K], one-hot or soft; mixing keeps the sum of each row;
-# - epoch: int32 scalar, or [B]: how often each image was seen before;
-# - index: int32 [B], each image's place in the data set; for `alternating_flip`;
-# - progress: float32 scalar in [0, 1), the fraction of the run that has passed; for
-#   transforms with a `Window`;
-# - split: sharding of the batch, which every transform keeps; None: XLA decides.
-Pipeline = Callable[..., tuple[jax.Array, jax.Array]]
+Batch = tuple[jax.Array, jax.Array]  # images and labels
+# `(key, images, labels, *, epoch, index) -> Batch`, as `Pipeline` has them
+Transform = Callable[..., Batch]
 
 TRANSFORMS: dict[str, Callable] = {
     "random_crop": geometry.random_crop,
@@ -79,16 +73,89 @@ class Window:
             f"a fraction of the run from 0 to stop - start, {length:g}",
         )
 
-    def fraction(self, progress: jax.Array) -> jax.Array:
-        """Returns the fraction of the images that it acts on, float32 scalar.
+    def choose(
+        self, key: jax.Array, progress: ArrayLike, before: Batch, after: Batch
+    ) -> Batch:
+        """Returns `after` for the images that it acts on, and `before` for the others.
 
         Args:
-          progress: Fraction of the run that has passed, in [0, 1).
+          key: PRNG key that draws those images.
+          progress: Fraction of the run that has passed, in [start, stop).
+          before: Images [B, H, W, C] and labels [B, K].
+          after: The same, transformed.
         """
         progress = jnp.asarray(progress, jnp.float32)
-        inside = (progress >= self.start) & (progress < self.stop)
-        grown = (progress - self.start) / self.ramp if self.ramp else 1.0
-        return jnp.where(inside, jnp.minimum(grown, 1.0), 0.0)
+        fraction = jnp.minimum((progress - self.start) / self.ramp, 1.0)
+        chosen = jax.random.bernoulli(key, fraction, before[0].shape[:1])
+        images = jnp.where(chosen[:, None, None, None], after[0], before[0])
+        return images, jnp.where(chosen[:, None], after[1], before[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """Transforms one after another, as a function that can be jitted.
+
+    Attributes:
+      transforms: Transforms with their options bound, in their order.
+      windows: When in a run each of them acts.
+    """
+
+    transforms: tuple[Transform, ...]
+    windows: tuple[Window, ...]
+
+    def active(self, progress: jax.Array) -> list[jax.Array]:
+        """Returns whether each transform acts, bool [...].
+
+        Args:
+          progress: Fraction of the run that has passed, float32 [...] in [0, 1).
+        """
+        return [(progress >= w.start) & (progress < w.stop) for w in self.windows]
+
+    def __call__(
+        self,
+        key: jax.Array,
+        images: jax.Array,
+        labels: jax.Array,
+        *,
+        epoch: ArrayLike,
+        index: jax.Array | None = None,
+        progress: ArrayLike | None = None,
+        active: Sequence[bool] | None = None,
+    ) -> Batch:
+        """Returns images and labels after the transforms.
+
+        Each transform's key is `key` folded with its position. The result does not
+        depend on how the batch is sharded. Which transforms act is known before the
+        program is compiled: for a branch, accelerators gather the whole batch.
+
+        Args:
+          key: PRNG key.
+          images: uint8 or float [B, H, W, C] in [0, 255]; mixup turns uint8 to float32.
+          labels: float [B, K], one-hot or soft; mixing keeps the sum of each row.
+          epoch: int32 scalar, or [B]: how often each image was seen before.
+          index: int32 [B], each image's place in the data set; for `alternating_flip`.
+          progress: Scalar, fraction of the run that has passed; for ramps.
+          active: Whether each transform acts; None: all do.
+        """
+        context = {"epoch": epoch, "index": index}
+        # Do not change how the keys are made: a resumed run must draw the same.
+        for position, transform in enumerate(self.transforms):
+            step_key = jax.random.fold_in(key, position)
+            apply = functools.partial(transform, step_key, **context)
+            if active is not None and not active[position]:
+                made, _ = jax.eval_shape(apply, images, labels)
+                images = images.astype(made.dtype)  # as what follows always had them
+                continue
+            images = optimization_barrier(images, step_key)
+            before, (images, labels) = (images, labels), apply(images, labels)
+            window = self.windows[position]
+            if window.ramp:
+                if progress is None:
+                    raise ValueError(f"{window} needs the progress of the run")
+                window_key = jax.random.fold_in(key, len(self.windows) + position)
+                after = images, labels
+                images, labels = window.choose(window_key, progress, before, after)
+        return images, labels
 
 
 def make_pipeline(
@@ -98,86 +165,18 @@ def make_pipeline(
 ) -> Pipeline:
     """Returns the function that applies transforms to a batch, in their order.
 
-    See `Pipeline` for the function's arguments. Each transform's key is `key` folded
-    with its position. The result does not depend on how the batch is sharded.
-
     Args:
       transforms: For each one a dict of its `name`, a key of `TRANSFORMS`, its options
         and, for any of them, those of a `Window`: `start`, `stop` and `ramp`.
       image_shape: (H, W, C) of the images, against which the options are checked.
     """
-    steps = tuple(_make_step(transform, image_shape) for transform in transforms)
-
-    def pipeline(key, images, labels, *, epoch, index=None, progress=None, split=None):
-        context = {"epoch": epoch, "index": index}
-        # Do not change how the keys are made: a resumed run must draw the same.
-        for position, (step, window) in enumerate(steps):
-            step_key = jax.random.fold_in(key, position)
-            apply = functools.partial(step, step_key, **context)
-            images = optimization_barrier(images, step_key)
-            if window == Window():
-                images, labels = apply(images, labels)
-                continue
-            if progress is None:
-                raise ValueError(f"{window} needs the progress of the run")
-            window_key = jax.random.fold_in(key, len(steps) + position)
-            fraction = window.fraction(progress)
-            images, labels = maybe_apply(
-                apply, window_key, fraction, images, labels, everywhere=not window.ramp
-            )
-            if split is not None:
-                # Left to itself, XLA for GPUs and TPUs gathers what a `cond` returns,
-                # and each device does all that follows for the whole batch.
-                batch = images, labels
-                images, labels = jax.lax.with_sharding_constraint(batch, split)
-        return images, labels
-
-    return pipeline
+    made = [_make_transform(transform, image_shape) for transform in transforms]
+    return Pipeline(tuple(t for t, _ in made), tuple(w for _, w in made))
 
 
-def maybe_apply(
-    transform: Callable,
-    key: jax.Array,
-    fraction: jax.Array,
-    *batch: jax.Array,
-    everywhere: bool = False,
-) -> tuple[jax.Array, ...]:
-    """Applies a transform to a random fraction of a batch; skipped where it is 0.
-
-    Args:
-      transform: `(images, labels) -> (images, labels)`, of the same shapes.
-      key: PRNG key that draws the images to act on.
-      fraction: float32 scalar.
-      *batch: Images [B, H, W, C] and labels [B, K].
-      everywhere: Whether the fraction is always 0 or 1, so that nothing is drawn.
-
-    Returns:
-      Images and labels, of the dtypes that the transform returns.
-    """
-
-    def act(*batch):
-        outputs = transform(*batch)
-        if everywhere:
-            return outputs
-        chosen = jax.random.bernoulli(key, fraction, batch[0].shape[:1])
-        return tuple(
-            jnp.where(chosen.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-            for new, old in zip(outputs, batch, strict=True)
-        )
-
-    outputs = jax.eval_shape(act, *batch)
-    dtypes = [output.dtype for output in outputs]
-    return jax.lax.cond(
-        fraction > 0,
-        act,
-        lambda *batch: tuple(map(jax.lax.convert_element_type, batch, dtypes)),
-        *batch,
-    )
-
-
-def _make_step(
+def _make_transform(
     transform: Mapping[str, Any], image_shape: tuple[int, int, int]
-) -> tuple[Pipeline, Window]:
+) -> tuple[Transform, Window]:
     """Returns one transform with its options bound, and when it acts."""
     if not hasattr(transform, "keys"):
         raise UserError(f"augment has {transform!r}; it needs dict(name=..., ...)")
@@ -191,7 +190,7 @@ def _make_step(
     defaults = {k: p.default for k, p in parameters.items() if k not in positional}
     window_fields = {field.name: field.default for field in dataclasses.fields(Window)}
 
-    def step(key, images, labels, **context):
+    def bound(key, images, labels, **context):
         given = {keyword: context[keyword] for keyword in wanted}
         if any(value is None for value in given.values()):
             raise ValueError(f"{name} needs the {' and '.join(wanted)} of the batch")
@@ -204,7 +203,7 @@ def _make_step(
         window = Window(**{k: options.pop(k) for k in window_fields if k in options})
         # The transform checks its values when it is traced: nothing is compiled here.
         jax.eval_shape(
-            step,
+            bound,
             jax.random.key(0),
             jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8),
             jax.ShapeDtypeStruct((2, 10), jnp.float32),
@@ -213,4 +212,4 @@ def _make_step(
         )
     except UserError as error:
         raise UserError(f"augment, {name}: {error}") from None
-    return step, window
+    return bound, window
