@@ -68,10 +68,8 @@ def test_the_network_divides_by_the_devices_that_it_runs_on(monkeypatch):
 
     monkeypatch.setattr(cpu, "chunks", record)
     images = jnp.zeros((2, 8, 8, 3))
-    for num_devices in (2, None):
-        model = create(
-            num_classes=10, image_shape=(8, 8, 3), num_devices=num_devices, **SMALL
-        )
+    for devices in (jax.devices()[:2], None):
+        model = create(num_classes=10, image_shape=(8, 8, 3), devices=devices, **SMALL)
         variables = model.init(jax.random.key(0), images, train=False)
         gradient = jax.grad(lambda v, m=model: m.apply(v, images, train=False).sum())
         jax.eval_shape(gradient, variables)
