@@ -81,3 +81,17 @@ def tiny_run(made_once, digits_dir) -> pathlib.Path:
     from support.runs import tiny_config, train
 
     return made_once("tiny_run", lambda folder: train(tiny_config(digits_dir), folder))
+
+
+@pytest.fixture
+def strict_dtypes():
+    """Refuses to mix dtypes, where the libraries allow it: see `mixed_dtypes`."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def mixed_dtypes(strict_dtypes):
+    """For Flax's BatchNorm in bfloat16 and average pool, and Optax's Adam: they mix."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

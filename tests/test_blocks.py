@@ -10,6 +10,8 @@ from flax import linen as nn
 
 from cifar_jax.models import blocks
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 
 def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)

@@ -13,6 +13,8 @@ from cifar_jax import UserError
 from cifar_jax.config import get_config
 from cifar_jax.models.resnet import create
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 SMALL = dict(stage_sizes=(1, 1), widths=(8,))
 SHAPE = (16, 16, 3)
 
@@ -57,6 +59,7 @@ def test_odd_designs_are_refused():
     "dtype", [("float32", jnp.float32), ("bfloat16", jnp.bfloat16)]
 )
 @pytest.mark.parametrize("block", ["basic", "preact"])
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_only_the_computation_is_in_the_compute_dtype(block, dtype):
     name, kind = dtype
     model, variables = start(block=block, dtype=name, se_ratio=4)
@@ -73,6 +76,7 @@ def test_only_the_computation_is_in_the_compute_dtype(block, dtype):
     assert all(x.dtype == kind for x in convolutions)
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_the_head_is_float32():
     model, variables = start(dtype="bfloat16")
     logits, state = apply(
@@ -96,6 +100,7 @@ def test_auto_is_float32_on_cpu_and_bfloat16_on_accelerators(monkeypatch):
         assert model.dtype == dtype
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_bfloat16_computes_the_same_network():
     model, variables = start(dtype="float32")
     short, _ = start(dtype="bfloat16")
@@ -178,6 +183,7 @@ def test_dropout_in_blocks_needs_a_key_and_only_in_training(block):
     assert not (logits[0] == logits[2]).any()
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_pooling_drops_what_is_over_and_flattens_the_rest():
     model, variables = start(pool=3)  # of an 8x8 map
     assert variables["params"]["head"]["kernel"].shape == (2 * 2 * 16, 10)

@@ -10,6 +10,8 @@ from cifar_jax import UserError
 from cifar_jax import config as default
 from cifar_jax.training import schedules
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 PEAK, EPOCH = 0.4, 5
 
 

@@ -24,6 +24,8 @@ from support.stepping import (
 from cifar_jax.training import steps
 from cifar_jax.training.state import create_state
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 
 @pytest.fixture(scope="module")
 def trained():
@@ -40,6 +42,7 @@ def test_normalisation_is_that_of_numpy():
         np.testing.assert_allclose(normal, expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_training_overfits_32_images():
     run = Run(optimizer=optax.adam(0.02))
     before = run.evaluate(*examples(32), 32)

@@ -63,7 +63,7 @@ def _cosine_restarts(timing: Timing) -> Decay:
     while starts[-1] + lengths[-1] < timing.length:
         starts.append(starts[-1] + lengths[-1])
         lengths.append(lengths[-1] * timing.period_factor)
-    starts, lengths = jnp.array(starts), jnp.array(lengths)
+    starts, lengths = jnp.float32(starts), jnp.float32(lengths)
 
     def decay(step):
         number = jnp.searchsorted(starts, step, side="right") - 1
@@ -75,7 +75,7 @@ def _cosine_restarts(timing: Timing) -> Decay:
 
 def _piecewise(timing: Timing) -> Decay:
     """Constant from milestone to milestone; before the first, the peak."""
-    starts = jnp.array([start - timing.warmup for start, _ in timing.milestones])
+    starts = jnp.float32([start - timing.warmup for start, _ in timing.milestones])
     factors = jnp.array([1.0, *(factor for _, factor in timing.milestones)])
     return lambda step: factors[(step >= starts).sum()]
 

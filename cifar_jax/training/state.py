@@ -87,7 +87,8 @@ def update_averages(state: TrainState, decay: Any) -> TrainState:
     """
     if state.averages is None:
         return state
-    decay = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
+    step = jnp.float32(state.step)
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
     averages = jax.tree.map(
         lambda average, value: decay * average + (1 - decay) * value,
         state.averages,

@@ -111,7 +111,8 @@ def train(
         )
         losses = _losses(logits, targets, teacher_logits, options)
         batch_metrics = Metrics.single_from_model_output(
-            loss=losses, correct=logits.argmax(-1) == targets.argmax(-1)
+            loss=losses,
+            correct=jnp.float32(logits.argmax(-1) == targets.argmax(-1)),
         )
         return losses.mean(), (updates["batch_stats"], batch_metrics)
 
@@ -157,8 +158,9 @@ def evaluate(
         augmentation,
     )[:, -1]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+    correct = jnp.float32(logits.argmax(-1) == batch.labels)
     batch_metrics = Metrics.single_from_model_output(
-        loss=losses, correct=logits.argmax(-1) == batch.labels, mask=mask
+        loss=losses, correct=correct, mask=mask
     )
     return metrics.merge(batch_metrics)
 
@@ -182,7 +184,7 @@ def _inputs(
             targets,
             epoch=epoch,
             index=batch.index,
-            progress=step / options.total_steps,
+            progress=jnp.float32(step) / options.total_steps,
         )
     teacher_logits = None
     if options.distillation:  # the teacher normalises in its own way
