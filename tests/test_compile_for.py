@@ -188,6 +188,15 @@ def test_an_all_reduce_of_tpus_takes_time():
     assert parts["collectives"]["estimated_ms"] > 0
 
 
+def test_the_published_table_is_made_from_its_files(tmp_path):
+    folder = scripts.ROOT / "results/compiled"
+    readme = (folder / "README.md").read_text()
+    table = readme.split("<!-- compiled:begin -->")[1].split("<!-- compiled:end -->")[0]
+    assert scripts.call("compiled_table", f"--folder={folder}")[1].strip() in table
+    code, _, message = scripts.call("compiled_table", f"--folder={tmp_path}")
+    assert code == 1 and "has no before/*.json and no after/*.json" in message
+
+
 EVERY_TRANSFORM = """
 from configs.records import best
 
