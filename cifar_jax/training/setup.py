@@ -81,7 +81,7 @@ class Setup:
         options, total = self.options, self.options.total_steps
         # Divided where `steps.train` divides: by XLA, which rounds in its own way.
         active = jax.jit(lambda steps: options.augment.active(steps / total))
-        steps = np.arange(total, dtype=np.int32)
+        steps = np.arange(total, dtype=np.float32)
         columns = [steps >= self.sam_start, *active(steps)]
         rows = list(zip(*(np.asarray(c).tolist() for c in columns), strict=True))
         return {
