@@ -1,16 +1,19 @@
 """The official CIFAR archives, binary and Python: checking and reading them.
 
 Nothing here unpacks to disk or unpickles: members are read by name, and their sizes,
-labels and class counts are checked before anything is used.
+labels and class counts are checked before anything is used. Of the tar format only what
+these archives need is understood: `tarfile` obeys headers of any size.
 """
 
+import bz2
+import gzip
 import lzma
 import math
 import os
 import pathlib
-import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +24,15 @@ from cifar_jax.data.dataset import as_images, as_labels, first_line
 
 Labels = Mapping[str, np.ndarray]  # int32 [N], by kind of label
 
-_DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
+# Bytes that an archive may unpack to; those of CIFAR unpack to 185 million.
+MAX_UNPACKED = 1 << 29
+
+_DAMAGE = (EOFError, OSError, ValueError, MemoryError, zlib.error, lzma.LZMAError)
+_OPENERS: Mapping[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
 
 
 def read(
@@ -99,16 +110,14 @@ def recognise_file(path: pathlib.Path, head: bytes) -> ArchiveSpec | None:
       path: The file.
       head: Its first 512 bytes.
     """
-    is_compressed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+    is_compressed = head.startswith(tuple(_OPENERS))
     if not is_compressed and head[257:262] != b"ustar" and ".tar" not in path.suffixes:
         return None
     by_folder = {spec.folder: spec for spec in SPECS}
     try:
-        with tarfile.open(path, "r:*") as archive:
-            for member, _ in zip(archive, range(100), strict=False):
-                folder = member.name.removeprefix("./").partition("/")[0]
-                if folder in by_folder:
-                    return by_folder[folder]
+        for _, (name, _, _) in zip(range(100), _members(path), strict=False):
+            if (folder := name.partition("/")[0]) in by_folder:
+                return by_folder[folder]
     except _DAMAGE as error:
         raise _damaged(path, error, "copy it again") from error
     archives = ", ".join(spec.archive for spec in SPECS)
@@ -135,18 +144,11 @@ def _read_files(
         return contents
     expected = {f"{spec.folder}/{name}": name for name in names}
     try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                name = expected.get(member.name.removeprefix("./"))
-                if name is None or not member.isreg():
-                    continue
+        for member, size, read in _members(path):
+            if name := expected.get(member):
                 # Before reading: a small archive may claim to hold huge files.
-                _check_size(member.size, f"{path}: {name}", spec, names[name])
-                file = archive.extractfile(member)
-                assert file is not None  # it is a regular file
-                contents[name] = file.read()
-            while archive.fileobj and archive.fileobj.read(1 << 20):
-                pass  # gzip checks its sum at the end of the file only
+                _check_size(size, f"{path}: {name}", spec, names[name])
+                contents[name] = read(size)
     except UserError:
         raise
     except _DAMAGE as error:
@@ -154,10 +156,44 @@ def _read_files(
     return contents
 
 
+def _members(
+    path: pathlib.Path,
+) -> Iterator[tuple[str, int, Callable[[int], bytes]]]:
+    """Yields the name and size of each regular file in a tar archive, and its reader.
+
+    Members with names of more than 100 bytes are skipped, as are links and the like.
+    """
+    with path.open("rb") as file:
+        head = file.read(6)
+    opener = next((o for magic, o in _OPENERS.items() if head.startswith(magic)), open)
+    with opener(path, "rb") as file:
+        end = 0
+        while (header := file.read(512)).strip(b"\0") or len(header) < 512:
+            fields = header[124:136], header[148:156]
+            size, checksum = (int(field.strip(b" \0") or b"0", 8) for field in fields)
+            # The checksum counts its own field as spaces.
+            if sum(header) - sum(fields[1]) + 8 * ord(" ") != checksum or size < 0:
+                raise ValueError("a header is damaged")
+            end = file.tell() + size + -size % 512
+            if end > MAX_UNPACKED:
+                break
+            is_long = header[257:263] == b"ustar\0" and header[345] != 0
+            if header[156:157] in b"0\0" and not is_long:
+                name = header[:100].partition(b"\0")[0].decode(errors="replace")
+                yield name.removeprefix("./"), size, file.read
+            while 0 < (rest := end - file.tell()):
+                if not file.read(min(1 << 20, rest)):
+                    raise EOFError("it is truncated")
+        while end <= MAX_UNPACKED and file.read(1 << 20):
+            end = file.tell()  # gzip checks its sum at the end of the file only
+        if end > MAX_UNPACKED:
+            raise ValueError(f"it unpacks to more than {MAX_UNPACKED:,} bytes")
+
+
 def _damaged(path: pathlib.Path, error: Exception, remedy: str) -> UserError:
-    reason = first_line(error).rstrip(":")  # tarfile may list more below
     return UserError(
-        f"{path} is damaged, truncated or not a tar archive ({reason}); {remedy}"
+        f"{path} is damaged, truncated or not a tar archive ({first_line(error)}); "
+        f"{remedy}"
     )
 
 

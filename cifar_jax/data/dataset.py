@@ -209,18 +209,28 @@ def as_ids(values: Any, count: int, where: str) -> list[str | int]:
     """
     try:
         ids = values.tolist() if isinstance(values, np.ndarray) else values
-    except ValueError:  # a string array with bytes that are not Unicode
+    except (ValueError, SystemError):  # a string array that is not Unicode
         ids = None
     if isinstance(ids, list):
         ids = [v.decode("latin-1") if isinstance(v, bytes) else v for v in ids]
-    if not isinstance(ids, list) or not all(type(v) in (int, str) for v in ids):
-        raise UserError(f"{where}: ids must be numbers or strings; leave them out")
+    is_sound = isinstance(ids, list) and all(
+        isinstance(v, str) or (type(v) is int and v.bit_length() <= 64) for v in ids
+    )
+    if not is_sound:
+        raise UserError(
+            f"{where}: ids must be strings, or numbers of at most 64 bits; leave them "
+            "out"
+        )
     if len(ids) != count:
         raise UserError(
             f"{where}: there are {len(ids):,} ids for {count:,} images; give one for "
             "each image"
         )
-    return ids
+    # A lone surrogate cannot be written.
+    return [
+        v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v
+        for v in ids
+    ]
 
 
 def first_line(error: Exception) -> str:

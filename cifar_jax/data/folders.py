@@ -1,7 +1,9 @@
 """Folders of images, decoded by PIL in pieces: a bad image is an error of its own."""
 
+import io
 import os
 import pathlib
+import re
 import stat
 import warnings
 
@@ -13,6 +15,9 @@ from cifar_jax.data.dataset import Batch, Dataset, ImageShape, first_line
 
 # Larger images are not decoded: a small file can claim to be a huge one.
 MAX_PIXELS = 50_000_000
+MAX_BYTES = 1 << 28
+# Pixels times scans of a JPEG: each scan of a progressive one is a pass over them all.
+_MAX_WORK = 10 * MAX_PIXELS
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset(
@@ -130,13 +135,17 @@ def _entries(folder: pathlib.Path) -> tuple[list[str], list[str]]:
 
 
 def _first_shape(root: pathlib.Path, names: list[str]) -> ImageShape:
+    reasons = []
     for name in names:
         try:
             height, width, channels = _decode(root / name).shape
             return height, width, channels
-        except _BadImage:
-            continue
-    raise UserError(f"none of the {len(names):,} images in {root} can be read")
+        except _BadImage as error:
+            reasons.append(f"{_printable(name)} {error}")
+    raise UserError(
+        f"none of the {len(names):,} images in {root} can be read, the first one: "
+        f"{reasons[0]}"
+    )
 
 
 def _decode(
@@ -155,11 +164,19 @@ def _decode(
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
             raise _BadImage("is not a regular file; give an image")
+        if path.stat().st_size > MAX_BYTES:
+            raise _BadImage(f"has more than {MAX_BYTES:,} bytes; save it smaller")
+        content = path.read_bytes()
         with warnings.catch_warnings(action="ignore"):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # Opening reads the header only; the pixels are decoded when converted.
-            image: Image.Image = Image.open(path, formats=FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
             with image:
+                kinds = f"{image.format} {image.info.get('compression')}"
+                is_jpeg = re.search("jpeg|mpo", kinds, re.IGNORECASE)
+                scans = content.count(b"\xff\xda") if is_jpeg else 1
+                if scans * image.width * image.height > _MAX_WORK:
+                    raise _BadImage(f"has {scans:,} scans; save it with fewer")
                 if image.width * image.height > MAX_PIXELS:
                     raise _BadImage(
                         f"has {image.width}x{image.height} pixels; at most "
@@ -176,7 +193,8 @@ def _decode(
     except _BadImage:
         raise
     except Exception as error:  # PIL's decoders raise many kinds
-        reason = first_line(error).replace(f" {str(path)!r}", "")  # said already
+        # What was opened is said already.
+        reason = first_line(error).replace(f": {str(path)!r}", "").split(" <_io.")[0]
         raise _BadImage(
             f"cannot be read ({reason[:150]}); replace or remove it"
         ) from error

@@ -49,7 +49,8 @@ def read_batch(content: bytes, where: str) -> dict[str, Any]:
         for key, value in batch.items():
             if isinstance(value, Call):
                 value = _array(value)
-            elif isinstance(value, list):
+            elif isinstance(value, list | tuple):
+                # No deeper: a few bytes can name one tuple a billion times.
                 value = [_array(v).item() if isinstance(v, Call) else v for v in value]
             values[key.decode("latin-1") if isinstance(key, bytes) else key] = value
         return values
@@ -81,7 +82,8 @@ def _array(call: Call) -> np.ndarray:
     code = dtype.arguments[0] if dtype.arguments else None
     code = code.decode("latin-1") if isinstance(code, bytes) else code
     if code not in _DTYPES:
-        raise UnpicklingError(f"it holds an array of dtype {str(code)[:20]!r}")
+        name = code[:20] if isinstance(code, str) else type(code).__name__
+        raise UnpicklingError(f"it holds an array of dtype {name!r}")
     is_big_endian = isinstance(dtype.state, tuple) and ">" in dtype.state[1:2]
     dtype = np.dtype(code).newbyteorder(">" if is_big_endian else "<")
     if isinstance(content, str):
