@@ -1,16 +1,24 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and JSON files of the right types."""
 
 import contextlib
 import csv
 import json
 import os
 import pathlib
+import types
+import typing
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cifar_jax import UserError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+# Keys that results of earlier versions lack.
+_NEWER = {"num_nonzero", "sparsity", "init", "teacher"}
 
 
 @contextlib.contextmanager
@@ -70,3 +78,59 @@ class OutputFolder:
             warnings.filterwarnings("ignore", message="Glyph")
             with matplotlib.rc_context({"text.parse_math": False}):
                 figure.savefig(path, format="png", dpi=130)
+
+
+def check(tree: Any, kind: Any, path: pathlib.Path) -> Any:
+    """Returns the JSON tree of a file if it is of a TypedDict.
+
+    Optional keys may also be null.
+    """
+    key = _misfit(tree, kind, "")
+    if key is not None:
+        raise misfit(path, key)
+    return tree
+
+
+def misfit(path: pathlib.Path, key: str) -> UserError:
+    """Returns the error about a value of a JSON file; an empty key means all of it."""
+    what = repr(key) if key else "its content"
+    return UserError(
+        f"{path}: {what} is missing or has the wrong type; restore the file from a copy"
+    )
+
+
+def _misfit(value: Any, kind: Any, key: str) -> str | None:
+    """Returns the key of the first value that has another type, or None."""
+    arguments = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        misfits = [_misfit(value, arm, key) for arm in arguments]
+        return None if None in misfits else misfits[0]
+    parts = []  # with the type and the key of each
+    if typing.is_typeddict(kind) and isinstance(value, dict):
+        for name, hint in typing.get_type_hints(kind).items():
+            optional = name in kind.__optional_keys__ or name in _NEWER
+            if value.get(name) is not None or not optional:
+                parts.append((value.get(name), hint, f"{key}.{name}".lstrip(".")))
+    elif typing.get_origin(kind) is list and isinstance(value, list):
+        parts = [(part, arguments[0], f"{key}[{k}]") for k, part in enumerate(value)]
+    plain = dict if typing.is_typeddict(kind) else typing.get_origin(kind) or kind
+    # JSON has lists for tuples, and may have a whole number for a float.
+    plain_in_json: dict[Any, Any] = {float: (int, float), tuple: list, Any: object}
+    is_huge = isinstance(value, int) and value.bit_length() > 64
+    if is_huge or not isinstance(value, plain_in_json.get(plain, plain)):
+        return key
+    misfits = (_misfit(*part) for part in parts)
+    return next((misfit for misfit in misfits if misfit is not None), None)
+
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); restore it from a copy"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object; restore it from a copy")
+    return content

@@ -9,12 +9,14 @@ one goes into `RENAMED_KEYS`.
 
 import functools
 import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from cifar_jax import UserError
+from cifar_jax._files import misfit
 
 # Keys that change where or how fast a run computes, not what: a run may resume with
 # other values of these. A name that ends in a point stands for all keys below it.
@@ -332,12 +334,42 @@ def config_from_dict(values: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
+def complete(saved: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    """Returns the config of an older run under today's keys, as plain data.
+
+    Args:
+      saved: Content of its config.json. Missing keys take their defaults; unknown ones
+        are kept.
+      path: The file, for errors.
+
+    Raises:
+      UserError: If a value has another type than its default.
+    """
+    defaults, flat = flatten(config_to_dict(get_config())), flatten(saved)
+    sections = {key.partition(".")[0] for key in defaults if "." in key}
+    result: dict[str, Any] = {}
+    for key in {**dict.fromkeys(("seed", "data.name", "model.widths")), **flat}:
+        section = key.rpartition(".")[0]
+        default, value = defaults.get(key), flat.get(key)
+        kinds = (int, float) if type(default) is float else (type(default),)
+        # None stands for any type, and may stand for a limit.
+        is_free = default is None or (key, value) == ("budget.limit", None)
+        is_misplaced = key in sections or section in defaults or "." in section
+        is_huge = isinstance(value, int | float) and not abs(value) < 2**64  # or NaN
+        if is_misplaced or is_huge or not (is_free or type(value) in kinds):
+            raise misfit(path, key)
+    for key, value in {**defaults, **flat}.items():
+        section, _, name = key.rpartition(".")
+        (result.setdefault(section, {}) if section else result)[name] = value
+    return result
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns the values of a nested config by dotted key, under today's names."""
     flat = {}
     for key, value in values.items():
         path = prefix + key
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{path}.")
         else:
             # a study's config has those of its runs under `base`

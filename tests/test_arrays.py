@@ -151,7 +151,7 @@ def test_labels_that_are_none_are_refused(tmp_path, labels, match):
 def test_ids_that_are_none_are_refused(tmp_path):
     for ids, match in (
         (np.arange(9), "9 ids for 10 images"),
-        (IMAGES, "ids must be n"),
+        (IMAGES, "ids must be strings, or n"),
     ):
         np.savez(tmp_path / "x.npz", images=IMAGES, ids=ids)
         refuse(tmp_path / "x.npz", rf"x\.npz: ids\.npy: (there are )?{match}")

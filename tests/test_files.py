@@ -65,7 +65,7 @@ def test_batches_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
         ({"a\nb": 1}, r"batch.pkl holds the keys \['a\\nb'\]; name its images data"),
         ({"data": ROWS, "labels": [1]}, "there are 1 labels for 9 images"),
         ({"data": ROWS, "labels": [2**80] * 9}, "(labels of dtype object|labels run)"),
-        ({"data": ROWS, "ids": [None] * 9}, "ids must be numbers or strings; leave"),
+        ({"data": ROWS, "ids": [None] * 9}, "ids must be strings, or numbers"),
     ):
         refuse(sources.open_split, str(write_pickle(path, **batch)), match=match)
     monkeypatch.setattr(files, "MAX_PICKLE_BYTES", 100)

@@ -173,7 +173,9 @@ def as_labels(values: Any, count: int, where: str) -> np.ndarray:
       count: N, the number of images.
       where: Name of the file, for errors.
     """
-    if isinstance(values, list) and not all(type(v) is int for v in values):
+    # A few bytes of a pickle can name one tuple within tuples a billion times.
+    is_list = isinstance(values, list | tuple)
+    if is_list and not all(type(v) is int for v in values):
         raise UserError(f"{where}: labels must be integers; give class numbers")
     try:
         labels = np.asarray(values)

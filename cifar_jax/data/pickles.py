@@ -49,8 +49,7 @@ def read_batch(content: bytes, where: str) -> dict[str, Any]:
         for key, value in batch.items():
             if isinstance(value, Call):
                 value = _array(value)
-            elif isinstance(value, list | tuple):
-                # No deeper: a few bytes can name one tuple a billion times.
+            elif isinstance(value, list):
                 value = [_array(v).item() if isinstance(v, Call) else v for v in value]
             values[key.decode("latin-1") if isinstance(key, bytes) else key] = value
         return values

@@ -14,7 +14,10 @@ from flax import traverse_util
 from safetensors import numpy as safe_numpy
 
 from cifar_jax import UserError
+from cifar_jax._files import check
+from cifar_jax.config import complete
 from cifar_jax.formats.export import Card, Format
+from cifar_jax.training import results
 from cifar_jax.training.pretrained import LoadedModel, abstract_model
 
 
@@ -31,14 +34,17 @@ def load(path: pathlib.Path | str) -> LoadedModel:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             card = json.loads((file.metadata() or {})["card"])
+            dataset = check(card["dataset"], results.Dataset, pathlib.Path(path))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        network = abstract_model(card["config"], card["dataset"])
+        network = abstract_model(complete(card["config"], pathlib.Path(path)), dataset)
         epoch = int(card["epoch"])
     except UserError:
         raise
     except (
         safetensors.SafetensorError,
-        *(AttributeError, KeyError, TypeError, ValueError),  # of a malformed card
+        # of a malformed card
+        *(AttributeError, KeyError, TypeError, ValueError),
+        *(OverflowError, RecursionError),
     ) as error:
         raise UserError(
             f"{path} is not a network of `cifar_jax.export --format safetensors` "

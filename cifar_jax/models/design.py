@@ -19,6 +19,9 @@ CHOICES = {
     "dtype": ("auto", "float32", "bfloat16"),
 }
 
+# What a config may ask for; more than any known network has.
+MAX_BLOCKS, MAX_WIDTH = 1000, 1 << 16
+
 # Options that may be None, and then follow from others; a pool of None stays None.
 DERIVED = ("strides", "stem_width", "stem_kernel", "se_activation", "pool")
 
@@ -184,6 +187,12 @@ def check(design: Design, image_shape: tuple[int, int, int], num_classes: int) -
             f"images of shape {tuple(image_shape)} in {num_classes} classes cannot be "
             "classified; the shape is (height, width, channels), all at least 1"
         )
+    if sum(design.stage_sizes) > MAX_BLOCKS or max(design.widths) > MAX_WIDTH:
+        raise UserError(
+            f"model.stage_sizes has {sum(design.stage_sizes):,} blocks of up to "
+            f"{max(design.widths):,} channels; use at most {MAX_BLOCKS:,} of "
+            f"{MAX_WIDTH:,}"
+        )
     narrowest = min(design.widths)
     if not 0 <= design.se_ratio <= narrowest:
         raise UserError(
@@ -288,7 +297,7 @@ def _check_maps(design: Design, image_shape: tuple[int, int, int]) -> None:
                 f"of {stride}: images of {image_shape[0]}x{image_shape[1]} are too "
                 f"small; use at most {stage - 1} stages, or model.strides with more 1s"
             )
-    if design.pool is not None and not 1 <= design.pool <= min(sizes[-1]):
+    if design.pool is not None and design.pool not in range(1, min(sizes[-1]) + 1):
         raise UserError(
             f"model.pool is {design.pool}, but the last map is "
             f"{sizes[-1][0]}x{sizes[-1][1]}; use 1 to {min(sizes[-1])}, or None for "

@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from cifar_jax import UserError
+from cifar_jax._files import check, read_object
 from cifar_jax.config import flatten
 from cifar_jax.reporting.runs import (
     Group,
     Record,
     Run,
-    check,
     from_file,
     group_runs,
-    read_object,
     sample,
 )
 from cifar_jax.reporting.tables import (

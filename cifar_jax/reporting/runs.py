@@ -13,8 +13,6 @@ import pathlib
 import re
 import shlex
 import statistics
-import types
-import typing
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -23,6 +21,7 @@ import numpy as np
 
 from cifar_jax import UserError
 from cifar_jax import config as default
+from cifar_jax._files import check, read_object
 from cifar_jax.config import RESUMABLE_KEYS, config_to_dict, flatten
 from cifar_jax.evaluation import evaluate
 from cifar_jax.training.results import RANKS, Dataset, Result
@@ -45,9 +44,6 @@ _SETTINGS = TypedDict(
 )
 
 DEFAULTS = flatten(config_to_dict(default.get_config()))
-
-# Keys that results of earlier versions lack.
-_NEWER = {"num_nonzero", "sparsity", "init", "teacher"}
 
 
 class Row(TypedDict):
@@ -104,57 +100,6 @@ class EvaluationRecord(evaluate.Evaluation):
     """The content of evaluation.json, with the names of the files beside it."""
 
     files: list[str]
-
-
-def check(tree: Any, kind: Any, path: pathlib.Path) -> Any:
-    """Returns the JSON tree of a file if it is of a TypedDict.
-
-    Optional keys may also be null.
-    """
-    key = _misfit(tree, kind, "")
-    if key is not None:
-        what = repr(key) if key else "its content"
-        raise UserError(
-            f"{path}: {what} is missing or has the wrong type; restore the file from "
-            "a copy"
-        )
-    return tree
-
-
-def _misfit(value: Any, kind: Any, key: str) -> str | None:
-    """Returns the key of the first value that has another type, or None."""
-    arguments = typing.get_args(kind)
-    if isinstance(kind, types.UnionType):
-        misfits = [_misfit(value, arm, key) for arm in arguments]
-        return None if None in misfits else misfits[0]
-    parts = []  # with the type and the key of each
-    if typing.is_typeddict(kind) and isinstance(value, dict):
-        for name, hint in typing.get_type_hints(kind).items():
-            optional = name in kind.__optional_keys__ or name in _NEWER
-            if value.get(name) is not None or not optional:
-                parts.append((value.get(name), hint, f"{key}.{name}".lstrip(".")))
-    elif typing.get_origin(kind) is list and isinstance(value, list):
-        parts = [(part, arguments[0], f"{key}[{k}]") for k, part in enumerate(value)]
-    plain = dict if typing.is_typeddict(kind) else typing.get_origin(kind) or kind
-    # JSON has lists for tuples, and may have a whole number for a float.
-    plain_in_json: dict[Any, Any] = {float: (int, float), tuple: list, Any: object}
-    if not isinstance(value, plain_in_json.get(plain, plain)):
-        return key
-    misfits = (_misfit(*part) for part in parts)
-    return next((misfit for misfit in misfits if misfit is not None), None)
-
-
-def read_object(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a JSON object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}); restore it from a copy"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object; restore it from a copy")
-    return content
 
 
 # One run
@@ -397,20 +342,15 @@ def from_file(path: pathlib.Path, name: str = "") -> list[Run]:
 
 def _read_directory(path: pathlib.Path, name: str) -> Run:
     directory, metrics = RunDirectory(path), path / "metrics.jsonl"
-    config = check(directory.config(), dict, path / "config.json")
-    check(flatten(config), _SETTINGS, path / "config.json")
-    dataset = check(directory.dataset(), Dataset, path / "dataset.json")
-    result = directory.result()
-    if result is not None:
-        result = check(result, Result, path / "result.json")
+    dataset = directory.dataset()
     rows = [check(row, Row, metrics) for row in directory.rows()]
     return Run(
         path=path,
         name=name,
-        config=config,
+        config=directory.config(),
         dataset=dataset,
         rows=rows,
-        result=result,
+        result=directory.result(),
         evaluation=_read_evaluation(path / "evaluation", len(dataset["label_names"])),
         updated=metrics.stat().st_mtime if metrics.exists() else None,
         imported=not rows and (path / "best" / "0").is_dir(),  # by import_torch

@@ -14,6 +14,7 @@ from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax.data.dataset import MAX_CLASSES
 from cifar_jax.models import count, resnet
 from cifar_jax.training import distributed, optim, results, setup
 from cifar_jax.training.checkpoint import CheckpointFolder, digest
@@ -104,8 +105,20 @@ def abstract_model(config: Mapping[str, Any], dataset: results.Dataset) -> Loade
       config: Config of the run, as plain data.
       dataset: Contents of dataset.json.
     """
-    height, width, channels = dataset["image_shape"]
-    image_shape = (height, width, channels)
+    image_shape, channels = tuple(dataset["image_shape"]), len(dataset["mean"])
+    if (
+        len(image_shape) != 3
+        or not 0 < min(image_shape) <= max(image_shape) < 1 << 16
+        or not channels == len(dataset["std"]) == image_shape[2]
+        or not 0 < len(dataset["label_names"]) <= MAX_CLASSES
+        or min(dataset["std"]) <= 0
+        or not np.isfinite([dataset["mean"], dataset["std"]]).all()
+    ):
+        raise UserError(
+            f"images of shape {image_shape} with {channels} means in "
+            f"{len(dataset['label_names']):,} classes cannot be classified; restore "
+            "dataset.json from a copy"
+        )
     options: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in config["model"].items()

@@ -18,8 +18,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
 from cifar_jax import UserError
-from cifar_jax._files import replacing
-from cifar_jax.config import config_diff, config_to_dict
+from cifar_jax._files import check, read_object, replacing
+from cifar_jax.config import complete, config_diff, config_to_dict
 from cifar_jax.training import distributed
 from cifar_jax.training.results import Dataset, Result
 
@@ -133,7 +133,7 @@ class RunDirectory:
                 "whether this config is the run's; restore config.json from a copy, or "
                 "choose another --workdir"
             )
-        changed = config_diff(_read_json(self._config), config_to_dict(config))
+        changed = config_diff(self.config(), config_to_dict(config))
         if changed:
             raise UserError(
                 f"{self.path} was made with another config "
@@ -160,15 +160,17 @@ class RunDirectory:
 
     def result(self) -> Result | None:
         """Returns the result of a run that has ended, or None."""
-        return _read_json(self._result) if self._result.exists() else None
+        if not self._result.exists():
+            return None
+        return check(read_object(self._result), Result, self._result)
 
     def config(self) -> dict[str, Any]:
-        """Returns the config of the run."""
-        return _read_json(self._config)
+        """Returns the config of the run, under today's keys."""
+        return complete(_read_run_file(self._config), self._config)
 
     def dataset(self) -> Dataset:
         """Returns what the network needs to know of its images."""
-        return _read_json(self._dataset)
+        return check(_read_run_file(self._dataset), Dataset, self._dataset)
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the rows of metrics.jsonl, without a last line that was cut off."""
@@ -332,17 +334,11 @@ def _size(folder: pathlib.Path) -> int:
     return total
 
 
-def _read_json(path: pathlib.Path) -> Any:
-    """Returns the content of a file of a run directory, whose errors are one line."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
+def _read_run_file(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the content of a JSON file that every run directory has."""
+    if not path.exists():
         raise UserError(
             f"{path} does not exist: {path.parent} is not a run directory; give one "
             "that `python -m cifar_jax.main` has written"
-        ) from error
-    except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}); restore it from a copy, or choose another "
-            "--workdir"
-        ) from error
+        )
+    return read_object(path)
