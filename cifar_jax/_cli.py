@@ -41,6 +41,7 @@ class Flags:
     Attributes:
       argv: Arguments of the command, without its name.
       operands: Arguments that are not options; see `allow_operands`.
+      default_config: Returns the config without --config; None: --config is needed.
       config_path: Value of --config: `configs/NAME.py` or `configs/NAME.py:FORM`.
     """
 
@@ -50,6 +51,7 @@ class Flags:
         self.config_path = ""
         self.values = absl_flags.FlagValues()
         self._config: ConfigDict | None = None
+        self.default_config: Callable[[], ConfigDict] | None = None
         self._operands_allowed = False
 
     def __getattr__(self, name: str) -> Any:
@@ -85,6 +87,10 @@ class Flags:
     ) -> None:
         """Defines --name, one of the choices."""
         self._add("enum", name, text, default, enum_values=choices)
+
+    def config_overrides(self) -> dict[str, Any]:
+        """Returns what --config.KEY=VALUE asks for, by key."""
+        return config_flags.get_override_values(self.values["config"])
 
     def allow_operands(self) -> None:
         """Allows arguments that are not options."""
@@ -123,9 +129,12 @@ class Flags:
                 path = match[1] if match[1] is not None else next(arguments, None)
             else:
                 others.append(argument)
-        if not path:
+        if path:
+            self.config_path, self._config = path, _read_config(path)
+        elif self.default_config:
+            self._config = self.default_config()
+        else:
             raise UsageError("--config FILE is missing, such as configs/quickstart.py")
-        self.config_path, self._config = path, _read_config(path)
         keys = list(_keys(self._config))
         for argument in others:
             match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
@@ -140,8 +149,11 @@ class Flags:
         return others
 
 
-def define_config(flags: Flags) -> None:
-    """Defines --config FILE and --config.KEY=VALUE."""
+def define_config(
+    flags: Flags, default: Callable[[], ConfigDict] | None = None
+) -> None:
+    """Defines --config FILE and --config.KEY=VALUE; FILE may have a default."""
+    flags.default_config = default
     flags.add_string("config", "config file, such as configs/resnet_4p9m.py")
 
 

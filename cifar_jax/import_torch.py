@@ -1,21 +1,29 @@
 """Takes in PyTorch's weights: python -m cifar_jax.import_torch --weights FILE.pt ...
 
---preset names the network (cifar_jax/models/presets.py), --data what it classifies, and
---mean and --std what its images were normalised with, of pixels in [0, 1]. The weights
-have the names of the usual PyTorch ResNets for CIFAR; each must find its place.
+The weights have the names of the usual PyTorch ResNets for CIFAR; each must find its
+place. The network is --preset (cifar_jax/models/presets.py), changed to what names and
+shapes tell, such as the blocks, and then by --config.model.KEY=VALUE. They do not tell
+strides, pools, activation and BatchNorm's epsilon: give --check.
 
-The run directory that is made can be evaluated and exported like any other.
+--data is what the network classifies, and --mean and --std are what its images were
+normalised with, of pixels in [0, 1]. The run directory that is made can be evaluated
+and exported like any other.
 """
 
 import pathlib
 
-from cifar_jax import _cli, _runtime, formats
+from cifar_jax import UserError, _cli, _runtime, formats
+from cifar_jax import config as default
 
 
 def define_flags(flags: _cli.Flags) -> None:
     """Defines the command's flags."""
     flags.add_string("weights", "a state_dict, written by torch.save")
-    flags.add_string("preset", "network, such as resnet18")
+    flags.add_string("preset", "network, such as resnet18 [what the weights tell]")
+    _cli.define_config(flags, default.get_config)
+    flags.add_string(
+        "check", "FILE.npz with `images` (uint8) and the original's `logits` for them"
+    )
     flags.add_list("mean", "of each channel, such as 0.49,0.48,0.45")
     flags.add_list("std", "of each channel")
     flags.add_string("data", "data set: class names and image shape", "cifar10")
@@ -24,24 +32,32 @@ def define_flags(flags: _cli.Flags) -> None:
 
 def main(flags: _cli.Flags) -> None:
     """Makes the run directory and says how it was verified."""
-    for name in ("weights", "preset", "mean", "std", "workdir"):
+    for name in ("weights", "mean", "std", "workdir"):
         if getattr(flags, name) is None:
             raise _cli.UsageError(f"--{name} is missing; see --help")
     # slow to import: not for --help
-    from cifar_jax import config as default
-    from cifar_jax.data import sources
+    from cifar_jax.data import arrays, sources
     from cifar_jax.formats import export
+    from cifar_jax.models import torch_names
     from cifar_jax.models.presets import PRESETS
 
     _runtime.start(cpu_only=True)  # the weights are verified in float32
     pytorch_import = formats.import_module("pytorch_import")
-    if flags.preset not in PRESETS:
+    if flags.preset not in (None, *PRESETS):
         raise _cli.UsageError(
             f"--preset is {flags.preset}; use one of {', '.join(PRESETS)}"
         )
     source = sources.open(flags.data)
-    config = default.get_config()
-    config.model.update(PRESETS[flags.preset])
+    config, weights = flags.config, pathlib.Path(flags.weights)
+    preset = PRESETS.get(flags.preset, {})
+    told = torch_names.detect(pytorch_import.read(weights))
+    if not (preset or told):
+        raise UserError(
+            f"{weights} has other names than those of the usual ResNets; give --preset"
+        )
+    config.model.update(preset)
+    config.model.update(told)
+    config.update_from_flattened_dict(flags.config_overrides())
     config.budget.limit = None  # holds for what is trained here
     config.data.name = flags.data
     config.data.mean = mean = _channels("mean", flags.mean, source.image_shape[-1])
@@ -55,9 +71,21 @@ def main(flags: _cli.Flags) -> None:
         "mean": list(mean),
         "std": list(std),
     }
-    weights, workdir = pathlib.Path(flags.weights), pathlib.Path(flags.workdir)
-    check = pytorch_import.import_weights(weights, config, dataset, workdir)
-    print(f"{workdir}: {flags.preset}; {export.summary(check)}")
+    workdir, original = pathlib.Path(flags.workdir), None
+    if flags.check:
+        original = arrays.read_npz(pathlib.Path(flags.check), "images", "logits")
+    check = pytorch_import.import_weights(weights, config, dataset, workdir, original)
+    words = (f"{key}={config.model[key]}" for key in told)
+    print(f"{workdir}: {flags.preset or 'a network'} with {', '.join(words)}")
+    print(f"beside the same options in PyTorch: {export.summary(check)}")
+    if original:
+        print(f"it gives the original's logits for the {len(original[0]):,} images")
+    else:
+        print(
+            "not verified: that the options are the original's. Strides, pools, "
+            "activation, bn_epsilon and normalisation cannot be told from weights; "
+            "give --check FILE.npz"
+        )
 
 
 def _channels(name: str, texts: list[str], count: int) -> tuple[float, ...]:

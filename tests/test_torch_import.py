@@ -205,6 +205,89 @@ def test_the_command(tmp_path):
     assert "--std is missing" in done.stderr
     done = call("import_torch", *flags, f"--std={','.join(map(str, STD))}")
     assert done.returncode == 0, done.stderr
-    assert "run: resnet20; on 17 random images it predicts the same" in done.stdout
+    assert "run: resnet20 with stage_sizes=(3, 3, 3), widths=(16, " in done.stdout
+    assert "PyTorch: on 17 random images it predicts the same" in done.stdout
+    assert "not verified: that the options are the original's" in done.stdout
     network = pretrained.load_model(tmp_path / "run")
     assert network.label_names[0] == "airplane"
+
+
+class Pooled(ResNet):
+    """A ResNet that keeps the max-pool of torchvision's."""
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.nn.functional.max_pool2d(x, 3, 2, 1)
+        for stage in range(self.stages):
+            x = getattr(self, f"layer{stage + 1}")(x)
+        return getattr(self, self.head)(x.mean((2, 3)))
+
+
+def write_check(path, network, size=32):
+    """Writes images and a network's logits for them, as a user of PyTorch would."""
+    images = np.random.default_rng(1).integers(0, 256, (20, size, size, 3), np.uint8)
+    normal = np.float32((images / 255 - MEAN) / STD).transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        logits = network(torch.tensor(normal)).numpy()
+    np.savez(path, images=images, logits=logits)
+
+
+def test_what_names_do_not_tell_is_checked_against_the_original(tmp_path):
+    """A max-pool leaves no trace in the weights; projections do."""
+    network = seen(Pooled((1, 1, 1), (16, 32, 64), "downsample", "fc"))
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    write_check(tmp_path / "check.npz", network)
+    flags = [f"--weights={tmp_path}/weights.pt", f"--check={tmp_path}/check.npz"]
+    flags += [f"--mean={','.join(map(str, MEAN))}", f"--std={','.join(map(str, STD))}"]
+    flags += [f"--workdir={tmp_path}/run", "--preset=resnet20"]
+    done = call("import_torch", *flags)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "the network is not the original: its logits differ" in done.stderr
+    assert not (tmp_path / "run").exists()
+    done = call("import_torch", *flags, "--config.model.stem_pool=3")
+    assert done.returncode == 0, done.stderr
+    assert "stage_sizes=(1, 1, 1)" in done.stdout
+    assert "shortcut=projection, block=basic" in done.stdout
+    assert "it gives the original's logits for the 20 images" in done.stdout
+    assert RunDirectory(tmp_path / "run").config()["model"]["stem_pool"] == 3
+
+
+def negative(tensor):
+    return torch.view_as_complex(tensor.reshape(-1, 2)).conj().imag
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.empty(8, device="meta"), "not an array of numbers"),
+        (lambda: torch.quantize_per_tensor(torch.ones(8), 1, 0, torch.qint8), "not an"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2)]), "not an array|read as"),
+        (lambda: torch.ones(8, dtype=torch.complex64), "not an array of numbers"),
+        (lambda: torch.ones((1,) * 70), "not an array of numbers"),
+        (lambda: torch.ones(1).expand(1 << 40), "at most 134,217,728 are read"),
+        (lambda: torch.ones(8).to_sparse(), "not an array of numbers|read as plain"),
+        (lambda: negative(torch.ones(16)), None),
+    ],
+)
+def test_odd_tensors_are_one_line(make, message, tmp_path):
+    torch.save({"x": make()}, tmp_path / "weights.pt")
+    if message is None:
+        assert (pytorch_import.read(tmp_path / "weights.pt")["x"] == -1).all()
+        return
+    with pytest.raises(UserError, match=message) as refused:
+        pytorch_import.read(tmp_path / "weights.pt")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", PRESET)
+def test_names_and_shapes_tell_the_network(name):
+    state = PRESET[name]().state_dict()
+    told = torch_names.detect({key: tensor.numpy() for key, tensor in state.items()})
+    options = PRESETS[name]
+    for key in ("stage_sizes", "widths"):
+        assert told[key] == options[key]
+    assert told["block"] == options.get("block", "basic")
+    assert told["stem_kernel"] == 3 and told["kernel_sizes"][0] == 3
+    if name != "wrn_16_4":
+        assert told["shortcut"] == options.get("shortcut", "projection")

@@ -53,15 +53,7 @@ def npz_splits(path: pathlib.Path) -> Splits:
 
     A split that has no name in the file is named `images`.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {
-                info.filename.lower().removesuffix(".npy"): info
-                for info in archive.infolist()
-            }
-    except Exception as error:  # zipfile raises many kinds
-        raise _damaged(path, error) from error
-    splits = {}
+    members, splits = _members(path), {}
     for split in (*SPLITS, None):
         infos: list[zipfile.ZipInfo | None] = []
         for keys in (IMAGE_KEYS, LABEL_KEYS, ID_KEYS):
@@ -80,6 +72,27 @@ def npz_splits(path: pathlib.Path) -> Splits:
             "and labels"
         )
     return splits
+
+
+def read_npz(path: pathlib.Path, *names: str) -> list[np.ndarray]:
+    """Returns the arrays of an .npz file that have these names, whatever they hold."""
+    members = _members(path)
+    for name in names:
+        if name not in members:
+            raise UserError(f"{path} lacks {name}; save it with numpy.savez")
+    return [_read_member(path, members[name])[0] for name in names]
+
+
+def _members(path: pathlib.Path) -> dict[str, zipfile.ZipInfo]:
+    """Returns the arrays of an .npz file by name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {
+                info.filename.lower().removesuffix(".npy"): info
+                for info in archive.infolist()
+            }
+    except Exception as error:  # zipfile raises many kinds
+        raise _damaged(path, error) from error
 
 
 def _open_npz(

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 from flax import traverse_util
@@ -21,6 +22,9 @@ from cifar_jax.training.checkpoint import CheckpointFolder
 from cifar_jax.training.workdir import RunDirectory
 
 _WRAPPERS = ("state_dict", "model_state_dict", "net", "model")  # keys around a state
+MAX_WEIGHTS = 1 << 27  # in a file: 0.5 GB of them
+# Of the original's logits, as a share of the largest: its device may round otherwise.
+CHECK_TOLERANCE = 1e-3
 
 
 def import_weights(
@@ -28,6 +32,7 @@ def import_weights(
     config: ConfigDict,
     dataset: results.Dataset,
     workdir: pathlib.Path,
+    original: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> export.Check:
     """Makes a run directory of a file of PyTorch's weights.
 
@@ -39,13 +44,16 @@ def import_weights(
       config: Config with the network in `model`.
       dataset: Content of dataset.json.
       workdir: Run directory to make.
+      original: uint8 [N, H, W, C] and float [N, K]: images, and the logits that the
+        original network gives for them; None: it is not compared with them.
 
     Returns:
-      How closely the network agrees with PyTorch's.
+      How closely the network agrees with its copy in PyTorch.
 
     Raises:
       UserError: If the directory is there, the file cannot be read, its weights are not
-        the network's, or the network made of them does not agree with PyTorch's.
+        the network's, or the network made of them does not agree with PyTorch's or
+        the original's.
     """
     workdir = workdir.absolute()
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
@@ -71,7 +79,7 @@ def import_weights(
         variables[kind] = traverse_util.unflatten_dict(arrays)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     metadata = {"epoch": 0, "imported": path.name, "sha256": sha256}
-    return _save(config, dataset, variables, metadata, theirs, workdir)
+    return _save(config, dataset, variables, metadata, theirs, workdir, original)
 
 
 def _check_variances(weights: Mapping[str, np.ndarray]) -> None:
@@ -83,7 +91,35 @@ def _check_variances(weights: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _save(config, dataset, variables, metadata, theirs, workdir) -> export.Check:
+def _check_original(
+    network: pretrained.LoadedModel, images: np.ndarray, expected: np.ndarray
+) -> None:
+    """Refuses a network that does not give the original's logits."""
+    shape = (len(images), network.num_classes)
+    if images.shape[1:] != network.image_shape or expected.shape != shape:
+        raise UserError(
+            f"--check holds images {images.shape} and logits {expected.shape}; give "
+            f"images {('N', *network.image_shape)} and logits {('N', shape[1])}"
+        )
+    logits = jax.jit(network.logits)
+    parts = [logits(images[k : k + 500]) for k in range(0, len(images), 500)]
+    actual = np.concatenate([np.asarray(part) for part in parts])
+    difference = np.max(np.abs(actual - expected))
+    tolerance = CHECK_TOLERANCE * max(1.0, float(np.max(np.abs(expected))))
+    if not difference <= tolerance:  # NaN too
+        same = np.mean(actual.argmax(-1) == expected.argmax(-1))
+        raise UserError(
+            f"the network is not the original: its logits differ by up to "
+            f"{difference:.2g}, more than {tolerance:.2g}, and {same:.1%} of the "
+            "labels are the same; nothing is kept: names and shapes do not tell "
+            "strides, pools, activation, bn_epsilon and normalisation: set "
+            "--config.model.stem_pool, say, or --mean and --std"
+        )
+
+
+def _save(
+    config, dataset, variables, metadata, theirs, workdir, original
+) -> export.Check:
     """Makes the run directory, reads it back, and compares it with PyTorch's."""
     partial = workdir.with_name(f".partial-{os.getpid()}-{workdir.name}")
     partial.mkdir(parents=True)
@@ -95,6 +131,8 @@ def _save(config, dataset, variables, metadata, theirs, workdir) -> export.Check
         checkpoints.close()
         ours = export.in_float32(pretrained.load_model(partial))
         check = export.compare(ours, pytorch.on_arrays(theirs))
+        if original is not None:
+            _check_original(ours, *original)
         partial.rename(workdir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -119,11 +157,24 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path} holds no weights; save model.state_dict() with torch.save"
         )
+    total = 0
     for name, tensor in content.items():
-        dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
-        if not dense or not isinstance(name, str):
+        is_plain = isinstance(tensor, torch.Tensor) and not (
+            tensor.is_nested or tensor.is_meta or tensor.is_quantized
+        )
+        is_plain = is_plain and tensor.layout == torch.strided and tensor.ndim <= 4
+        is_named = isinstance(name, str) and len(name) < 200 and name.isprintable()
+        if not (is_named and is_plain) or tensor.is_complex():
             raise UserError(
-                f"{path} holds {name!r}, which is not an array; save "
-                "model.state_dict() with torch.save"
+                f"{path} holds {repr(name)[:200]}, which is not an array of numbers; "
+                "save model.state_dict() with torch.save"
             )
-    return {name: tensor.detach().float().numpy() for name, tensor in content.items()}
+        total += tensor.numel()  # of which a view can claim any number
+    if total > MAX_WEIGHTS:
+        raise UserError(
+            f"{path} holds {total:,} weights; at most {MAX_WEIGHTS:,} are read"
+        )
+    return {
+        name: tensor.detach().resolve_neg().float().numpy()
+        for name, tensor in content.items()
+    }

@@ -7,6 +7,7 @@ or projections, and of wide ResNets (`block1.layer.0.convShortcut`).
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,42 @@ _RULES = (
 _COUNTER = "num_batches_tracked"  # of PyTorch's BatchNorm; Flax has none
 
 
+def _rename(usual: str) -> str:
+    name = usual
+    for pattern, replacement in _RULES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def detect(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the options of a network that its names and shapes tell; maybe none.
+
+    They tell nothing of strides, pools, activations and BatchNorm's epsilon.
+    """
+    shapes = {_rename(usual): array.shape for usual, array in weights.items()}
+    blocks = [
+        (int(match[1]), name.removesuffix("conv1.weight"), shape)
+        for name, shape in sorted(shapes.items())
+        if (match := re.fullmatch(r"stage(\d+)_block\d+\.conv1\.weight", name))
+    ]
+    stem, stages = shapes.get("stem_conv.weight", ()), sorted({b[0] for b in blocks})
+    if any(len(shape) != 4 for shape in (stem, *(block[2] for block in blocks))):
+        return {}
+    firsts = [next(block for block in blocks if block[0] == s) for s in stages]
+    sizes = tuple(sum(block[0] == stage for block in blocks) for stage in stages)
+    options: dict[str, Any] = {"stage_sizes": sizes}
+    options["widths"] = tuple(shape[0] for _, _, shape in firsts)
+    options["kernel_sizes"] = tuple(shape[2] for _, _, shape in firsts)
+    options |= {"stem_width": stem[0], "stem_kernel": stem[2]}
+    for _, name, (after, before, *_) in firsts:
+        if before != after:  # else nothing can be told
+            is_projected = f"{name}shortcut_conv.weight" in shapes
+            options["shortcut"] = "projection" if is_projected else "padding"
+            norm = shapes.get(f"{name}bn1.weight", (after,))
+            options["block"] = "preact" if norm == (before,) else "basic"
+    return options
+
+
 def match(
     weights: Mapping[str, np.ndarray],
     shapes: Mapping[str, tuple[int, ...]],
@@ -47,9 +84,7 @@ def match(
     """
     matched: dict[str, np.ndarray] = {}
     for usual, weight in weights.items():
-        name = usual
-        for pattern, replacement in _RULES:
-            name = re.sub(pattern, replacement, name)
+        name = _rename(usual)
         # The BatchNorm outside the blocks is the stem's or the last one.
         name = re.sub(r"^bn1\.", "final_bn." if preact else "stem_bn.", name)
         if name.endswith(_COUNTER):
