@@ -7,7 +7,6 @@ what --help prints first.
 """
 
 import difflib
-import errno
 import functools
 import importlib.machinery
 import pathlib
@@ -23,6 +22,7 @@ from absl import flags as absl_flags
 from ml_collections import ConfigDict, config_flags
 
 from cifar_jax import UserError
+from cifar_jax._files import find_remedy
 from cifar_jax.config import RENAMED_KEYS
 
 absl_flags.disclaim_key_flags()  # flags defined here belong to the command
@@ -243,30 +243,13 @@ def _exit_code(define_flags, main, usage: str, argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except OSError as error:
-        remedy = _REMEDIES.get(errno.errorcode.get(error.errno or 0, ""))
-        if remedy is None:
+        if (remedy := find_remedy(error)) is None:
             raise  # a fault of the program, whose traceback is needed
         print(f"error: {error}; {remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-
-
-# What a person can do about an error of the operating system, by its name.
-_REMEDIES = {
-    name: remedy
-    for remedy, names in {
-        "check the path": "ENOENT ENOTDIR EISDIR EEXIST ENAMETOOLONG",
-        "check its permissions": "EACCES EPERM EROFS",
-        "free some space": "ENOSPC EDQUOT EFBIG",
-        "check the disk": "EIO ESTALE ENODEV",
-        "close other programs": "EMFILE ENFILE ENOMEM",
-        "check what reads the output": "EPIPE",
-        "check the connection": "ECONNREFUSED ECONNRESET ETIMEDOUT EHOSTUNREACH",
-    }.items()
-    for name in names.split()
-}
 
 
 def _read_config(path: str) -> ConfigDict:

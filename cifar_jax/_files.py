@@ -2,9 +2,11 @@
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import pathlib
+import re
 import types
 import typing
 import warnings
@@ -17,8 +19,35 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]+$)")
 # Keys that results of earlier versions lack.
 _NEWER = {"num_nonzero", "sparsity", "init", "teacher"}
+
+
+# What a person can do about an error of the operating system, by its name.
+_REMEDIES = {
+    name: remedy
+    for remedy, names in {
+        "check the path": "ENOENT ENOTDIR EISDIR EEXIST ENAMETOOLONG",
+        "check its permissions": "EACCES EPERM EROFS",
+        "free some space": "ENOSPC EDQUOT EFBIG",
+        "check the disk": "EIO ESTALE ENODEV",
+        "close other programs": "EMFILE ENFILE ENOMEM",
+        "check what reads the output": "EPIPE",
+        "check the connection": "ECONNREFUSED ECONNRESET ETIMEDOUT EHOSTUNREACH",
+    }.items()
+    for name in names.split()
+}
+
+
+def find_remedy(error: BaseException | None) -> str | None:
+    """Returns what to do about an error that is due to the operating system, if any."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if remedy := _REMEDIES.get(errno.errorcode.get(number or 0, "")):
+            return remedy
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextlib.contextmanager
@@ -30,6 +59,13 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def spreadsheet_cell(value: Any) -> Any:
+    """Returns a cell of a CSV file, quoted if a spreadsheet took it for a formula."""
+    # A sign may begin a number as well.
+    is_text = isinstance(value, str)
+    return f"'{value}" if is_text and re.match(_FORMULA, value) else value
 
 
 class OutputFolder:
@@ -62,9 +98,10 @@ class OutputFolder:
         self.text(name, json.dumps(content, indent=2) + "\n")
 
     def table(self, name: str, header: Sequence, rows: Sequence[Sequence]) -> None:
-        """Writes a CSV file."""
+        """Writes a CSV file, of which a spreadsheet executes nothing."""
+        safe = ([spreadsheet_cell(cell) for cell in row] for row in [header, *rows])
         with self.file(name) as path, path.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *rows])
+            csv.writer(file, lineterminator="\n").writerows(safe)
 
     def figure(self, name: str, figure: "Figure") -> None:
         """Writes a picture as PNG."""

@@ -63,9 +63,10 @@ def main(flags: _cli.Flags) -> int:
     except interrupt.Stopped as stopped:
         distributed.log(stopped)
         return stopped.exit_code
-    except jax.errors.JaxRuntimeError as error:
+    except Exception as error:
         distributed.exit_if_peer_died(error)
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        is_of_device = isinstance(error, jax.errors.JaxRuntimeError)
+        if not is_of_device or "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
             f"the device is out of memory (train.batch_size is "

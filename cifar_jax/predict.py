@@ -21,6 +21,7 @@ def define_flags(flags: _cli.Flags) -> None:
         "topk", "also write the most likely classes and their probabilities", 0
     )
     flags.add_bool("probabilities", "also write the probability of each class")
+    flags.add_bool("spreadsheet", "put ' before IDs that begin like formulas: = + - @")
     flags.add_enum("tta", TTA_NAMES, "test-time augmentation", "none")
     flags.add_bool("resize", "resize images of another size (bicubic)")
     flags.add_bool("overwrite", "replace the output if it exists")
@@ -56,6 +57,7 @@ def main(flags: _cli.Flags) -> int:
             output,
             top_k=flags.topk,
             probabilities=flags.probabilities,
+            spreadsheet=flags.spreadsheet,
             advance=advance,
         )
     names = predictor.network.label_names

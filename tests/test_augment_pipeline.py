@@ -316,3 +316,17 @@ def test_whole_number_options_stand_for_fractions():
         ]
     )
     jax.eval_shape(pipeline, jax.random.key(0), images, labels, epoch=0)
+
+
+def test_the_alternating_flip_follows_the_seed_of_the_run():
+    images = jnp.arange(64 * 4 * 4 * 1, dtype=jnp.float32).reshape(64, 4, 4, 1)
+    labels, index = jnp.zeros((64, 2)), jnp.arange(64)
+
+    def flipped(seed, **options):
+        transforms = [dict(name="alternating_flip", **options)]
+        pipeline = augment.make_pipeline(transforms, image_shape=(4, 4, 1), seed=seed)
+        found, _ = pipeline(jax.random.key(9), images, labels, epoch=0, index=index)
+        return (found != images).any((1, 2, 3)).tolist()
+
+    assert flipped(0) == flipped(5, seed=0)
+    assert flipped(5) == flipped(0, seed=5) != flipped(0)

@@ -295,9 +295,7 @@ def test_a_folder_that_cannot_be_written_is_named(folder, monkeypatch):
             raise OSError(28, "No space left on device\nand more")
 
         monkeypatch.setattr(checkpoints._manager, "save", fail)
-        match = (
-            r"cannot be written to .*No space left on device\); check the free space"
-        )
+        match = r"cannot be written to .*No space left on device\); free some space"
         with pytest.raises(UserError, match=match):
             checkpoints.save(30, make_tree(30), FACTS)
     assert restore(folder)[0][1]["at"] == 20

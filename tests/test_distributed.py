@@ -199,7 +199,11 @@ def test_a_death_ends_the_other_and_a_restart_resumes(digits_dir, tmp_path, vict
     start = time.monotonic()
     codes = pair.wait(seconds=HEARTBEAT + 10)
     print(f"the survivor ended after {time.monotonic() - start:.1f} s: {codes}")
-    assert codes[1 - victim] not in (0, None)
+    assert codes[1 - victim] == 1
+    # One true line: no dump of a stack, nothing about the disk.
+    last = pair.log(1 - victim).splitlines()[-1]
+    assert last.startswith("error: another process has ended (")
+    assert "free space" not in last
 
     pair = Pair(tmp_path, digits_dir, **config, **{"data.placement": "host"})
     assert pair.wait() == [0, 0], pair.log(0) + pair.log(1)

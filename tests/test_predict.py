@@ -209,3 +209,15 @@ def test_an_interrupted_run_leaves_no_file(workdir, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
     assert os.listdir(output.parent) == []
+
+
+def test_names_like_formulas_are_quoted_where_that_is_asked(
+    predictor, digits, tmp_path
+):
+    images = np.stack([digits.images[0]] * 2)
+    np.savez(tmp_path / "x.npz", images=images, ids=["=1+2", "a"])
+    for asked, expected in ((False, ["=1+2", "a"]), (True, ["'=1+2", "a"])):
+        rows, _ = predicted(
+            predictor, tmp_path / "x.npz", tmp_path / f"{asked}.csv", spreadsheet=asked
+        )
+        assert [row[0] for row in rows[1:]] == expected

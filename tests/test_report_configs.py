@@ -88,3 +88,10 @@ def test_policies_are_those_of_the_reports():
     assert load("report_003").evaluate.best_by == "loss"
     for name in ("report_002", "report_002_as_coded", "report_004"):
         assert load(name).data.validation == 0  # so that the last state is scored
+
+
+def test_the_smoothing_of_report_002_is_what_it_says():
+    """The right class gets 0.9 in the report, and 0.91 in its code."""
+    for name, target in (("report_002", 0.9), ("report_002_as_coded", 0.91)):
+        smoothing = load(name).train.label_smoothing
+        assert 1 - smoothing + smoothing / 10 == pytest.approx(target)

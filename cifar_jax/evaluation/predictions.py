@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cifar_jax import UserError
-from cifar_jax._files import replacing
+from cifar_jax._files import replacing, spreadsheet_cell
 from cifar_jax.data.dataset import Dataset
 from cifar_jax.evaluation import scores
 from cifar_jax.evaluation.inference import Predictor
@@ -43,6 +43,7 @@ def write(
     *,
     top_k: int = 0,
     probabilities: bool = False,
+    spreadsheet: bool = False,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Summary:
     """Labels all images of a data set and writes one row for each, in order.
@@ -57,6 +58,7 @@ def write(
       path: CSV file to write.
       top_k: Number of likely classes in `Top1`, `Top1Probability` and so on.
       probabilities: Whether to write all probabilities, in `P_` and the class name.
+      spreadsheet: Whether IDs that a spreadsheet took for formulas are quoted by '.
       advance: Called with the number of images of each batch that is done.
     """
     names = predictor.network.label_names
@@ -77,7 +79,7 @@ def write(
                     rows[k] = [""] * (len(header) - 1)
                     summary.errors[first + k] = error
                 for id, row in zip(ids[first : first + len(rows)], rows, strict=True):
-                    writer.writerow([id, *row])
+                    writer.writerow([spreadsheet_cell(id) if spreadsheet else id, *row])
                 labels = np.delete(logits, list(batch.errors), axis=0).argmax(axis=-1)
                 summary.counts += np.bincount(labels, minlength=len(names))
                 summary.num_images += len(logits)

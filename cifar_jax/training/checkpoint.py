@@ -21,6 +21,7 @@ from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax._files import find_remedy
 from cifar_jax.training import distributed
 from cifar_jax.training.interrupt import Timer
 from cifar_jax.training.results import Best, Seconds, Source
@@ -314,9 +315,12 @@ class CheckpointFolder:
         """Returns the error of a failed write, in one line."""
         if isinstance(error, UserError):
             return error
+        # TensorStore's errors are texts.
+        is_full = re.search("No space|EXHAUSTED|quota|too large", str(error))
+        remedy = "free some space there" if is_full else "mend that"
         return UserError(
             f"a checkpoint cannot be written to {self._folder} ({_first_line(error)}); "
-            "check the free space and permissions there, then run the command again"
+            f"{find_remedy(error) or remedy}, then run the command again"
         )
 
 

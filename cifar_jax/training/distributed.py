@@ -11,10 +11,12 @@ costs nothing.
 """
 
 import contextlib
+import ctypes
 import importlib.util
 import itertools
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -154,6 +156,8 @@ def initialize(
         return
     # Its handler of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
+    # JAX's threads answer the end of another process by abort().
+    ctypes.CDLL(None).signal(signal.SIGABRT, _ON_ABORT)
     try:
         jax.distributed.initialize(
             *given,
@@ -219,18 +223,33 @@ def _exchange(text: str) -> list[str]:
     ]
 
 
-def exit_if_peer_died(error: Exception) -> None:
-    """Ends this process with one line and code 1, if it is one of several.
+def exit_if_peer_died(error: BaseException) -> None:
+    """Ends this process with one line and code 1, if another has died.
 
-    An error of the devices means then that another process has died. JAX would wait for
-    it at the exit, and abort.
+    An error of the devices means that, if there are several processes, also where it
+    has kept a checkpoint from being saved. JAX would wait for the other at the exit.
     """
-    if jax.process_count() > 1:
-        reason = str(error).strip().splitlines()[0]
-        print(
-            f"error: another process has ended ({reason}); see its output, and start "
-            "all again",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)
+    reason, cause = None, error
+    while cause is not None and jax.process_count() > 1:
+        if isinstance(cause, jax.errors.JaxRuntimeError) or "Gloo" in str(cause):
+            reason = cause  # the first of them
+        cause = cause.__cause__ or cause.__context__
+    if reason:
+        _end(reason)
+
+
+def _end(reason: object, *_: object) -> None:
+    """Ends this process at once, because another one has ended."""
+    line = str(reason).strip().splitlines()[0]
+    print(
+        f"error: another process has ended ({line}); see its output, and start all "
+        "again",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
+
+
+_ON_ABORT = ctypes.CFUNCTYPE(None, ctypes.c_int)(
+    lambda number: _end("it is silent, or the coordinator is gone")
+)

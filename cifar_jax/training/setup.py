@@ -167,7 +167,9 @@ def make(
     mesh = distributed.make_mesh(devices)
     source = source or open_source(config, report=report)
     model, num_parameters, macs = _make_model(config, source, mesh, report)
-    pipeline = augment.make_pipeline(config.augment, image_shape=source.image_shape)
+    pipeline = augment.make_pipeline(
+        config.augment, image_shape=source.image_shape, seed=config.seed
+    )
     _check(config, mesh)
     train, val = read_train_and_val(config, source)
     if config.evaluate.select_on == "test":  # as some reports did

@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
 from cifar_jax import UserError
-from cifar_jax._files import check, read_object, replacing
+from cifar_jax._files import check, find_remedy, read_object, replacing
 from cifar_jax.config import complete, config_diff, config_to_dict
 from cifar_jax.training import distributed
 from cifar_jax.training.results import Dataset, Result
@@ -256,8 +256,8 @@ class RunDirectory:
             yield
         except OSError as error:
             raise UserError(
-                f"{self.path} cannot be written ({error.strerror or error}); free some "
-                "space there, then run the command again"
+                f"{self.path} cannot be written ({error.strerror or error}); "
+                f"{find_remedy(error) or 'mend that'}, then run the command again"
             ) from error
 
 

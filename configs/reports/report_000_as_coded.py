@@ -5,6 +5,8 @@ Claims, and a correct count of them: as in report_000.py; they come from this re
 Measured: not yet.
 
 The test accuracy that this run ends with is no honest one, and its result says so.
+Other than in PyTorch, as in all these configs: the biased variance in BatchNorm's
+statistics, and no last batch that is not full.
 Command: python -m cifar_jax.main --config configs/reports/report_000_as_coded.py
 """
 

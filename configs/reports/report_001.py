@@ -9,6 +9,8 @@ The weight decay was tuned but is not given: 5e-4 here. The learning rate is con
 the name of its file of weights; normalisation is by the training images. The report
 saves each best state by an accuracy of unknown data and goes on from its weights; here
 that is the accuracy of a tenth of the training images.
+Other than in PyTorch, as in all these configs: He's initialisation, the biased variance
+in BatchNorm's statistics, and no last batch that is not full.
 Command: python -m cifar_jax.main --config configs/reports/report_001.py
 """
 

@@ -5,7 +5,11 @@ Claims: 93 % on CIFAR-10's test batch (its notebook: 92.72 %, and 94.84 % at the
 epoch), 82.417 % on a Kaggle set that is not available. The count is correct.
 Measured: not yet.
 
-The body of the report has one cosine over 200 epochs, its abstract warm restarts.
+The report gives the right class 0.9, which is a smoothing of 1/9; its code's 0.1 gives
+it 0.91. The body of the report has one cosine over 200 epochs, its abstract warm
+restarts.
+Other than in PyTorch, as in all these configs: He's initialisation, the biased variance
+in BatchNorm's statistics, and no last batch that is not full.
 Command: python -m cifar_jax.main --config configs/reports/report_002.py
 """
 
@@ -28,5 +32,5 @@ def get_config():
     config.schedule.per_epoch = True
     config.train.epochs = 200
     config.train.batch_size = 512
-    config.train.label_smoothing = 0.1
+    config.train.label_smoothing = 1 / 9  # 0.9 for the right class, as reported
     return config

@@ -8,6 +8,8 @@ The learning rate restarts from 0.05 after 10, 30, 70 and 150 epochs. The logged
 broken off after 84 epochs and resumed from its weights with a fresh optimiser, weight
 decay 1e-4 and fresh restarts, to epoch 192; here it is one run of 200. The last state
 is scored.
+Other than in PyTorch, as in all these configs: the biased variance in BatchNorm's
+statistics, and no last batch that is not full.
 Command: python -m cifar_jax.main --config configs/reports/report_002_as_coded.py
 """
 
@@ -16,6 +18,7 @@ from configs.reports import report_002
 
 def get_config():
     config = report_002.get_config()
+    config.train.label_smoothing = 0.1
     config.augment = (
         dict(name="random_crop", padding=4),
         dict(name="random_flip"),

@@ -10,6 +10,8 @@ Measured: not yet.
 The dropout is on the logits, as its code and its curves (train loss above validation
 loss) have it; the report says "in the fully connected layer".
 The state of the least validation loss is scored.
+Other than in PyTorch, as in all these configs: He's initialisation, the biased variance
+in BatchNorm's statistics, and no last batch that is not full.
 Command: python -m cifar_jax.main --config configs/reports/report_003.py
 """
 

@@ -71,7 +71,8 @@ def alternating_flip(
       images: uint8 or float [B, H, W, C].
       epoch: int32 scalar, or [B]: how often each image was seen before.
       index: int32 [B], each image's place in the data set.
-      seed: Seed that chooses which half starts mirrored.
+      seed: Seed that chooses which half starts mirrored; in a run, `config.seed` unless
+        it is given.
     """
     del key
     image_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(

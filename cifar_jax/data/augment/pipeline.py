@@ -162,6 +162,7 @@ def make_pipeline(
     transforms: Sequence[Mapping[str, Any]],
     *,
     image_shape: tuple[int, int, int] = (32, 32, 3),
+    seed: int = 0,
 ) -> Pipeline:
     """Returns the function that applies transforms to a batch, in their order.
 
@@ -169,13 +170,14 @@ def make_pipeline(
       transforms: For each one a dict of its `name`, a key of `TRANSFORMS`, its options
         and, for any of them, those of a `Window`: `start`, `stop` and `ramp`.
       image_shape: (H, W, C) of the images, against which the options are checked.
+      seed: Seed of the run, for transforms with an option `seed` that is not given.
     """
-    made = [_make_transform(transform, image_shape) for transform in transforms]
+    made = [_make_transform(transform, image_shape, seed) for transform in transforms]
     return Pipeline(tuple(t for t, _ in made), tuple(w for _, w in made))
 
 
 def _make_transform(
-    transform: Mapping[str, Any], image_shape: tuple[int, int, int]
+    transform: Mapping[str, Any], image_shape: tuple[int, int, int], seed: int
 ) -> tuple[Transform, Window]:
     """Returns one transform with its options bound, and when it acts."""
     if not hasattr(transform, "keys"):
@@ -200,6 +202,8 @@ def _make_transform(
 
     try:
         checks.check_options(options, defaults | window_fields)
+        if "seed" in defaults:
+            options.setdefault("seed", seed)
         window = Window(**{k: options.pop(k) for k in window_fields if k in options})
         # The transform checks its values when it is traced: nothing is compiled here.
         jax.eval_shape(
