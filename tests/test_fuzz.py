@@ -1,18 +1,30 @@
-"""Every parser of foreign files, on hundreds of damaged ones; on 10,000 when slow."""
+"""Every parser of foreign files, on hundreds of damaged ones.
+
+When slow, on FUZZ_INPUTS of them, by default 1,000; 10,000 have been tried by hand.
+"""
 
 import dataclasses
 import io
+import json
 import os
 import pickle
+import shutil
 import tarfile
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 from support import fuzzing
+from support.runs import tiny_config
 
+from cifar_jax.config import config_to_dict
 from cifar_jax.data import archive_spec, archives
+from cifar_jax.formats import safetensors_file as safetensors_module
+from cifar_jax.models import resnet
+from cifar_jax.training.workdir import RunDirectory
 
+MANY = int(os.environ.get("FUZZ_INPUTS", "1000"))
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (4, 4, 4, 3), np.uint8)
 LABELS = np.array([0, 1, 1, 0])
@@ -114,7 +126,7 @@ PARSERS = {
 
 
 @pytest.mark.parametrize(
-    "count", [300, pytest.param(10_000, marks=pytest.mark.slow)], ids=["few", "many"]
+    "count", [300, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
 )
 @pytest.mark.parametrize("parser", PARSERS)
 def test_damaged_files_are_read_or_refused(parser, count, tmp_path, monkeypatch):
@@ -130,3 +142,65 @@ def test_damaged_files_are_read_or_refused(parser, count, tmp_path, monkeypatch)
         canary=canary,
     )
     assert min(outcomes.values()) > 0.01 * count, outcomes
+
+
+def read_run(run):
+    """Reads all the JSON of a run directory, and makes its network of it."""
+    directory = RunDirectory(run)
+    dataset, config = directory.dataset(), directory.config()
+    directory.result(), directory.rows()
+    options = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in config["model"].items()
+    }
+    shape, num_classes = tuple(dataset["image_shape"]), len(dataset["label_names"])
+    if len(shape) == 3:
+        resnet.create(num_classes=num_classes, image_shape=shape, **options)
+
+
+def safetensors_file():
+    config = config_to_dict(tiny_config(None))
+    dataset = {"name": "x", "image_shape": [8, 8, 1], "label_names": ["a", "b"]}
+    dataset |= {"mean": [0.5], "std": [0.2]}
+    card = json.dumps({"config": config, "dataset": dataset, "epoch": 3})
+    return safetensors.numpy.save({"x": LABELS}, metadata={"card": card})
+
+
+@pytest.mark.parametrize(
+    "count", [50, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+@pytest.mark.parametrize(
+    "name", ["config.json", "dataset.json", "result.json", "metrics.jsonl"]
+)
+def test_damaged_files_of_a_run_are_read_or_refused(name, count, tiny_run, tmp_path):
+    run = shutil.copytree(
+        tiny_run,
+        tmp_path / "run",
+        ignore=shutil.ignore_patterns("best", "tb", "check*"),
+    )
+    files = [(run / name).read_bytes()]
+    outcomes = fuzzing.check(
+        run,
+        written=run / name,
+        files=files,
+        count=count,
+        canary=tmp_path / "canary",
+        read=read_run,
+    )
+    assert outcomes["refused"] > 0.3 * count, outcomes
+
+
+@pytest.mark.parametrize(
+    "count", [50, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_damaged_safetensors_are_refused(count, tmp_path):
+    """Its arrays are not the network's, so that none is read."""
+    path = tmp_path / "x.safetensors"
+    outcomes = fuzzing.check(
+        path,
+        written=path,
+        files=[safetensors_file()],
+        count=count,
+        canary=tmp_path / "canary",
+        read=safetensors_module.load,
+    )
+    assert outcomes["refused"] == sum(outcomes.values())

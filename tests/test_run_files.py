@@ -1,5 +1,6 @@
 """The JSON of a run directory, edited at will: it is read, or refused in one line."""
 
+import gc
 import json
 import math
 import shutil
@@ -11,6 +12,11 @@ from cifar_jax import UserError
 from cifar_jax.training import pretrained
 from cifar_jax.training.workdir import RunDirectory
 
+# Where weights do not fit, Orbax closes its event loop while TensorStore still reads.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. (None|<coroutine object _read_array_index)"
+    ":pytest.PytestUnraisableExceptionWarning"
+)
 WHOLE = ["[]", "null", "3", "NaN", '"text"', "{}", "", "[" * 100_000, '{"a":' * 100_000]
 VALUES = [None, [], {}, 3, -1, math.nan, math.inf, "text", [[[]]], True, 10**4000]
 CONFIG_KEYS = ["model", "train", "seed", "model.widths", "model.stage_sizes"]
@@ -19,6 +25,13 @@ CONFIG_KEYS += ["schedule.momentum_range", "augment", "data.dir", "evaluate.sele
 DATASET_KEYS = ["name", "image_shape", "label_names", "mean", "std"]
 DATASET_KEYS += ["image_shape.0", "mean.0", "std.0", "label_names.0"]
 RESULT_KEYS = ["best_epoch", "best_digest", "test", "seconds", "versions"]
+
+
+@pytest.fixture(autouse=True)
+def collect():
+    """Keeps the warnings that are ignored here from the tests of other modules."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
