@@ -10,6 +10,7 @@ The run directory that is made can be evaluated and exported like any other.
 import pathlib
 
 from cifar_jax import _cli, _runtime, formats
+from cifar_jax.models.presets import PRESETS
 
 
 def define_flags(flags: _cli.Flags) -> None:
@@ -27,18 +28,18 @@ def main(flags: _cli.Flags) -> None:
     for name in ("weights", "preset", "mean", "std", "workdir"):
         if getattr(flags, name) is None:
             raise _cli.UsageError(f"--{name} is missing; see --help")
-    # slow to import: not for --help
-    from cifar_jax import config as default
-    from cifar_jax.data import sources
-    from cifar_jax.formats import export
-    from cifar_jax.models.presets import PRESETS
-
-    _runtime.start(cpu_only=True)  # the weights are verified in float32
-    pytorch_import = formats.import_module("pytorch_import")
     if flags.preset not in PRESETS:
         raise _cli.UsageError(
             f"--preset is {flags.preset}; use one of {', '.join(PRESETS)}"
         )
+    print(f"reading {flags.weights}", flush=True)
+    # slow to import: not for --help
+    from cifar_jax import config as default
+    from cifar_jax.data import sources
+    from cifar_jax.formats import export
+
+    _runtime.start(cpu_only=True)  # the weights are verified in float32
+    pytorch_import = formats.import_module("pytorch_import")
     source = sources.open(flags.data)
     config = default.get_config()
     config.model.update(PRESETS[flags.preset])

@@ -38,11 +38,13 @@ def define_flags(flags: _cli.Flags) -> None:
 
 def main(flags: _cli.Flags) -> int:
     """Runs or resumes a study, and writes its tables."""
+    path, _, variant = flags.config_path.partition(":")
+    name = "_".join(filter(None, (pathlib.Path(path).stem, variant)))
+    workdir = flags.workdir or pathlib.Path("runs", name)
+    print(f"{flags.config_path}: a study, into {workdir}", flush=True)
     # slow to import: not for --help
     from cifar_jax.studies import driver, plan, study
 
-    path, _, variant = flags.config_path.partition(":")
-    name = "_".join(filter(None, (pathlib.Path(path).stem, variant)))
     if flags.plan:
         workers = max(1, flags.workers)
         plan.show(study.make(flags.config), measure=flags.plan_measure, workers=workers)
@@ -56,7 +58,7 @@ def main(flags: _cli.Flags) -> int:
     try:
         driver.run_study(
             flags.config,
-            flags.workdir or pathlib.Path("runs", name),
+            workdir,
             executor=flags.executor,
             workers=flags.workers,
             retry_failed=flags.retry_failed,

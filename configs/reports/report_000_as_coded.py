@@ -8,7 +8,7 @@ The test accuracy that this run ends with is no honest one, and its result says 
 Command: python -m cifar_jax.main --config configs/reports/report_000_as_coded.py
 """
 
-from configs.reports import report_000
+from . import report_000
 
 
 def get_config():

@@ -10,7 +10,7 @@ figure 4 suggests that the printed run held out 10 % and not 20 %.
 Command: python -m cifar_jax.main --config configs/reports/report_003_as_coded.py
 """
 
-from configs.reports import report_003
+from . import report_003
 
 
 def get_config():

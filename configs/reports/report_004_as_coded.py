@@ -9,7 +9,7 @@ offered: it scores another network.
 Command: python -m cifar_jax.main --config configs/reports/report_004_as_coded.py
 """
 
-from configs.reports import report_004
+from . import report_004
 
 
 def get_config():
