@@ -7,6 +7,7 @@ import pathlib
 import random
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -82,7 +83,8 @@ def test_only_the_winner_is_tested(finished):
     path, rows = finished
     record = json.loads((path / "winner.json").read_text())
     best = max(
-        (row for row in rows.values() if row.done), key=lambda row: row.mean("accuracy")
+        (row for row in rows.values() if row.done),
+        key=lambda row: statistics.fmean(row.values("accuracy")),
     )
     assert record["design"] == best.candidate.name
     assert record["validation"] == best.values("accuracy")
@@ -94,11 +96,11 @@ def test_a_stop_file_ends_a_run_at_an_epochs_end(digits_dir, tmp_path):
     """And before its first epoch; without it, the run is resumed."""
     config = config_of(digits_dir, **{"base.train.epochs": 3}).base
     config.evaluate.test = False
-    task = run.Task(config, tmp_path / "run")
-    task.workdir.mkdir()
-    stop, metrics = task.workdir / run.STOP, task.workdir / "metrics.jsonl"
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    stop, metrics = workdir / run.STOP, workdir / "metrics.jsonl"
     stop.touch()
-    assert run.train(task).state == "stopped" and not metrics.exists()
+    assert run.train(config, workdir).state == "stopped" and not metrics.exists()
     stop.unlink()
 
     def leave_stop_file():  # when the first epoch is written
@@ -108,12 +110,12 @@ def test_a_stop_file_ends_a_run_at_an_epochs_end(digits_dir, tmp_path):
 
     thread = threading.Thread(target=leave_stop_file)
     thread.start()
-    assert run.train(task).state == "stopped"
+    assert run.train(config, workdir).state == "stopped"
     thread.join()
     epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
     assert 1 <= epochs[-1] < 3
     stop.unlink()
-    outcome = run.train(task)
+    outcome = run.train(config, workdir)
     assert outcome.state == "done" and outcome.figures["best_epoch"] <= 3
 
 
@@ -204,7 +206,7 @@ def test_a_killed_study_resumes_to_the_same_table(digits_dir, tmp_path):
         process.communicate()
         process = start(killed, digits_dir)
     out, _ = process.communicate(timeout=600)
-    assert process.returncode == 0 and "resuming: " in out, out
+    assert process.returncode == 0 and "resuming" in out, out
     columns = ("design", "seed", "state", "accuracy", "loss", "best_epoch")
     for name in ("table.md", "winner.json"):
         assert (killed / name).read_text() == (tmp_path / "whole" / name).read_text()

@@ -63,7 +63,7 @@ def test_every_study_keeps_its_budget(name, variant):
     assert found and not any(each.skip_reason for each in found)
     assert all(limit is None or each.num_parameters < limit for each in found)
     if made.candidates:
-        assert set(made.reported) <= {each.name for each in found}
+        assert set(dict(made.options.reported)) <= {each.name for each in found}
     record = importlib.import_module(f"configs.search.{name}").__doc__
     assert f"configs/search/{name}.py" in record and "small:" in record
 
@@ -137,9 +137,10 @@ def test_letters_and_keys_are_set():
     assert changed.model.kernel_sizes == (5,)
     assert changed.optim.momentum == 0.8
     assert base.model.stage_sizes == (1, 1, 1, 1)
-    assert designs.value_of(changed, "B2") == 4
-    assert designs.value_of(changed, "B") == (1, 4, 1)
-    assert designs.value_of(changed, "optim.momentum") == 0.8
+    found = designs.Candidate("changed", {}, changed)
+    assert found.value("B2") == 4
+    assert found.value("B") == (1, 4, 1)
+    assert found.value("optim.momentum") == 0.8
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_published_table_8_is_of_its_config():
     expected = [
         (each.name, str(each.num_parameters), str(seed), "done")
         for each in made.candidates
-        for seed in range(made.seeds)
+        for seed in range(made.options.seeds)
     ]
     scores = []
     for name in ("results.csv", "results_of_two_workers.csv"):

@@ -12,7 +12,7 @@ import pytest
 from support.studying import config_of
 
 from cifar_jax import UserError
-from cifar_jax.studies import executors, study
+from cifar_jax.studies import executors
 from cifar_jax.studies.driver import run_study
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -85,16 +85,16 @@ def test_processes_end_with_a_driver_that_is_killed(tmp_path):
 
 def test_without_ray_there_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
-    made = study.make(config_of())
+    options = config_of().study
     with pytest.raises(UserError, match=r"needs Ray.*pip install 'cifar-jax\[ray\]'"):
-        executors.make("ray", 0, made, tmp_path)
+        executors.make("ray", 0, options, tmp_path)
 
 
 def test_without_a_cluster_there_is_one_line(tmp_path):
     pytest.importorskip("ray")
-    made = study.make(config_of())
+    options = config_of().study
     with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:1 .*ray start"):
-        executors.make("ray=127.0.0.1:1", 0, made, tmp_path)
+        executors.make("ray=127.0.0.1:1", 0, options, tmp_path)
 
 
 @pytest.fixture(scope="module")

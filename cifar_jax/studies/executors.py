@@ -1,10 +1,12 @@
 """Where the runs of a study are done: executors of `concurrent.futures`' protocol.
 
 An executor only launches functions. What they share with the driver are files, so any
-executor will do whose workers see the study's folder.
+executor will do whose workers see the study's folder. Three attributes are optional:
+`num_workers`, the number of runs that it should have in hand; `lost`, the exceptions of
+a machine that is gone, for which its runs cannot be blamed; and `interrupt()`, which
+asks all runs to save at once.
 """
 
-import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -14,61 +16,51 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from cifar_jax import UserError
-from cifar_jax.studies.study import Study
 
 
 class WorkerDied(Exception):
     """The process that did a run has died: what it did may be the reason."""
 
 
-class NodeLost(Exception):
-    """The machine that did a run is gone, for which the run cannot be blamed."""
-
-
-def make(spec: str, workers: int, study: Study, logs: pathlib.Path) -> Executor:
-    """Returns the executor that --executor asks for.
-
-    Args:
-      spec: "local", "ray" or "ray=ADDRESS".
-      workers: Number of local processes; 0: one per accelerator, or else a single one.
-      study: Study, whose `threads` and `accelerators` a run has.
-      logs: Folder for the logs of local processes.
-    """
+def make(spec: str, workers: int, options: ConfigDict, logs: pathlib.Path) -> Executor:
+    """Returns the executor that --executor asks for, of a study with these options."""
     name, _, address = spec.partition("=")
     if name == "ray":
-        return RayExecutor(address or None, study.threads, study.accelerators)
+        return RayExecutor(address or None, options.threads, options.accelerators)
     if spec == "local":
-        return LocalExecutor(workers, study.threads, logs)
+        return LocalExecutor(workers, options.threads, logs)
     raise UserError(f"--executor is {spec!r}; use local, ray or ray=ADDRESS")
 
 
-class LocalExecutor(Executor):
-    """Processes of this machine, each replaced when it dies.
+class LocalExecutor(ThreadPoolExecutor):
+    """Processes of this machine, each looked after by a thread and replaced if it dies.
 
     `ProcessPoolExecutor` will not do: one dead process breaks the whole pool. The
-    processes end with this one, however it ends.
+    processes end with this one, however it ends. 0 workers: one for each accelerator,
+    or else a single one, each with its share of the cores where `threads` is 0.
     """
 
     def __init__(self, workers: int, threads: int, logs: pathlib.Path):
         accelerators = _accelerators()
         self.num_workers = workers or len(accelerators) or 1
+        super().__init__(self.num_workers)
         if self.num_workers == 1:  # it may have them all
             accelerators = []
-        self._logs = logs
-        self._tasks: queue.SimpleQueue[tuple | None] = queue.SimpleQueue()
-        self._processes: dict[int, multiprocessing.process.BaseProcess] = {}
-        self._supervisors: list[threading.Thread] = []
-        can_confine = hasattr(os, "sched_getaffinity")  # on Linux
-        cores = sorted(os.sched_getaffinity(0)) if can_confine else []
-        num_cores = len(cores) or os.cpu_count() or 1
-        threads = threads or max(1, num_cores // self.num_workers)
+        cores = list(range(os.cpu_count() or 1))
+        if hasattr(os, "sched_getaffinity"):  # on Linux
+            cores = sorted(os.sched_getaffinity(0))
+        threads = threads or max(1, len(cores) // self.num_workers)
         # Where the processes take all cores, each is confined to its own: threads of
         # Python and of the compiler would else slow its neighbours down.
-        is_confined = 1 < self.num_workers == num_cores // threads and not accelerators
+        is_confined = 1 < self.num_workers == len(cores) // threads and not accelerators
+        self._processes: dict[int, tuple] = {}  # each with the connection to it
+        self._idle: queue.SimpleQueue[tuple[int, tuple]] = queue.SimpleQueue()
         for n in range(self.num_workers):
             environment = {"NPROC": str(threads), "OMP_NUM_THREADS": str(threads)}
             if accelerators:
@@ -76,64 +68,49 @@ class LocalExecutor(Executor):
                 if self.num_workers > len(accelerators):
                     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
             own = set(cores[n * threads :][:threads]) if is_confined else set()
-            thread = threading.Thread(
-                target=self._supervise, args=(n, environment, own), daemon=True
-            )
-            thread.start()
-            self._supervisors.append(thread)
+            log = logs / f"worker-{os.getpid()}-{n}.log"
+            self._idle.put((n, (environment, own, log)))
 
     def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
         """Queues a call, whose future raises WorkerDied if its process dies."""
-        future: Future = Future()
-        self._tasks.put((future, (fn, args, kwargs)))
-        return future
+        return super().submit(self._call, fn, args, kwargs)
+
+    def _call(self, *call: Any) -> Any:
+        """Has an idle process do a call, and starts that first if need be."""
+        number, options = self._idle.get()
+        try:
+            if number not in self._processes:
+                context = multiprocessing.get_context("spawn")
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, *options))
+                process.start()
+                theirs.close()  # else its death would not be noticed here
+                self._processes[number] = process, ours
+            process, connection = self._processes[number]
+            try:
+                connection.send(call)
+                result, error = connection.recv()
+            except (EOFError, OSError) as broken:
+                del self._processes[number]
+                process.join()
+                code = process.exitcode
+                how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                raise WorkerDied(f"{how}; see {options[-1]}") from broken
+        finally:
+            self._idle.put((number, options))
+        if error:
+            raise error
+        return result
 
     def interrupt(self) -> None:
         """Asks all processes to save their runs now, not only at an epoch's end."""
-        for process in list(self._processes.values()):
+        for process, _ in list(self._processes.values()):
             process.terminate()  # SIGTERM, which a training run takes as a request
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the processes, when they have done what they are doing."""
-        with contextlib.suppress(queue.Empty):
-            while cancel_futures:
-                if task := self._tasks.get_nowait():
-                    task[0].cancel()
-        for _ in self._supervisors:
-            self._tasks.put(None)
-        for thread in self._supervisors if wait else ():
-            thread.join()
-
-    def _supervise(
-        self, number: int, environment: dict[str, str], cores: set[int]
-    ) -> None:
-        """Keeps one process busy: hands it one call after the other."""
-        context = multiprocessing.get_context("spawn")
-        log = self._logs / f"worker-{os.getpid()}-{number}.log"
-        process = connection = None
-        while (task := self._tasks.get()) is not None:
-            future, call = task
-            if not future.set_running_or_notify_cancel():
-                continue
-            if process is None or connection is None:
-                connection, theirs = context.Pipe()
-                process = context.Process(
-                    target=_serve, args=(theirs, environment, cores, log)
-                )
-                process.start()
-                theirs.close()  # else its death would not be noticed here
-                self._processes[number] = process
-            try:
-                connection.send(call)
-                result, error = connection.recv()
-            except (EOFError, OSError):
-                process.join()
-                connection, code = None, process.exitcode or 0
-                how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                future.set_exception(WorkerDied(f"{how}; see {log}"))
-            else:
-                future.set_exception(error) if error else future.set_result(result)
-        if process is not None and connection is not None:
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        for process, connection in self._processes.values():
             connection.close()  # which ends the process
             process.join()
 
@@ -166,17 +143,19 @@ def _serve(
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    if cores:
+    if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
+    while True:
+        try:
             fn, args, kwargs = connection.recv()
-            try:
-                reply = fn(*args, **kwargs), None
-            except Exception as error:
-                reply = None, error
-            connection.send(reply)
+        except EOFError:
+            return
+        try:
+            reply = fn(*args, **kwargs), None
+        except Exception as error:
+            reply = None, error
+        connection.send(reply)
 
 
 def _end_with_parent() -> None:
@@ -188,13 +167,9 @@ def _end_with_parent() -> None:
 
 
 class RayExecutor(Executor):
-    """Tasks of a Ray cluster, which only launches them.
+    """Tasks of the Ray cluster at an address; None: the one here, or this machine.
 
-    Args:
-      address: Address of the cluster; None: the one that is running here, or else
-        this machine.
-      threads: CPUs that a run reserves, without accelerators; 0: one.
-      accelerators: GPUs or TPU chips that it reserves, where the cluster has any.
+    A run reserves `accelerators` where the cluster has any, and else `threads` CPUs.
     """
 
     def __init__(self, address: str | None, threads: int, accelerators: float):
@@ -217,49 +192,33 @@ class RayExecutor(Executor):
                 "start one with `ray start --head`, or leave the address out to use "
                 "this machine"
             ) from error
-        self._ray, self._threads, self._accelerators = ray, threads, accelerators
-        # A lost node is told apart below, from a run that kills its process.
-        self._call = ray.remote(max_retries=0)(
+        self.lost = (ray.exceptions.NodeDiedError,)
+        resources = ray.cluster_resources()
+        found = [name for name in ("GPU", "TPU") if accelerators and name in resources]
+        self._resource = found[0] if found else "CPU"
+        self._amount = amount = accelerators if found else threads or 1
+        options = {
+            "CPU": {"num_cpus": amount},
+            "GPU": {"num_cpus": 0, "num_gpus": amount},
+            "TPU": {"num_cpus": 0, "resources": {"TPU": amount}},
+        }[self._resource]
+        # A run that kills its process is tried again by the driver, which counts.
+        self._call = ray.remote(max_retries=0, **options)(
             lambda fn, args, kwargs: fn(*args, **kwargs)
         )
+        self._ray = ray
 
     @property
     def num_workers(self) -> int:
         """Number of runs that fit the cluster as it is now, but at least one."""
-        name, amount = self._resource()
-        return max(1, int(self._ray.cluster_resources().get(name, 0) / amount))
+        resources = self._ray.cluster_resources()
+        return max(1, int(resources.get(self._resource, 0) / self._amount))
 
     def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
         """Submits a call; one that waits for resources counts as running."""
-        name, amount = self._resource()
-        options: dict[str, Any] = {"resources": {name: amount}, "num_cpus": 0}
-        if name in ("CPU", "GPU"):
-            options = {"num_cpus": 0, f"num_{name.lower()}s": amount}
-        future: Future = Future()
-        future.set_running_or_notify_cancel()
-        task = self._call.options(**options).remote(fn, args, kwargs).future()
-        task.add_done_callback(lambda done: self._pass_on(done, future))
-        return future
+        return self._call.remote(fn, args, kwargs).future()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leaves the cluster."""
         del wait, cancel_futures
         self._ray.shutdown()
-
-    def _resource(self) -> tuple[str, float]:
-        """Returns what a run reserves, by Ray's name, and how much of it."""
-        cluster = self._ray.cluster_resources()
-        for name in ("GPU", "TPU"):
-            if self._accelerators and cluster.get(name):
-                return name, self._accelerators
-        return "CPU", self._threads or 1
-
-    def _pass_on(self, done: Future, future: Future) -> None:
-        """Hands a task's result, or what has ended it, to the driver's future."""
-        error = done.exception()
-        if error is None:
-            future.set_result(done.result())
-        elif isinstance(error, self._ray.exceptions.NodeDiedError):
-            future.set_exception(NodeLost(str(error)))
-        else:
-            future.set_exception(WorkerDied(f"{error}".splitlines()[0]))

@@ -30,26 +30,25 @@ def show(study: Study, *, measure: bool, workers: int) -> None:
     from cifar_jax.models import count, resnet
     from cifar_jax.training.progress import clock_time
 
-    threads = study.threads or max(1, (os.cpu_count() or 1) // workers)
+    threads = study.options.threads or max(1, (os.cpu_count() or 1) // workers)
     os.environ.setdefault("NPROC", str(threads))  # as a worker has it
     _runtime.start(study.rules.base.train.cpu_devices)
     shape, num_classes = study.rules.image_shape, study.rules.num_classes
     candidates = study.candidates or examples(study)
     rows = {c.name: Row(c) for c in candidates if not c.skip_reason}
-
     macs = {}
     for name, row in rows.items():
         options = row.candidate.config.model.to_dict()
         model = resnet.create(num_classes=num_classes, image_shape=shape, **options)
         macs[name] = count.macs(model, shape)
-    columns = table.design_columns(table.factor_names(study, list(rows.values())))
+    columns = table.columns(study, list(rows.values()), study.factors)
     columns["MACs"] = lambda row: f"{macs[row.candidate.name]:,}"
-    num_designs = study.trials if study.is_sampled else len(rows)
+    num_designs = study.options.trials if study.is_sampled else len(rows)
     note = f"{num_designs} designs, {study.num_runs} runs"
     if measure:
         middle = sorted(rows, key=macs.__getitem__)[len(rows) // 2]
         print(f"measuring a run of {middle}", flush=True)
-        factor = _seconds(study, rows[middle].candidate) / macs[middle]
+        factor = _seconds(rows[middle].candidate) / macs[middle]
         columns["time of a run"] = lambda row: clock_time(
             macs[row.candidate.name] * factor
         )
@@ -66,7 +65,7 @@ def show(study: Study, *, measure: bool, workers: int) -> None:
 
 def examples(study: Study) -> list[Candidate]:
     """Returns some designs of a space that is sampled; the same ones each time."""
-    sampler = optuna.samplers.RandomSampler(seed=study.sampler_seed)
+    sampler = optuna.samplers.RandomSampler(seed=study.options.sampler_seed)
     draw = optuna.create_study(sampler=sampler)
     return [
         designs.candidate(study.rules, draw.ask(study.distributions).params, f"e{n}")
@@ -74,12 +73,12 @@ def examples(study: Study) -> list[Candidate]:
     ]
 
 
-def _seconds(study: Study, design: Candidate) -> float:
+def _seconds(design: Candidate) -> float:
     """Returns the seconds of a run of a design, from a few steps on made-up images."""
     from cifar_jax.data import sources
     from cifar_jax.training import dry_run, loop
 
-    config, data = study.config(design, 0), design.config.data
+    config, data = design.config, design.config.data
     source = sources.open(data.name, data.dir, image_size=data.image_size)
     num_val = 2 * source.num_classes
     num_train = _NUM_STEPS * config.train.batch_size + num_val
