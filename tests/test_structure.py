@@ -23,8 +23,8 @@ MAX_FUNCTIONS_PER_1000_LINES = 45
 MAX_FUNCTION_LINES = 50
 
 # What all rooms may use: the error for users' mistakes, the default config, files that
-# appear whole, what comes with the package, and process set-up.
-GROUND = {"UserError", "_files", "_packaged", "_runtime", "config"}
+# appear whole, what comes with the package, process set-up, and worker processes.
+GROUND = {"UserError", "_files", "_packaged", "_processes", "_runtime", "config"}
 # Each room, with the rooms below it. A room in a room stands below that one, too.
 ROOMS = {
     "models": set(),

@@ -19,11 +19,7 @@ _MOST_ROWS = 20  # of the best designs
 
 
 class View:
-    """A line for each run that ends and, on a terminal, a live table of the best.
-
-    Attributes:
-      live: Context in which the table is live.
-    """
+    """A line for each run that ends; on a terminal, a table in the context `live`."""
 
     def __init__(
         self,
@@ -56,12 +52,7 @@ class View:
         self._say(f"{run.candidate.name}, seed {run.seed}: {end}")
 
     def show(self, rows: Sequence[Row], folder: pathlib.Path | None = None) -> None:
-        """Shows the best designs: live, with what is running, or at a study's end.
-
-        Args:
-          rows: Rows of all designs.
-          folder: Folder of a study that has ended; None: show them live.
-        """
+        """Shows the best designs: live, or those of a folder at the end."""
         best = [r for r in table.ranked(self._study, rows) if r.done][:_MOST_ROWS]
         columns = table.columns(self._study, best, self._study.factors)
         text = table.grid(columns, best) + "\n"

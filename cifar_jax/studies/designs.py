@@ -16,11 +16,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.config import config_to_dict, flatten
-from cifar_jax.models import count, design
-
-# Report 004's letters, and two of ours: short names for keys of `config.model`.
-LETTERS = ("N", "B", "C", "F", "K", "P", "growth")
-_LETTER = re.compile(rf"{'|'.join(LETTERS)}|B([1-9])")  # B3: the third stage's blocks
+from cifar_jax.models import count, design, letters
 
 Factors = Mapping[str, Any]  # values of letters and of config keys, by their name
 
@@ -49,27 +45,13 @@ class Candidate:
         return json.dumps(plain, sort_keys=True, default=str)
 
     def value(self, factor: str) -> Any:
-        """Returns the value of a factor, whether or not the design sets it.
-
-        It is None where the design has none, such as blocks of a stage that it lacks.
-        """
+        """Returns the value of a factor, whether or not the design sets it."""
         if factor in self.factors:
             return self.factors[factor]
-        letter, model = _LETTER.fullmatch(factor), self.config.model
-        if not letter:
-            keys = factor.split(".")
-            return functools.reduce(lambda part, key: part[key], keys, self.config)
-        sizes = tuple(model.stage_sizes)
-        if letter[1]:
-            return dict(enumerate(sizes, 1)).get(int(letter[1]))
-        return {
-            "N": len(sizes),
-            "B": sizes[0] if len(set(sizes)) == 1 else sizes,
-            "C": model.widths[0],
-            "F": model.kernel_sizes[0],
-            "K": model.shortcut_kernel_sizes[0],
-            "P": model.pool,
-        }.get(factor)
+        if letters.PATTERN.fullmatch(factor):
+            return letters.value(self.config.model, factor)
+        keys = factor.split(".")
+        return functools.reduce(lambda part, key: part[key], keys, self.config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +96,9 @@ def candidate(rules: Rules, factors: Factors, name: str = "") -> Candidate:
 def with_factors(base: ConfigDict, factors: Factors) -> ConfigDict:
     """Returns a copy of a config in which letters and dotted keys are set."""
     config = base.copy_and_resolve_references()
-    keys = {key: v for key, v in factors.items() if not _LETTER.fullmatch(key)}
-    letters = {name: v for name, v in factors.items() if name not in keys}
-    for key, value in (_model_keys(config.model, letters) | keys).items():
+    named = {name: v for name, v in factors.items() if letters.PATTERN.fullmatch(name)}
+    keys = {key: v for key, v in factors.items() if key not in named}
+    for key, value in (letters.keys(config.model, named) | keys).items():
         *sections, last = key.split(".")
         part: Any = config
         for name in sections:
@@ -124,8 +106,8 @@ def with_factors(base: ConfigDict, factors: Factors) -> ConfigDict:
         if not isinstance(part, ConfigDict) or isinstance(
             part.get(last, ConfigDict()), ConfigDict
         ):  # neither a key with a value nor a letter
-            known = [*LETTERS, *flatten(config_to_dict(config))]
-            remedy = f"use {', '.join(LETTERS)}, or a key of the config"
+            known = [*letters.LETTERS, *flatten(config_to_dict(config))]
+            remedy = f"use {', '.join(letters.LETTERS)}, or a key of the config"
             for close in difflib.get_close_matches(key, known, n=1):
                 remedy = f"did you mean {close}?"
             raise UserError(f"unknown factor {key!r} in study.space; {remedy}")
@@ -188,35 +170,3 @@ def fixed(kind: str, space: Sequence[Mapping], rules: Rules) -> tuple[Candidate,
             )
         by_folder[folder_of(new.name)] = new
     return tuple(by_folder.values())
-
-
-def _model_keys(model: ConfigDict, letters: Factors) -> dict[str, Any]:
-    """Returns what letters set, by the keys of the config."""
-    for name, value in letters.items():
-        types = int | float if name == "growth" else int
-        is_number = isinstance(value, types) and not isinstance(value, bool)
-        if not is_number or value < (0 if name == "P" else 1):
-            raise UserError(
-                f"factor {name} cannot be {value!r}; it is a whole number of at least "
-                "1, or P=0 for the whole map (growth: any number of at least 1)"
-            )
-    keys: dict[str, Any] = {}
-    sizes = list(model.stage_sizes)
-    if "N" in letters:  # a new stage has as many blocks as the last one
-        sizes = [*sizes, *(letters["N"] * sizes[-1:])][: letters["N"]]
-    if "B" in letters:
-        sizes = [letters["B"]] * len(sizes)
-    for stage in range(len(sizes)):  # with N sampled, letters of further ones are idle
-        sizes[stage] = letters.get(f"B{stage + 1}", sizes[stage])
-    if tuple(sizes) != tuple(model.stage_sizes):
-        keys["model.stage_sizes"] = tuple(sizes)
-    if {"N", "C", "growth"} & set(letters):
-        first, growth = letters.get("C", model.widths[0]), letters.get("growth", 2)
-        widths = (round(first * growth**stage) for stage in range(len(sizes)))
-        keys["model.widths"] = tuple(widths)
-    for name, key in (("F", "kernel_sizes"), ("K", "shortcut_kernel_sizes")):
-        if name in letters:
-            keys[f"model.{key}"] = (letters[name],)
-    if "P" in letters:
-        keys["model.pool"] = letters["P"] or None
-    return keys

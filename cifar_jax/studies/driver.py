@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import pathlib
 import queue
@@ -35,10 +36,10 @@ from cifar_jax.studies.study import Study
 from cifar_jax.studies.table import Key, Row, Run
 from cifar_jax.training.interrupt import Stopped, listen
 
-# Keys that a study may be resumed with other values of: it then has more runs, or its
-# runs other resources. Those of `base` are the run directories'.
-FREE_KEYS = ("study.seeds", "study.trials", "study.finalists", "study.latency")
-FREE_KEYS += ("study.accelerators", "study.max_seconds")
+# With other values of these a study may be resumed: it then has more runs, or its runs
+# other resources.
+_FREE = ("seeds", "trials", "finalists", "latency", "accelerators", "max_seconds")
+FREE_KEYS = (*(f"study.{k}" for k in _FREE), *(f"base.{k}" for k in RESUMABLE_KEYS))
 MOST_DEATHS = 3  # of a run's processes, without an epoch in between
 _LOOK_SECONDS = 1.0  # between looks at the metrics of running runs
 _TABLE_SECONDS = 10.0  # between tables, at least
@@ -100,45 +101,38 @@ def run_study(
 
 def claim(folder: pathlib.Path, config: ConfigDict) -> None:
     """Writes the config of a study, or refuses a folder that holds another one."""
-    new = config_to_dict(config)
-    free = (*FREE_KEYS, *(f"base.{key}" for key in RESUMABLE_KEYS))
-    if changed := config_diff(_read(folder / "study.json") or new, new, free):
+    path, new = folder / "study.json", config_to_dict(config)
+    try:
+        old = json.loads(path.read_text()) if path.exists() else new
+    except ValueError as error:
+        remedy = "remove it, and the same command writes it again"
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
+    if changed := config_diff(old, new, FREE_KEYS):
         raise UserError(
             f"{folder} holds a study of another config ({'; '.join(changed.values())})"
             "; use the old values, or choose another --workdir"
         )
-    OutputFolder(folder).json("study.json", new)
+    OutputFolder(folder).json(path.name, new)
 
 
-def _read(path: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the content of a JSON file of a study, or None without one."""
-    try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except ValueError as error:
-        remedy = "remove it, and the same command writes it again"
-        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
-
-
+@dataclasses.dataclass
 class Driver:
     """The loop that asks for runs, submits them, and follows them to their end.
 
-    Made, it has read the journal of its study, or of the part with this `name`.
+    `name` is that of a part, or "". Made, a driver has read the journal.
     """
 
-    def __init__(
-        self,
-        made: Study,
-        folder: pathlib.Path,
-        name: str,
-        executor: Executor,
-        workers: int,
-        retry_failed: bool,
-        merge: bool,
-    ):
-        self._study, self._folder, self._executor = made, folder, executor
-        self._is_part, self._merge = bool(name), merge
-        self._num_workers = workers or getattr(executor, "num_workers", 32)
-        self._designs = {design.name: design for design in made.candidates}
+    study: Study
+    folder: pathlib.Path
+    name: str
+    executor: Executor
+    workers: int
+    retry_failed: bool
+    merge: bool
+
+    def __post_init__(self):
+        self._num_workers = self.workers or getattr(self.executor, "num_workers", 32)
+        self._designs = {design.name: design for design in self.study.candidates}
         self._runs: dict[Key, Run] = {}
         self._waiting: collections.deque[Run] = collections.deque()
         self._running: dict[Future, Run] = {}
@@ -146,14 +140,18 @@ class Driver:
         self._metrics: dict[Key, tuple[int, int]] = {}  # as they were read last
         self._deaths: collections.Counter[tuple[Key, int]] = collections.Counter()
         self._stop: Stopped | None = None
-        self._deadline = time.monotonic() + (made.options.max_seconds or float("inf"))
-        self._next_look, self._next_table = 0.0, time.monotonic() + _TABLE_SECONDS
-        self._winner = _read(folder / "winner.json")
-        self._journal = Journal(made, folder, f"journal{name}.log")
+        seconds, now = self.study.options.max_seconds or math.inf, time.monotonic()
+        self._deadline, self._next_look, self._next_table = (
+            now + seconds,
+            0.0,
+            now + _TABLE_SECONDS,
+        )
+        self._winner: dict[str, Any] | None = None
+        self._journal = Journal(self.study, self.folder, f"journal{self.name}.log")
         for run in self._journal.runs():
-            is_again = retry_failed and run.state == "failed"
+            is_again = self.retry_failed and run.state == "failed"
             self._add([Run(run.candidate, run.seed) if is_again else run])
-        self._view = View(made, self._runs.values())
+        self._view = View(self.study, self._runs.values())
 
     def run(self) -> list[Row]:
         """Does all runs that are left, scores the winner, and writes the tables."""
@@ -170,16 +168,16 @@ class Driver:
                 if time.monotonic() >= self._next_look:
                     self._look(signals.noted)
             rows = table.rows(self._designs.values(), self._runs.values())
-            if not self._is_part:
+            if not self.name:
                 if not self._stop:
                     self._score_winner(rows)
                 self._write(rows)
-        self._view.show(rows, self._folder)
+        self._view.show(rows, self.folder)
         if self._stop:
             raise self._stop
-        if not self._is_part and not any(row.done for row in rows):
+        if not self.name and not any(row.done for row in rows):
             raise UserError(
-                f"no run of the study has ended well; {self._folder}/table.md says "
+                f"no run of the study has ended well; {self.folder}/table.md says "
                 "why, and --retry_failed tries them again"
             )
         return rows
@@ -188,23 +186,41 @@ class Driver:
         """Adds runs that are new, to be done; returns whether there are any."""
         new = {run.key: run for run in runs if run.key not in self._runs}
         self._runs |= new
-        self._designs |= {r.candidate.name: r.candidate for r in new.values()}
+        self._designs |= {run.candidate.name: run.candidate for run in new.values()}
         self._waiting.extend(run for run in new.values() if not run.has_ended)
         return bool(new)
 
+    def _extend(self) -> bool:
+        """Adds the next runs when all others have ended; returns whether it has any.
+
+        First these are all of a study, or the first one of each design; then the other
+        seeds of designs whose first run was done, or of the best of them.
+        """
+        options, study = self.study.options, self.study
+        sound = [each for each in self._designs.values() if not each.skip_reason]
+        seeds = range(1 if study.is_staged else options.seeds)
+        is_new = self._add(Run(design, seed) for design in sound for seed in seeds)
+        if is_new or not study.is_staged or self.merge:
+            return is_new
+        firsts = table.rows(sound, (r for r in self._runs.values() if r.seed == 0))
+        done = [row.candidate for row in table.ranked(study, firsts) if row.done]
+        best = done[: options.finalists] if study.is_sampled else done
+        others = range(1, options.seeds)
+        return self._add(Run(design, seed) for design in best for seed in others)
+
     def _submit(self) -> None:
         """Fills the executor, with waiting runs before new designs of the sampler."""
-        options, data = self._study.options, self._study.rules.base.data
+        options, data = self.study.options, self.study.rules.base.data
         latency = options.latency or "latency" in options.objectives
         while len(self._running) < self._num_workers:
             if not self._waiting:
-                run = None if self._merge else self._journal.propose()
-                if run is None:
+                proposed = None if self.merge else self._journal.propose()
+                if proposed is None:
                     return
-                self._add([run])
+                self._add([proposed])
             run = self._waiting.popleft()
             workdir, known = self._workdir(run), figures(self._workdir(run))
-            if self._merge and not known:
+            if self.merge and not known:
                 continue
             if known and (not latency or known.get("latency")):
                 future: Future[Outcome] = Future()  # an earlier command has done it
@@ -214,37 +230,17 @@ class Driver:
                     sources.open(data.name, data.dir, local=data.source).prepare()
                 self._metrics[run.key] = 0, 0
                 (workdir / STOP).unlink(missing_ok=True)
-                config = run.config()
-                future = self._executor.submit(
-                    train, config, workdir, options.threads, latency
-                )
+                call = train, run.config(), workdir, options.threads, latency
+                future = self.executor.submit(*call)
             self._journal.begin(run)
             run.state, self._running[future] = "running", run
             future.add_done_callback(self._ended.put)
-
-    def _extend(self) -> bool:
-        """Adds the next runs when all others have ended; returns whether it has any.
-
-        First these are all of a study, or the first one of each design; then the other
-        seeds of designs whose first run was done, or of the best of them.
-        """
-        options, study = self._study.options, self._study
-        sound = [each for each in self._designs.values() if not each.skip_reason]
-        seeds = range(1 if study.is_staged else options.seeds)
-        is_new = self._add(Run(design, seed) for design in sound for seed in seeds)
-        if is_new or not study.is_staged or self._merge:
-            return is_new
-        firsts = table.rows(sound, (r for r in self._runs.values() if r.seed == 0))
-        done = [row.candidate for row in table.ranked(study, firsts) if row.done]
-        best = done[: options.finalists] if study.is_sampled else done
-        others = range(1, options.seeds)
-        return self._add(Run(design, seed) for design in best for seed in others)
 
     def _look(self, signal_number: int) -> None:
         """Follows the running runs, passes a stop on, and shows where the study is."""
         start, is_new = time.monotonic(), False
         if not self._stop and (signal_number or start > self._deadline):
-            reason, code = f"study.max_seconds={self._study.options.max_seconds:g}", 0
+            reason, code = f"study.max_seconds={self.study.options.max_seconds:g}", 0
             if signal_number:
                 reason, code = signal.Signals(signal_number).name, 128 + signal_number
             self._stop = Stopped(f"stopped by {reason}; the same command resumes", code)
@@ -256,8 +252,8 @@ class Driver:
                 workdir.mkdir(parents=True, exist_ok=True)  # it may not have started
                 (workdir / STOP).touch()
         if is_new:
-            getattr(self._executor, "interrupt", lambda: None)()
-        if start >= self._next_table and not self._is_part:
+            getattr(self.executor, "interrupt", lambda: None)()
+        if start >= self._next_table and not self.name:
             rows = table.rows(self._designs.values(), self._runs.values())
             self._view.show(rows)
             self._write(rows)
@@ -277,7 +273,7 @@ class Driver:
         except OSError:  # not there yet
             return
         self._metrics[run.key] = version
-        first = self._study.options.objectives[0]
+        first = self.study.options.objectives[0]
         watched = "loss" if first == "loss" else "accuracy"
         for line in lines:
             if run.has_ended or not line.endswith(b"\n"):
@@ -299,7 +295,7 @@ class Driver:
         try:
             outcome = future.result()
         except Exception as error:  # the executor's: a call returns its own faults
-            lost = getattr(self._executor, "lost", ())
+            lost = getattr(self.executor, "lost", ())
             if not self._stop and not isinstance(error, (CancelledError, *lost)):
                 death = run.key, max(run.values, default=0)  # without an epoch between
                 self._deaths[death] += 1
@@ -321,15 +317,15 @@ class Driver:
 
     def _workdir(self, run: Run) -> pathlib.Path:
         name = designs.folder_of(run.candidate.name)
-        return self._folder / "runs" / name / f"seed-{run.seed}"
+        return self.folder / "runs" / name / f"seed-{run.seed}"
 
     def _write(self, rows: list[Row]) -> None:
         """Writes results.csv, table.md and plots/, each file whole or not at all."""
-        output = OutputFolder(self._folder)
+        output = OutputFolder(self.folder)
         output.table("results.csv", *table.csv(rows))
-        output.text("table.md", table.markdown(self._study, rows, self._winner))
-        output = OutputFolder(self._folder / "plots")
-        for name, figure in plots.draw(self._study, rows):
+        output.text("table.md", table.markdown(self.study, rows, self._winner))
+        output = OutputFolder(self.folder / "plots")
+        for name, figure in plots.draw(self.study, rows):
             output.figure(f"{name}.png", figure)
 
     def _score_winner(self, rows: list[Row]) -> None:
@@ -337,28 +333,30 @@ class Driver:
 
         `validation` and `test` are accuracies by seed. Each run is scored once.
         """
-        best, threads = table.ranked(self._study, rows)[0], self._study.options.threads
-        design, done = best.candidate, best.done
-        record = {
-            "design": design.name,
-            "factors": design.factors,
-            "widths": design.widths,
-            "parameters": design.num_parameters,
-            "macs": done[0].figures["macs"] if done else 0,
-            "seeds": [run.seed for run in done],
-            "validation": best.values("accuracy"),
-        }
-        old = self._winner or {}
-        if not done or all(old.get(key) == record[key] for key in ("design", "seeds")):
-            return
-        calls = [(score, run.config(), self._workdir(run), threads) for run in done]
-        futures = [self._executor.submit(*call) for call in calls]
+        best, threads = table.ranked(self.study, rows)[0], self.study.options.threads
+        design, done, tests, futures = best.candidate, best.done, {}, {}
+        for run in done:
+            workdir = self._workdir(run)
+            tests[run.seed] = figures(workdir).get("test_accuracy")
+            if tests[run.seed] is None:
+                call = score, run.config(), workdir, threads
+                futures[run.seed] = self.executor.submit(*call)
         try:
-            record["test"] = [future.result() for future in futures]
+            tests |= {seed: future.result() for seed, future in futures.items()}
         except Exception as error:
             raise UserError(
                 f"the winner {design.name} could not be scored ({error}); the same "
                 "command tries it again"
             ) from error
-        self._winner = record
-        OutputFolder(self._folder).json("winner.json", record)
+        if done:
+            self._winner = {
+                "design": design.name,
+                "factors": design.factors,
+                "widths": design.widths,
+                "parameters": design.num_parameters,
+                "macs": done[0].figures["macs"],
+                "seeds": list(tests),
+                "validation": best.values("accuracy"),
+                "test": list(tests.values()),
+            }
+            OutputFolder(self.folder).json("winner.json", self._winner)

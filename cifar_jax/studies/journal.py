@@ -6,9 +6,7 @@ is a trial from its start; what a study knows of it is the attribute "run".
 
 import functools
 import json
-import os
 import pathlib
-import zlib
 from typing import Any
 
 import optuna
@@ -18,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from cifar_jax import UserError
-from cifar_jax._files import OutputFolder
+from cifar_jax._files import CheckedLines, OutputFolder
 from cifar_jax.studies import designs
 from cifar_jax.studies.study import OBJECTIVES, Study
 from cifar_jax.studies.table import Key, Run
@@ -33,63 +31,35 @@ _STATES = {
 }
 _TRIAL_STATES = {state: trial_state for trial_state, state in _STATES.items()}
 _SAMPLERS = {
-    # Running trials count as bad ones, so that workers spread out.
-    "tpe": functools.partial(
-        optuna.samplers.TPESampler, multivariate=True, constant_liar=True
-    ),
+    "tpe": functools.partial(optuna.samplers.TPESampler, multivariate=True),
     "nsga2": optuna.samplers.NSGAIISampler,
     "random": optuna.samplers.RandomSampler,
 }
 
 
-class CheckedFile(BaseJournalBackend):
-    """Optuna's journal file for a single writer, with a checksum in each line.
-
-    `crc` in a line depends on all lines before it, so that changed, missing and foreign
-    lines are all noticed. Optuna itself ignores it, and dies of such lines.
-
-    Raises:
-      UserError: If a line is damaged, or was written by a version without checksums.
-    """
+class _Backend(BaseJournalBackend):
+    """Optuna's journal file for a single writer, with checked lines."""
 
     def __init__(self, path: pathlib.Path):
-        self._path, self._crc = path, 0
-        self._unread: list[dict[str, Any]] = []
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        if lines and not lines[-1].endswith(b"\n"):  # cut off by a kill or power cut
-            os.truncate(path, sum(map(len, lines[:-1])))
-            lines.pop()
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-                crc = record.pop("crc", None)
-                if crc != zlib.crc32(json.dumps(record).encode(), self._crc):
-                    raise ValueError("wrong checksum" if crc else "no checksum")
-            except (ValueError, AttributeError, TypeError) as error:
-                raise UserError(
-                    f"{path} is damaged (line {number} of {len(lines)}: {error}); "
-                    "results of finished runs are safe in runs/, but which runs were "
-                    "pruned or have failed, and what a sampler has learned, is lost; "
-                    f"to continue, move {path.name} away and run the same command"
-                ) from error
-            self._crc = crc
-            self._unread.append(record)
+        try:
+            self._file = CheckedLines(path)
+        except ValueError as error:
+            raise UserError(
+                f"{path} is damaged ({error}); results of finished runs are safe in "
+                "runs/, but which runs were pruned or have failed, and what a sampler "
+                f"has learned, is lost; to continue, move {path.name} away and run the "
+                "same command"
+            ) from error
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
         """Returns the records since the last call, from which Optuna continues."""
         del log_number_from
-        records, self._unread = self._unread, []
-        return records
+        unread, self._file.records = self._file.records, []
+        return unread
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Appends records."""
-        with self._path.open("a") as file:
-            for log in logs:
-                self._crc = zlib.crc32(json.dumps(log).encode(), self._crc)
-                text = json.dumps({**log, "crc": self._crc}, separators=(",", ":"))
-                file.write(text + "\n")
-                # As Optuna reads them back: the keys of JSON are texts.
-                self._unread.append(json.loads(text))
+        self._file.append(logs)
 
 
 class Journal:
@@ -102,20 +72,18 @@ class Journal:
         self._designs = {design.name: design for design in study.candidates}
         self._trials: dict[Key, Trial] = {}  # of runs that have not ended
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._storage = storage = JournalStorage(CheckedFile(folder / name))
+        self._storage = storage = JournalStorage(_Backend(folder / name))
         if not optuna.get_all_study_names(storage):
             more = [OBJECTIVES[name] for name in options.objectives]
-            directions = [StudyDirection(1 + is_better) for is_better in more]
-            optuna.create_study(
-                study_name="study", storage=storage, directions=directions
-            )
-        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
-        if options.pruner == "halving":
-            pruner = optuna.pruners.SuccessiveHalvingPruner(least, factor)
-        elif options.pruner == "hyperband":
-            pruner = optuna.pruners.HyperbandPruner(least, epochs, factor)
+            goals = [StudyDirection(1 + is_better) for is_better in more]
+            optuna.create_study(study_name="study", storage=storage, directions=goals)
+        pruners = {
+            "none": lambda: optuna.pruners.NopPruner(),
+            "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(least, factor),
+            "hyperband": lambda: optuna.pruners.HyperbandPruner(least, epochs, factor),
+        }
         self._optuna = optuna.load_study(
-            study_name="study", storage=storage, pruner=pruner
+            study_name="study", storage=storage, pruner=pruners[options.pruner]()
         )
         known = {run.candidate.name for run in self.runs()}
         for path in sorted(self._folder.glob(f"*/{DESIGN}")):
@@ -137,17 +105,15 @@ class Journal:
         runs = []
         for (name, seed), (trial, record) in newest.items():
             if name not in self._designs:
-                design = designs.candidate(self._study.rules, record["factors"], name)
-                self._designs[name] = design
+                factors = record["factors"]
+                self._designs[name] = designs.candidate(
+                    self._study.rules, factors, name
+                )
             values = trial.intermediate_values or record["values"]
-            run = Run(
-                self._designs[name],
-                seed,
-                state=_STATES[trial.state],
-                values={int(epoch): value for epoch, value in values.items()},
-                figures=record["figures"],
-                error=record["error"],
-            )
+            values = {int(epoch): value for epoch, value in values.items()}
+            state, figures = _STATES[trial.state], record["figures"]
+            design = self._designs[name]
+            run = Run(design, seed, state, values, figures, record["error"])
             if not run.has_ended:  # its trial stays open
                 study_id = self._storage.get_study_id_from_name("study")
                 find_id = self._storage.get_trial_id_from_study_id_trial_number

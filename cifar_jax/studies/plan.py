@@ -1,10 +1,6 @@
 """What a study costs, before it is started: `--plan`."""
 
-import contextlib
-import io
 import os
-import pathlib
-import tempfile
 
 import optuna
 
@@ -15,7 +11,6 @@ from cifar_jax.studies.study import Study
 from cifar_jax.studies.table import Row
 
 NUM_EXAMPLES = 12  # of a space that is sampled
-_NUM_STEPS = 6  # of the run that is measured
 
 
 def show(study: Study, *, measure: bool, workers: int) -> None:
@@ -28,6 +23,7 @@ def show(study: Study, *, measure: bool, workers: int) -> None:
       workers: Number of runs that are done side by side.
     """
     from cifar_jax.models import count, resnet
+    from cifar_jax.training import dry_run
     from cifar_jax.training.progress import clock_time
 
     threads = study.options.threads or max(1, (os.cpu_count() or 1) // workers)
@@ -48,7 +44,7 @@ def show(study: Study, *, measure: bool, workers: int) -> None:
     if measure:
         middle = sorted(rows, key=macs.__getitem__)[len(rows) // 2]
         print(f"measuring a run of {middle}", flush=True)
-        factor = _seconds(rows[middle].candidate) / macs[middle]
+        factor = dry_run.seconds(rows[middle].candidate.config) / macs[middle]
         columns["time of a run"] = lambda row: clock_time(
             macs[row.candidate.name] * factor
         )
@@ -71,22 +67,3 @@ def examples(study: Study) -> list[Candidate]:
         designs.candidate(study.rules, draw.ask(study.distributions).params, f"e{n}")
         for n in range(NUM_EXAMPLES)
     ]
-
-
-def _seconds(design: Candidate) -> float:
-    """Returns the seconds of a run of a design, from a few steps on made-up images."""
-    from cifar_jax.data import sources
-    from cifar_jax.training import dry_run, loop
-
-    config, data = design.config, design.config.data
-    source = sources.open(data.name, data.dir, image_size=data.image_size)
-    num_val = 2 * source.num_classes
-    num_train = _NUM_STEPS * config.train.batch_size + num_val
-    with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
-        path = pathlib.Path(folder, "data")
-        dry_run.write_noise(source, path, num_train=num_train, num_test=num_val)
-        short = dry_run.shortened(config, path, num_val)
-        with contextlib.redirect_stdout(io.StringIO()):
-            result = loop.train_and_evaluate(short, pathlib.Path(folder, "run"))
-    num_images = config.train.epochs * len(source.open_split(data.train_split))
-    return result["seconds"]["compile"] + num_images / result["images_per_second"]

@@ -30,20 +30,12 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
-class _StopAsked(Exception):
-    """Raised within a run that finds its stop file."""
-
-
 def train(
     config: ConfigDict, workdir: pathlib.Path, threads: int = 0, latency: bool = False
 ) -> Outcome:
     """Trains a run, or resumes it; returns its result if it is done already.
 
-    Args:
-      config: Config of the run.
-      workdir: Run directory, which the driver sees under the same path.
-      threads: CPU threads, whose number changes the rounding; 0: all cores.
-      latency: Whether to measure the latency of the trained network.
+    Its driver sees the run directory under the same path. 0 threads: all cores.
     """
     _start(threads, config.train.cpu_devices, str(workdir.parent))
     import jax
@@ -55,7 +47,7 @@ def train(
     def stop_if_asked(means: Mapping | None = None) -> None:
         del means
         if (workdir / STOP).exists():
-            raise _StopAsked
+            raise interrupt.Stopped("stopped by its driver", 0)
 
     print(f"== {workdir}", flush=True)
     try:
@@ -70,22 +62,19 @@ def train(
             value = efficiency.latency_ms(Predictor(workdir, batch_size=1))
             OutputFolder(workdir).json(MEASURED, {"latency": value})
         return Outcome("done", figures(workdir))
-    except (_StopAsked, interrupt.Stopped):
+    except interrupt.Stopped:
         return Outcome("stopped")
     except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
         print(error, flush=True)
         return Outcome("failed", error=str(error).splitlines()[0])
     except Exception as error:  # whatever a design trips over; the next may not
         traceback.print_exception(error)
-        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        line, *_ = f"{type(error).__name__}: {error}".splitlines()
         return Outcome("failed", error=line)
 
 
 def score(config: ConfigDict, workdir: pathlib.Path, threads: int = 0) -> float:
-    """Returns the accuracy of a trained run on the test images, each scored once."""
-    known = figures(workdir)
-    if "test_accuracy" in known:
-        return known["test_accuracy"]
+    """Returns the accuracy of a trained run on the test images."""
     _start(threads, config.train.cpu_devices, str(workdir.parent))
     import numpy as np
 
@@ -97,8 +86,10 @@ def score(config: ConfigDict, workdir: pathlib.Path, threads: int = 0) -> float:
     images = source.open_split(data.test_split)
     logits, labels = Predictor(workdir, batch_size=500).outputs(images)
     accuracy = float(np.mean(logits[:, 0].argmax(axis=-1) == labels))
-    measured = {"latency": known.get("latency"), "test_accuracy": accuracy}
-    OutputFolder(workdir).json(MEASURED, measured)
+    latency = figures(workdir).get("latency")
+    OutputFolder(workdir).json(
+        MEASURED, {"latency": latency, "test_accuracy": accuracy}
+    )
     return accuracy
 
 
@@ -107,10 +98,10 @@ def figures(workdir: pathlib.Path) -> dict[str, Any]:
 
     Accuracy and loss are those of the best validation, `latency` is in ms.
     """
-    result, measured = workdir / "result.json", workdir / MEASURED
-    if not result.exists():
+    path, measured = workdir / "result.json", workdir / MEASURED
+    if not path.exists():
         return {}
-    values = json.loads(result.read_text())
+    values = json.loads(path.read_text())
     return {
         "accuracy": values["val"]["accuracy"],
         "loss": values["val"]["loss"],

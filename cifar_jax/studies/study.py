@@ -18,11 +18,8 @@ from cifar_jax.data import sources
 from cifar_jax.studies import designs
 from cifar_jax.studies.designs import Candidate, Rules
 
-# Whether more of it is better.
-OBJECTIVES = {
-    "accuracy": True,
-    **dict.fromkeys(("loss", "parameters", "macs", "latency", "seconds"), False),
-}
+_COSTS = ("loss", "parameters", "macs", "latency", "seconds")
+OBJECTIVES = {"accuracy": True, **dict.fromkeys(_COSTS, False)}  # is more better?
 _CHOICES = {
     "kind": ("list", "grid", "one_at_a_time", "sample"),
     "sampler": ("tpe", "nsga2", "random"),
@@ -75,13 +72,9 @@ def make(config: ConfigDict) -> Study:
     base.evaluate.test = False  # only the winner is scored, at the end
     data, space = base.data, [dict(item) for item in options.space]
     source = sources.open(data.name, data.dir, image_size=data.image_size)
-    rules = Rules(
-        base=base,
-        image_shape=source.image_shape,
-        num_classes=source.num_classes,
-        widest=options.width == "widest",
-        multiple=options.width_multiple,
-    )
+    is_widest, multiple = options.width == "widest", options.width_multiple
+    shape, num_classes = source.image_shape, source.num_classes
+    rules = Rules(base, shape, num_classes, is_widest, multiple)
     is_sampled = options.kind == "sample"
     names = [axis["factor"] for axis in space if options.kind != "list"]
     study = Study(
@@ -98,9 +91,8 @@ def make(config: ConfigDict) -> Study:
         low = getattr(distribution, "low", 0)  # 0: index of the first of `choices`
         designs.candidate(rules, {factor: distribution.to_external_repr(low)})
     if not study.num_runs:
-        first = study.candidates[0]
-        reason = f"{first.name}: {first.skip_reason}"
-        raise UserError(f"no design of the study can run: {reason}")
+        reasons = (f"{each.name}: {each.skip_reason}" for each in study.candidates)
+        raise UserError(f"no design of the study can run: {next(reasons)}")
     return study
 
 

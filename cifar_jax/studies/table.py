@@ -14,7 +14,6 @@ from cifar_jax.studies.study import OBJECTIVES, Study
 
 Key = tuple[str, int]  # name of a design, and number of its run
 Columns = dict[str, Callable[["Row"], str]]  # what is shown of a row, by title
-
 # Columns of results.csv that a run fills when it is done.
 _RUN = ("accuracy", "loss", "accuracy_tta", "best_epoch", "seconds")
 _RUN += ("compile_seconds", "images_per_second", "latency", "device")
@@ -44,16 +43,16 @@ class Run:
         """Name of the design, and number of the run."""
         return self.candidate.name, self.seed
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of the run is left to do."""
+        return self.state in ("done", "pruned", "failed")
+
     def config(self) -> ConfigDict:
         """Returns the config of the run: that of its design, with a seed of its own."""
         config = self.candidate.config.copy_and_resolve_references()
         config.seed = (config.seed + self.seed) % 2**32
         return config
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing of the run is left to do."""
-        return self.state in ("done", "pruned", "failed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,27 +67,25 @@ class Row:
         """Runs that are done."""
         return [run for run in self.runs if run.state == "done"]
 
-    def tally(self) -> str:
-        """Returns how many runs are done, and how many have ended otherwise."""
-        states = collections.Counter(run.state for run in self.runs)
-        others = [f"{states[s]} {s}" for s in ("pruned", "failed") if states[s]]
-        return ", ".join([str(states["done"]), *others]) if self.runs else ""
-
     def values(self, name: str) -> list[float]:
         """Returns a figure of all runs that are done, or that of the design."""
         if name == "parameters":
             return [self.candidate.num_parameters]
-        figures: list[Any] = [run.figures.get(name) for run in self.done]
-        values = [value for value in figures if value is not None]
-        return values[:1] if name == "macs" else values
+        values = [run.figures.get(name) for run in self.done]
+        known = [value for value in values if value is not None]
+        return known[:1] if name == "macs" else known
 
     def spread(self, name: str, form: str = ".4f") -> str:
         """Returns mean and standard deviation (n - 1) as a person reads them."""
         values = self.values(name)
-        if len(values) < 2:
-            return f"{values[0]:{form}}" if values else "-"
-        mean, std = statistics.fmean(values), statistics.stdev(values)
-        return f"{mean:{form}} ± {std:{form}}"
+        std = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
+        return f"{statistics.fmean(values):{form}}{std}" if values else "-"
+
+    def cost(self, name: str) -> float:
+        """Returns the mean of an objective, negative where more of it is better."""
+        sign = -1 if OBJECTIVES[name] else 1
+        values = self.values(name) if self.done else []
+        return sign * statistics.fmean(values) if values else math.inf
 
 
 def rows(candidates: Iterable[Candidate], runs: Iterable[Run]) -> list[Row]:
@@ -99,33 +96,26 @@ def rows(candidates: Iterable[Candidate], runs: Iterable[Run]) -> list[Row]:
     return [Row(design, tuple(by_name[design.name])) for design in candidates]
 
 
-def costs(study: Study, row: Row) -> list[float]:
-    """Returns the mean of each objective, negative where more of it is better."""
-    means = ((n, row.values(n) if row.done else []) for n in study.options.objectives)
-    return [
-        (-1 if OBJECTIVES[name] else 1) * statistics.fmean(v) if v else math.inf
-        for name, v in means
-    ]
-
-
 def ranked(study: Study, table: Iterable[Row]) -> list[Row]:
     """Returns the rows by the first objective: best first, those with most runs first.
 
     Designs with fewer runs done than others come after them, so that a lucky seed does
     not lead the table. Ties stay in the study's order.
     """
-    return sorted(table, key=lambda row: (-len(row.done), costs(study, row)[0]))
+    first = study.options.objectives[0]
+    return sorted(table, key=lambda row: (-len(row.done), row.cost(first)))
 
 
 def front(study: Study, table: Iterable[Row]) -> list[Row]:
     """Returns the designs that no other beats in all objectives at once."""
-    known = [(row, costs(study, row)) for row in table if row.done]
+    names, done = study.options.objectives, [row for row in table if row.done]
+    costs = [tuple(map(row.cost, names)) for row in done]
     return [
         row
-        for row, mine in known
+        for row, mine in zip(done, costs, strict=True)
         if not any(
             other != mine and all(a <= b for a, b in zip(other, mine, strict=True))
-            for _, other in known
+            for other in costs
         )
     ]
 
@@ -136,17 +126,16 @@ def text(value: Any) -> str:
         if value and isinstance(value[0], dict):  # an augmentation
             return " ".join(item.get("name", "?") for item in value)
         return "-".join(map(text, value)) or "none"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else str(value)
+    form = ".4g" if isinstance(value, float) else ""
+    return "" if value is None else format(value, form)
 
 
 def variation(table: Sequence[Row], name: str) -> list[Row]:
     """Returns the base, and what differs in one factor alone, by its value."""
     varied = [row for row in table if set(row.candidate.factors) <= {name}]
-    values = {row.candidate.name: row.candidate.value(name) for row in varied}
-    if all(isinstance(value, int | float) for value in values.values()):
-        return sorted(varied, key=lambda row: values[row.candidate.name])
+    values = [row.candidate.value(name) for row in varied]
+    if all(isinstance(value, int | float) for value in values):
+        return sorted(varied, key=lambda row: row.candidate.value(name))
     return varied
 
 
@@ -163,7 +152,7 @@ def columns(study: Study, table: Sequence[Row], factors: Mapping[str, str]) -> C
         "widths": lambda row: text(row.candidate.widths),
         "parameters": lambda row: f"{row.candidate.num_parameters:,}",
         "MACs": lambda row: row.spread("macs", ",.0f"),
-        "seeds": lambda row: row.tally(),
+        "seeds": lambda row: tally(row.runs) if row.runs else "",
         "validation accuracy": lambda row: row.spread("accuracy"),
         "loss": lambda row: row.spread("loss"),
         "accuracy with TTA": lambda row: row.spread("accuracy_tta"),
@@ -192,6 +181,13 @@ def grid(columns: Columns, table: Iterable[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def tally(runs: Iterable[Run]) -> str:
+    """Returns how many runs are done, and how many have ended otherwise."""
+    states = collections.Counter(run.state for run in runs)
+    others = [f"{states[s]} {s}" for s in ("pruned", "failed") if states[s]]
+    return ", ".join([str(states["done"]), *others])
+
+
 def markdown(study: Study, table: Sequence[Row], winner: Mapping | None = None) -> str:
     """Returns the table in Markdown; the same runs give the same text."""
     sound = [row for row in table if not row.candidate.skip_reason]
@@ -208,10 +204,13 @@ def markdown(study: Study, table: Sequence[Row], winner: Mapping | None = None) 
         "Accuracy and loss: of the best validation, mean ± standard deviation over "
         "seeds."
     )
-    skipped = (row.candidate for row in table if row.candidate.skip_reason)
     failed = (run for row in order for run in row.runs if run.state == "failed")
     lists = {
-        "Never started": [f"- {c.name}: {c.skip_reason}" for c in skipped],
+        "Never started": [
+            f"- {row.candidate.name}: {row.candidate.skip_reason}"
+            for row in table
+            if row.candidate.skip_reason
+        ],
         "Failed": [f"- {r.candidate.name}, seed {r.seed}: {r.error}" for r in failed],
     }
     parts += [f"{title}:\n\n" + "\n".join(s) for title, s in lists.items() if s]
@@ -230,7 +229,6 @@ def csv(table: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
     """Returns the header and the lines of results.csv: one for each run."""
     names = list(dict.fromkeys(n for row in table for n in row.candidate.factors))
     header = ["design", *names, "widths", "parameters", "macs", "seed", "state"]
-    header += ["epochs", *_RUN, "error"]
     lines: list[list[Any]] = []
     for row in table:
         design, values = row.candidate, map(row.candidate.value, names)
@@ -243,4 +241,4 @@ def csv(table: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
             figures = [run.figures.get(name, "") for name in _RUN]
             end = [run.seed, run.state, max(run.values, default=0), *figures]
             lines.append([*start, *end, run.error])
-    return header, lines
+    return [*header, "epochs", *_RUN, "error"], lines

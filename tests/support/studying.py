@@ -85,6 +85,7 @@ class Pretended(Inline):
     def call(self, fn, config, workdir, *options):
         if fn is run.score:
             self.num_scored += 1
+            (workdir / run.MEASURED).write_text('{"test_accuracy": 0.25}')
             return 0.25
         if not (workdir / "result.json").exists():
             self.trained.append(name_of(workdir))
