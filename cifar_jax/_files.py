@@ -105,10 +105,10 @@ class CheckedLines:
             self._crc = crc
             self.records.append(record)
 
-    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Appends objects."""
         with self._path.open("a") as file:
-            for record in records:
+            for record in logs:
                 self._crc = zlib.crc32(json.dumps(record).encode(), self._crc)
                 text = json.dumps({**record, "crc": self._crc}, separators=(",", ":"))
                 file.write(text + "\n")

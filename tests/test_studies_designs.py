@@ -6,10 +6,10 @@ import pathlib
 
 import pytest
 
-from cifar_jax import UserError
+from cifar_jax import UserError, search
 from cifar_jax import config as default
 from cifar_jax.models import count, design
-from cifar_jax.studies import designs, plan, study
+from cifar_jax.studies import designs, study
 
 CIFAR = (32, 32, 3)
 FOLDER = pathlib.Path(__file__).parents[1] / "configs" / "search"
@@ -59,7 +59,7 @@ def test_table_8_has_the_largest_widths_that_fit():
 def test_every_study_keeps_its_budget(name, variant):
     made = study.make(config_of(name, variant))
     limit = made.rules.base.budget.limit
-    found = made.candidates or plan.examples(made)
+    found = made.candidates or search.examples(made)
     assert found and not any(each.skip_reason for each in found)
     assert all(limit is None or each.num_parameters < limit for each in found)
     if made.candidates:
@@ -198,7 +198,7 @@ def test_wrong_studies_are_refused(keys, message):
 
 def test_names_are_those_of_folders():
     names = [
-        designs.name_of(each)
+        designs.candidate(rules(), each).name
         for each in (
             {"N": 2, "B": 7},
             {"optim.learning_rate": 1e-4, "schedule.name": "constant"},

@@ -89,7 +89,14 @@ def candidate(rules: Rules, factors: Factors, name: str = "") -> Candidate:
             reason = f"{number:,} parameters; the limit is {limit:,}"
     except UserError as error:
         reason = str(error)
-    name = name or name_of(factors)
+    if not name:  # one that can be a folder's: N3-B2, learning_rate0.01-adam
+        parts = []
+        for key, value in factors.items():
+            values = value if isinstance(value, list | tuple) else [value]
+            texts = (f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+            key = "" if isinstance(value, str) else key.rsplit(".", 1)[-1]
+            parts.append(key + "x".join(texts))
+        name = folder_of("-".join(parts)) or "base"
     return Candidate(name, dict(factors), config, widths, number, reason)
 
 
@@ -119,17 +126,6 @@ def with_factors(base: ConfigDict, factors: Factors) -> ConfigDict:
                 "values of study.space"
             ) from error
     return config
-
-
-def name_of(factors: Factors) -> str:
-    """Returns a name that can be that of a folder: N3-B2, learning_rate0.01-adam."""
-    parts = []
-    for key, value in factors.items():
-        values = value if isinstance(value, list | tuple) else [value]
-        texts = (f"{v:g}" if isinstance(v, float) else str(v) for v in values)
-        key = "" if isinstance(value, str) else key.rsplit(".", 1)[-1]
-        parts.append(key + "x".join(texts))
-    return folder_of("-".join(parts)) or "base"
 
 
 def folder_of(name: str) -> str:

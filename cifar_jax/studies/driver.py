@@ -70,8 +70,7 @@ def run_study(
       UserError: If the config or folder is unusable, or no run has ended well.
       Stopped: After SIGINT, SIGTERM or `study.max_seconds`, when all runs are saved.
     """
-    made, folder = study.make(config), pathlib.Path(workdir).absolute()
-    name = ""
+    made, folder, name = study.make(config), pathlib.Path(workdir).absolute(), ""
     if part:
         if made.is_staged:
             raise UserError(
@@ -131,7 +130,6 @@ class Driver:
     merge: bool
 
     def __post_init__(self):
-        self._num_workers = self.workers or getattr(self.executor, "num_workers", 32)
         self._designs = {design.name: design for design in self.study.candidates}
         self._runs: dict[Key, Run] = {}
         self._waiting: collections.deque[Run] = collections.deque()
@@ -212,7 +210,10 @@ class Driver:
         """Fills the executor, with waiting runs before new designs of the sampler."""
         options, data = self.study.options, self.study.rules.base.data
         latency = options.latency or "latency" in options.objectives
-        while len(self._running) < self._num_workers:
+        # Machines may join a cluster: it is asked anew.
+        while len(self._running) < (
+            self.workers or getattr(self.executor, "num_workers", 32)
+        ):
             if not self._waiting:
                 proposed = None if self.merge else self._journal.propose()
                 if proposed is None:
@@ -295,15 +296,14 @@ class Driver:
         try:
             outcome = future.result()
         except Exception as error:  # the executor's: a call returns its own faults
-            lost = getattr(self.executor, "lost", ())
-            if not self._stop and not isinstance(error, (CancelledError, *lost)):
-                death = run.key, max(run.values, default=0)  # without an epoch between
-                self._deaths[death] += 1
-                if self._deaths[death] == MOST_DEATHS:
-                    reason = str(error).partition("\n")[0]
-                    text = f"its process died {MOST_DEATHS} times ({reason}); try it "
-                    text += "again with --retry_failed, with fewer --workers if memory "
-                    outcome = Outcome("failed", error=f"{text}is short")
+            lost = CancelledError, *getattr(self.executor, "lost", ())
+            death = run.key, max(run.values, default=0)  # without an epoch between
+            self._deaths[death] += not self._stop and not isinstance(error, lost)
+            if self._deaths[death] == MOST_DEATHS:
+                reason = str(error).partition("\n")[0]
+                text = f"its process died {MOST_DEATHS} times ({reason}); try it again "
+                text += "with --retry_failed, with fewer --workers if memory is short"
+                outcome = Outcome("failed", error=text)
         if outcome.state == "stopped":
             run.state = "waiting"
             self._waiting.appendleft(run)

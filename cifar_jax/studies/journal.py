@@ -37,29 +37,14 @@ _SAMPLERS = {
 }
 
 
-class _Backend(BaseJournalBackend):
+class _Backend(CheckedLines, BaseJournalBackend):
     """Optuna's journal file for a single writer, with checked lines."""
-
-    def __init__(self, path: pathlib.Path):
-        try:
-            self._file = CheckedLines(path)
-        except ValueError as error:
-            raise UserError(
-                f"{path} is damaged ({error}); results of finished runs are safe in "
-                "runs/, but which runs were pruned or have failed, and what a sampler "
-                f"has learned, is lost; to continue, move {path.name} away and run the "
-                "same command"
-            ) from error
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
         """Returns the records since the last call, from which Optuna continues."""
         del log_number_from
-        unread, self._file.records = self._file.records, []
+        unread, self.records = self.records, []
         return unread
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends records."""
-        self._file.append(logs)
 
 
 class Journal:
@@ -72,7 +57,15 @@ class Journal:
         self._designs = {design.name: design for design in study.candidates}
         self._trials: dict[Key, Trial] = {}  # of runs that have not ended
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._storage = storage = JournalStorage(_Backend(folder / name))
+        try:
+            storage = JournalStorage(_Backend(folder / name))
+        except ValueError as error:
+            raise UserError(
+                f"{folder / name} is damaged ({error}); results of finished runs are "
+                "safe in runs/, but which runs were pruned or have failed, and what a "
+                f"sampler has learned, is lost; to continue, move {name} away and run "
+                "the same command"
+            ) from error
         if not optuna.get_all_study_names(storage):
             more = [OBJECTIVES[name] for name in options.objectives]
             goals = [StudyDirection(1 + is_better) for is_better in more]
@@ -82,8 +75,9 @@ class Journal:
             "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(least, factor),
             "hyperband": lambda: optuna.pruners.HyperbandPruner(least, epochs, factor),
         }
+        pruner = pruners[options.pruner]()
         self._optuna = optuna.load_study(
-            study_name="study", storage=storage, pruner=pruners[options.pruner]()
+            study_name="study", storage=storage, pruner=pruner
         )
         known = {run.candidate.name for run in self.runs()}
         for path in sorted(self._folder.glob(f"*/{DESIGN}")):
@@ -105,20 +99,15 @@ class Journal:
         runs = []
         for (name, seed), (trial, record) in newest.items():
             if name not in self._designs:
-                factors = record["factors"]
-                self._designs[name] = designs.candidate(
-                    self._study.rules, factors, name
-                )
+                rules, factors = self._study.rules, record["factors"]
+                self._designs[name] = designs.candidate(rules, factors, name)
             values = trial.intermediate_values or record["values"]
             values = {int(epoch): value for epoch, value in values.items()}
             state, figures = _STATES[trial.state], record["figures"]
             design = self._designs[name]
             run = Run(design, seed, state, values, figures, record["error"])
             if not run.has_ended:  # its trial stays open
-                study_id = self._storage.get_study_id_from_name("study")
-                find_id = self._storage.get_trial_id_from_study_id_trial_number
-                trial_id = find_id(study_id, trial.number)
-                self._trials[run.key] = Trial(self._optuna, trial_id)
+                self._trials[run.key] = Trial(self._optuna, trial._trial_id)
             runs.append(run)
         return runs
 

@@ -23,7 +23,9 @@ _COSTS = {
 def draw(study: Study, rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
     """Yields the figures of a study, by name."""
     done, kind = [row for row in rows if row.values("accuracy")], study.options.kind
-    drawn: dict[str, tuple] = {"accuracy": (_by_design, done)} if kind == "list" else {}
+    drawn: dict[str, tuple] = {}
+    if kind == "list":
+        drawn["accuracy"] = _by_factor, done, "", study
     for name, title in study.factors.items():
         varied = table.variation(done, name) if kind == "one_at_a_time" else done
         drawn[f"accuracy_{title}"] = _by_factor, varied, name, study
@@ -40,27 +42,21 @@ def draw(study: Study, rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
             yield name, figure
 
 
-def _mean_and_std(rows: Sequence[Row]) -> tuple[np.ndarray, list[float]]:
-    """Returns the accuracies of designs over their seeds."""
+def _means(rows: Sequence[Row]) -> tuple[np.ndarray, list[float]]:
+    """Returns the accuracies of designs over their seeds, and their deviations."""
     values = [row.values("accuracy") for row in rows]
     stds = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in values]
     return np.array([statistics.fmean(v) for v in values]), stds
 
 
-def _by_design(axes: Axes, rows: Sequence[Row]) -> None:
-    """Draws the designs of a list, from the top down."""
-    means, stds = _mean_and_std(rows)
-    axes.errorbar(means, range(len(rows)), xerr=stds, fmt="o", capsize=3)
-    axes.set_yticks(range(len(rows)), [row.candidate.name for row in rows], fontsize=8)
-    axes.invert_yaxis()
-    axes.set(xlabel="validation accuracy", ylabel="")
-    axes.grid(axis="x", alpha=0.3)
-
-
 def _by_factor(axes: Axes, rows: Sequence[Row], name: str, study: Study) -> None:
-    """Draws the designs by a factor's value; in a plane, a line for each other one."""
+    """Draws the designs by a factor's value, or by name in a list.
+
+    In a plane, each value of the other factor has a line.
+    """
     kind, others = study.options.kind, [n for n in study.factors if n != name]
-    values: list[Any] = [row.candidate.value(name) for row in rows]
+    designs = [row.candidate for row in rows]
+    values: list[Any] = [each.value(name) if name else each.name for each in designs]
     is_numeric = all(type(value) in (int, float) for value in values)
     labels = list(dict.fromkeys(map(table.text, values)))
     x = values if is_numeric else [labels.index(table.text(v)) for v in values]
@@ -68,30 +64,31 @@ def _by_factor(axes: Axes, rows: Sequence[Row], name: str, study: Study) -> None
     is_line = is_plane or kind == "one_at_a_time" or (kind == "grid" and not others)
     lines: dict[str, list[int]] = {}
     for n in sorted(range(len(rows)), key=x.__getitem__):
-        label = ""
-        if is_plane:
-            value = table.text(rows[n].candidate.value(others[0]))
-            label = f"{study.factors[others[0]]} = {value}"
-        lines.setdefault(label, []).append(n)
-    for label, members in lines.items():
-        means, stds = _mean_and_std([rows[n] for n in members])
-        look: dict[str, Any] = dict(fmt="o-" if is_numeric and is_line else "o")
-        look |= dict(capsize=3, label=label)
-        axes.errorbar([x[n] for n in members], means, yerr=stds, **look)
+        other = table.text(rows[n].candidate.value(others[0])) if is_plane else ""
+        lines.setdefault(other, []).append(n)
+    fmt = "o-" if is_numeric and is_line else "o"
+    for other, own in lines.items():
+        means, stds = _means([rows[n] for n in own])
+        axes.errorbar([x[n] for n in own], means, stds, fmt=fmt, capsize=3, label=other)
     if not is_numeric:
-        axes.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
+        axes.set_xticks(
+            range(len(labels)),
+            labels,
+            rotation=min(60, 20 + 5 * len(labels)),
+            ha="right",
+        )
     elif 0 < 30 * min(x) <= max(x):
         axes.set_xscale("log")
-    axes.set(xlabel=study.factors[name])
+    axes.set(xlabel=study.factors.get(name, ""))
     if is_plane:
-        axes.legend(frameon=False)
+        axes.legend(title=study.factors[others[0]], frameon=False)
 
 
 def _pareto(axes: Axes, rows: Sequence[Row], name: str) -> None:
     """Draws accuracy against a cost; a line joins those that no other beats in both."""
     label, scale = _COSTS[name]
     costs = scale * np.array([statistics.fmean(row.values(name)) for row in rows])
-    means, stds = _mean_and_std(rows)
+    means, stds = _means(rows)
     axes.errorbar(costs, means, yerr=stds, fmt="o", color="#8a8f98", capsize=2)
     front: list[int] = []
     for k in np.lexsort((-means, costs)):  # cheapest first

@@ -64,13 +64,11 @@ def train(
         return Outcome("done", figures(workdir))
     except interrupt.Stopped:
         return Outcome("stopped")
-    except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
-        print(error, flush=True)
-        return Outcome("failed", error=str(error).splitlines()[0])
     except Exception as error:  # whatever a design trips over; the next may not
         traceback.print_exception(error)
-        line, *_ = f"{type(error).__name__}: {error}".splitlines()
-        return Outcome("failed", error=line)
+        is_plain = isinstance(error, UserError | OSError | jax.errors.JaxRuntimeError)
+        name = "" if is_plain else f"{type(error).__name__}: "
+        return Outcome("failed", error=f"{name}{error}".splitlines()[0])
 
 
 def score(config: ConfigDict, workdir: pathlib.Path, threads: int = 0) -> float:
@@ -86,10 +84,8 @@ def score(config: ConfigDict, workdir: pathlib.Path, threads: int = 0) -> float:
     images = source.open_split(data.test_split)
     logits, labels = Predictor(workdir, batch_size=500).outputs(images)
     accuracy = float(np.mean(logits[:, 0].argmax(axis=-1) == labels))
-    latency = figures(workdir).get("latency")
-    OutputFolder(workdir).json(
-        MEASURED, {"latency": latency, "test_accuracy": accuracy}
-    )
+    old = {"latency": figures(workdir).get("latency")}
+    OutputFolder(workdir).json(MEASURED, {**old, "test_accuracy": accuracy})
     return accuracy
 
 

@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna import distributions
+from optuna.distributions import BaseDistribution
 
 from cifar_jax import UserError
 from cifar_jax.data import sources
@@ -44,7 +40,7 @@ class Study:
       distributions: What a sampler draws from, by factor.
       factors: Title of each factor of the space, by its name; a list has none.
       is_sampled: Whether designs are proposed while the study runs.
-      is_staged: Whether a design has more seeds only after the first one has done well.
+      is_staged: Whether a design has more seeds only once the first has done well.
     """
 
     options: ConfigDict
@@ -105,15 +101,16 @@ def _distribution(axis: Mapping[str, Any]) -> BaseDistribution:
                     f"a sampled factor has the value {value!r}; use numbers, words or "
                     "None, and a letter (N, B, C, F, K, P) for what is a tuple"
                 )
-        return CategoricalDistribution(tuple(axis["values"]))
+        return distributions.CategoricalDistribution(tuple(axis["values"]))
     low, high, log = axis["low"], axis["high"], axis.get("log", False)
     if not low < high or (log and low <= 0) or not math.isfinite(high - low):
         raise UserError(
             f"factor {axis['factor']} of study.space goes from {low} to {high}; use "
             "low below high, and above 0 with log=True"
         )
-    are_whole = isinstance(low, int) and isinstance(high, int)
-    return (IntDistribution if are_whole else FloatDistribution)(low, high, log=log)
+    if isinstance(low, int) and isinstance(high, int):
+        return distributions.IntDistribution(low, high, log=log)
+    return distributions.FloatDistribution(low, high, log=log)
 
 
 def _check(base: ConfigDict, options: ConfigDict) -> None:
@@ -121,16 +118,13 @@ def _check(base: ConfigDict, options: ConfigDict) -> None:
     kind, pruner, objectives = options.kind, options.pruner, tuple(options.objectives)
     validation, select_on = base.data.validation, base.evaluate.select_on
     every = base.evaluate.every_epochs
-    rules = {
-        f"study.{key} is {options[key]!r}; use {', '.join(values)}": (
-            options[key] in values
-        )
-        for key, values in _CHOICES.items()
-    }
-    rules |= {
-        f"study.{key} is {options[key]}; use at least {least}": options[key] >= least
-        for key, least in _LEAST.items()
-    }
+    rules: dict[str, Any] = {}  # whether each is kept, by what is said if it is not
+    for key, choices in _CHOICES.items():
+        message = f"study.{key} is {options[key]!r}; use {', '.join(choices)}"
+        rules[message] = options[key] in choices
+    for key, least in _LEAST.items():
+        message = f"study.{key} is {options[key]}; use at least {least}"
+        rules[message] = options[key] >= least
     rules |= {
         f"study.objectives is {objectives}; use some of {', '.join(OBJECTIVES)}": (
             objectives and set(objectives) <= set(OBJECTIVES)
@@ -154,16 +148,12 @@ def _check(base: ConfigDict, options: ConfigDict) -> None:
     bounds = ", or low and high" if kind == "sample" else ""
     for item in options.space:
         is_whole = isinstance(item, Mapping) and needed <= set(item)
-        rules[
-            f"study.space holds {item!r}; for study.kind={kind!r} each needs "
-            f"{' and '.join(sorted(needed))}"
-        ] = is_whole
+        message = f"study.space holds {item!r}; for study.kind={kind!r} each needs "
+        rules[message + " and ".join(sorted(needed))] = is_whole
         if is_whole and kind != "list":
+            message = f"factor {item['factor']} of study.space has no values; give "
             has_bounds = bounds and {"low", "high"} <= set(item)
-            rules[
-                f"factor {item['factor']} of study.space has no values; give "
-                f"values=(...){bounds}"
-            ] = item.get("values") or has_bounds
+            rules[f"{message}values=(...){bounds}"] = item.get("values") or has_bounds
     for message, is_kept in rules.items():
         if not is_kept:
             raise UserError(message)

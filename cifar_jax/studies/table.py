@@ -144,7 +144,8 @@ def columns(study: Study, table: Sequence[Row], factors: Mapping[str, str]) -> C
 
     A column in which nothing is known is left out.
     """
-    objectives, claims = study.options.objectives, dict(study.options.reported)
+    objectives, reported = study.options.objectives, study.options.reported
+    claims = {name: f"{claim:.4f}" for name, claim in reported}
     shown: Columns = {"design": lambda row: row.candidate.name}
     for name, title in factors.items():
         shown[title] = lambda row, name=name: text(row.candidate.value(name))
@@ -161,9 +162,7 @@ def columns(study: Study, table: Sequence[Row], factors: Mapping[str, str]) -> C
     for name, unit in {"latency": "ms", "seconds": "s"}.items():
         if name in objectives:
             shown[f"{name} ({unit})"] = lambda row, name=name: row.spread(name, ".3g")
-    if claims:
-        claims = {name: f"{claim:.4f}" for name, claim in claims.items()}
-        shown["reported"] = lambda row: claims.get(row.candidate.name, "")
+    shown["reported"] = lambda row: claims.get(row.candidate.name, "")
     if len(objectives) > 1:
         best = {row.candidate.name for row in front(study, table)}
         shown["on the Pareto front"] = lambda r: "yes" * (r.candidate.name in best)
@@ -200,28 +199,21 @@ def markdown(study: Study, table: Sequence[Row], winner: Mapping | None = None) 
         places = {row.candidate.name: str(n) for n, row in enumerate(order, 1)}
         first: Columns = {"": lambda row: places[row.candidate.name]}
         parts.append(grid(first | columns(study, sound, study.factors), order))
-    parts.append(
-        "Accuracy and loss: of the best validation, mean ± standard deviation over "
-        "seeds."
-    )
-    failed = (run for row in order for run in row.runs if run.state == "failed")
+    note = "Accuracy and loss: of the best validation, mean ± standard deviation over "
+    parts.append(note + "seeds.")
+    refused = [row.candidate for row in table if row.candidate.skip_reason]
+    failed = [run for row in order for run in row.runs if run.state == "failed"]
     lists = {
-        "Never started": [
-            f"- {row.candidate.name}: {row.candidate.skip_reason}"
-            for row in table
-            if row.candidate.skip_reason
-        ],
+        "Never started": [f"- {c.name}: {c.skip_reason}" for c in refused],
         "Failed": [f"- {r.candidate.name}, seed {r.seed}: {r.error}" for r in failed],
     }
     parts += [f"{title}:\n\n" + "\n".join(s) for title, s in lists.items() if s]
     if winner:
         test = winner["test"]
         std = f" ± {statistics.stdev(test):.4f}" if len(test) > 1 else ""
-        parts.append(
-            f"Chosen on validation: {winner['design']}. Its test accuracy, the only "
-            f"one that was looked at: {statistics.fmean(test):.4f}{std} (n = "
-            f"{len(test)})."
-        )
+        note = f"Chosen on validation: {winner['design']}. Its test accuracy, the only "
+        note += f"one that was looked at: {statistics.fmean(test):.4f}{std} (n = "
+        parts.append(f"{note}{len(test)}).")
     return "\n\n".join(parts) + "\n"
 
 
