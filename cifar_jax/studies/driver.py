@@ -85,13 +85,12 @@ def run_study(
     claim(folder, config)
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context((folder / f".lock{name}").open("a"))
-        try:  # keep other drivers out; the kernel frees the lock of one that dies
+        try:  # the kernel frees the lock of a driver that dies
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
-                f"another command drives the study in {folder}; wait for it, or stop "
-                "it and give --workers instead"
-            ) from error
+            remedy = "wait for it, or stop it and give --workers instead"
+            message = f"another command drives the study in {folder}; {remedy}"
+            raise UserError(message) from error
         if isinstance(executor, str):
             executor = executors.make(executor, workers, made.options, folder / "logs")
             stack.callback(executor.shutdown, cancel_futures=True)
