@@ -117,7 +117,10 @@ def claim(folder: pathlib.Path, config: ConfigDict) -> None:
 class Driver:
     """The loop that asks for runs, submits them, and follows them to their end.
 
-    `name` is that of a part, or "". Made, a driver has read the journal.
+    When it is made, it reads the journal of its study: what has ended stays as it is,
+    and what has not is resumed. The study is all of one, with the name "", or a part,
+    whose name its journal has; a part writes no tables. Further fields are arguments of
+    `run_study`.
     """
 
     study: Study
