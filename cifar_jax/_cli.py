@@ -6,30 +6,30 @@ A command is a module with `define_flags(flags)` and `main(flags)`; its docstrin
 what --help prints first.
 """
 
-import difflib
 import functools
-import importlib.machinery
+import os
 import pathlib
 import re
 import signal
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn, TypedDict
 
 from absl import flags as absl_flags
 from ml_collections import ConfigDict, config_flags
 
-from cifar_jax import UserError
+from cifar_jax import UserError, __version__, _packaged
 from cifar_jax._files import find_remedy
+from cifar_jax._packaged import UsageError
 from cifar_jax.config import RENAMED_KEYS
 
+START = time.perf_counter()  # of the process, nearly
+# What --workdir takes where a trained network is wanted.
+NETWORK = "run directory, exported file or folder, or a name such as cifar10_cpu"
+
 absl_flags.disclaim_key_flags()  # flags defined here belong to the command
-
-
-class UsageError(UserError):
-    """The command line is wrong: exit code 2."""
 
 
 class Flags:
@@ -114,12 +114,24 @@ class Flags:
                 )
             self.operands = self.values(["", *argv])[1:]
         except Exception as error:  # parsers of config keys raise IndexError, say
-            text = str(error) or type(error).__name__
-            raise UsageError(text.splitlines()[0]) from error
+            raise UsageError(self._explained(error)) from error
         if self.operands and not self._operands_allowed:
             raise UsageError(
                 f"unexpected argument {self.operands[0]!r}; options start with --"
             )
+
+    def _explained(self, error: Exception) -> str:
+        """Returns in one line what is wrong with a flag, and the remedy."""
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        if self._config is None:
+            return text
+        if unknown := re.match(r"Unknown command line flag '([\w.]+)'\.?$", text):
+            if key := _packaged.nearest_key(unknown[1], self._config):
+                return f"unknown flag --{unknown[1]}; did you mean --config.{key}?"
+        if wrong := re.match(r"flag --config\.([\w.]+)=(.*?): ", text):
+            value = functools.reduce(getattr, wrong[1].split("."), self._config)
+            return f"config.{wrong[1]} is {wrong[2]!r}; give a value such as {value!r}"
+        return text
 
     def _load_config(self, argv: list[str]) -> list[str]:
         """Loads what --config names, and returns the other arguments."""
@@ -129,20 +141,21 @@ class Flags:
                 path = match[1] if match[1] is not None else next(arguments, None)
             else:
                 others.append(argument)
+        if (here := str(pathlib.Path.cwd())) not in sys.path:
+            # A config may start from another: `from configs.records import seconds`.
+            sys.path.append(here)
         if path:
-            self.config_path, self._config = path, _read_config(path)
+            self.config_path, self._config = path, _packaged.read_config(path)
         elif self.default_config:
             self._config = self.default_config()
         else:
-            raise UsageError("--config FILE is missing, such as configs/quickstart.py")
-        keys = list(_keys(self._config))
+            raise UsageError("--config FILE is missing, such as quickstart")
+        keys = list(_packaged.keys(self._config))
         for argument in others:
             match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
             if match and re.sub(r"\[.*", "", match[1]) not in keys:
-                close = difflib.get_close_matches(match[1], keys, n=1)
-                remedy = (
-                    f"did you mean {close[0]}?" if close else "see cifar_jax/config.py"
-                )
+                close = _packaged.nearest_key(match[1], self._config)
+                remedy = f"did you mean {close}?" if close else "see cifar_jax.config"
                 if match[1] in RENAMED_KEYS:
                     remedy = f"it is now {RENAMED_KEYS[match[1]]}"
                 raise UsageError(f"config has no key {match[1]}; {remedy}")
@@ -154,12 +167,12 @@ def define_config(
 ) -> None:
     """Defines --config FILE and --config.KEY=VALUE; FILE may have a default."""
     flags.default_config = default
-    flags.add_string("config", "config file, such as configs/resnet_4p9m.py")
+    flags.add_string("config", "config: a file, or a name such as resnet_4p9m")
 
 
 def define_network(flags: Flags) -> None:
     """Defines --workdir RUN, --checkpoint PATH, --best, --last and --ema."""
-    flags.add_string("workdir", "run directory")
+    flags.add_string("workdir", NETWORK)
     flags.add_string(
         "checkpoint", "instead of --workdir: RUN/best/STEP or RUN/checkpoints/STEP"
     )
@@ -202,6 +215,22 @@ def chosen_network(flags: Flags) -> NetworkChoice:
     return {"workdir": workdir, "which": which, "step": int(path.name)}
 
 
+def trained(name: os.PathLike | str) -> pathlib.Path:
+    """Returns the path of a trained network, and says what is read before JAX is."""
+    path = _packaged.find_network(name)
+    print(f"reading {path if path.suffix or path.is_dir() else name}", flush=True)
+    return path
+
+
+def output_folder(flags: Flags, network: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns --output, or else a folder in a run directory."""
+    if flags.output:
+        return pathlib.Path(flags.output)
+    if not (network / "config.json").exists() or not (network / "best").is_dir():
+        raise UsageError(f"{network} is not a run directory; give --output as well")
+    return network / name
+
+
 def run(
     define_flags: Callable[[Flags], None],
     main: Callable[[Flags], int | None],
@@ -236,6 +265,9 @@ def _exit_code(define_flags, main, usage: str, argv: Sequence[str]) -> int:
         _, *lines = flags.values.get_help(include_special_flags=False).splitlines()
         print("\n".join([usage, *lines[1:]]))
         return 0
+    if list(argv) == ["--version"]:
+        print(f"cifar_jax {__version__}")
+        return 0
     try:
         flags.parse()
         return main(flags) or 0
@@ -250,49 +282,3 @@ def _exit_code(define_flags, main, usage: str, argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-
-
-def _read_config(path: str) -> ConfigDict:
-    """Returns what `get_config` of a config file returns."""
-    file, *form = path.split(":", 1)
-    if not pathlib.Path(file).is_file():
-        known = sorted(map(str, pathlib.Path("configs").rglob("*.py")))
-        close = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-        remedy = f"did you mean {close[0]}?" if close else "give the path of one"
-        raise UsageError(f"config {path} does not exist; {remedy}")
-    if (here := str(pathlib.Path.cwd())) not in sys.path:
-        # A config may start from another: `from configs.records import seconds`.
-        sys.path.append(here)
-    try:
-        module = ModuleType("config")
-        module.__file__ = file
-        importlib.machinery.SourceFileLoader("config", file).exec_module(module)
-        config = module.get_config(*form)
-    except Exception as error:  # a config file may raise anything
-        reason = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
-        # ml_collections answers a wrong key with all that there are.
-        if missing := re.search(r'Key "(\w+)" does not exist', reason):
-            close = re.search(r'Did you mean "(\w+)"', reason)
-            reason = f"the key {missing[1]} does not exist"
-            reason += f"; did you mean {close[1]}?" if close else ""
-            for old, new in RENAMED_KEYS.items():
-                if old.endswith(f".{missing[1]}"):
-                    reason = f"{old} is now {new}"
-        for frame in reversed(traceback.extract_tb(error.__traceback__)):
-            if frame.filename == file:  # the innermost line of the config file
-                reason += f" (line {frame.lineno})"
-                break
-        raise UsageError(f"config {path} cannot be read: {reason}") from error
-    if not isinstance(config, ConfigDict):
-        raise UsageError(
-            f"config {path} cannot be read: get_config() returns "
-            f"{type(config).__name__}, not a ConfigDict"
-        )
-    return config
-
-
-def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    for key in config:
-        yield prefix + key
-        if isinstance(config[key], ConfigDict):
-            yield from _keys(config[key], f"{prefix}{key}.")

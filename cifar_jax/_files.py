@@ -10,6 +10,7 @@ import re
 import types
 import typing
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -171,3 +172,45 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object; restore it from a copy")
     return content
+
+
+class CheckedLines:
+    """A file of JSON objects, one a line, for a single writer.
+
+    `crc` in a line is a checksum that depends on all lines before it, so that changed,
+    missing and foreign lines are all noticed. A last line that was cut off is dropped.
+
+    Attributes:
+      records: Objects in the file, without their checksums, as JSON reads them back.
+
+    Raises:
+      ValueError: If a line is damaged, or has no checksum.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.records: list[dict[str, Any]] = []
+        self._path, self._crc = path, 0
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if lines and not lines[-1].endswith(b"\n"):  # by a kill or power cut
+            os.truncate(path, sum(map(len, lines[:-1])))
+            lines.pop()
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+                crc = record.pop("crc", None)
+                if crc != zlib.crc32(json.dumps(record).encode(), self._crc):
+                    raise ValueError("wrong checksum" if crc else "no checksum")
+            except (ValueError, AttributeError, TypeError) as error:
+                message = f"line {number} of {len(lines)}: {error}"
+                raise ValueError(message) from error
+            self._crc = crc
+            self.records.append(record)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends objects."""
+        with self._path.open("a") as file:
+            for record in logs:
+                self._crc = zlib.crc32(json.dumps(record).encode(), self._crc)
+                text = json.dumps({**record, "crc": self._crc}, separators=(",", ":"))
+                file.write(text + "\n")
+                self.records.append(json.loads(text))

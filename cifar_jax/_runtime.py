@@ -31,10 +31,10 @@ def start(cpu_devices: int = 0, *, cpu_only: bool = False) -> None:
     if cpu_only:
         jax.config.update("jax_platforms", "cpu")
     asked = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if cpu_devices and not asked and "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", cpu_devices)
     if folder := _cache_folder():
         jax.config.update("jax_compilation_cache_dir", str(folder))
+    if cpu_devices and not asked and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", cpu_devices)
 
 
 def _tune_malloc() -> None:

@@ -18,6 +18,8 @@ def define_flags(flags: _cli.Flags) -> None:
 
 def main(flags: _cli.Flags) -> None:
     """Prints the layer table, its totals and the budget line."""
+    if not flags.json:
+        print(f"{flags.config_path}: for {flags.config.data.name}", flush=True)
     from cifar_jax.data import sources  # slow to import: not for --help
     from cifar_jax.models import count, resnet
 

@@ -5,8 +5,6 @@
 compared in size, time and accuracy. Rerun the command to resume an interrupted one.
 """
 
-import pathlib
-
 from cifar_jax import _cli, _runtime
 from cifar_jax import config as default
 from cifar_jax._files import OutputFolder
@@ -14,7 +12,7 @@ from cifar_jax._files import OutputFolder
 
 def define_flags(flags: _cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.add_string("workdir", "run directory")
+    flags.add_string("workdir", _cli.NETWORK)
     flags.add_float(
         "prune",
         "share of the weights in the blocks' kernels that become zero",
@@ -39,14 +37,15 @@ def main(flags: _cli.Flags) -> int:
         raise _cli.UsageError("--workdir RUN is missing, such as runs/cifar10_cpu")
     if not (flags.prune or flags.int8):
         raise _cli.UsageError("nothing to do; give --prune, --int8, or both")
+    workdir = _cli.trained(flags.workdir)
+    output = OutputFolder(_cli.output_folder(flags, workdir, "compression"))
     # slow to import: not for --help
     from cifar_jax import formats
+    from cifar_jax.training import pretrained
     from cifar_jax.training.interrupt import Stopped
-    from cifar_jax.training.workdir import RunDirectory
 
-    workdir = pathlib.Path(flags.workdir)
-    output = OutputFolder(pathlib.Path(flags.output or workdir / "compression"))
-    config = default.config_from_dict(RunDirectory(workdir).config())
+    card = pretrained.read_card(workdir)
+    config = default.config_from_dict(card["config"])
     config.data.dir = flags.data_dir or config.data.dir
     formats.find("onnx")  # before an hour of training: the extra may be missing
     _runtime.start(config.train.cpu_devices)
@@ -57,6 +56,7 @@ def main(flags: _cli.Flags) -> int:
         pruning = compression.pruning_config(
             config,
             workdir,
+            card["dataset"],
             sparsity=flags.prune,
             epochs=flags.epochs,
             learning_rate=flags.learning_rate,

@@ -68,8 +68,12 @@ def get_config() -> ConfigDict:
     config.optim = _optim()
     config.schedule = _schedule()
     config.init = ConfigDict()
-    # run directory whose best weights training starts from; None: random weights
+    # trained network whose weights training starts from, as --workdir takes it: a run
+    # directory, a file, a name; another number of classes gets a new classifier. None:
+    # random weights
     config.init.workdir = _optional(str)
+    # duration, as in schedule: until then only the classifier is trained
+    config.init.frozen = "0%"
     config.train = _train()
     config.prune = ConfigDict()
     # fraction of the blocks' convolution weights that is zero in the end; 0: no pruning
@@ -79,7 +83,7 @@ def get_config() -> ConfigDict:
     config.prune.start = "0%"
     config.prune.stop = "50%"
     config.distill = ConfigDict()
-    # run directory of the teacher, a network of any size for the same classes, used
+    # the teacher, as in init.workdir: a network of any size for the same classes, used
     # with its best weights; None: no distillation
     config.distill.teacher = _optional(str)
     config.distill.weight = 0.9  # of the teacher's term in the loss; 1 - weight: labels
@@ -442,14 +446,31 @@ _BOUNDS = (
 )
 
 
+# What the keys may be that name one of several things.
+CHOICES = {
+    "data.placement": ("auto", "device", "host"),
+    "evaluate.best_by": ("accuracy", "loss", "last"),
+    "evaluate.select_on": ("val", "test"),
+    "evaluate.tta": TTA_NAMES,
+    "optim.name": ("adam", "adamw", "lion", "sgd", "sgdw", "muon"),
+    "schedule.name": (
+        *("warmup_cosine", "constant", "linear", "step", "piecewise"),
+        *("cosine_restarts", "one_cycle"),
+    ),
+}
+
+
 def check(config: ConfigDict) -> None:
-    """Refuses numbers that are out of bounds, and keys that contradict each other."""
+    """Refuses what can be refused without JAX: unknown names, numbers out of bounds."""
     values = flatten(config_to_dict(config))
     for key, least, below in _BOUNDS:
         value = values[key]
         if value < least or (below is not None and value >= below):
             limit = f"at least {least}" + (f" and below {below}" if below else "")
             raise UserError(f"{key} is {value}; use {limit}")
+    for key, choices in CHOICES.items():
+        if values[key] not in choices:
+            raise UserError(f"{key} is {values[key]!r}; use {', '.join(choices)}")
     train, evaluate = config.train, config.evaluate
     if train.batch_size % train.repeats:
         raise UserError(

@@ -5,8 +5,6 @@ each class, or one laid out as CIFAR-10-C. Prints the figures, and writes
 evaluation.json, tables and pictures.
 """
 
-import pathlib
-
 from cifar_jax import _cli, _runtime
 from cifar_jax._files import OutputFolder
 from cifar_jax.config import TTA_NAMES
@@ -34,13 +32,15 @@ def define_flags(flags: _cli.Flags) -> None:
         "compare", "another run, compared by McNemar's test; may be repeated"
     )
     flags.add_bool("latency", "also measure latency and throughput")
-    flags.add_string("output", "folder [evaluation, in the run's]")
+    flags.add_string("output", "folder [evaluation, in the run directory]")
     flags.add_integer("batch_size", "images in a call", 500, lower_bound=1)
 
 
 def main(flags: _cli.Flags) -> None:
     """Evaluates, and prints the figures."""
     network = _cli.chosen_network(flags)
+    network["workdir"] = _cli.trained(network["workdir"])
+    folder = _cli.output_folder(flags, network["workdir"], "evaluation")
     _runtime.start()
     # slow to import: not for --help
     from cifar_jax.evaluation import evaluate
@@ -59,9 +59,7 @@ def main(flags: _cli.Flags) -> None:
         speed=flags.latency,
         batch_size=flags.batch_size,
     )
-    output = OutputFolder(
-        pathlib.Path(flags.output or network["workdir"] / "evaluation")
-    )
+    output = OutputFolder(folder)
     record = evaluate.evaluate(request, output)
     print(evaluate.summary(record))
     print(f"{output.path}: {', '.join(output.files)}")

@@ -3,7 +3,8 @@
 stablehlo: the network with its weights, for JAX alone. onnx: for ONNX runtimes.
 onnx-int8: the same with arithmetic of 8 bits. pt2: for PyTorch alone.
 torch: the weights, for cifar_jax.models.torch_resnet. safetensors: the weights by their
-Flax paths. Images go in as raw uint8 [B, H, W, C].
+Flax paths; safetensors-float16: in half the bytes. hub: a folder for a model hub, with
+the weights and a README. Images go in as raw uint8 [B, H, W, C].
 
 Each file is reloaded and compared with the network, in float32 on the CPU, before it
 gets its name. FILE.json beside it holds class names, image shape and SHA-256.
@@ -18,7 +19,7 @@ def define_flags(flags: _cli.Flags) -> None:
     """Defines the command's flags."""
     _cli.define_network(flags)
     flags.add_enum("format", list(formats.FORMATS), "what to write")
-    flags.add_string("output", "file [RUN/export/model and its suffix]")
+    flags.add_string("output", "file, or folder [RUN/export/model and its suffix]")
     flags.add_bool("overwrite", "replace an older file")
 
 
@@ -27,19 +28,21 @@ def main(flags: _cli.Flags) -> None:
     chosen = _cli.chosen_network(flags)
     if flags.format is None:
         raise _cli.UsageError("--format is missing; see --help")
+    chosen["workdir"] = _cli.trained(chosen["workdir"])
+    default = _cli.output_folder(flags, chosen["workdir"], "export")
     _runtime.start(cpu_only=True)  # a file is verified in float32
     # slow to import: not for --help
     from cifar_jax.formats import export
     from cifar_jax.training import pretrained
 
     kind = formats.find(flags.format)
-    default = chosen["workdir"] / "export" / f"model{kind.suffix}"
-    path = pathlib.Path(flags.output or default)
+    path = pathlib.Path(flags.output or default / f"model{kind.suffix}")
     if not path.name.endswith(kind.suffix):
         raise _cli.UsageError(f"--output is {path}; it needs a name in {kind.suffix}")
     network = pretrained.load_model(**chosen)
     card = export.export(network, kind, path, overwrite=flags.overwrite)
-    print(f"{path}: {path.stat().st_size:,} bytes; {export.summary(card['check'])}")
+    size = (pretrained.weights_file(path) or path).stat().st_size
+    print(f"{path}: {size:,} bytes; {export.summary(card['check'])}")
 
 
 if __name__ == "__main__":

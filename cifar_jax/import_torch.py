@@ -14,6 +14,7 @@ import pathlib
 
 from cifar_jax import UserError, _cli, _runtime, formats
 from cifar_jax import config as default
+from cifar_jax.models.presets import PRESETS
 
 
 def define_flags(flags: _cli.Flags) -> None:
@@ -35,18 +36,18 @@ def main(flags: _cli.Flags) -> None:
     for name in ("weights", "mean", "std", "workdir"):
         if getattr(flags, name) is None:
             raise _cli.UsageError(f"--{name} is missing; see --help")
-    # slow to import: not for --help
-    from cifar_jax.data import arrays, sources
-    from cifar_jax.formats import export
-    from cifar_jax.models import torch_names
-    from cifar_jax.models.presets import PRESETS
-
-    _runtime.start(cpu_only=True)  # the weights are verified in float32
-    pytorch_import = formats.import_module("pytorch_import")
     if flags.preset not in (None, *PRESETS):
         raise _cli.UsageError(
             f"--preset is {flags.preset}; use one of {', '.join(PRESETS)}"
         )
+    print(f"reading {flags.weights}", flush=True)
+    # slow to import: not for --help
+    from cifar_jax.data import arrays, sources
+    from cifar_jax.formats import export
+    from cifar_jax.models import torch_names
+
+    _runtime.start(cpu_only=True)  # the weights are verified in float32
+    pytorch_import = formats.import_module("pytorch_import")
     source = sources.open(flags.data)
     config, weights = flags.config, pathlib.Path(flags.weights)
     preset = PRESETS.get(flags.preset, {})

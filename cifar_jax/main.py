@@ -7,6 +7,8 @@ overridden: --config.optim.learning_rate=0.05.
 import pathlib
 
 from cifar_jax import UserError, _cli, _runtime
+from cifar_jax import config as default
+from cifar_jax.models import design
 
 
 def define_flags(flags: _cli.Flags) -> None:
@@ -40,16 +42,21 @@ def define_flags(flags: _cli.Flags) -> None:
 
 def main(flags: _cli.Flags) -> int:
     """Trains, or resumes training, and prints where everything is."""
-    # slow to import: not for --help
+    config = flags.config
+    default.check(config)
+    design.check_values(design.resolve(config.model.to_dict()))
+    workdir = pathlib.Path(flags.workdir or f"runs/{flags.config_name}")
+    if not flags.process_id:  # the first one speaks for all
+        print(f"{flags.config_path}: {config.data.name}, into {workdir}", flush=True)
+    # slow to import: neither for --help nor for a mistake
     import jax
 
     from cifar_jax.training import distributed, dry_run, interrupt, loop
 
-    workdir = pathlib.Path(flags.workdir or f"runs/{flags.config_name}")
-    _runtime.start(flags.config.train.cpu_devices)
+    _runtime.start(config.train.cpu_devices)
     try:
         if flags.dry_run:  # of each process for itself
-            dry_run.dry_run(flags.config)
+            dry_run.dry_run(config)
             return 0
         distributed.initialize(
             flags.coordinator,
@@ -58,7 +65,11 @@ def main(flags: _cli.Flags) -> int:
             heartbeat_seconds=flags.heartbeat_seconds,
         )
         loop.train_and_evaluate(
-            flags.config, workdir, resume=flags.resume, profile=flags.profile
+            config,
+            workdir,
+            resume=flags.resume,
+            profile=flags.profile,
+            start=_cli.START,
         )
     except interrupt.Stopped as stopped:
         distributed.log(stopped)
@@ -70,7 +81,7 @@ def main(flags: _cli.Flags) -> int:
             raise
         raise UserError(
             f"the device is out of memory (train.batch_size is "
-            f"{flags.config.train.batch_size}); use a smaller batch in another "
+            f"{config.train.batch_size}); use a smaller batch in another "
             "--workdir"
         ) from error
     return 0

@@ -6,9 +6,14 @@ cannot be read gets an empty label and its error.
 """
 
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cifar_jax import UserError, _cli, _runtime
 from cifar_jax.config import TTA_NAMES
+
+if TYPE_CHECKING:
+    from cifar_jax.evaluation import predictions
 
 
 def define_flags(flags: _cli.Flags) -> None:
@@ -28,12 +33,13 @@ def define_flags(flags: _cli.Flags) -> None:
     flags.add_integer("batch_size", "images in a call", 500, lower_bound=1)
 
 
-def main(flags: _cli.Flags) -> int:
-    """Writes the predictions, and prints how many images got each label."""
+def main(flags: _cli.Flags) -> None:
+    """Writes the predictions, and prints what they are."""
     network = _cli.chosen_network(flags)
     for name in ("input", "output"):
         if not getattr(flags, name):
             raise _cli.UsageError(f"--{name} is missing; see --help")
+    network["workdir"] = _cli.trained(network["workdir"])
     _runtime.start()
     # slow to import: not for --help
     from cifar_jax.data import sources
@@ -60,7 +66,19 @@ def main(flags: _cli.Flags) -> int:
             spreadsheet=flags.spreadsheet,
             advance=advance,
         )
-    names = predictor.network.label_names
+    _show(summary, predictor.network.label_names, output)
+
+
+def _show(
+    summary: "predictions.Summary", names: Sequence[str], output: pathlib.Path
+) -> None:
+    """Prints how many images got each label, or refuses a source of errors alone."""
+    first_error = next(iter(summary.errors.values()), None)
+    if len(summary.errors) == summary.num_images:
+        raise UserError(
+            f"none of the {summary.num_images:,} images can be read, the first one: "
+            f"{first_error}"
+        )
     width, num_labelled = max(map(len, names)), max(1, summary.counts.sum())
     for label, (name, count) in enumerate(zip(names, summary.counts, strict=True)):
         share = count / num_labelled
@@ -68,17 +86,10 @@ def main(flags: _cli.Flags) -> int:
     speed = summary.num_images / summary.seconds
     print(f"{output}: {summary.num_images:,} images, {speed:,.0f} images/s")
     if summary.errors:
-        first_error = next(iter(summary.errors.values()))
-        if len(summary.errors) == summary.num_images:
-            raise UserError(
-                f"none of the {summary.num_images:,} images can be read, the first "
-                f"one: {first_error}"
-            )
         print(
             f"{len(summary.errors):,} of them could not be read and got an error, not "
             f"a label; the first: {first_error}"
         )
-    return 0
 
 
 if __name__ == "__main__":

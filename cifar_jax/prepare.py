@@ -21,6 +21,7 @@ def define_flags(flags: _cli.Flags) -> None:
 
 def main(flags: _cli.Flags) -> None:
     """Prepares the data set and says where it lies."""
+    print(f"looking for {flags.source or flags.dataset}", flush=True)
     from cifar_jax.data import sources  # slow to import: not for --help
 
     start = time.perf_counter()

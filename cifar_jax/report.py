@@ -1,6 +1,7 @@
 """Reports on runs: python -m cifar_jax.report RUN [RUN ...].
 
-RUN is a run directory, which may still be trained in, or a result.json. Writes
+RUN is a run directory, which may still be trained in, a result.json, exported weights,
+or a name such as cifar10_cpu. Writes
 report.html, which needs no other file, and its charts as plots/*.png.
 
 python -m cifar_jax.report --records [FOLDER] writes the table of the published records
@@ -12,7 +13,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cifar_jax import UserError, _cli, _runtime
+from cifar_jax import UserError, _cli, _packaged, _runtime
 from cifar_jax._files import OutputFolder, replacing
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def main(flags: _cli.Flags) -> None:
         raise _cli.UsageError("--check needs --records")
     if not operands:
         raise _cli.UsageError("RUN is missing, such as runs/quickstart")
+    for operand in operands:
+        _packaged.find_network(operand)
     print(f"reading {', '.join(operands)}", flush=True)
     # Slow to import, so not for --help.
     from cifar_jax.reporting import page
@@ -55,7 +58,7 @@ def main(flags: _cli.Flags) -> None:
         runs = read_all(operands)
     if flags.output:
         folder = pathlib.Path(flags.output)
-    elif len(runs) == 1 and not runs[0].is_record:
+    elif len(runs) == 1 and (runs[0].path / "config.json").exists():
         folder = runs[0].path
     else:
         folder = pathlib.Path("runs/report")

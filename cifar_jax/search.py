@@ -5,10 +5,18 @@ a table with error bars. Type the command again to resume. Any key can be overri
 --config.study.seeds=5, --config.base.train.epochs=10.
 """
 
+import os
 import pathlib
 import re
+from typing import TYPE_CHECKING
 
-from cifar_jax import _cli
+from cifar_jax import _cli, _runtime
+
+if TYPE_CHECKING:
+    from cifar_jax.studies.designs import Candidate
+    from cifar_jax.studies.study import Study
+
+NUM_EXAMPLES = 12  # of a space that is sampled
 
 
 def define_flags(flags: _cli.Flags) -> None:
@@ -38,14 +46,17 @@ def define_flags(flags: _cli.Flags) -> None:
 
 def main(flags: _cli.Flags) -> int:
     """Runs or resumes a study, and writes its tables."""
-    # slow to import: not for --help
-    from cifar_jax.studies import driver, plan, study
-
     path, _, variant = flags.config_path.partition(":")
     name = "_".join(filter(None, (pathlib.Path(path).stem, variant)))
+    workdir = flags.workdir or pathlib.Path("runs", name)
+    print(f"{flags.config_path}: a study, into {workdir}", flush=True)
+    # slow to import: not for --help
+    from cifar_jax.studies import driver, study
+
     if flags.plan:
         workers = max(1, flags.workers)
-        plan.show(study.make(flags.config), measure=flags.plan_measure, workers=workers)
+        made = study.make(flags.config)
+        show_plan(made, measure=flags.plan_measure, workers=workers)
         return 0
     part = None
     if flags.part:
@@ -56,7 +67,7 @@ def main(flags: _cli.Flags) -> int:
     try:
         driver.run_study(
             flags.config,
-            flags.workdir or pathlib.Path("runs", name),
+            workdir,
             executor=flags.executor,
             workers=flags.workers,
             retry_failed=flags.retry_failed,
@@ -67,6 +78,66 @@ def main(flags: _cli.Flags) -> int:
         print(stopped)
         return stopped.exit_code
     return 0
+
+
+def show_plan(study: "Study", *, measure: bool, workers: int) -> None:
+    """Prints the designs of a study with their size, and the time that runs would take.
+
+    Args:
+      study: Study that is planned.
+      measure: Whether to measure the time of one run here; that of the others follows
+        from their multiply-adds.
+      workers: Number of runs that are done side by side.
+    """
+    from cifar_jax.models import count, resnet
+    from cifar_jax.studies import table
+    from cifar_jax.training import dry_run
+    from cifar_jax.training.progress import clock_time
+
+    threads = study.options.threads or max(1, (os.cpu_count() or 1) // workers)
+    os.environ.setdefault("NPROC", str(threads))  # as a worker has it
+    _runtime.start(study.rules.base.train.cpu_devices)
+    shape, num_classes = study.rules.image_shape, study.rules.num_classes
+    candidates = study.candidates or examples(study)
+    rows = {c.name: table.Row(c) for c in candidates if not c.skip_reason}
+    macs = {}
+    for name, row in rows.items():
+        options = row.candidate.config.model.to_dict()
+        model = resnet.create(num_classes=num_classes, image_shape=shape, **options)
+        macs[name] = count.macs(model, shape)
+    columns = table.columns(study, list(rows.values()), study.factors)
+    columns["MACs"] = lambda row: f"{macs[row.candidate.name]:,}"
+    num_designs = study.options.trials if study.is_sampled else len(rows)
+    note = f"{num_designs} designs, {study.num_runs} runs"
+    if measure:
+        middle = sorted(rows, key=macs.__getitem__)[len(rows) // 2]
+        print(f"measuring a run of {middle}", flush=True)
+        factor = dry_run.seconds(rows[middle].candidate.config) / macs[middle]
+        times = {name: clock_time(number * factor) for name, number in macs.items()}
+        columns["time of a run"] = lambda row: times[row.candidate.name]
+        mean = sum(macs.values()) / len(rows) * factor
+        total = clock_time(study.num_runs * mean / workers)
+        note += f": about {total} here with --workers={workers}. That of {middle} is "
+        note += f"measured ({threads} CPU threads), the others follow from the MACs"
+    print(table.grid(columns, rows.values()))
+    for candidate in candidates:
+        if candidate.skip_reason:
+            print(f"never started: {candidate.name}: {candidate.skip_reason}")
+    print(note)
+
+
+def examples(study: "Study") -> "list[Candidate]":
+    """Returns some designs of a space that is sampled; the same ones each time."""
+    import optuna
+
+    from cifar_jax.studies import designs
+
+    sampler = optuna.samplers.RandomSampler(seed=study.options.sampler_seed)
+    draw = optuna.create_study(sampler=sampler)
+    return [
+        designs.candidate(study.rules, draw.ask(study.distributions).params, f"e{n}")
+        for n in range(NUM_EXAMPLES)
+    ]
 
 
 if __name__ == "__main__":

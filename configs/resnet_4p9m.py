@@ -14,7 +14,8 @@ resnet_4p9m.py:tiny runs everything, small, in about a minute on a CPU.
 """
 
 from cifar_jax import config as default
-from configs.records import forms
+
+from .records import forms
 
 # Fraction of the run after which the images are only cropped and flipped.
 REFINED = 0.95

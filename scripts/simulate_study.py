@@ -17,8 +17,9 @@ import threading
 import time
 from concurrent.futures import Executor, Future
 
+from cifar_jax import _processes
 from cifar_jax import config as default
-from cifar_jax.studies import driver, executors, run
+from cifar_jax.studies import driver, run
 
 
 class Pretended(Executor):
@@ -27,7 +28,7 @@ class Pretended(Executor):
     def __init__(self, seconds: float, deaths: float):
         self._seconds, self._deaths = seconds, deaths
         self._random = random.Random(0)
-        self._due: list[tuple[float, int, Future, run.Task]] = []
+        self._due: list[tuple[float, int, Future, pathlib.Path]] = []
         self._changed = threading.Condition()
         self._number = self.num_deaths = 0
         threading.Thread(target=self._work, daemon=True).start()
@@ -41,7 +42,7 @@ class Pretended(Executor):
             return future
         with self._changed:
             self._number += 1
-            item = time.monotonic() + self._seconds, self._number, future, args[0]
+            item = time.monotonic() + self._seconds, self._number, future, args[1]
             heapq.heappush(self._due, item)
             self._changed.notify()
         return future
@@ -51,16 +52,16 @@ class Pretended(Executor):
             with self._changed:
                 while not self._due:
                     self._changed.wait()
-                due, _, future, task = heapq.heappop(self._due)
+                due, _, future, workdir = heapq.heappop(self._due)
             time.sleep(max(0.0, due - time.monotonic()))
             if self._random.random() < self._deaths:
                 self.num_deaths += 1
-                future.set_exception(executors.WorkerDied("signal 9"))
+                future.set_exception(_processes.WorkerDied("signal 9"))
                 continue
             value = self._random.random()
-            task.workdir.mkdir(parents=True, exist_ok=True)
+            workdir.mkdir(parents=True, exist_ok=True)
             row = {"epoch": 1, "split": "val", "accuracy": value, "loss": 1.0}
-            (task.workdir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+            (workdir / "metrics.jsonl").write_text(json.dumps(row) + "\n")
             figures = dict(accuracy=value, loss=1.0, macs=1, seconds=1.0, best_epoch=1)
             future.set_result(run.Outcome("done", figures))
 

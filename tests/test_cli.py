@@ -16,7 +16,7 @@ CONFIG = ["--config", "configs/quickstart.py"]
     ("arguments", "code", "message"),
     [
         ([], 2, "--config FILE is missing"),
-        (["--config", "configs/quickstrt.py"], 2, "did you mean configs/quickstart.py"),
+        (["--config", "configs/quickstrt.py"], 2, "did you mean quickstart?"),
         ([*CONFIG, "--config.train.epoch=3"], 2, "did you mean train.epochs?"),
         ([*CONFIG, "--config.train.epochs=many"], 2, "train.epochs"),
         ([*CONFIG, "--wrkdir=x"], 2, "wrkdir"),

@@ -1,7 +1,6 @@
 """The default config, and what becomes of the config of an older run."""
 
 import copy
-import importlib.util
 import json
 import pathlib
 import re
@@ -9,7 +8,7 @@ import re
 import pytest
 from support.commands import call
 
-from cifar_jax import UserError
+from cifar_jax import UserError, _packaged
 from cifar_jax import config as default
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -56,10 +55,7 @@ def test_a_key_that_does_not_exist_cannot_be_set():
     "path", sorted(ROOT.glob("configs/*.py")), ids=lambda path: path.stem
 )
 def test_the_config_of_a_run_comes_back(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = _packaged.read_config(str(path))
     config.optim.lr_multipliers = ((".*/bias", 2.0),)
     config.data.image_size = (24, 24)
     config.data.validation = 5000

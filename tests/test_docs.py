@@ -14,11 +14,13 @@ import pathlib
 import re
 import shlex
 import shutil
+import sys
 import textwrap
+from unittest import mock
 
 import pytest
 
-from cifar_jax import _cli, config
+from cifar_jax import _cli, _packaged, config
 from cifar_jax.data.augment.pipeline import CONTEXT, TRANSFORMS
 from cifar_jax.models import count, design
 
@@ -27,7 +29,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*
 RECORDS = sorted(ROOT.glob("results/**/README.md"))
 COMMANDS = sorted(
     path.stem
-    for path in ROOT.glob("cifar_jax/*.py")
+    for path in ROOT.glob("cifar_jax/[a-z]*.py")
     if "\ndef define_flags(" in path.read_text()
 )
 
@@ -83,9 +85,8 @@ def load_command(target: str):
 
 def read_config(path: pathlib.Path):
     """Returns the config of a file, and its docstring."""
-    namespace = {}
-    exec(compile(path.read_text(), path, "exec"), namespace)
-    return namespace["get_config"](), namespace["__doc__"]
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    return _packaged.read_config(str(path)), docstring
 
 
 @functools.cache
@@ -182,6 +183,43 @@ def test_examples_in_python(monkeypatch):
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.ImportFrom) and not node.module.startswith("dask"):
                 exec(ast.unparse(node), {})
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_trackers_are_told_of_each_epoch(name, monkeypatch):
+    tracker, scores = mock.MagicMock(), {"loss": 1.0, "accuracy": 0.5}
+    monkeypatch.setitem(sys.modules, name, tracker)
+
+    def train(config, workdir, *, on_epoch):
+        on_epoch({"epoch": 1, "train": scores, "val": None})
+        return {"test": scores}
+
+    monkeypatch.setattr("cifar_jax.train", train, raising=False)
+    examples = blocks((ROOT / "docs/python.md").read_text(), "python")
+    (code,) = (code for code in examples if f"import {name}" in code)
+    exec(code, {})
+    if name == "wandb":
+        run = tracker.init.return_value.__enter__.return_value
+        run.log.assert_called_once_with({"train": scores}, step=1)
+    else:
+        tracker.log_metric.assert_any_call("train/loss", 1.0, step=1)
+
+
+@pytest.mark.slow
+def test_the_tour_runs(tmp_path, digits_dir, monkeypatch):
+    nbclient, nbformat = map(pytest.importorskip, ("nbclient", "nbformat"))
+    monkeypatch.setenv("TFDS_DATA_DIR", digits_dir)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(ROOT / "docs/tour.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
+    texts = [
+        output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+    ]
+    assert any("epoch 4/4" in text.replace("  ", " ") for text in texts)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -20,8 +20,8 @@ from support.runs import tiny_config
 
 from cifar_jax.config import config_to_dict
 from cifar_jax.data import archive_spec, archives
-from cifar_jax.formats import safetensors_file as safetensors_module
 from cifar_jax.models import resnet
+from cifar_jax.training import pretrained
 from cifar_jax.training.workdir import RunDirectory
 
 MANY = int(os.environ.get("FUZZ_INPUTS", "1000"))
@@ -201,6 +201,6 @@ def test_damaged_safetensors_are_refused(count, tmp_path):
         files=[safetensors_file()],
         count=count,
         canary=tmp_path / "canary",
-        read=safetensors_module.load,
+        read=pretrained.load_model,
     )
     assert outcomes["refused"] == sum(outcomes.values())

@@ -154,3 +154,27 @@ def test_a_dry_run_has_its_teacher_too(parent, digits_dir, tmp_path, monkeypatch
     config.data.placement = "host"
     dry_run.dry_run(config, jax.devices()[:1])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_classes_get_a_new_classifier(parent, tmp_path, capsys):
+    """And until `init.frozen` nothing else is trained."""
+    key = np.random.default_rng(0)
+    images = key.integers(0, 256, (90, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(90) % 3)
+    config = tiny_config(None, data__name=str(tmp_path / "x.npz"), train__epochs=2)
+    config.data.update(train_split="images", test_split="images")
+    config.train.update(batch_size=16, ema_decay=0.0)
+    config.evaluate.update(test=False, best_by="last")
+    config.init.update(workdir=str(parent[0]), frozen="100%")
+    train(config, tmp_path / "run")
+    said = "10 classes: its classifier is replaced by a new one for 3"
+    assert said in " ".join(capsys.readouterr().out.split())
+    old, new = map(pretrained.load_model, (parent[0], tmp_path / "run"))
+    before, after = (dict(network.variables["params"]) for network in (old, new))
+    assert before.pop("head")["kernel"].shape == (16, 10)
+    assert after.pop("head")["kernel"].shape == (16, 3)
+    equal(before, after)
+    config.init.frozen = "50%"
+    segments = make(config).segments.items()
+    frozen = [(start, options.frozen) for start, options in segments]
+    assert frozen == [(0, True), (5, False)]

@@ -158,7 +158,7 @@ def test_the_command(workdir, digits, tmp_path):
     done = call("predict", *arguments, f"--output={output}", "--topk=2")
     assert done.returncode == 0, done.stderr
     assert f"{output}: 45 images" in done.stdout and done.stderr == ""
-    counts = [int(line.split()[2]) for line in done.stdout.splitlines()[:10]]
+    counts = [int(line.split()[2]) for line in done.stdout.splitlines()[1:11]]
     assert sum(counts) == 45
 
 

@@ -23,7 +23,8 @@ from support.made_runs import (
 
 from cifar_jax import UserError, report
 from cifar_jax.evaluation import efficiency
-from cifar_jax.reporting import charts, page
+from cifar_jax.models import design
+from cifar_jax.reporting import charts, page, tables
 from cifar_jax.reporting.runs import read_all
 
 NOW = datetime.datetime(2026, 5, 4, 3, 2)
@@ -322,7 +323,8 @@ def test_a_chart_that_has_nothing_to_say_is_left_out(tmp_path):
     )
     make_evaluation(run)
     seen = made(run)
-    assert list(seen.lines) == ["accuracy", "reliability"]
+    bars = ["class_accuracy", "class_counts"]
+    assert list(seen.lines) == ["accuracy", *bars, "reliability"]
     svg = seen.source.partition('id="accuracy"')[2].partition("</svg>")[0]
     ticks = [float(text) for text in re.findall(r">(\d\.\d+)</text>", svg)]
     assert max(ticks) <= 1 and "training" not in svg and "best epoch" in svg
@@ -351,7 +353,7 @@ def test_the_confusion_matrix_and_the_errors_are_those_of_the_evaluation(evaluat
     assert int(first["images"]) == wrong.max()
     pair = first["true class"], first["predicted class"]
     assert wrong[tuple(map(NAMES.index, pair))] == wrong.max()
-    assert seen.count("img") == min(wrong.sum(), 24)
+    assert seen.count("img") == min(wrong.sum(), 24) + min(matrix.sum(), 24)
     assert "(95% interval" in seen.text
     assert seen.facts["Latency"][0] == "1.25 ms"
     bins = json.loads((run / "evaluation" / "evaluation.json").read_text())
@@ -360,6 +362,42 @@ def test_the_confusion_matrix_and_the_errors_are_those_of_the_evaluation(evaluat
     assert [point[3] for point in points] == [
         f"{each['accuracy']:.4f} of {each['count']} images" for each in filled
     ]
+
+
+def test_classes_have_bars_and_counts(evaluated):
+    (run,) = read_all([evaluated[0]])
+    rows = run.evaluation.record["classes"]
+    accuracy, counts = charts.classes(rows, "")
+    found = {p[2]: p[3] for line in accuracy.lines for p in line["points"]}
+    expected = {row["name"]: f"{row['accuracy']:.4f}" for row in rows}
+    assert found == expected
+    values = {(li["name"], p[2]): p[3] for li in counts.lines for p in li["points"]}
+    for row in rows:
+        assert values["true", row["name"]] == f"{row['num_examples']:,}"
+        assert values["predicted", row["name"]] == f"{row['times_predicted']:,}"
+    assert charts.classes(rows[:1], "") == charts.classes(rows * 8, "") == []
+
+
+def test_a_network_is_drawn_from_its_design():
+    def drawn(**options):
+        shape = (32, 32, 3)
+        return tables.drawing(design.resolve(options), shape, 10)
+
+    parts = drawn(stage_sizes=(13, 13, 13), widths=(32, 64, 128))
+    assert [part.times for part in parts] == [1, 1, 13, 1, 12, 1, 12, 1]
+    names = [part.name for part in parts]
+    assert names[3:5] == ["stage 2, block 1", "stage 2, block 2"]
+    assert [part.output for part in parts] == (
+        ["32x32x3", "32x32x32", "32x32x32", *["16x16x64"] * 2, *["8x8x128"] * 2, "10"]
+    )
+    shortcuts = [part.shortcut for part in parts[2:5]]
+    assert shortcuts == ["identity", "1x1 projection", "identity"]
+    parts = drawn(stage_sizes=(1, 1), widths=(8, 16), downsample="pool")
+    assert [part.name for part in parts[2:4]] == ["stage 1, pool", "stage 1, block 1"]
+    assert {part.shortcut for part in parts if part.shortcut} == {"identity"}
+    parts = drawn(stage_sizes=(1, 1), widths=(8, 16), shortcut="padding", se_ratio=4)
+    assert parts[3].shortcut == "padding"
+    assert parts[3].detail.endswith("stride 2, squeeze-and-excitation")
 
 
 def test_files_of_an_earlier_evaluation_are_not_shown(copied):

@@ -14,7 +14,7 @@ import time
 
 import pytest
 from support import commands
-from support.studying import Inline, config_of
+from support.studying import Inline, config_of, name_of, write
 
 from cifar_jax.studies import run
 from cifar_jax.studies.driver import run_study
@@ -27,35 +27,78 @@ def cells(path):
         return list(csv.DictReader(file))
 
 
+class Mixed(Inline):
+    """Trains the designs of a study, except for "wide", which only pretends.
+
+    The first run is asked to stop when its first epoch is written.
+    """
+
+    def __init__(self):
+        self.states = []  # of the calls that train, in their order
+
+    def call(self, fn, config, workdir, *options):
+        if workdir.parent.name == "wide":
+            write(workdir, config, lambda config, epoch: 0.0)
+            return run.Outcome("done", run.figures(workdir))
+        if fn is run.train and not self.states:
+            threading.Thread(target=self.leave_stop_file, args=(workdir,)).start()
+        outcome = super().call(fn, config, workdir, *options)
+        if fn is run.train:
+            self.states.append((name_of(workdir), outcome.state))
+        return outcome
+
+    @staticmethod
+    def leave_stop_file(workdir):
+        metrics = workdir / "metrics.jsonl"
+        while not metrics.exists() or '"val"' not in metrics.read_text():
+            time.sleep(0.01)
+        (workdir / run.STOP).touch()
+
+
 @pytest.fixture(scope="module")
 def finished(digits_dir, tmp_path_factory):
-    """A study in which one design diverges and one is over the budget."""
-    path = tmp_path_factory.mktemp("study")
+    """A study in which one design cannot be trained and one is over the budget."""
+    path, executor = tmp_path_factory.mktemp("study"), Mixed()
     items = (
         dict(name="narrow", change={"model.widths": (2, 4)}),
         dict(name="wide", change={"model.widths": (4, 8)}),
-        dict(name="diverges", change={"optim.learning_rate": 1e35}),
+        dict(name="broken", change={"optim.name": "none such"}),
         dict(name="huge", change={"model.widths": (40, 80)}),
     )
     keys = {"study.kind": "list", "study.space": items, "base.budget.limit": 20_000}
-    rows = run_study(config_of(digits_dir, **keys), path, executor=Inline())
-    return path, {row.candidate.name: row for row in rows}
+    keys["base.train.epochs"] = 3
+    rows = run_study(config_of(digits_dir, **keys), path, executor=executor)
+    return path, {row.candidate.name: row for row in rows}, executor
 
 
 def test_a_study_continues_past_what_fails(finished):
-    path, rows = finished
+    path, rows, _ = finished
     states = {name: [run.state for run in row.runs] for name, row in rows.items()}
     assert states["narrow"] == states["wide"] == ["done", "done"]
-    assert states["diverges"] == ["failed", "failed"] and not states["huge"]
-    assert "diverged" in rows["diverges"].runs[0].error
+    assert states["broken"] == ["failed", "failed"] and not states["huge"]
+    assert "none such" in rows["broken"].runs[0].error
     assert "the limit is 20,000" in rows["huge"].candidate.skip_reason
     names = {folder.name for folder in (path / "runs").iterdir()}
-    assert names == {"narrow", "wide", "diverges"}
+    assert names == {"narrow", "wide", "broken"}
+
+
+def test_a_stop_file_ends_a_run_at_an_epochs_end(finished):
+    """The driver then resumes it."""
+    _, rows, executor = finished
+    calls = [state for name, state in executor.states if name == "narrow/seed-0"]
+    assert calls == ["stopped", "done"]
+    assert [*rows["narrow"].runs[0].values] == [1, 2, 3]
+
+
+def test_a_stop_file_keeps_a_run_from_starting(tmp_path):
+    (tmp_path / run.STOP).touch()
+    assert run.train(config_of().base, tmp_path) == run.Outcome("stopped")
+    assert [path.name for path in tmp_path.iterdir()] == [run.STOP]
 
 
 def test_its_runs_are_ordinary_ones_that_leave_the_test_set_alone(finished):
-    path, _ = finished
-    for workdir in (*path.glob("runs/narrow/*"), *path.glob("runs/wide/*")):
+    path, _, _ = finished
+    for workdir in path.glob("runs/narrow/*"):
         result = json.loads((workdir / "result.json").read_text())
         assert result["test"] is None and f"seed-{result['seed']}" == workdir.name
         assert result["val"]["num_examples"] == 144
@@ -63,58 +106,29 @@ def test_its_runs_are_ordinary_ones_that_leave_the_test_set_alone(finished):
 
 
 def test_its_table_is_that_of_its_runs(finished):
-    path, _ = finished
+    path, _, _ = finished
     states = [line["state"] for line in cells(path / "results.csv")]
     assert states == ["done"] * 4 + ["failed"] * 2 + ["refused"]
     text = (path / "table.md").read_text()
-    for name in ("narrow", "wide"):
-        results = path.glob(f"runs/{name}/seed-*/result.json")
-        a, b = (json.loads(each.read_text())["val"]["accuracy"] for each in results)
-        mean, std = (a + b) / 2, abs(a - b) / 2**0.5
-        (line,) = (line for line in text.splitlines() if f"| {name} |" in line)
-        assert f"| 2 | {mean:.4f} ± {std:.4f} |" in line
-    assert "Never started:\n\n- huge:" in text and "- diverges, seed 1: " in text
+    results = path.glob("runs/narrow/seed-*/result.json")
+    a, b = (json.loads(each.read_text())["val"]["accuracy"] for each in results)
+    mean, std = (a + b) / 2, abs(a - b) / 2**0.5
+    (line,) = (line for line in text.splitlines() if "| narrow |" in line)
+    assert f"| 2 | {mean:.4f} ± {std:.4f} |" in line
+    assert "Never started:\n\n- huge:" in text and "- broken, seed 1: " in text
     names = {file.name for file in (path / "plots").iterdir()}
     assert names == {"accuracy.png", "pareto_parameters.png", "pareto_macs.png"}
 
 
 def test_only_the_winner_is_tested(finished):
-    path, rows = finished
+    path, rows, _ = finished
     record = json.loads((path / "winner.json").read_text())
-    best = max(
-        (row for row in rows.values() if row.done), key=lambda row: row.mean("accuracy")
-    )
-    assert record["design"] == best.candidate.name
-    assert record["validation"] == best.values("accuracy")
+    assert record["design"] == "narrow"
+    assert record["validation"] == rows["narrow"].values("accuracy")
     assert record["seeds"] == [0, 1] and len(record["test"]) == 2
     assert all(0 < accuracy < 1 for accuracy in record["test"])
-
-
-def test_a_stop_file_ends_a_run_at_an_epochs_end(digits_dir, tmp_path):
-    """And before its first epoch; without it, the run is resumed."""
-    config = config_of(digits_dir, **{"base.train.epochs": 3}).base
-    config.evaluate.test = False
-    task = run.Task(config, tmp_path / "run")
-    task.workdir.mkdir()
-    stop, metrics = task.workdir / run.STOP, task.workdir / "metrics.jsonl"
-    stop.touch()
-    assert run.train(task).state == "stopped" and not metrics.exists()
-    stop.unlink()
-
-    def leave_stop_file():  # when the first epoch is written
-        while not metrics.exists() or '"val"' not in metrics.read_text():
-            time.sleep(0.01)
-        stop.touch()
-
-    thread = threading.Thread(target=leave_stop_file)
-    thread.start()
-    assert run.train(task).state == "stopped"
-    thread.join()
-    epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
-    assert 1 <= epochs[-1] < 3
-    stop.unlink()
-    outcome = run.train(task)
-    assert outcome.state == "done" and outcome.figures["best_epoch"] <= 3
+    scored = {file.parent.parent.name for file in path.glob("runs/*/*/measured.json")}
+    assert scored == {"narrow"}
 
 
 def test_a_plan_trains_nothing(digits_dir, tmp_path):
@@ -204,7 +218,7 @@ def test_a_killed_study_resumes_to_the_same_table(digits_dir, tmp_path):
         process.communicate()
         process = start(killed, digits_dir)
     out, _ = process.communicate(timeout=600)
-    assert process.returncode == 0 and "resuming: " in out, out
+    assert process.returncode == 0 and "resuming" in out, out
     columns = ("design", "seed", "state", "accuracy", "loss", "best_epoch")
     for name in ("table.md", "winner.json"):
         assert (killed / name).read_text() == (tmp_path / "whole" / name).read_text()

@@ -6,10 +6,10 @@ import pathlib
 
 import pytest
 
-from cifar_jax import UserError
+from cifar_jax import UserError, search
 from cifar_jax import config as default
 from cifar_jax.models import count, design
-from cifar_jax.studies import designs, plan, study
+from cifar_jax.studies import designs, study
 
 CIFAR = (32, 32, 3)
 FOLDER = pathlib.Path(__file__).parents[1] / "configs" / "search"
@@ -59,11 +59,11 @@ def test_table_8_has_the_largest_widths_that_fit():
 def test_every_study_keeps_its_budget(name, variant):
     made = study.make(config_of(name, variant))
     limit = made.rules.base.budget.limit
-    found = made.candidates or plan.examples(made)
+    found = made.candidates or search.examples(made)
     assert found and not any(each.skip_reason for each in found)
     assert all(limit is None or each.num_parameters < limit for each in found)
     if made.candidates:
-        assert set(made.reported) <= {each.name for each in found}
+        assert set(dict(made.options.reported)) <= {each.name for each in found}
     record = importlib.import_module(f"configs.search.{name}").__doc__
     assert f"configs/search/{name}.py" in record and "small:" in record
 
@@ -137,9 +137,10 @@ def test_letters_and_keys_are_set():
     assert changed.model.kernel_sizes == (5,)
     assert changed.optim.momentum == 0.8
     assert base.model.stage_sizes == (1, 1, 1, 1)
-    assert designs.value_of(changed, "B2") == 4
-    assert designs.value_of(changed, "B") == (1, 4, 1)
-    assert designs.value_of(changed, "optim.momentum") == 0.8
+    found = designs.Candidate("changed", {}, changed)
+    assert found.value("B2") == 4
+    assert found.value("B") == (1, 4, 1)
+    assert found.value("optim.momentum") == 0.8
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_wrong_studies_are_refused(keys, message):
 
 def test_names_are_those_of_folders():
     names = [
-        designs.name_of(each)
+        designs.candidate(rules(), each).name
         for each in (
             {"N": 2, "B": 7},
             {"optim.learning_rate": 1e-4, "schedule.name": "constant"},
@@ -223,7 +224,7 @@ def test_published_table_8_is_of_its_config():
     expected = [
         (each.name, str(each.num_parameters), str(seed), "done")
         for each in made.candidates
-        for seed in range(made.seeds)
+        for seed in range(made.options.seeds)
     ]
     scores = []
     for name in ("results.csv", "results_of_two_workers.csv"):

@@ -8,8 +8,8 @@ import optuna
 import pytest
 from support.studying import SAMPLED, Pretended, config_of, make
 
-from cifar_jax import UserError
-from cifar_jax.studies import driver, executors, plots
+from cifar_jax import UserError, _processes
+from cifar_jax.studies import driver, plots
 from cifar_jax.studies.driver import run_study
 from cifar_jax.studies.journal import Journal
 from cifar_jax.studies.run import Outcome
@@ -90,7 +90,7 @@ def test_a_study_without_a_good_run_says_so(tmp_path):
 
 
 def test_a_run_that_kills_its_process_three_times_is_closed(tmp_path):
-    died = executors.WorkerDied("signal 9; see logs/worker-1.log")
+    died = _processes.WorkerDied("signal 9; see logs/worker-1.log")
     executor = Pretended(outcomes={"C2/seed-0": [died] * 9})
     rows, _ = study(tmp_path, executor)
     assert executor.trained.count("C2/seed-0") == driver.MOST_DEATHS == 3
@@ -100,7 +100,7 @@ def test_a_run_that_kills_its_process_three_times_is_closed(tmp_path):
 
 
 def test_lost_machines_and_stops_are_not_the_runs_fault(tmp_path):
-    lost, stopped = executors.NodeLost("gone"), Outcome("stopped")
+    lost, stopped = ConnectionError("gone"), Outcome("stopped")
     outcomes = {"C2/seed-0": [lost] * 9, "C4/seed-0": [stopped] * 9}
     rows, _ = study(tmp_path, Pretended(outcomes=outcomes))
     assert states(rows) == ["done"] * 4
@@ -165,7 +165,7 @@ def test_hopeless_runs_are_pruned(tmp_path, pruner):
     first = {row.candidate.name: row.runs[0] for row in rows}
     pruned = [row for row in rows if row.runs[0].state == "pruned"]
     assert first["C1"].state == "done" and len(pruned) >= 4
-    assert all(row.runs[0].epochs < 4 and len(row.runs) == 1 for row in pruned)
+    assert all(len(row.runs[0].values) < 4 and len(row.runs) == 1 for row in pruned)
     assert states(rows).count("done") == 2 * (12 - len(pruned))  # with both seeds
     again, executor = study(tmp_path, **keys)
     assert states(again) == states(rows) and not executor.trained
@@ -173,11 +173,11 @@ def test_hopeless_runs_are_pruned(tmp_path, pruner):
 
 def test_a_time_limit_stops_a_study_that_resumes(tmp_path):
     class Slow(Pretended):
-        def call(self, fn, task):
-            if "C4" in str(task.workdir) and not self.trained[2:]:
+        def call(self, fn, config, workdir, *options):
+            if "C4" in str(workdir) and not self.trained[2:]:
                 self.trained.append("stopped")  # as a run does at an epoch's end
                 return Outcome("stopped")
-            return super().call(fn, task)
+            return super().call(fn, config, workdir, *options)
 
     with pytest.raises(driver.Stopped, match="study.max_seconds") as stopped:
         study(tmp_path, Slow(), **{"study.max_seconds": 1e-9})

@@ -11,8 +11,8 @@ import time
 import pytest
 from support.studying import config_of
 
-from cifar_jax import UserError
-from cifar_jax.studies import executors, study
+from cifar_jax import UserError, _processes
+from cifar_jax.studies import executors
 from cifar_jax.studies.driver import run_study
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 @pytest.fixture
 def pool(tmp_path):
     """Two local processes."""
-    pool = executors.LocalExecutor(2, 1, tmp_path / "logs")
+    pool = _processes.Processes(2, 1, tmp_path / "logs")
     yield pool
     pool.shutdown(cancel_futures=True)
 
@@ -49,18 +49,18 @@ def test_calls_are_done_by_processes_of_their_own(pool, tmp_path):
 
 
 def test_a_process_that_dies_is_replaced(pool):
-    with pytest.raises(executors.WorkerDied, match="signal 9; see .*worker-.*log"):
+    with pytest.raises(_processes.WorkerDied, match="signal 9; see .*worker-.*log"):
         pool.submit(os.kill, 0, signal.SIGKILL).result()
-    with pytest.raises(executors.WorkerDied, match="exit code 3"):
+    with pytest.raises(_processes.WorkerDied, match="exit code 3"):
         pool.submit(os._exit, 3).result()
     assert pool.submit(abs, -2).result() == 2
 
 
 CHILD = """
 import pathlib, sys, time
-from cifar_jax.studies import executors
+from cifar_jax import _processes
 if __name__ == "__main__":
-    pool = executors.LocalExecutor(1, 1, pathlib.Path(sys.argv[1]))
+    pool = _processes.Processes(1, 1, pathlib.Path(sys.argv[1]))
     print(pool.submit(__import__("os").getpid).result(), flush=True)
     time.sleep(60)
 """
@@ -85,16 +85,16 @@ def test_processes_end_with_a_driver_that_is_killed(tmp_path):
 
 def test_without_ray_there_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
-    made = study.make(config_of())
+    options = config_of().study
     with pytest.raises(UserError, match=r"needs Ray.*pip install 'cifar-jax\[ray\]'"):
-        executors.make("ray", 0, made, tmp_path)
+        executors.make("ray", 0, options, tmp_path)
 
 
 def test_without_a_cluster_there_is_one_line(tmp_path):
     pytest.importorskip("ray")
-    made = study.make(config_of())
+    options = config_of().study
     with pytest.raises(UserError, match="no Ray cluster at 127.0.0.1:1 .*ray start"):
-        executors.make("ray=127.0.0.1:1", 0, made, tmp_path)
+        executors.make("ray=127.0.0.1:1", 0, options, tmp_path)
 
 
 @pytest.fixture(scope="module")

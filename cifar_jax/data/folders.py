@@ -202,7 +202,7 @@ def _decode(
         if not resize:
             raise _BadImage(
                 f"has {image.height}x{image.width} pixels (height x width) instead of "
-                f"{size[0]}x{size[1]}; resize it, or ask for resizing"
+                f"{size[0]}x{size[1]}; use --resize, or data.image_size"
             )
         image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(image)

@@ -24,7 +24,6 @@ from cifar_jax.data.dataset import Examples
 from cifar_jax.evaluation import scores
 from cifar_jax.formats import export
 from cifar_jax.training import distributed, loop, pretrained, results, setup
-from cifar_jax.training.workdir import RunDirectory
 
 BATCH_SIZE = 256  # of the throughput
 ROUNDS = 15
@@ -148,6 +147,7 @@ def compress(
 def pruning_config(
     config: ConfigDict,
     workdir: pathlib.Path,
+    dataset: results.Dataset,
     *,
     sparsity: float,
     epochs: int | None = None,
@@ -157,12 +157,12 @@ def pruning_config(
 
     Args:
       config: Config of the run whose network is pruned.
-      workdir: Its run directory.
+      workdir: Its run directory, or its weights.
+      dataset: Content of its dataset.json.
       sparsity: Share of the weights in the blocks' kernels that become zero.
       epochs: Number of epochs; None: a fifth of the run's, at least 2.
       learning_rate: Peak of the learning rate; None: a quarter of the run's.
     """
-    dataset = RunDirectory(workdir).dataset()
     pruning = config.copy_and_resolve_references()
     pruning.init.workdir = str(workdir)
     pruning.prune.update(sparsity=sparsity, start="0%", stop="50%")

@@ -11,6 +11,7 @@ import numpy as np
 
 from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.models import count
+from cifar_jax.training.pretrained import weights_file
 from cifar_jax.training.results import environment
 
 BATCH_SIZES = (16, 64, 256, 1024, 4096)
@@ -59,7 +60,7 @@ def measure(
     leaves = jax.tree.leaves(network.variables)
     steps = [p for p in (workdir / "best").glob("*") if p.name.isdecimal()]
     newest = max(steps, key=lambda path: int(path.name), default=None)
-    files = newest.rglob("*") if newest else ()
+    files = newest.rglob("*") if newest else (weights_file(workdir),)
     speed: Speed = _speed(timed) if timed else {}
     memory = [d.memory_stats() or {} for d in predictor.mesh.devices.flat]
     on_devices = sum(stats.get("peak_bytes_in_use", 0) for stats in memory)
@@ -68,7 +69,7 @@ def measure(
         "parameters": count.num_parameters(network.model, network.image_shape),
         "macs_per_image": count.macs(network.model, network.image_shape),
         "weights_bytes": sum(leaf.nbytes for leaf in leaves),
-        "disk_bytes": sum(p.stat().st_size for p in files if p.is_file()),
+        "disk_bytes": sum(p.stat().st_size for p in files if p and p.is_file()),
         **speed,
         "peak_memory_bytes": on_devices or on_host,
         **environment(predictor.mesh),

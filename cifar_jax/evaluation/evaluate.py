@@ -20,7 +20,7 @@ from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.evaluation.scores import Bin, ClassScores, Scores
 from cifar_jax.training import setup
 
-NUM_ERRORS = 24  # wrongly labelled images that are drawn
+NUM_PICTURES = 24  # wrongly labelled images, and random ones, that are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,7 +284,7 @@ def report(
       labels: int [N].
       dataset: The N images.
       label_names: K names.
-      output: Folder for confusion.csv and .png, reliability.png, errors.npz and .png.
+      output: Folder for the tables, pictures and arrays.
       validation: Logits and labels to fit a temperature on, or None.
     """
     matrix = scores.confusion_matrix(labels, logits.argmax(axis=-1), len(label_names))
@@ -296,7 +296,10 @@ def report(
         "classes": scores.score_classes(matrix, label_names),
         "calibration": _calibrate(logits, labels, validation, output),
     }
-    _draw_errors(logits, labels, dataset, label_names, output)
+    places = scores.confident_errors(logits, labels, NUM_PICTURES)
+    _keep_pictures("errors", places, logits, labels, dataset, output)
+    places = np.sort(np.random.default_rng(0).permutation(len(labels))[:NUM_PICTURES])
+    _keep_pictures("samples", places, logits, labels, dataset, output)
     return record
 
 
@@ -323,34 +326,29 @@ def _calibrate(
     return {"ece": before.error, "bins": before.bins, "temperature": temperature}
 
 
-def _draw_errors(
+def _keep_pictures(
+    name: str,
+    places: np.ndarray,
     logits: np.ndarray,
     labels: np.ndarray,
     dataset: Dataset,
-    label_names: Sequence[str],
     output: OutputFolder,
 ) -> None:
-    """Writes the images that the network is most confident and wrong about.
+    """Writes some of the images, with what the network makes of them, as NAME.npz.
 
-    errors.npz has the `images` (uint8 [E, H, W, C]), their `places` among all, `labels`
-    and `predictions`, and the `confidence` in those.
+    It has the `images` (uint8 [E, H, W, C]), their `places` among all, `labels` and
+    `predictions`, and the `confidence` in those.
     """
-    places = scores.confident_errors(logits, labels, NUM_ERRORS)
     images = [dataset.read(int(k), int(k) + 1).images[0] for k in places]
-    images = np.array(images, np.uint8)
-    labels, predictions = labels[places], logits[places].argmax(axis=-1)
-    confidence = np.exp(scores.log_probabilities(logits[places]).max(axis=-1))
-    with output.file("errors.npz") as path, path.open("wb") as file:
-        np.savez_compressed(
-            file,
-            images=images,
-            places=places,
-            labels=labels,
-            predictions=predictions,
-            confidence=confidence,
-        )
-    names, given = ([label_names[k] for k in ks] for ks in (labels, predictions))
-    output.figure("errors.png", plots.errors(images, names, given, confidence))
+    content = {
+        "images": np.array(images, np.uint8),
+        "places": places,
+        "labels": labels[places],
+        "predictions": logits[places].argmax(axis=-1),
+        "confidence": np.exp(scores.log_probabilities(logits[places]).max(axis=-1)),
+    }
+    with output.file(f"{name}.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, **content)
 
 
 def summary(record: Evaluation) -> str:

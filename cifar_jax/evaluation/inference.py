@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich.console
 import rich.progress
 
-from cifar_jax import UserError
+from cifar_jax import UserError, formats
 from cifar_jax.data.dataset import Batch, Dataset
-from cifar_jax.training import distributed, pretrained
+from cifar_jax.training import distributed
 from cifar_jax.training.methods import tta
 
 
@@ -26,7 +27,7 @@ class Predictor:
         augmentation.
 
     Args:
-      workdir: Run directory.
+      workdir: Run directory, weights or exported program, as `formats.load` takes it.
       which: "best", "last" or "ema"; see `pretrained.load_model`.
       step: Step of the checkpoint; None: the newest.
       batch_size: Most images in a call; rounded up to what all devices share evenly.
@@ -44,9 +45,7 @@ class Predictor:
     ):
         self.mesh = distributed.make_mesh()
         replicated = distributed.replicated(self.mesh)
-        self.network = pretrained.load_model(
-            workdir, replicated, which=which, step=step
-        )
+        self.network = formats.load(workdir, replicated, which=which, step=step)
         self.num_outputs = 1 if tta == "none" else 2
         self._batch_size = batch_size
         self._tta = tta
@@ -76,6 +75,11 @@ class Predictor:
             network = dataclasses.replace(self.network, variables=variables)
             return tta.logits(network.logits, images, self._tta)
 
+        if self.network.program:
+            network = self.network
+            return lambda images: tta.logits(
+                network.logits, jnp.asarray(images), self._tta
+            )
         variables = self.network.variables
         if batch_size not in self._calls:
             shape = (batch_size, *self.network.image_shape)

@@ -96,39 +96,6 @@ def reliability(
     return figure
 
 
-def errors(
-    images: np.ndarray,
-    labels: Sequence[str],
-    predictions: Sequence[str],
-    confidence: np.ndarray,
-    columns: int = 6,
-) -> Figure:
-    """Draws images that were labelled wrongly, with the label given and the true one.
-
-    Args:
-      images: uint8 [N, H, W, C], gray or RGB.
-      labels: Names of their classes.
-      predictions: Names of the labels given.
-      confidence: float [N], probabilities of the labels given.
-      columns: Images in a row, at most.
-    """
-    columns = max(1, min(columns, len(images)))
-    rows = max(1, -(-len(images) // columns))
-    figure = Figure(figsize=(1.9 * columns, 2.3 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for k, (axes, image) in enumerate(zip(grid.flat, images, strict=False)):
-        axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        axes.set_title(
-            f"{_short(predictions[k])} {confidence[k]:.1%}\nis {_short(labels[k])}",
-            fontsize=9,
-        )
-    if not len(images):
-        figure.text(0.5, 0.5, "no errors", ha="center", va="center")
-    return figure
-
-
 def corruption_errors(error: Mapping[str, Sequence[float]]) -> Figure:
     """Draws a table of error rates: a row for each corruption, a column a severity.
 
@@ -157,7 +124,3 @@ def corruption_errors(error: Mapping[str, Sequence[float]]) -> Figure:
         )
     figure.colorbar(mesh, ax=axes, label="error")
     return figure
-
-
-def _short(name: str, length: int = 18) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"

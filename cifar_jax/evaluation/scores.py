@@ -7,7 +7,8 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 from scipy import optimize, special, stats
 
-Z_95 = 1.959963984540054  # a standard normal lies within it in 95% of cases
+from cifar_jax.training.results import wilson_interval
+
 NUM_BINS = 15  # of the confidence, as is the custom for CIFAR (Guo et al., 2017)
 TOP = 5
 
@@ -106,22 +107,6 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
     """
     best = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
     return float((best == labels[:, None]).any(axis=-1).mean())
-
-
-def wilson_interval(correct: int, total: int, z: float = Z_95) -> tuple[float, float]:
-    """Returns the bounds of a share by Wilson's score interval (1927).
-
-    Args:
-      correct: Number of successes.
-      total: Number of trials, at least one.
-      z: Quantile of the standard normal.
-    """
-    share, square = correct / total, z**2 / total
-    centre = (share + square / 2) / (1 + square)
-    half = (
-        z * np.sqrt(share * (1 - share) / total + square / (4 * total)) / (1 + square)
-    )
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def confusion_matrix(

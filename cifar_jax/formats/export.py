@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any, NotRequired, TypedDict
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from cifar_jax import UserError
 from cifar_jax.training import results
-from cifar_jax.training.pretrained import LoadedModel
+from cifar_jax.training.pretrained import LoadedModel, abstract_model, weights_file
 
 # uint8 images [B, H, W, C] to float32 logits [B, num_classes]
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -53,6 +54,7 @@ class Card(TypedDict):
     num_nonzero: int
     epoch: int  # after which the weights are these
     config: dict[str, Any]  # of the run
+    result: dict[str, Any] | None  # of the run, if it has ended: its result.json
     versions: dict[str, str]
     sha256: NotRequired[str]  # of the file, in the card beside it
     check: NotRequired[Check]
@@ -67,24 +69,24 @@ def export(
 ) -> Card:
     """Writes a network to a file, reads it back, and compares the two.
 
-    Whatever the network was trained in, it is exported in float32, the type of its
-    weights, in which all platforms give the same predictions.
+    It is exported in float32, in which all platforms give the same predictions.
 
     Args:
       network: Network to export.
       kind: Format, from `formats.find`.
-      path: File to write; the card goes to `path` and .json.
-      overwrite: Whether an older file may be replaced.
+      path: File or folder to write; a file's card goes to `path` and .json.
+      overwrite: Whether an older one may be replaced.
 
     Returns:
       The card.
 
     Raises:
-      UserError: If there is such a file already, or if what was read back is not the
-        network; then nothing is left behind, and an older file is untouched.
+      UserError: If there is such a file, or what was read back is not the network; then
+        nothing is left behind, and an older file is untouched.
     """
     for old in (path, card_path(path)):
-        if old.exists() and not overwrite:
+        # A folder that is not an export, such as a run directory, is never replaced.
+        if old.exists() and not (overwrite and weights_file(old)):
             raise UserError(f"{old} exists; use --overwrite, or another --output")
     path.parent.mkdir(parents=True, exist_ok=True)
     network = in_float32(network)
@@ -92,22 +94,59 @@ def export(
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         kind.write(network, partial, card)
-        card["sha256"] = hashlib.sha256(partial.read_bytes()).hexdigest()
+        content = weights_file(partial) or partial  # a folder's, or the file itself
+        card["sha256"] = hashlib.sha256(content.read_bytes()).hexdigest()
         # Some formats are read with their card.
         card_path(partial).write_text(json.dumps(card, indent=2) + "\n")
         card["check"] = kind.verify(network, kind.read(partial))
         card_path(partial).write_text(json.dumps(card, indent=2) + "\n")
-        card_path(partial).replace(card_path(path))
+        if partial.is_dir():  # which holds its card, and does not replace another
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            card_path(partial).replace(card_path(path))
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
         card_path(partial).unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)  # a folder, if it is one
+        partial.unlink(missing_ok=True)
     return card
 
 
+def load_program(path: pathlib.Path, kind: "Format") -> LoadedModel:
+    """Reads a file that holds the whole network, or its weights for PyTorch.
+
+    Args:
+      path: File, which has its card beside it.
+      kind: Its format.
+
+    Returns:
+      A network that lacks weights and computes with the file.
+    """
+    try:
+        card = json.loads(card_path(path).read_text())
+        network = abstract_model(card["config"], card["dataset"])
+        epoch, result = int(card["epoch"]), card.get("result")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{card_path(path)} is missing or is not a card ({error}); keep both files "
+            "that `cifar_jax.export` writes together"
+        ) from error
+    try:
+        program = kind.read(path)
+    except Exception as error:  # each format raises its own
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}); export it again"
+        ) from error
+    return dataclasses.replace(
+        network, variables={}, epoch=epoch, result=result, program=program
+    )
+
+
 def card_path(path: pathlib.Path) -> pathlib.Path:
-    """Returns where the card of a file lies."""
-    return path.with_name(f"{path.name}.json")
+    """Returns where the card of a file, or of a folder, lies."""
+    return (
+        path / "config.json" if path.is_dir() else path.with_name(f"{path.name}.json")
+    )
 
 
 def in_float32(network: LoadedModel) -> LoadedModel:
@@ -119,11 +158,12 @@ def in_float32(network: LoadedModel) -> LoadedModel:
 def describe(network: LoadedModel) -> Card:
     """Returns the card of a network, as plain data."""
     leaves = jax.device_get(jax.tree.leaves(network.variables["params"]))
+    config = network.config
     return {
         "input": {"dtype": "uint8", "shape": ["batch", *network.image_shape]},
         "output": {"dtype": "float32", "shape": ["batch", network.num_classes]},
         "dataset": {
-            "name": network.config["data"]["name"],
+            "name": config["data"]["name"],
             "image_shape": list(network.image_shape),
             "label_names": list(network.label_names),
             "mean": [float(value) for value in network.mean],
@@ -132,17 +172,22 @@ def describe(network: LoadedModel) -> Card:
         "num_parameters": sum(leaf.size for leaf in leaves),
         "num_nonzero": int(sum(np.count_nonzero(leaf) for leaf in leaves)),
         "epoch": network.epoch,
-        "config": network.config,
+        # Where the run's data lay means nothing elsewhere.
+        "config": {**config, "data": {**config["data"], "dir": None, "source": None}},
+        "result": {**network.result, "config": {}} if network.result else None,
         "versions": results.versions(_PACKAGES),
     }
 
 
-def compare(network: LoadedModel, classify: Classify) -> Check:
+def compare(
+    network: LoadedModel, classify: Classify, share: float = TOLERANCE
+) -> Check:
     """Classifies the same random images twice.
 
     Args:
       network: Network.
       classify: Function of what was read back.
+      share: Tolerance of the logits, as a share of the largest.
 
     Raises:
       UserError: If logits differ by more than the tolerance, or if predictions differ
@@ -160,7 +205,7 @@ def compare(network: LoadedModel, classify: Classify) -> Check:
                 "report it"
             )
         difference = float(np.max(np.abs(actual - expected)))
-        tolerance = TOLERANCE * max(1.0, float(np.max(np.abs(expected))))
+        tolerance = share * max(1.0, float(np.max(np.abs(expected))))
         top = np.take_along_axis(expected, actual.argmax(-1)[:, None], -1)[:, 0]
         lost = float(np.max(expected.max(-1) - top))  # 0 where predictions agree
         # Written so that NaN is refused.

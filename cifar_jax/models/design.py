@@ -180,7 +180,7 @@ def pooled_size(design: Design, image_shape: tuple[int, int, int]) -> tuple[int,
 
 def check(design: Design, image_shape: tuple[int, int, int], num_classes: int) -> None:
     """Refuses a resolved design that is not a sound network for these images."""
-    _check_values(design)
+    check_values(design)
     _check_combinations(design)
     if len(image_shape) != 3 or min(*image_shape, num_classes) < 1:
         raise UserError(
@@ -218,7 +218,7 @@ def check(design: Design, image_shape: tuple[int, int, int], num_classes: int) -
     _check_maps(design, image_shape)
 
 
-def _check_values(design: Design) -> None:
+def check_values(design: Design) -> None:
     """Checks each option by itself."""
     for name, choices in CHOICES.items():
         if getattr(design, name) not in choices:

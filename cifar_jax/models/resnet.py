@@ -152,6 +152,7 @@ class ResNet(nn.Module):
             window = (design.pool, design.pool)
             x = nn.avg_pool(x, window, strides=window)  # drops incomplete windows
             x = x.reshape(x.shape[0], -1)  # [B, H * W * C]
+        self.sow("intermediates", "features", x)  # kept where they are asked for
         x = nn.Dropout(design.dropout, deterministic=not train)(x)
         x = blocks.linear(
             self.num_classes,

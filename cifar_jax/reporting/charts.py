@@ -19,8 +19,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
-from cifar_jax.evaluation.scores import Bin
-from cifar_jax.reporting.runs import Group
+from cifar_jax.evaluation.scores import Bin, ClassScores
+from cifar_jax.reporting.runs import Group, printable
 
 # Colours in light and in dark. Charts are drawn with the light ones; the page turns
 # those into CSS variables. Contrast with the paper is at least 4.5 to 1.
@@ -44,6 +44,7 @@ _NUM_SERIES = sum(name.startswith("series") for name in PALETTE)
 _DPI = 72  # of SVG: a length in the figure is the same number there
 _SIZE = (4.8, 3.3)  # inches
 _LONGEST_NAME = 24
+_MOST_CLASSES = 20  # whose names fit below a chart
 _MOST_NAMES = 8  # in a legend; more would leave no room for the chart
 _LETTER_WIDTH = 4.7  # typical, in points
 _LOG_FROM = 5  # ratio of the largest value to the smallest
@@ -290,6 +291,42 @@ def tradeoffs(
         axis.set_major_formatter(EngFormatter(unit=unit, sep=""))
         charts.append(chart.finish())
     return charts
+
+
+def classes(scores: Sequence[ClassScores], suffix: str) -> list[Chart]:
+    """Returns the accuracy of each class, and how often each is true and predicted.
+
+    The list is empty where there are more classes than a chart can name.
+    """
+    if not 2 <= len(scores) <= _MOST_CLASSES:
+        return []
+    text = "The table of classes has its values."
+    names = [printable(str(row["name"])) for row in scores]
+    title = "Accuracy of each class"
+    accuracy = Chart(f"class_accuracy{suffix}", title, "", "accuracy", text)
+    counts = Chart(f"class_counts{suffix}", "True and predicted", "", "images", text)
+    for k, (name, row) in enumerate(zip(names, scores, strict=True)):
+        for chart, number, what, shift, value in (
+            (accuracy, 0, "accuracy", 0, row["accuracy"]),
+            (counts, 0, "true", -0.2, row["num_examples"]),
+            (counts, 1, "predicted", 0.2, row["times_predicted"]),
+        ):
+            if value is None:  # of a class without images
+                continue
+            width = 0.4 if shift else 0.7
+            chart.axes.bar(k + shift, value, width, color=_LIGHT[colour_name(number)])
+            label = f"{value:.4f}" if chart is accuracy else f"{value:,}"
+            look = {"marker": "none", "linestyle": "none"}
+            chart.line(what, {k: value}, number, [(name, label)], **look)
+        if interval := row["accuracy_interval"]:
+            line = {"color": _LIGHT["ink"], "linewidth": 1.1}
+            accuracy.axes.vlines(k, *interval, **line)
+    for number, what in enumerate(("true", "predicted")):
+        counts.name_line(what, number, linewidth=6)
+    for chart in (accuracy, counts):
+        chart.axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        chart.axes.grid(axis="x", visible=False)
+    return [accuracy.finish(), counts.finish()]
 
 
 def reliability(bins: Sequence[Bin], suffix: str) -> list[Chart]:

@@ -17,13 +17,12 @@ import numpy as np
 from PIL import Image
 
 from cifar_jax._files import OutputFolder
-from cifar_jax.evaluation import scores
 from cifar_jax.models import count
 from cifar_jax.reporting import charts, tables
 from cifar_jax.reporting.charts import Chart
 from cifar_jax.reporting.runs import Run, group_runs
 from cifar_jax.training.progress import clock_time
-from cifar_jax.training.results import versions
+from cifar_jax.training.results import versions, wilson_interval
 
 _FOLDER = pathlib.Path(__file__).parent
 
@@ -79,7 +78,7 @@ def make(runs: Sequence[Run], now: datetime.datetime) -> Report:
         tables=tables,
         budget_line=count.budget_line,
         clock_time=clock_time,
-        wilson_interval=scores.wilson_interval,
+        wilson_interval=wilson_interval,
         local_time=datetime.datetime.fromtimestamp,
         picture=picture_address,
         style=(_FOLDER / "page.css").read_text(),

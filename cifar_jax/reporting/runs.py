@@ -19,11 +19,12 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from cifar_jax import UserError
+from cifar_jax import UserError, _packaged
 from cifar_jax import config as default
 from cifar_jax._files import check, read_object
 from cifar_jax.config import RESUMABLE_KEYS, config_to_dict, flatten
 from cifar_jax.evaluation import evaluate
+from cifar_jax.training import pretrained
 from cifar_jax.training.results import RANKS, Dataset, Result
 from cifar_jax.training.schedules import to_steps
 from cifar_jax.training.workdir import RunDirectory
@@ -118,6 +119,7 @@ class Evaluation:
       picture: confusion.png, or None.
       errors: Arrays of errors.npz (`images`, `places`, `labels`, `predictions`,
         `confidence`), or None.
+      samples: Those of samples.npz, random images, or None.
     """
 
     record: EvaluationRecord
@@ -125,6 +127,7 @@ class Evaluation:
     matrix: np.ndarray | None
     picture: bytes | None
     errors: Mapping[str, np.ndarray] | None
+    samples: Mapping[str, np.ndarray] | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -280,7 +283,10 @@ def read_all(paths: Sequence[str | os.PathLike]) -> list[Run]:
 
     A path that is given twice is read once.
     """
-    unique = {pathlib.Path(path).resolve(): pathlib.Path(path) for path in paths}
+    given = [pathlib.Path(path) for path in paths]
+    named = {str(path) for path in given} & set(_packaged.network_names())
+    given = [_packaged.find_network(p) if str(p) in named else p for p in given]
+    unique = {path.resolve(): path for path in given}
     runs = []
     ends = [p.parent if p.name == "result.json" else p for p in unique]
     parts = [end.parts for end in ends]
@@ -293,6 +299,9 @@ def read_all(paths: Sequence[str | os.PathLike]) -> list[Run]:
         times = sum(name == other.split(" (")[0] for other in names)
         name = f"{name} ({times + 1})" if times else name
         names.append(name)
+        if path.suffix == ".safetensors" or (path / "model.safetensors").exists():
+            runs.append(_read_weights(path, name))
+            continue
         if path.is_dir():
             runs.append(_read_directory(path, name))
             continue
@@ -357,12 +366,24 @@ def _read_directory(path: pathlib.Path, name: str) -> Run:
     )
 
 
+def _read_weights(path: pathlib.Path, name: str) -> Run:
+    """Reads exported or packaged weights, with the result of their run."""
+    card = pretrained.read_card(path)
+    config, result = card["config"], card["result"]
+    check(flatten(config), _SETTINGS, path)
+    if result is not None:
+        result = check({**result, "config": config}, Result, path)
+    name = name.removesuffix(".safetensors")
+    imported = result is None
+    return Run(path, name, config, card["dataset"], result=result, imported=imported)
+
+
 def _read_evaluation(folder: pathlib.Path, num_classes: int) -> Evaluation | None:
     path = folder / "evaluation.json"
     if not path.exists():
         return None
     record = check(read_object(path), EvaluationRecord, path)
-    matrix = errors = None
+    matrix, pictures = None, {}
     try:
         # Files of an earlier evaluation may still lie there: read only those it names.
         path = folder / "confusion.csv"
@@ -372,16 +393,10 @@ def _read_evaluation(folder: pathlib.Path, num_classes: int) -> Evaluation | Non
             matrix = np.array([[int(count) for count in line[1:]] for line in lines])
             if matrix.shape != (num_classes, num_classes):
                 raise ValueError(f"not a matrix of {num_classes} classes")
-        path = folder / "errors.npz"
-        if path.name in record["files"]:
-            keys = ("images", "places", "labels", "predictions", "confidence")
-            with np.load(path, allow_pickle=False) as file:
-                errors = {key: file[key] for key in keys}
-            if len({len(array) for array in errors.values()}) != 1:
-                raise ValueError("lengths differ")
-            for key in ("labels", "predictions"):
-                if not ((errors[key] >= 0) & (errors[key] < num_classes)).all():
-                    raise ValueError(f"{key} are not classes")
+        for name in ("errors", "samples"):
+            path = folder / f"{name}.npz"
+            if path.name in record["files"]:
+                pictures[name] = _read_pictures(path, num_classes)
         path = folder / "confusion.png"
         picture = path.read_bytes() if path.name in record["files"] else None
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
@@ -390,7 +405,20 @@ def _read_evaluation(folder: pathlib.Path, num_classes: int) -> Evaluation | Non
             "again"
         ) from error
     split = record.get("split") if record["weights"] == "best" else None
-    return Evaluation(record, split, matrix, picture, errors)
+    return Evaluation(record, split, matrix, picture, **{"errors": None, **pictures})
+
+
+def _read_pictures(path: pathlib.Path, num_classes: int) -> Mapping[str, np.ndarray]:
+    """Returns the arrays of errors.npz or samples.npz, checked."""
+    keys = ("images", "places", "labels", "predictions", "confidence")
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {key: file[key] for key in keys}
+    if len({len(array) for array in arrays.values()}) != 1:
+        raise ValueError("lengths differ")
+    for key in ("labels", "predictions"):
+        if not ((arrays[key] >= 0) & (arrays[key] < num_classes)).all():
+            raise ValueError(f"{key} are not classes")
+    return arrays
 
 
 # Groups

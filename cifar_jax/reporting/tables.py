@@ -6,7 +6,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from cifar_jax import UserError
 from cifar_jax.config import flatten
 from cifar_jax.evaluation.scores import ClassScores
 from cifar_jax.models import count
+from cifar_jax.models.design import Design, block_stride, map_sizes
 from cifar_jax.reporting.runs import (
     DEFAULTS,
     Group,
@@ -240,13 +241,62 @@ def literal(value: Any) -> str:
     return str(value)
 
 
+class Part(NamedTuple):
+    """A part of a network as it is drawn, in the order of the computation."""
+
+    name: str
+    detail: str
+    output: str  # shape of the map, such as 32x32x64
+    shortcut: str = ""  # what leads around a block; empty: nothing does
+    times: int = 1  # how many such parts follow each other
+
+
+def drawing(
+    design: Design, shape: tuple[int, int, int], num_classes: int
+) -> list[Part]:
+    """Returns the parts of a network to draw: equal blocks of a stage are one."""
+    sizes = [f"{height}x{width}" for height, width in map_sizes(design, shape)]
+    kernel, width = design.stem_kernel, design.stem_width
+    stem = f"{kernel}x{kernel} convolution, stride {design.stem_stride}"
+    stem = f"{design.stem}: {stem}" if design.stem != "conv" else stem
+    stem += f", max-pool {design.stem_pool}" if design.stem_pool else ""
+    parts = [Part("image", "", "x".join(map(str, shape)))]
+    parts.append(Part("stem", stem, f"{sizes[0]}x{width}"))
+    excite = ", squeeze-and-excitation" if design.se_ratio else ""
+    for stage, blocks in enumerate(design.stage_sizes):
+        name, after = f"stage {stage + 1}", design.widths[stage]
+        size, output = design.kernel_sizes[stage], f"{sizes[stage + 1]}x{after}"
+        if design.downsample == "pool":
+            window = design.strides[stage]
+            text = f"{size}x{size} convolution, max-pool {window}"
+            parts.append(Part(f"{name}, pool", text, output))
+            width = after
+        for index in range(blocks):
+            stride, shortcut = block_stride(design, stage, index), "identity"
+            if stride != 1 or width != after:
+                kernel = design.shortcut_kernel_sizes[stage]
+                shortcut = f"{kernel}x{kernel} projection"
+                shortcut = "padding" if design.shortcut == "padding" else shortcut
+            text = f"two {size}x{size} convolutions, stride {stride}{excite}"
+            if parts[-1][1:4] == (text, output, shortcut):
+                parts[-1] = parts[-1]._replace(times=parts[-1].times + 1)
+            else:
+                block = f"{name}, block {index + 1}"
+                parts.append(Part(block, text, output, shortcut))
+            width = after
+    pool = "all of the map" if design.pool is None else f"{design.pool}x{design.pool}"
+    parts.append(Part("classifier", f"mean over {pool}, linear", f"{num_classes}"))
+    return parts
+
+
 class Network(NamedTuple):
-    """A network: its size in a sentence, and its stages and layers.
+    """A network: its size in a sentence, its drawing, and its stages and layers.
 
     `error` says why this version of the package cannot rebuild it, if so.
     """
 
     summary: str = ""
+    drawing: Sequence[Part] = ()
     parts: Table | None = None
     layers: Table | None = None
     error: str = ""
@@ -279,7 +329,9 @@ def network(run: Run) -> Network:
         f"{budget}. For an image of {shape}: {sums.macs:,} multiply-adds of "
         "convolutions and linear layers, twice as many FLOPs."
     )
-    return Network(text, *tables)
+    model = pretrained.abstract_model(run.config, cast(Any, run.dataset)).model
+    drawn = drawing(model.design, cast(Any, run.image_shape), model.num_classes)
+    return Network(text, drawn, *tables)
 
 
 def networks(groups: Sequence[Group]) -> list[list[Group]]:

@@ -1,6 +1,7 @@
 """What a person sees while a study runs."""
 
 import collections
+import pathlib
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -18,17 +19,7 @@ _MOST_ROWS = 20  # of the best designs
 
 
 class View:
-    """A live table on a terminal; elsewhere a line for each run that ends.
-
-    Args:
-      study: Study that is shown.
-      earlier: Runs of earlier calls; those that have ended are counted.
-      console: Console to print on; None: standard output.
-
-    Attributes:
-      live: Context in which a terminal shows the table.
-      is_live: Whether there is a terminal.
-    """
+    """A line for each run that ends; on a terminal, a table in the context `live`."""
 
     def __init__(
         self,
@@ -36,74 +27,50 @@ class View:
         earlier: Iterable[Run] = (),
         console: rich.console.Console | None = None,
     ):
-        self._study = study
+        self._study, self._start = study, time.perf_counter()
         # A file's lines may be longer than a terminal's.
         width = None if sys.stdout.isatty() else 160
         self._console = console or rich.console.Console(highlight=False, width=width)
-        self.is_live = self._console.is_terminal
         self.live = rich.live.Live(
             console=self._console, auto_refresh=False, transient=True
         )
-        self._start = time.perf_counter()
-        # Runs that have ended, by their state, and whether each was its design's first.
-        self._ended = collections.Counter(
-            (run.state, run.seed == 0) for run in earlier if run.has_ended
-        )
-        if self._ended:
-            self.say(f"resuming: {self._counts()}")
+        self._states = collections.Counter(r.state for r in earlier if r.has_ended)
+        if self._states:
+            self._say("resuming")
 
     def ended(self, run: Run) -> None:
         """Prints a line for a run that has ended."""
-        self._ended[run.state, run.seed == 0] += 1
+        self._states[run.state] += 1
         end = f"failed: {run.error}"
         if run.state == "pruned":
-            end = f"pruned at epoch {run.epochs} with {run.values[run.epochs]:.4f}"
+            epoch, value = max(run.values.items())
+            end = f"pruned at epoch {epoch} with {value:.4f}"
         elif run.state == "done":
             size, seconds = run.candidate.num_parameters, run.figures["seconds"]
             end = f"accuracy {run.figures['accuracy']:.4f} "
             end += f"({size:,} parameters, {clock_time(seconds)})"
-        self.say(f"{self._counts()}  {run.candidate.name}, seed {run.seed}: {end}")
+        self._say(f"{run.candidate.name}, seed {run.seed}: {end}")
 
-    def show(self, rows: Sequence[Row]) -> None:
-        """Shows the table on a terminal, with what is running."""
-        if not self.is_live:
-            return
-        lines = []
-        for run in (run for row in rows for run in row.runs if run.state == "running"):
-            value = f" {run.values[run.epochs]:.4f}" if run.values else ""
-            epochs = f"{run.epochs}/{run.candidate.config.train.epochs}"
-            lines.append(
-                f"{run.candidate.name}, seed {run.seed}: epoch {epochs}{value}"
-            )
-        best = table.best(self._study, rows, _MOST_ROWS)
-        text = "\n\n".join([self._counts(), best, "  \n".join(lines)])
-        self.live.update(rich.markdown.Markdown(text), refresh=True)
+    def show(self, rows: Sequence[Row], folder: pathlib.Path | None = None) -> None:
+        """Shows the best designs: live, or those of a folder at the end."""
+        best = [r for r in table.ranked(self._study, rows) if r.done][:_MOST_ROWS]
+        columns = table.columns(self._study, best, self._study.factors)
+        text = table.grid(columns, best) + "\n"
+        if folder:
+            self._console.print(rich.markdown.Markdown(text))
+            self._say(f"{folder}: results.csv, table.md, plots/, winner.json, runs/")
+        elif self._console.is_terminal:
+            for run in (r for row in rows for r in row.runs if r.state == "running"):
+                epochs = f"{len(run.values)}/{run.candidate.config.train.epochs}"
+                values = "".join(f" {run.values[e]:.4f}" for e in [*run.values][-1:])
+                name = f"{run.candidate.name}, seed {run.seed}"
+                text += f"\n- {name}: epoch {epochs}{values}"
+            self.live.update(rich.markdown.Markdown(text), refresh=True)
 
-    def say(self, text: str) -> None:
-        """Prints a text as it is."""
-        if self.is_live:
-            self._console.print(text, markup=False, soft_wrap=True)
-        else:  # rich takes a millisecond for each
-            print(text, file=self._console.file, flush=True)
-
-    def summarise(self, rows: Sequence[Row], folder) -> None:
-        """Prints the best designs, and where everything is."""
-        text = table.best(self._study, rows, _MOST_ROWS)
-        self._console.print(rich.markdown.Markdown(text))
-        files = "results.csv, table.md, plots/, winner.json, runs/"
-        self.say(f"{self._counts()}; {folder}: {files}")
-
-    def _counts(self) -> str:
-        """Returns the time, and how many runs have ended."""
-        states = collections.Counter[str]()
-        for (state, _), number in self._ended.items():
-            states[state] += number
-        num_runs = self._study.num_runs
-        if self._study.is_staged and not self._study.is_sampled:
-            # Without its first run, a design of a fixed space has no further seeds.
-            lost = self._ended["pruned", True] + self._ended["failed", True]
-            num_runs -= lost * (self._study.seeds - 1)
-        seconds = clock_time(time.perf_counter() - self._start)
-        asides = table.asides(states)
-        note = f" ({', '.join(asides)})" if asides else ""
-        return f"{seconds}  {states.total()}/{num_runs} runs{note}"
+    def _say(self, text: str) -> None:
+        """Prints a text after the time and the number of runs that have ended."""
+        states, seconds = self._states, clock_time(time.perf_counter() - self._start)
+        others = [f"{states[s]} {s}" for s in ("pruned", "failed") if states[s]]
+        note = f" ({', '.join(others)})" if others else ""
+        line = f"{seconds}  {states.total()}/{self._study.num_runs} runs{note}  {text}"
+        self._console.print(line, markup=False, soft_wrap=True)

@@ -16,11 +16,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax.config import config_to_dict, flatten
-from cifar_jax.models import count, design
-
-# Report 004's letters, and two of ours: short names for keys of `config.model`.
-LETTERS = ("N", "B", "C", "F", "K", "P", "growth")
-_LETTER = re.compile(rf"{'|'.join(LETTERS)}|B([1-9])")  # B3: the third stage's blocks
+from cifar_jax.models import count, design, letters
 
 Factors = Mapping[str, Any]  # values of letters and of config keys, by their name
 
@@ -39,6 +35,23 @@ class Candidate:
     widths: tuple[int, ...] = ()
     num_parameters: int = 0
     skip_reason: str | None = None
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A text that designs share if their runs would be the same."""
+        # Short forms of a network, such as one width for all stages, are written out.
+        model = dataclasses.asdict(design.resolve(self.config.model.to_dict()))
+        plain = self.config.to_dict() | {"model": model}
+        return json.dumps(plain, sort_keys=True, default=str)
+
+    def value(self, factor: str) -> Any:
+        """Returns the value of a factor, whether or not the design sets it."""
+        if factor in self.factors:
+            return self.factors[factor]
+        if letters.PATTERN.fullmatch(factor):
+            return letters.value(self.config.model, factor)
+        keys = factor.split(".")
+        return functools.reduce(lambda part, key: part[key], keys, self.config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,90 +72,60 @@ class Rules:
 def candidate(rules: Rules, factors: Factors, name: str = "") -> Candidate:
     """Returns the design with these factors; over the budget it has a `skip_reason`."""
     config = with_factors(rules.base, factors)
-    result = Candidate(name or name_of(factors), dict(factors), config)
-    limit = config.budget.limit
+    limit, shape = config.budget.limit, (rules.image_shape, rules.num_classes)
+    widths, number, reason = (), 0, None
     try:
         network = design.resolve(config.model.to_dict())
-        design.check(network, rules.image_shape, rules.num_classes)
+        design.check(network, *shape)
         if rules.widest and limit is not None:
-            widest = count.largest_width_under_budget(
-                network, rules.image_shape, rules.num_classes, limit, rules.multiple
+            network = count.largest_width_under_budget(
+                network, *shape, limit, rules.multiple
             )
-            if widest is None:
+            if network is None:
                 raise UserError(f"no width has fewer than {limit:,} parameters")
-            network, config.model.widths = widest, widest.widths
+            config.model.widths = network.widths
+        widths, number = network.widths, count.closed_form(network, *shape)
+        if limit is not None and number >= limit:
+            reason = f"{number:,} parameters; the limit is {limit:,}"
     except UserError as error:
-        return dataclasses.replace(result, skip_reason=str(error))
-    number = count.closed_form(network, rules.image_shape, rules.num_classes)
-    reason = None
-    if limit is not None and number >= limit:
-        reason = f"{number:,} parameters; the limit is {limit:,}"
-    return dataclasses.replace(
-        result, widths=network.widths, num_parameters=number, skip_reason=reason
-    )
+        reason = str(error)
+    if not name:  # one that can be a folder's: N3-B2, learning_rate0.01-adam
+        parts = []
+        for key, value in factors.items():
+            values = value if isinstance(value, list | tuple) else [value]
+            texts = (f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+            key = "" if isinstance(value, str) else key.rsplit(".", 1)[-1]
+            parts.append(key + "x".join(texts))
+        name = folder_of("-".join(parts)) or "base"
+    return Candidate(name, dict(factors), config, widths, number, reason)
 
 
 def with_factors(base: ConfigDict, factors: Factors) -> ConfigDict:
     """Returns a copy of a config in which letters and dotted keys are set."""
     config = base.copy_and_resolve_references()
-    keys = {key: v for key, v in factors.items() if not _LETTER.fullmatch(key)}
-    letters = {name: v for name, v in factors.items() if name not in keys}
-    for key, value in (_model_keys(config.model, letters) | keys).items():
+    named = {name: v for name, v in factors.items() if letters.PATTERN.fullmatch(name)}
+    keys = {key: v for key, v in factors.items() if key not in named}
+    for key, value in (letters.keys(config.model, named) | keys).items():
         *sections, last = key.split(".")
-        section = config
+        part: Any = config
         for name in sections:
-            section = section.get(name) if isinstance(section, ConfigDict) else None
-        is_section = isinstance(section, ConfigDict)
-        if not is_section or isinstance(section.get(last, ConfigDict()), ConfigDict):
-            close = difflib.get_close_matches(
-                key, [*LETTERS, *flatten(config_to_dict(config))], n=1
-            )
-            hint = f"use {', '.join(LETTERS)}, or a key of the config"
-            remedy = f"did you mean {close[0]}?" if close else hint
+            part = part.get(name) if isinstance(part, ConfigDict) else None
+        if not isinstance(part, ConfigDict) or isinstance(
+            part.get(last, ConfigDict()), ConfigDict
+        ):  # neither a key with a value nor a letter
+            known = [*letters.LETTERS, *flatten(config_to_dict(config))]
+            remedy = f"use {', '.join(letters.LETTERS)}, or a key of the config"
+            for close in difflib.get_close_matches(key, known, n=1):
+                remedy = f"did you mean {close}?"
             raise UserError(f"unknown factor {key!r} in study.space; {remedy}")
         try:
-            section[last] = value
+            part[last] = value
         except TypeError as error:
             raise UserError(
-                f"{key} cannot be {value!r}: it is like {section[last]!r}; change the "
+                f"{key} cannot be {value!r}: it is like {part[last]!r}; change the "
                 "values of study.space"
             ) from error
     return config
-
-
-def value_of(config: ConfigDict, name: str) -> Any:
-    """Returns the value that a factor has in a config, or None where it has none."""
-    letter, model = _LETTER.fullmatch(name), config.model
-    if not letter:
-        return functools.reduce(
-            lambda section, key: section[key], name.split("."), config
-        )
-    sizes = tuple(model.stage_sizes)
-    if letter[1]:
-        return dict(enumerate(sizes, 1)).get(int(letter[1]))
-    return {
-        "N": len(sizes),
-        "B": sizes[0] if len(set(sizes)) == 1 else sizes,
-        "C": model.widths[0],
-        "F": model.kernel_sizes[0],
-        "K": model.shortcut_kernel_sizes[0],
-        "P": model.pool,
-    }.get(name)
-
-
-def name_of(factors: Factors) -> str:
-    """Returns a name that can be that of a folder: N3-B2, learning_rate0.01-adam."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, list | tuple):
-            return "x".join(map(text, value))
-        return f"{value:g}" if isinstance(value, float) else str(value)
-
-    parts = (
-        value if isinstance(value, str) else f"{key.rsplit('.', 1)[-1]}{text(value)}"
-        for key, value in factors.items()
-    )
-    return folder_of("-".join(parts)) or "base"
 
 
 def folder_of(name: str) -> str:
@@ -150,16 +133,16 @@ def folder_of(name: str) -> str:
     return re.sub(r"[^\w.=+-]+", "_", name)
 
 
-def fixed(kind: str, space: Sequence[Mapping], rules: Rules) -> list[Candidate]:
-    """Returns the designs of a space that is known beforehand, in its order."""
-    layout: list[tuple[str, dict]]  # names ("" where it follows from the factors)
+def fixed(kind: str, space: Sequence[Mapping], rules: Rules) -> tuple[Candidate, ...]:
+    """Returns the designs of a space that are known beforehand, in its order."""
+    layout: list[tuple[str, dict]] = []  # names ("": it follows from the factors)
     if kind == "list":
         layout = [(item["name"], dict(item["change"])) for item in space]
     elif kind == "grid":
         names = [axis["factor"] for axis in space]
         rows = itertools.product(*(axis["values"] for axis in space))
         layout = [("", dict(zip(names, row, strict=True))) for row in rows]
-    else:
+    elif kind == "one_at_a_time":
         layout = [("base", {})]
         layout += [("", {a["factor"]: value}) for a in space for value in a["values"]]
     by_folder: dict[str, Candidate] = {}
@@ -168,9 +151,9 @@ def fixed(kind: str, space: Sequence[Mapping], rules: Rules) -> list[Candidate]:
         new = candidate(rules, factors, name)
         # One at a time: skip the value that a factor has in the base anyway.
         if kind == "one_at_a_time" and not new.skip_reason:
-            if (identity := identity_of(new)) in seen:
+            if new.identity in seen:
                 continue
-            seen.add(identity)
+            seen.add(new.identity)
         if not re.fullmatch(r"\w[^|/\\\n\r\t]*", new.name):
             raise UserError(
                 f"a design of study.space is called {new.name!r}; a name is a line, "
@@ -182,47 +165,4 @@ def fixed(kind: str, space: Sequence[Mapping], rules: Rules) -> list[Candidate]:
                 "give each a name of its own"
             )
         by_folder[folder_of(new.name)] = new
-    return list(by_folder.values())
-
-
-def identity_of(candidate: Candidate) -> str:
-    """Returns a text that designs share if their runs would be the same."""
-    # Short forms of a network, such as one width for all stages, are written out.
-    model = dataclasses.asdict(design.resolve(candidate.config.model.to_dict()))
-    plain = candidate.config.to_dict() | {"model": model}
-    return json.dumps(plain, sort_keys=True, default=str)
-
-
-def _model_keys(model: ConfigDict, letters: Factors) -> dict[str, Any]:
-    """Returns what letters set, by the keys of the config."""
-    for name, value in letters.items():
-        types = int | float if name == "growth" else int
-        is_number = isinstance(value, types) and not isinstance(value, bool)
-        if not is_number or value < (0 if name == "P" else 1):
-            raise UserError(
-                f"factor {name} cannot be {value!r}; it is a whole number of at least "
-                "1, or P=0 for the whole map (growth: any number of at least 1)"
-            )
-    keys: dict[str, Any] = {}
-    sizes = list(model.stage_sizes)
-    if "N" in letters:  # a new stage has as many blocks as the last one
-        sizes = [*sizes, *(letters["N"] * sizes[-1:])][: letters["N"]]
-    if "B" in letters:
-        sizes = [letters["B"]] * len(sizes)
-    for name, value in letters.items():
-        match = _LETTER.fullmatch(name)
-        stage = int(match[1] or 0) if match else 0
-        if 0 < stage <= len(sizes):  # with N sampled, some are idle
-            sizes[stage - 1] = value
-    if tuple(sizes) != tuple(model.stage_sizes):
-        keys["model.stage_sizes"] = tuple(sizes)
-    if {"N", "C", "growth"} & set(letters):
-        first, growth = letters.get("C", model.widths[0]), letters.get("growth", 2)
-        widths = (round(first * growth**stage) for stage in range(len(sizes)))
-        keys["model.widths"] = tuple(widths)
-    for name, key in (("F", "kernel_sizes"), ("K", "shortcut_kernel_sizes")):
-        if name in letters:
-            keys[f"model.{key}"] = (letters[name],)
-    if "P" in letters:
-        keys["model.pool"] = letters["P"] or None
-    return keys
+    return tuple(by_folder.values())

@@ -1,5 +1,7 @@
 """The whole path of a run in a few steps, on synthetic images: `--dry_run`."""
 
+import contextlib
+import io
 import os
 import pathlib
 import tempfile
@@ -16,6 +18,7 @@ from cifar_jax.training import distributed, loop, setup
 
 DATASET = "fake"
 NUM_STEPS = 2
+NUM_MEASURED = 6  # steps whose time is measured
 NUM_TEST = 50
 # The config's durations may be longer than this run.
 _CONSTANT = {"name": "constant", "warmup": "0%", "momentum_range": None}
@@ -49,6 +52,23 @@ def dry_run(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
         f"{NUM_STEPS} steps, validated, saved, resumed, and scored the test set twice "
         "with the same result; the files are deleted"
     )
+
+
+def seconds(config: ConfigDict) -> float:
+    """Returns the seconds of a run, from a few of its steps on synthetic images."""
+    data = config.data
+    source = sources.open(data.name, data.dir, image_size=data.image_size)
+    num_val = 2 * source.num_classes
+    num_train = NUM_MEASURED * config.train.batch_size + num_val
+    with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
+        path = pathlib.Path(folder, "data")
+        write_noise(source, path, num_train=num_train, num_test=num_val)
+        with contextlib.redirect_stdout(io.StringIO()):
+            result = loop.train_and_evaluate(
+                shortened(config, path, num_val), pathlib.Path(folder, "run")
+            )
+    num_images = config.train.epochs * len(source.open_split(data.train_split))
+    return result["seconds"]["compile"] + num_images / result["images_per_second"]
 
 
 def shortened(config: ConfigDict, data: pathlib.Path, num_val: int) -> ConfigDict:

@@ -39,21 +39,22 @@ class StopRequest:
       signal: Signal that the last poll has found, or None.
       exit_code: 130 after SIGINT, 143 after SIGTERM, 0 without a signal.
       num_polls: Number of polls so far: the watchdog's sign of life.
+      noted: Number of the signal that this process has had, or 0.
     """
 
     def __init__(self):
         self.signal: signal.Signals | None = None
         self.exit_code = 0
         self.num_polls = 0
-        self._noted = 0
+        self.noted = 0
         self._reduced: jax.Array | None = None
 
     def note(self, number: int, frame) -> None:
         """Handles a signal."""
         del frame
-        if self._noted:
+        if self.noted:
             os._exit(128 + number)
-        self._noted = number
+        self.noted = number
         # Not print: a handler may interrupt one.
         os.write(2, b"\nstopping when all is saved; again to stop at once\n")
 
@@ -65,7 +66,7 @@ class StopRequest:
         steps.
         """
         self.num_polls += 1
-        number = self._noted
+        number = self.noted
         if jax.process_count() > 1:
             answer, self._reduced = self._reduced, distributed.all_reduce_max(number)
             number = 0 if answer is None else int(answer)

@@ -42,6 +42,7 @@ def train_and_evaluate(
     resume: str = "auto",
     profile: bool = False,
     on_epoch: OnEpoch | None = None,
+    start: float | None = None,
 ) -> Result:
     """Trains a network, or resumes training, and scores it on the test set once.
 
@@ -54,6 +55,8 @@ def train_and_evaluate(
       on_epoch: Called with `epoch`, `train` and `val` (`loss` and `accuracy`, or None)
         when an epoch is closed. An exception that it raises ends the call; another
         call resumes from there.
+      start: Time of `time.perf_counter` from which the run's total is counted; None:
+        that of the call.
 
     Returns:
       The contents of result.json.
@@ -63,7 +66,7 @@ def train_and_evaluate(
         diverges.
       Stopped: After SIGINT or SIGTERM, or train.max_seconds, when all is saved.
     """
-    start = time.perf_counter()
+    start = time.perf_counter() if start is None else start
     with workdir_lib.enter(workdir, config, resume) as run:
         result = run.result()
         if result is None:

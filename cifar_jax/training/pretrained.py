@@ -1,19 +1,29 @@
-"""Networks read back from run directories: to use, to start from, to distil from."""
+"""Trained networks read back: to use, to start from, to distil from.
 
+They come from run directories, from weights as `cifar_jax.export` writes them, alone or
+in a folder, and from the package itself, by name.
+"""
+
+import contextlib
 import dataclasses
+import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import safetensors
+from flax import traverse_util
 from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
-from cifar_jax import UserError
+from cifar_jax import UserError, _packaged
+from cifar_jax._files import check
+from cifar_jax.config import complete
 from cifar_jax.data.dataset import MAX_CLASSES
 from cifar_jax.models import count, resnet
 from cifar_jax.training import distributed, optim, results, setup
@@ -41,6 +51,10 @@ class LoadedModel:
     std: np.ndarray  # float32 [C], standard deviation, with pixels in [0, 1]
     config: dict[str, Any]  # config that it was trained with, as plain data
     epoch: int  # epoch after which the weights are these
+    result: Mapping[str, Any] | None = None  # result.json of its run, if it has ended
+    # computes the logits in place of the model, which then lacks weights: uint8
+    # [B, H, W, C] to float32 [B, num_classes], in NumPy; None: the model does
+    program: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -53,8 +67,22 @@ class LoadedModel:
         Args:
           images: uint8 or float [B, H, W, C], in 0..255.
         """
+        if self.program:  # not to be jitted
+            return jnp.asarray(self.program(np.asarray(images)))
         images = normalize(images, self.mean, self.std)
         return cast(jax.Array, self.model.apply(self.variables, images, train=False))
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """Returns what the classifier takes: float32 [B, D], pooled.
+
+        Args:
+          images: uint8 or float [B, H, W, C], in 0..255.
+        """
+        images = normalize(images, self.mean, self.std)
+        _, state = self.model.apply(
+            self.variables, images, train=False, mutable=["intermediates"]
+        )
+        return cast(Any, state)["intermediates"]["features"][0]
 
 
 def load_model(
@@ -64,10 +92,11 @@ def load_model(
     which: str = "best",
     step: int | None = None,
 ) -> LoadedModel:
-    """Reads the network of a run; by default the weights that result.json scores.
+    """Reads a trained network; by default the weights that result.json scores.
 
     Args:
-      workdir: Run directory; its training may be running.
+      workdir: Run directory, in which training may be running; a file or a folder of
+        weights as `cifar_jax.export` writes them; or the name of packaged weights.
       sharding: Sharding of the weights; None: they lie on the first device.
       which: "best"; or of the newest state of training, "last" for its weights, "ema"
         for their averages.
@@ -77,9 +106,14 @@ def load_model(
       UserError: If this is not a run directory, or it does not hold such a network,
         undamaged, yet.
     """
-    run = RunDirectory(workdir)
-    network = abstract_model(run.config(), run.dataset())
+    path = _packaged.find_network(workdir)
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    if weights := weights_file(path):
+        if which != "best" or step is not None:
+            raise UserError(f"{path} holds one set of weights; ask for the best ones")
+        return _read_weights(weights, sharding)
+    run = RunDirectory(path)
+    network = abstract_model(run.config(), run.dataset())
     if which == "ema" and not network.config["train"]["ema_decay"]:
         raise UserError(
             f"{run.path} was trained without averages (train.ema_decay is 0); ask for "
@@ -95,7 +129,93 @@ def load_model(
         tree, metadata = _restore(run.checkpoints, template, sharding, step)
         state = tree["state"]
         variables = state.averages if which == "ema" else state.variables
-    return dataclasses.replace(network, variables=variables, epoch=metadata["epoch"])
+    return dataclasses.replace(
+        network,
+        variables=variables,
+        epoch=metadata["epoch"],
+        result=run.result() if which == "best" else None,
+    )
+
+
+def weights_file(path: pathlib.Path) -> pathlib.Path | None:
+    """Returns the file of weights that a path is or holds; None of a run directory."""
+    inner = path / "model.safetensors"
+    return inner if inner.exists() else path if path.is_file() else None
+
+
+def read_card(workdir: os.PathLike | str) -> dict[str, Any]:
+    """Returns `config`, `dataset` and `result` of a trained network, without weights.
+
+    Args:
+      workdir: Run directory, weights or a name, as `load_model` takes it.
+    """
+    path = _packaged.find_network(workdir)
+    if weights := weights_file(path):
+        return _open_weights(weights, {})
+    run = RunDirectory(path)
+    return {"config": run.config(), "dataset": run.dataset(), "result": run.result()}
+
+
+def _open_weights(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the card of a file of weights, and fills `tensors` with its arrays."""
+    with _explained(path), safetensors.safe_open(path, framework="numpy") as file:
+        card = json.loads((file.metadata() or {})["card"])
+        for name in file.keys():  # noqa: SIM118
+            tensors[name] = file.get_tensor(name)
+        card["config"] = complete(card["config"], path)
+        check(card["dataset"], results.Dataset, path)
+        return {"result": None, **card, "epoch": int(card["epoch"])}
+
+
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+    """Turns the errors of a file that is not one of ours into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        safetensors.SafetensorError,
+        # of a malformed card
+        *(AttributeError, KeyError, TypeError, ValueError),
+        *(OverflowError, RecursionError),
+    ) as error:
+        raise UserError(
+            f"{path} is not a network of `cifar_jax.export --format safetensors` "
+            f"({type(error).__name__}: {error}); give one, or export it again"
+        ) from error
+
+
+def _read_weights(path: pathlib.Path, sharding: Sharding) -> LoadedModel:
+    """Reads a file of weights, float32 or float16, whose metadata is the card."""
+    tensors: dict[str, np.ndarray] = {}
+    card = _open_weights(path, tensors)
+    with _explained(path):
+        network = abstract_model(card["config"], card["dataset"])
+    shapes: dict[str, Any] = traverse_util.flatten_dict(network.variables, sep="/")
+    tensors = {
+        name: tensor.astype(np.float32) if tensor.dtype == np.float16 else tensor
+        for name, tensor in tensors.items()
+    }
+    for name in sorted({*tensors, *shapes}):
+        held, needed = (
+            f"{tree[name].dtype} {list(tree[name].shape)}"
+            if name in tree
+            else "nothing"
+            for tree in (tensors, shapes)
+        )
+        if held != needed:
+            raise UserError(
+                f"{path} holds {held} as {name}, and its network {needed}; export it "
+                "again"
+            )
+    variables = traverse_util.unflatten_dict(tensors, sep="/")
+    return dataclasses.replace(
+        network,
+        variables=jax.device_put(variables, sharding),
+        epoch=card["epoch"],
+        result=card["result"],
+    )
 
 
 def abstract_model(config: Mapping[str, Any], dataset: results.Dataset) -> LoadedModel:
@@ -251,11 +371,11 @@ def with_teacher(config: ConfigDict, setup: Setup) -> Setup:
         temperature,
     )
     options = dataclasses.replace(setup.options, distillation=distillation)
-    result = RunDirectory(workdir).result()  # an imported network has none
     source = _source(workdir, network)
     source["num_parameters"] = count.num_parameters(network.model, network.image_shape)
     source["flops_per_image"] = 2 * count.macs(network.model, network.image_shape)
-    source["seconds"] = result["seconds"] if result else None
+    # An imported network has no result.
+    source["seconds"] = network.result["seconds"] if network.result else None
     teacher = Teacher(variables=network.variables, source=source)
     return dataclasses.replace(setup, options=options, teacher=teacher)
 
@@ -283,6 +403,8 @@ def initialize(
 ) -> tuple[TrainState, results.Source | None]:
     """Returns the first state with the weights that the config asks for.
 
+    Another number of classes gets a new classifier, with random weights.
+
     Args:
       config: Config of the run.
       setup: The run.
@@ -297,23 +419,31 @@ def initialize(
             state = state.replace(params=pruning.unpruned(state.params))
         return state, None
     network = _load_for("init.workdir", workdir, setup)
+    variables, classes = dict(network.variables), setup.source.num_classes
+    if network.num_classes != classes:
+        head = {"head": state.params["head"]}
+        variables["params"] = variables["params"] | head
+        distributed.log(
+            f"init.workdir is {workdir}, a network of {network.num_classes} classes: "
+            f"its classifier is replaced by a new one for {classes}"
+        )
     loaded, needed = (
         {
             optim.path_name(path): leaf.shape
             for path, leaf in jax.tree_util.tree_leaves_with_path(params)
         }
-        for params in (network.variables["params"], state.params)
+        for params in (variables["params"], state.params)
     )
     for path in sorted({*loaded, *needed}):
         has, needs = loaded.get(path, "missing"), needed.get(path, "not there")
         if has != needs:
             raise UserError(
                 f"init.workdir is {workdir}, in which {path} is {has} and in this "
-                f"config {needs}; use the same config.model, and as many classes"
+                f"config {needs}; use the same config.model"
             )
-    state = state.replace(**network.variables)
+    state = state.replace(**variables)
     if state.averages is not None:  # copies, for a step is given both to donate
-        state = state.replace(averages=jax.tree.map(jnp.copy, network.variables))
+        state = state.replace(averages=jax.tree.map(jnp.copy, variables))
     return state, _source(workdir, network)
 
 

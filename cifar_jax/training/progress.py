@@ -13,6 +13,7 @@ from cifar_jax.training import distributed
 
 # Without a terminal, a status line is printed this often.
 SECONDS_BETWEEN_LINES = 30.0
+_WIDE = 80  # columns of a terminal that has room for a bar
 # Steps in a trace.
 NUM_PROFILED_STEPS = 3
 
@@ -45,8 +46,9 @@ class Progress:
         self._console = console or rich.console.Console(
             highlight=False, quiet=not distributed.is_primary()
         )
+        wide = self._console.width >= _WIDE
         self._live = rich.progress.Progress(
-            rich.progress.BarColumn(bar_width=20),
+            *([rich.progress.BarColumn(bar_width=20)] if wide else []),
             rich.progress.TextColumn("{task.description}"),
             console=self._console,
             transient=True,
@@ -92,11 +94,20 @@ class Progress:
           means: `loss` and `accuracy` of the epoch so far.
           learning_rate: Learning rate of the last step.
         """
-        text = (
-            f"epoch {epoch}/{self._num_epochs}  step {step:,}/{self._total_steps:,}  "
-            f"loss {means['loss']:.4f}  accuracy {means['accuracy']:.4f}  "
-            f"lr {learning_rate:.2e}  {self._speed(step)}"
-        )
+        parts = {
+            "epoch": f"epoch {epoch}/{self._num_epochs}",
+            "step": f"step {step:,}/{self._total_steps:,}",
+            "loss": f"loss {means['loss']:.4f}",
+            "accuracy": f"accuracy {means['accuracy']:.4f}",
+            "rate": f"lr {learning_rate:.2e}",
+            "speed": self._speed(step),
+        }
+        if self._console.is_terminal:  # what matters least leaves a narrow one first
+            width = self._console.width - (22 if self._console.width >= _WIDE else 0)
+            for name in ("rate", "step", "accuracy", "loss"):
+                if len("  ".join(parts.values())) >= width:
+                    del parts[name]
+        text = "  ".join(parts.values())
         self._live.update(self._task, completed=step, description=text)
         now = time.perf_counter()
         is_due = now - self._last_line > SECONDS_BETWEEN_LINES
@@ -112,7 +123,7 @@ class Progress:
         val: Mapping[str, float] | None,
         is_best: bool,
     ) -> None:
-        """Prints the line of an epoch; a star marks the best one so far.
+        """Prints the line of an epoch, and whether it is the best one so far.
 
         Args:
           epoch: Epochs done.
@@ -128,7 +139,7 @@ class Progress:
                     f"{name} loss {means['loss']:.4f} accuracy {means['accuracy']:.4f}"
                 )
         columns.append(self._speed(step))
-        self.log("  ".join(columns) + (" *" if is_best else ""))
+        self.log("  ".join(columns) + ("  best so far" if is_best else ""))
         self._last_line = time.perf_counter()
 
     def _speed(self, step: int) -> str:

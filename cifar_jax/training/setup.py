@@ -21,7 +21,6 @@ from cifar_jax.data import augment, sources, splits
 from cifar_jax.models import count, resnet
 from cifar_jax.training import distributed, optim, results, schedules
 from cifar_jax.training.methods import pruning, whitening
-from cifar_jax.training.methods.tta import TTA
 from cifar_jax.training.state import TrainState, create_state
 from cifar_jax.training.steps import StepOptions, normalize
 
@@ -69,6 +68,7 @@ class Setup:
     placement: str  # where the images lie, "device" or "host"
     steps_per_dispatch: int  # largest number of steps in one call of the devices
     sam_start: int = 0  # first step with sharpness-aware minimisation
+    frozen_stop: int = 0  # first step that trains more than the classifier
     teacher: Teacher | None = None  # network to distil from, or None
 
     @functools.cached_property
@@ -82,15 +82,17 @@ class Setup:
         # Divided where `steps.train` divides: by XLA, which rounds in its own way.
         active = jax.jit(lambda steps: options.augment.active(steps / total))
         steps = np.arange(total, dtype=np.float32)
-        columns = [steps >= self.sam_start, *active(steps)]
+        sam = (steps >= self.sam_start) & (options.sam_rho > 0)
+        columns = [sam, steps < self.frozen_stop, *active(steps)]
         rows = list(zip(*(np.asarray(c).tolist() for c in columns), strict=True))
         return {
             start: dataclasses.replace(
                 options,
                 sam_rho=options.sam_rho * with_sam,
+                frozen=is_frozen,
                 augment=functools.partial(options.augment, active=tuple(acting)),
             )
-            for start, (with_sam, *acting) in enumerate(rows)
+            for start, (with_sam, is_frozen, *acting) in enumerate(rows)
             if start == 0 or rows[start] != rows[start - 1]
         }
 
@@ -196,7 +198,8 @@ def make(
         num_epochs=config.train.epochs,
         placement=placement,
         steps_per_dispatch=steps_per_dispatch,
-        sam_start=_sam_start(config, options),
+        sam_start=_steps(config.optim, "optim.sam_start", options),
+        frozen_stop=_steps(config.init, "init.frozen", options),
     )
 
 
@@ -221,14 +224,6 @@ def _make_model(
 def _check(config: ConfigDict, mesh: Mesh) -> None:
     """Refuses unknown choices, and a batch that the devices cannot share."""
     config_lib.check(config)
-    for key, value, choices in (
-        ("evaluate.best_by", config.evaluate.best_by, results.RANKS),
-        ("evaluate.select_on", config.evaluate.select_on, ("val", "test")),
-        ("evaluate.tta", config.evaluate.tta, TTA),
-        ("data.placement", config.data.placement, ("auto", "device", "host")),
-    ):
-        if value not in choices:
-            raise UserError(f"{key} is {value!r}; use {', '.join(choices)}")
     batch_size, num_parts = config.train.batch_size, config.train.accumulate
     distributed.check_batch_size("train.batch_size", batch_size, mesh)
     if batch_size % (num_parts * mesh.size):
@@ -363,13 +358,11 @@ def _normalization(
     return np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
 
-def _sam_start(config: ConfigDict, options: StepOptions) -> int:
-    """Returns the first step with sharpness-aware minimisation."""
-    if not config.optim.sam_rho:
-        return 0
+def _steps(section: ConfigDict, key: str, options: StepOptions) -> int:
+    """Returns a duration of the config, such as optim.sam_start, in steps."""
     return schedules.to_steps(
-        "optim.sam_start",
-        config.optim.sam_start,
+        key,
+        section[key.partition(".")[2]],
         steps_per_epoch=options.steps_per_epoch,
         total_steps=options.total_steps,
     )

@@ -55,6 +55,7 @@ class StepOptions:
     repeats: int = 1  # rows of a batch that show one image, each augmented on its own
     pruning_plan: pruning.Plan | None = None  # sparsity schedule, or None
     distillation: Distillation | None = None  # loss of the teacher's logits, or None
+    frozen: bool = False  # whether only the classifier is trained
 
     @property
     def images_per_step(self) -> int:
@@ -216,7 +217,12 @@ def _updated(
     state: TrainState, grads: Any, batch_stats: Any, options: StepOptions
 ) -> TrainState:
     """Returns the state after the step: optimizer, then averages, then pruning."""
+    if options.frozen:
+        grads = {**optax.tree.zeros_like(grads), "head": grads["head"]}
     new_state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+    if options.frozen:  # weight decay must not move the others either
+        params = {**state.params, "head": new_state.params["head"]}
+        new_state = new_state.replace(params=params)
     new_state = update_averages(new_state, options.ema_decay)
     if options.pruning_plan is None:
         return new_state

@@ -62,6 +62,7 @@ class RunDirectory:
         if not self._is_writer:
             yield
             return
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = self._lock.open("a")
@@ -87,6 +88,11 @@ class RunDirectory:
             finally:
                 if self._tensorboard:
                     self._tensorboard.close()
+                if made and os.listdir(self.path) == [self._lock.name]:
+                    self._lock.unlink()  # refused: nothing is left behind
+                    with contextlib.suppress(OSError):
+                        for path in made:
+                            path.rmdir()
 
     def check_shared(self, token: str) -> None:
         """Refuses a directory that is not the one which process 0 has locked.

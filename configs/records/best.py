@@ -13,7 +13,8 @@ best.py:tiny runs everything, small, in about a minute on a CPU.
 """
 
 from configs import resnet_4p9m
-from configs.records import forms
+
+from . import forms
 
 
 def get_config(form=None):

@@ -12,7 +12,7 @@ minute.py:full trains on all 50,000 images, and tests the last state;
 minute.py:tiny runs everything, small, in about a minute on a CPU.
 """
 
-from configs.records import forms, seconds
+from . import forms, seconds
 
 MIXED = 0.9  # fraction of the run after which images are no longer mixed
 

@@ -13,7 +13,8 @@ seconds.py:tiny runs everything, small, in about a minute on a CPU.
 """
 
 from cifar_jax import config as default
-from configs.records import forms
+
+from . import forms
 
 # What the tiny form changes beside that of other recipes.
 TINY = {

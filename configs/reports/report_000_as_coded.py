@@ -10,7 +10,7 @@ statistics, and no last batch that is not full.
 Command: python -m cifar_jax.main --config configs/reports/report_000_as_coded.py
 """
 
-from configs.reports import report_000
+from . import report_000
 
 
 def get_config():

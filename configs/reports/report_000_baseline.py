@@ -13,7 +13,8 @@ Command: python -m cifar_jax.main --config configs/reports/report_000_baseline.p
 """
 
 from cifar_jax.models.presets import PRESETS
-from configs.reports import report_000
+
+from . import report_000
 
 
 def get_config():

@@ -13,7 +13,7 @@ statistics, and no last batch that is not full.
 Command: python -m cifar_jax.main --config configs/reports/report_002_as_coded.py
 """
 
-from configs.reports import report_002
+from . import report_002
 
 
 def get_config():

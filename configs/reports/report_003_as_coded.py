@@ -12,7 +12,7 @@ statistics, and no last batch that is not full.
 Command: python -m cifar_jax.main --config configs/reports/report_003_as_coded.py
 """
 
-from configs.reports import report_003
+from . import report_003
 
 
 def get_config():

@@ -11,7 +11,7 @@ statistics, and no last batch that is not full.
 Command: python -m cifar_jax.main --config configs/reports/report_004_as_coded.py
 """
 
-from configs.reports import report_004
+from . import report_004
 
 
 def get_config():

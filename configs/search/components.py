@@ -13,8 +13,9 @@ Command: python -m cifar_jax.search --config configs/search/components.py
 """
 
 from cifar_jax import config as default
-from configs.records import seconds
-from configs.search.small import is_small
+
+from ..records import seconds
+from .small import is_small
 
 CROP = dict(name="random_crop", padding=2, mode="reflect")
 FLIP = dict(name="alternating_flip")

@@ -13,7 +13,7 @@ validation accuracy, the epochs that it costs 0.049.
 small: 500 images and one seed; its teacher is of the variant small_teacher.
 """
 
-from configs.search import components
+from . import components
 
 TEACHER = "runs/teacher"
 # What changes of the base, by name.

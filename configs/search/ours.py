@@ -10,7 +10,8 @@ Command: python -m cifar_jax.search --config configs/search/ours.py
 """
 
 from cifar_jax import config as default
-from configs.search.small import is_small, small
+
+from .small import is_small, small
 
 
 def get_config(variant="full"):

@@ -7,8 +7,8 @@ small: a hundredth of the budget, 2,500 images, two epochs.
 Command: python -m cifar_jax.search --config configs/search/pareto.py
 """
 
-from configs.search import ours
-from configs.search.small import is_small
+from . import ours
+from .small import is_small
 
 
 def get_config(variant="full"):

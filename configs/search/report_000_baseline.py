@@ -9,8 +9,9 @@ Command: python -m cifar_jax.search --config configs/search/report_000_baseline.
 
 from cifar_jax import config as default
 from cifar_jax.models.presets import PRESETS
-from configs.reports import report_000
-from configs.search.small import is_small, small
+
+from ..reports import report_000
+from .small import is_small, small
 
 
 def get_config(variant="full"):

@@ -7,8 +7,9 @@ Command: python -m cifar_jax.search --config configs/search/report_000_optimizer
 """
 
 from cifar_jax import config as default
-from configs.reports import report_000
-from configs.search.small import is_small, small
+
+from ..reports import report_000
+from .small import is_small, small
 
 
 def get_config(variant="full"):

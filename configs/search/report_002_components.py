@@ -5,8 +5,9 @@ Command: python -m cifar_jax.search --config configs/search/report_002_component
 """
 
 from cifar_jax import config as default
-from configs.reports import report_002
-from configs.search.small import is_small, small
+
+from ..reports import report_002
+from .small import is_small, small
 
 WITHOUT = {
     "mish": {"model.activation": "relu"},

@@ -9,8 +9,9 @@ Command: python -m cifar_jax.search --config configs/search/report_002_ladder.py
 """
 
 from cifar_jax import config as default
-from configs.reports import report_002
-from configs.search.small import is_small, small
+
+from ..reports import report_002
+from .small import is_small, small
 
 
 def get_config(variant="full"):

@@ -6,7 +6,8 @@ no augmentation. Not a study itself.
 """
 
 from cifar_jax import config as default
-from configs.reports import report_004
+
+from ..reports import report_004
 
 
 def get_config():

@@ -8,8 +8,9 @@ Command: python -m cifar_jax.search --config configs/search/report_004_learning_
 """
 
 from cifar_jax import config as default
-from configs.reports import report_004
-from configs.search.small import is_small, small
+
+from ..reports import report_004
+from .small import is_small, small
 
 
 def get_config(variant="full"):

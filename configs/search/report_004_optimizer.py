@@ -7,8 +7,8 @@ small: C=8, 2,500 images, two epochs.
 Command: python -m cifar_jax.search --config configs/search/report_004_optimizer.py
 """
 
-from configs.search import report_004_base
-from configs.search.small import is_small, small
+from . import report_004_base
+from .small import is_small, small
 
 
 def get_config(variant="full"):

@@ -7,9 +7,9 @@ small: C=8, 2,500 images, two and four epochs.
 Command: python -m cifar_jax.search --config configs/search/table_7.py
 """
 
-from configs.reports import report_004
-from configs.search import report_004_base
-from configs.search.small import is_small, small
+from ..reports import report_004
+from . import report_004_base
+from .small import is_small, small
 
 REPORTED = (
     *(("plain-short", 0.8463), ("augmented-short", 0.8664)),

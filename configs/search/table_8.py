@@ -11,8 +11,9 @@ Command: python -m cifar_jax.search --config configs/search/table_8.py
 """
 
 from cifar_jax import config as default
-from configs.reports import report_004
-from configs.search.small import is_small, small
+
+from ..reports import report_004
+from .small import is_small, small
 
 # Name of the cell, test accuracy. Rows 1, 2, 5, 6, 8, 11 and 19 of the report do not
 # have the largest width that fits, but one to three channels fewer.

@@ -9,8 +9,8 @@ small: C=8, 2,500 images, two epochs; the budget stays lifted.
 Command: python -m cifar_jax.search --config configs/search/tables_1_to_6.py
 """
 
-from configs.search import report_004_base
-from configs.search.small import is_small, small
+from . import report_004_base
+from .small import is_small, small
 
 REPORTED = (
     *(("base", 0.8292), ("N2", 0.8154), ("N3", 0.8352), ("N5", 0.8136), ("N6", 0.8174)),

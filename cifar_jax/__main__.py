@@ -1,0 +1,34 @@
+"""Lists the commands: python -m cifar_jax."""
+
+import ast
+import pathlib
+
+from cifar_jax import _cli
+
+
+def define_flags(flags: _cli.Flags) -> None:
+    """Defines no flags."""
+    flags.allow_operands()
+
+
+def main(flags: _cli.Flags) -> None:
+    """Prints the first line of each command's docstring."""
+    commands = {}
+    for path in sorted(pathlib.Path(__file__).parent.glob("[a-z]*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        what, separator, _ = text.partition(": python -m ")
+        if separator:
+            commands[path.stem] = what
+    if flags.operands:
+        raise _cli.UsageError(
+            f"unexpected argument {flags.operands[0]!r}; a command is a module: "
+            f"python -m cifar_jax.{next(iter(commands))}"
+        )
+    width = max(map(len, commands))
+    for name, what in commands.items():
+        print(f"python -m cifar_jax.{name:<{width}}  {what}")
+    print("Each prints its flags with --help; --version prints the version.")
+
+
+if __name__ == "__main__":
+    _cli.run(define_flags, main, __doc__ or "")

@@ -1,0 +1,66 @@
+"""A folder that a model hub takes as it is: weights, config, and a card to read."""
+
+import pathlib
+
+from cifar_jax._files import OutputFolder
+from cifar_jax.formats import safetensors_file
+from cifar_jax.formats.export import Card, Format
+from cifar_jax.training.pretrained import LoadedModel
+from cifar_jax.training.results import wilson_interval
+
+_CARD = """---
+library_name: cifar_jax
+pipeline_tag: image-classification
+tags:
+- image-classification
+- jax
+- flax
+datasets:
+- {dataset}
+metrics:
+- accuracy
+---
+
+# {name}
+
+A residual network of {num_parameters:,} parameters for images of {shape},
+trained on {dataset} with cifar_jax. Classes: {classes}.
+
+{scores}
+
+```python
+import cifar_jax
+
+model = cifar_jax.load("PATH/OF/THIS/FOLDER")
+model.predict("image.png")
+```
+"""
+
+
+def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
+    """Writes model.safetensors and README.md; config.json is the card."""
+    folder = OutputFolder(path)
+    with folder.file("model.safetensors") as file:
+        safetensors_file.write(network, file, card)
+    dataset, lines = card["dataset"], []
+    for split in ("val", "test"):
+        scores = (card["result"] or {}).get(split)
+        if scores:
+            total = scores["num_examples"]
+            low, high = wilson_interval(round(scores["accuracy"] * total), total)
+            lines.append(
+                f"- {split} accuracy {scores['accuracy']:.4f} (95% interval {low:.4f} "
+                f"to {high:.4f}, {total:,} images)"
+            )
+    text = _CARD.format(
+        name=f"cifar_jax network for {dataset['name']}",
+        dataset=dataset["name"],
+        num_parameters=card["num_parameters"],
+        shape="x".join(map(str, dataset["image_shape"])),
+        classes=", ".join(dataset["label_names"]),
+        scores="\n".join(lines) or "Its accuracy is not known.",
+    )
+    folder.text("README.md", text)
+
+
+FORMAT = Format("", write, safetensors_file.read)
