@@ -406,9 +406,11 @@ def describe(
     parts, missing = estimate(step, target, program.bundles)
     reduced = _hlo.all_reduced(module, name)
     batches = _hlo.conv_batches(module)
+    # XLA for TPUs may make images of small batches into several: the least is true.
+    own_batch = min if target.platform == "tpu" else max
     num_launches = sum(kernel.count for kernel in step.kernels)
     return {
-        "conv_batch_per_device": max(batches, default=None),
+        "conv_batch_per_device": own_batch(batches, default=None),
         "conv_batches": batches,
         "conv_flops_per_device": sum(k.flops * k.count for k in step.kernels),
         "gradient_all_reduces": sum(_is_gradient(each, run) for each in reduced),

@@ -252,7 +252,9 @@ def test_each_of_eight_devices_does_an_eighth(recipe, target, tmp_path):
     facts = json.loads(done.stdout)
     parts = 2 if recipe == "every transform" else 1  # of a batch that is accumulated
     share = facts["batch_size"] // (8 * parts)
-    assert facts["conv_batches"] == [facts["conv_batch_per_device"]] == [share]
+    assert facts["conv_batch_per_device"] == share
+    if target == "h200x8":
+        assert facts["conv_batches"] == [share]
     assert facts["gradient_all_reduces"] >= 1
     assert facts["reduced_numbers"] >= facts["num_parameters"]  # the gradient of each
     assert not facts["gathered_batches"]

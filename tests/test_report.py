@@ -682,3 +682,12 @@ def test_the_browser_would_tell_of_errors_and_requests(tmp_path):
     assert any("oh" in line for line in shown.console)
     assert any("nothing is not defined" in line for line in shown.console)
     assert shown.requests == ["https://images.invalid/x.png"]
+
+
+def test_packaged_weights_are_reported(tmp_path):
+    (run,) = read_all(["cifar10_cpu"])
+    assert run.name == "cifar10_cpu" and not run.has_directory
+    seen = made("cifar10_cpu")
+    assert seen.facts["Parameters"][0] == "661,618"
+    assert "cifar_jax.evaluate" not in seen.text
+    assert "--output of their own" in run.reason_not_to_evaluate()

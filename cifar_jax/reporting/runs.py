@@ -146,6 +146,7 @@ class Run:
       imported: Whether the weights were trained elsewhere.
 
       is_record: Whether this is a published result, without its run directory.
+      has_directory: Whether this is a run directory, and neither that nor weights.
       label_names: Classes, as they can be shown; none for a published result.
       image_shape: Height, width and channels; empty for a published result.
       num_nonzero: Parameters that are not zero, if some were pruned; or None.
@@ -181,6 +182,7 @@ class Run:
             if key != "seed" and not key.startswith(RESUMABLE_KEYS)
         }
         self.is_record = self.dataset is None
+        self.has_directory = (self.path / "dataset.json").exists()
         dataset = self.dataset or {"label_names": [], "image_shape": []}
         self.label_names = [printable(str(name)) for name in dataset["label_names"]]
         self.image_shape = dataset["image_shape"]
@@ -251,6 +253,8 @@ class Run:
         """
         if self.is_record:
             return "a published result has no weights"
+        if not self.has_directory:
+            return "exported weights are evaluated into an --output of their own"
         if self.evaluation and not self.evaluation.split:
             return "it has an evaluation of other weights or images"
         if self.evaluation and self.evaluation.record["epoch"] == self.best_epoch:
