@@ -7,6 +7,7 @@ import pathlib
 import pytest
 from support.recipes import CIFAR, create, make_schedule
 
+from cifar_jax import _packaged
 from cifar_jax.data.augment import make_pipeline
 from cifar_jax.models import count
 
@@ -26,9 +27,7 @@ PARAMETERS = {
 
 
 def load(name):
-    scope = {}
-    exec(compile((FOLDER / f"{name}.py").read_text(), name, "exec"), scope)
-    return scope["get_config"]()
+    return _packaged.read_config(str(FOLDER / f"{name}.py"))
 
 
 def test_every_config_is_known():

@@ -148,6 +148,21 @@ def _first_shape(root: pathlib.Path, names: list[str]) -> ImageShape:
     )
 
 
+def _check_image(image: Image.Image, content: bytes) -> None:
+    """Refuses an image, of which only the header has been read, that costs too much."""
+    kinds = f"{image.format} {image.info.get('compression')}"
+    is_jpeg = re.search("jpeg|mpo", kinds, re.IGNORECASE)
+    scans = content.count(b"\xff\xda") if is_jpeg else 1
+    if scans * image.width * image.height > _MAX_WORK:
+        raise _BadImage(f"has {scans:,} scans; save it with fewer")
+    if image.width * image.height > MAX_PIXELS:
+        raise _BadImage(
+            f"has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read"
+        )
+    if image.mode.startswith(("I", "F")):
+        raise _BadImage(f"has more than 8 bits a pixel ({image.mode}); save it with 8")
+
+
 def _decode(
     path: pathlib.Path, size: tuple[int, int] | None = None, resize: bool = False
 ) -> np.ndarray:
@@ -172,20 +187,7 @@ def _decode(
             # Opening reads the header only; the pixels are decoded when converted.
             image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
             with image:
-                kinds = f"{image.format} {image.info.get('compression')}"
-                is_jpeg = re.search("jpeg|mpo", kinds, re.IGNORECASE)
-                scans = content.count(b"\xff\xda") if is_jpeg else 1
-                if scans * image.width * image.height > _MAX_WORK:
-                    raise _BadImage(f"has {scans:,} scans; save it with fewer")
-                if image.width * image.height > MAX_PIXELS:
-                    raise _BadImage(
-                        f"has {image.width}x{image.height} pixels; at most "
-                        f"{MAX_PIXELS:,} are read"
-                    )
-                if image.mode.startswith(("I", "F")):
-                    raise _BadImage(
-                        f"has more than 8 bits a pixel ({image.mode}); save it with 8"
-                    )
+                _check_image(image, content)
                 image = ImageOps.exif_transpose(image)
                 if "transparency" in image.info:
                     image = image.convert("RGBA")

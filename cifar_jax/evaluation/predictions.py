@@ -49,8 +49,7 @@ def write(
     """Labels all images of a data set and writes one row for each, in order.
 
     The columns are `ID`, the source's or else 0 to N - 1; `Labels`, class numbers; what
-    `top_k` and `probabilities` ask for; and `Error`, if some images cannot be read;
-    their labels are empty. Only a batch is in memory at a time.
+    is asked for; and `Error`, if some images cannot be read; their labels are empty.
 
     Args:
       predictor: Network.
@@ -59,7 +58,7 @@ def write(
       top_k: Number of likely classes in `Top1`, `Top1Probability` and so on.
       probabilities: Whether to write all probabilities, in `P_` and the class name.
       spreadsheet: Whether IDs that a spreadsheet took for formulas are quoted by '.
-      advance: Called with the number of images of each batch that is done.
+      advance: Called with the number of images in each batch.
     """
     names = predictor.network.label_names
     batch_size = predictor.batch_size(dataset)
