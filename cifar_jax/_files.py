@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import pathlib
+import secrets
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a path to write; it takes the given name when the block has succeeded."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of two hosts or containers may have one number.
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}.{unique}.tmp")
     try:
         yield temporary
         temporary.replace(path)

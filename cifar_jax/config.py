@@ -232,6 +232,9 @@ def _train() -> ConfigDict:
     # repeated augmentation (Hoffer et al., 2020, arXiv:1901.09335): each image is in
     # its batch so often, augmented anew each time; an epoch has as many times the steps
     train.repeats = 1
+    # GPUs or TPU chips that the run is meant for; if they had too few images each, the
+    # batch and the learning rate grow, as docs/accelerators.md says; 0: they do not
+    train.chips = 0
     train.label_smoothing = 0.0  # probability shared equally by all classes
     # decay of the moving average of weights and batch statistics, warmed up as
     # (1 + t) / (10 + t) at step t; 0: no average
@@ -244,6 +247,9 @@ def _train() -> ConfigDict:
     # resumes the run
     train.max_seconds = 0.0
     train.cpu_devices = 0  # devices that a CPU is divided into; 0: JAX's default
+    # on GPUs, only algorithms that always add up in the same order: runs repeat bit for
+    # bit on the same GPUs with the same compiled programs, and are slower
+    train.deterministic = False
     train.steps_per_dispatch = 0  # steps in one call of the device; 0: by its kind
     # a run of several processes ends after so long without a step, since one of them
     # hangs; 0: never
@@ -393,6 +399,7 @@ _BOUNDS = (
     ("data.split_seed", 0, 2**32),
     ("train.epochs", 1, None),
     ("train.batch_size", 1, None),
+    ("train.chips", 0, None),
     ("train.label_smoothing", 0, 1),
     ("train.ema_decay", 0, 1),
     ("train.accumulate", 1, None),

@@ -34,6 +34,7 @@ def dry_run(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
       config: Config of the run.
       devices: Devices to run on; None: all.
     """
+    config = setup.for_chips(config)
     source = setup.open_source(config)
     with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
         data, workdir = pathlib.Path(folder, "data"), pathlib.Path(folder, "run")
