@@ -175,8 +175,7 @@ def make(
       report: Called with lines for a person to read meanwhile.
       source: Data set to use in place of the config's, or None.
     """
-    mesh = distributed.make_mesh(devices)
-    config = for_chips(config, report)
+    mesh, config = distributed.make_mesh(devices), for_chips(config, report)
     source = source or open_source(config, report=report)
     model, num_parameters, macs = _make_model(config, source, mesh, report)
     pipeline = augment.make_pipeline(config.augment, image_shape=source.image_shape)
