@@ -57,6 +57,7 @@ def dry_run(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
 
 def seconds(config: ConfigDict) -> float:
     """Returns the seconds of a run, from a few of its steps on synthetic images."""
+    config = setup.for_chips(config)
     data = config.data
     source = sources.open(data.name, data.dir, image_size=data.image_size)
     num_val = 2 * source.num_classes
