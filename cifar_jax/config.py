@@ -192,6 +192,11 @@ def _optim() -> ConfigDict:
     optim.muon_scale = 0.2  # muon: its learning rate, as a fraction of the fallback's
     optim.muon_beta = 0.9  # muon: decay of the gradient's moving average
     optim.muon_steps = 3  # muon: number of Newton-Schulz iterations
+    # muon: what a matrix is divided by before them: frobenius (its norm), or aol (a
+    # bound for each row, which is tighter)
+    optim.muon_preconditioning = "frobenius"
+    # muon: each kernel gets the norm sqrt(filters) before its update, as in airbench
+    optim.muon_renormalize = False
     optim.muon_weight_decay = 5e-3  # muon: multiplied by its learning rate
     optim.gradient_clip = 0.0  # largest global norm of the gradient; 0: no clipping
     # factors of the learning rate, by regular expressions of parameter paths; the first
