@@ -214,19 +214,13 @@ def _scale_by_muon(options: dict[str, Any]) -> optax.GradientTransformation:
     )
 
     def stack(kernels):
-        """Returns [N, rows, columns] by rows; columns of zeros change no product."""
+        """Returns [N, rows, columns] by rows."""
         groups = collections.defaultdict(list)
         for place, kernel in enumerate(jax.tree.leaves(kernels)):
             matrix = kernel.reshape(-1, kernel.shape[-1])
             matrix = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
             groups[place if on_cpu else len(matrix)].append(matrix)
-        longest = {key: max(x.shape[1] for x in xs) for key, xs in groups.items()}
-        return {
-            key: jnp.stack(
-                [jnp.pad(x, ((0, 0), (0, longest[key] - x.shape[1]))) for x in xs]
-            )
-            for key, xs in groups.items()
-        }
+        return {key: _stack(matrices) for key, matrices in groups.items()}
 
     def unstack(stacks, kernels):
         """Returns what was stacked, in the shapes of the kernels."""
@@ -253,6 +247,14 @@ def _scale_by_muon(options: dict[str, Any]) -> optax.GradientTransformation:
         return directions, new._replace(mu=unstack(new.mu, updates))
 
     return optax.GradientTransformation(inner.init, update)
+
+
+def _stack(matrices: list[jax.Array]) -> jax.Array:
+    """Returns matrices as one array; columns of zeros change none of the products."""
+    longest = max(matrix.shape[1] for matrix in matrices)
+    return jnp.stack(
+        [jnp.pad(x, ((0, 0), (0, longest - x.shape[1]))) for x in matrices]
+    )
 
 
 def _renormalize(updates: Any, params: Any) -> Any:

@@ -53,11 +53,7 @@ def color_jitter(
     centre = jnp.array([float(name != "hue") for name in names])[None]
     order_key, factor_key = jax.random.split(key)
     shape = (images.shape[0], len(names))
-    order = jax.random.uniform(order_key, shape)
-    own, other = order[:, :, None], order[:, None]
-    # Before a change come those of a lower draw, or of the same one and named earlier.
-    is_earlier = np.tri(len(names), k=-1, dtype=bool)[None]
-    places = ((other < own) | ((other == own) & is_earlier)).sum(axis=-1)
+    places = _draw_places(order_key, *shape)
     low = jnp.where(centre > 0, jnp.maximum(centre - spread, 0), -spread)
     factors = jax.random.uniform(factor_key, shape, minval=low, maxval=centre + spread)
     levels = as_levels(images)
@@ -72,6 +68,14 @@ def color_jitter(
             chosen = jnp.where(is_hue, 1.0, chosen)
         levels = enhance(levels, kinds, chosen, names=names)
     return levels.astype(images.dtype)
+
+
+def _draw_places(key: jax.Array, batch: int, count: int) -> jax.Array:
+    """Returns int32 [batch, count]: a random order of each row, without a sort."""
+    order = jax.random.uniform(key, (batch, count))
+    own, other = order[:, :, None], order[:, None]
+    is_earlier = np.tri(count, k=-1, dtype=bool)[None]  # where two draws are equal
+    return ((other < own) | ((other == own) & is_earlier)).sum(axis=-1)
 
 
 def enhance(
@@ -212,13 +216,13 @@ def equalize(levels: jax.Array) -> jax.Array:
     histogram = jax.lax.platform_dependent(
         pixels, tpu=_count_by_products, default=_count_by_index
     )
-    up_to = jnp.cumsum(histogram, axis=-1)
-    size = height * width
+    # Whole numbers below 2^24, which float32 holds; a half keeps quotients off borders.
+    histogram = histogram.astype(jnp.float32)
+    up_to, size = jnp.cumsum(histogram, axis=-1), height * width
     largest = jnp.where(up_to == size, histogram, 0).max(axis=-1, keepdims=True)
-    step = (size - largest) // 255  # pixels of one output level
-    # Integer division in floats: the half keeps it off the borders.
+    step = jnp.floor((size - largest + 0.5) / 255)  # pixels of one output level
     below = up_to - histogram
-    table = (below + step // 2 + 0.5) * (1 / jnp.maximum(step, 1))
+    table = (below + jnp.floor(step / 2) + 0.5) * (1 / jnp.maximum(step, 1))
     table = jnp.minimum(table, 255).astype(jnp.uint8)
     table = jnp.where(step > 0, table, jnp.arange(256, dtype=jnp.uint8)[None, None])
     # A level is two digits in base 16, a row and a column of its channel's table.
@@ -230,11 +234,11 @@ def equalize(levels: jax.Array) -> jax.Array:
 
 
 def _count_by_index(pixels: jax.Array) -> jax.Array:
-    """Returns the histogram of each channel, int32 [B, C, 256]."""
+    """Returns the histogram of each channel, [B, C, 256]."""
     batch, _, num_channels = pixels.shape
     # Each image's row holds a table of 256 entries for each channel.
     index = pixels + 256 * jnp.arange(num_channels)[None, None]
-    tables = jnp.zeros((batch, 256 * num_channels), jnp.int32)
+    tables = jnp.zeros((batch, 256 * num_channels))
     count = jax.vmap(lambda row, i: row.at[i].add(1, mode="promise_in_bounds"))
     counts = count(tables, index.reshape(batch, -1))
     return counts.reshape(batch, num_channels, 256)
@@ -248,4 +252,4 @@ def _count_by_products(pixels: jax.Array) -> jax.Array:
     counts = jnp.einsum(
         "bpci,bpcj->bcij", high, low, preferred_element_type=jnp.float32
     )
-    return counts.reshape(*counts.shape[:2], 256).astype(jnp.int32)
+    return counts.reshape(*counts.shape[:2], 256)
