@@ -58,9 +58,8 @@ def color_jitter(
     factors = jax.random.uniform(factor_key, shape, minval=low, maxval=centre + spread)
     levels = as_levels(images)
     for position in range(len(names)):
-        is_next = places == position
-        kinds = jnp.argmax(is_next, axis=1)
-        chosen = jnp.where(is_next, factors, 0).sum(axis=1)
+        kinds = jnp.argmax(places == position, axis=1)
+        chosen = jnp.where(places == position, factors, 0).sum(axis=1)
         if "hue" in names:
             is_hue = kinds == names.index("hue")
             shifted = shift_hue(levels, jnp.where(is_hue, chosen, 0.0))
