@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import types
 import typing
 import warnings
@@ -54,7 +55,9 @@ def find_remedy(error: BaseException | None) -> str | None:
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a path to write; it takes the given name when the block has succeeded."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of two hosts or containers may have one number.
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}.{unique}.tmp")
     try:
         yield temporary
         temporary.replace(path)

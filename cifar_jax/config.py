@@ -194,6 +194,11 @@ def _optim() -> ConfigDict:
     optim.muon_scale = 0.2  # muon: its learning rate, as a fraction of the fallback's
     optim.muon_beta = 0.9  # muon: decay of the gradient's moving average
     optim.muon_steps = 3  # muon: number of Newton-Schulz iterations
+    # muon: what a matrix is divided by before them: frobenius (its norm), or aol (a
+    # bound for each row, which is tighter)
+    optim.muon_preconditioning = "frobenius"
+    # muon: each kernel gets the norm sqrt(filters) before its update, as in airbench
+    optim.muon_renormalize = False
     optim.muon_weight_decay = 5e-3  # muon: multiplied by its learning rate
     optim.gradient_clip = 0.0  # largest global norm of the gradient; 0: no clipping
     # factors of the learning rate, by regular expressions of parameter paths; the first
@@ -234,6 +239,9 @@ def _train() -> ConfigDict:
     # repeated augmentation (Hoffer et al., 2020, arXiv:1901.09335): each image is in
     # its batch so often, augmented anew each time; an epoch has as many times the steps
     train.repeats = 1
+    # GPUs or TPU chips that the run is meant for; if they had too few images each, the
+    # batch and the learning rate grow, as docs/accelerators.md says; 0: they do not
+    train.chips = 0
     train.label_smoothing = 0.0  # probability shared equally by all classes
     # decay of the moving average of weights and batch statistics, warmed up as
     # (1 + t) / (10 + t) at step t; 0: no average
@@ -246,6 +254,9 @@ def _train() -> ConfigDict:
     # resumes the run
     train.max_seconds = 0.0
     train.cpu_devices = 0  # devices that a CPU is divided into; 0: JAX's default
+    # on GPUs, only algorithms that always add up in the same order: runs repeat bit for
+    # bit on the same GPUs with the same compiled programs, and are slower
+    train.deterministic = False
     train.steps_per_dispatch = 0  # steps in one call of the device; 0: by its kind
     # a run of several processes ends after so long without a step, since one of them
     # hangs; 0: never
@@ -425,6 +436,7 @@ _BOUNDS = (
     ("data.split_seed", 0, 2**32),
     ("train.epochs", 1, None),
     ("train.batch_size", 1, None),
+    ("train.chips", 0, None),
     ("train.label_smoothing", 0, 1),
     ("train.ema_decay", 0, 1),
     ("train.accumulate", 1, None),

@@ -252,11 +252,11 @@ class StandIn:
 
         from cifar_jax.data.builders import BUILDERS
 
-        spec = getattr(BUILDERS.get(self.name), "spec", None)
-        if self._source.path is not None or spec is None:
+        specs = getattr(BUILDERS.get(self.name), "specs", ())
+        if self._source.path is not None or not specs:
             return len(self._source.open_split(split))
         # as in the archive, which need not be downloaded
-        sizes = {name: spec.num_records(name) for name in ("train", "test")}
+        sizes = {name: specs[0].num_records(name) for name in ("train", "test")}
         infos = tfds.core.SplitDict(
             [tfds.core.SplitInfo(k, [n], num_bytes=0) for k, n in sizes.items()]
         )

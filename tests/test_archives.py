@@ -1,7 +1,5 @@
-"""Archives that are good, damaged or hostile, and downloads that fail."""
+"""Archives that are good, damaged or hostile."""
 
-import dataclasses
-import hashlib
 import io
 import os
 import pathlib
@@ -12,13 +10,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import requests
 import tensorflow_datasets as tfds
 from support import small_cifar
 from support.small_cifar import PYTHON_SPEC, PYTHON_SPEC_100, SPEC, SPEC_100
 
 from cifar_jax import UserError
-from cifar_jax.data import archive_spec, archives, download, sources
+from cifar_jax.data import archive_spec, archives, sources
 
 
 @pytest.fixture(scope="module")
@@ -335,64 +332,3 @@ def test_files_elsewhere_in_the_archive_do_not_count(good, tmp_path, name):
             member.name = f"{name}/{file.name}"
             tar.addfile(member, io.BytesIO(file.read_bytes()))
     check_refused(path, "lacks data_batch_1.bin, data_batch_2.bin, .*test_batch.bin")
-
-
-CONTENT = b"as good as an archive" * 100_000
-DOWNLOAD = dataclasses.replace(
-    SPEC, size=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest()
-)
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """Makes requests.get return a fake response; counts the calls."""
-
-    def serve(response):
-        calls = []
-
-        def get(url, *, stream, timeout):
-            calls.append(url)
-            assert stream and timeout > 0  # no 170 MB in memory, no endless wait
-            return response
-
-        monkeypatch.setattr(requests, "get", get)
-        return calls
-
-    return serve
-
-
-def test_a_download_is_verified_and_kept(tmp_path, serve):
-    calls, lines = serve(small_cifar.Response(CONTENT)), []
-    folder = tmp_path / "downloads"
-    path = download.download(DOWNLOAD, folder, lines.append)
-    assert path == folder / "cifar-10-binary.tar.gz"
-    assert path.read_bytes() == CONTENT
-    assert list(folder.iterdir()) == [path]
-    assert calls == [SPEC.url]
-    assert lines[0] == f"Downloading {SPEC.url} (2 MB)"
-    assert lines[1:] == ["  1 of 2 MB", "  2 of 2 MB", "  2 of 2 MB"]
-    assert download.download(DOWNLOAD, folder) == path
-    assert len(calls) == 1, "a good copy was downloaded again"
-
-
-@pytest.mark.parametrize("old", [b"", CONTENT[:-1]])
-def test_a_damaged_download_is_replaced(tmp_path, serve, old):
-    serve(small_cifar.Response(CONTENT))
-    path = tmp_path / DOWNLOAD.archive
-    path.write_bytes(old)
-    assert download.download(DOWNLOAD, tmp_path).read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize(
-    ("response", "match"),
-    [
-        ((CONTENT[:-1],), "sent 2,099,999 bytes with SHA-256 .* instead of"),
-        ((b"", requests.HTTPError("404")), r"cannot be downloaded \(HTTPError\)"),
-        ((CONTENT[:-1], requests.ConnectionError()), r"downloaded \(ConnectionError\)"),
-    ],
-)
-def test_a_failed_download_leaves_nothing(tmp_path, serve, response, match):
-    serve(small_cifar.Response(*response))
-    with pytest.raises(UserError, match=match):
-        download.download(DOWNLOAD, tmp_path)
-    assert not list(tmp_path.iterdir())

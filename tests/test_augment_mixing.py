@@ -50,6 +50,23 @@ def test_mixup_weighs_images_and_labels_alike_by_a_beta_draw():
     assert fit.pvalue > SIGNIFICANCE
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 0.5, 1.0, 2.0, 8.0])
+def test_mixup_weights_are_beta_whatever_alpha_is(alpha):
+    batch = 20_000
+    images, labels = jnp.zeros((batch, 1, 1, 1)), jnp.eye(2)[jnp.arange(batch) % 2]
+    _, mixed = run("mixup", images, labels, alpha=alpha)
+    weights = mixed[np.arange(batch), np.arange(batch) % 2].astype(np.float64)
+    reference = stats.beta(alpha, alpha).cdf
+    # float32 holds what is close to 0, but not what is close to 1
+    for low, high in ((0, 1e-3), (0, 0.5), (0.5, 1 - 1e-4)):
+        inside = weights[(low <= weights) & (weights < high)]
+        share = reference(high) - reference(low)
+        assert stats.binomtest(len(inside), batch, share).pvalue > SIGNIFICANCE
+        if len(inside) > 100:
+            places = (reference(inside) - reference(low)) / share
+            assert stats.kstest(places, "uniform").pvalue > SIGNIFICANCE
+
+
 def test_cutmix_labels_are_the_areas_of_its_boxes():
     images, labels = probe()
     mixed, mixed_labels = run("cutmix", images, labels, alpha=1.0)

@@ -107,6 +107,56 @@ def test_the_key_alone_decides(transform):
     assert differs == (transform["name"] != "alternating_flip")  # it takes no key
 
 
+def choose_branch(monkeypatch, platform):
+    """Lets `platform_dependent` take the branch of a platform, on any device."""
+    monkeypatch.setattr(
+        jax.lax,
+        "platform_dependent",
+        lambda *arguments, default, **branches: branches.get(platform, default)(
+            *arguments
+        ),
+    )
+
+
+@pytest.mark.parametrize("transform", EVERYTHING, ids=lambda t: t["name"])
+def test_a_tpu_computes_the_same_bits(monkeypatch, transform):
+    """Its forms have products with one-hot matrices instead of gathers."""
+    if transform["name"] in TWINS:
+        pytest.skip("the operations are those of another transform in the list")
+    # Floats, with fractions, have a product of their own.
+    is_float = transform["name"] in ("random_affine", "cutmix", "ricap")
+    images, labels = batch()
+    images = images.at[0].set(7).at[1, :16].set(0)  # a flat image, and half of one
+    if is_float:
+        images = images * 0.7
+    here = compiled([transform])(KEY, images, labels)
+    choose_branch(monkeypatch, "tpu")
+    chain = jax.jit(augment.make_pipeline([transform]))
+    context = dict(epoch=1, index=jnp.arange(BATCH), progress=0.5)
+    there = chain(KEY, images, labels, **context)
+    for one, two in zip(here, there, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("transform", EVERYTHING, ids=lambda t: t["name"])
+def test_accelerators_neither_wait_for_data_nor_gather_on_a_tpu(transform):
+    """Rejection loops make the host wait for a GPU; TPUs gather pixel by pixel."""
+    pipeline = augment.make_pipeline([transform])
+    context = dict(epoch=1, index=jnp.arange(BATCH), progress=0.5)
+    traced = jax.jit(pipeline).trace(KEY, *batch(), **context)
+    for platform, banned in (
+        ("cuda", "while"),
+        ("tpu", "while gather dynamic_gather scatter dynamic_slice"),
+    ):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        operations = {
+            line.split("stablehlo.")[1].split("(")[0].split()[0].strip('"')
+            for line in text.splitlines()
+            if "stablehlo." in line
+        }
+        assert not operations & set(banned.split()), platform
+
+
 @pytest.mark.parametrize("name", NOTHING)
 def test_zero_strength_is_the_identity(name):
     images, labels = batch()

@@ -1,11 +1,15 @@
 """The held-out validation images, and the statistics of the channels."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from sklearn import model_selection
 
 from cifar_jax import UserError
 from cifar_jax import config as default
 from cifar_jax.data import sources, splits
+from cifar_jax.data.dataset import histogram
 from cifar_jax.data.sources import Examples
 from cifar_jax.training import setup
 
@@ -71,6 +75,45 @@ def test_without_strata_each_side_has_an_image(size):
         splits.hold_out(numbered([100, 60, 40]), size, seed=0, stratified=False)
 
 
+@pytest.mark.parametrize("stratified", [True, False])
+@pytest.mark.parametrize(
+    ("counts", "sizes"),
+    [
+        ([5000] * 10, [0.1, 5000, 0.02, 4999, 12_345]),  # CIFAR-10
+        ([500] * 100, [0.1, 5001, 100]),
+        ([100, 60, 40], [0.1, 7, 33, 66, 190]),
+        ([145, 146, 142, 147, 145, 145, 145, 143, 140, 139], [0.1, 0.2, 77]),  # digits
+        ([2, 3, 5, 7, 11, 13, 17, 2], [8, 9, 23, 31]),
+    ],
+)
+def test_the_held_out_images_are_those_of_scikit_learn(counts, sizes, stratified):
+    examples = numbered(counts)
+    for size in sizes:
+        for seed in (0, 1, 2**32 - 1):
+            _, val = splits.hold_out(examples, size, seed=seed, stratified=stratified)
+            _, expected = model_selection.train_test_split(
+                np.arange(len(examples)),
+                test_size=len(val),
+                stratify=examples.labels if stratified else None,
+                random_state=seed,
+            )
+            assert numbers(val) == sorted(expected)
+
+
+@pytest.mark.parametrize("labels", [(0, 1), (3, 70)])
+def test_a_known_histogram_becomes_that_of_the_training_images(labels):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, 4, 4, 3)).astype(np.uint8)
+    plain = Examples(images, np.array(labels, np.int32).repeat(20))
+    counted = dataclasses.replace(plain, histogram=histogram(images))
+    train, val = splits.hold_out(counted, 8, seed=0)
+    np.testing.assert_array_equal(train.histogram, histogram(train.images))
+    assert val.histogram is None
+    again = splits.hold_out(plain, 8, seed=0)[0]
+    for one, other in zip(*map(splits.channel_statistics, (train, again)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def make(digits_dir, **data):
     config = default.get_config()
     config.data.update(name="digits", dir=digits_dir, validation=0.25, **data)
@@ -120,7 +163,7 @@ def test_a_seed_out_of_bounds_is_named(digits_dir, key):
 def test_channel_statistics_are_those_of_numpy():
     random = np.random.default_rng(0)
     images = random.integers(0, [256, 100, 3], (50, 8, 8, 3)).astype(np.uint8)
-    mean, std = splits.channel_statistics(images)
+    mean, std = splits.channel_statistics(Examples(images, np.zeros(len(images), int)))
     pixels = images.astype(np.float64) / 255
     np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(std, pixels.std((0, 1, 2)), rtol=1e-6)
@@ -129,5 +172,5 @@ def test_channel_statistics_are_those_of_numpy():
 
 def test_a_channel_without_contrast_is_not_divided_by_zero():
     images = np.full((2, 4, 4, 1), 51, np.uint8)
-    mean, std = splits.channel_statistics(images)
+    mean, std = splits.channel_statistics(Examples(images, np.zeros(len(images), int)))
     assert (mean, std) == (pytest.approx(0.2), 1.0)

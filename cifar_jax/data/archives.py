@@ -12,7 +12,7 @@ import math
 import os
 import pathlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,18 @@ def locate(source: str | os.PathLike, spec: ArchiveSpec) -> pathlib.Path:
         f"{source} holds neither {spec.archive} nor the folder {spec.folder}; "
         "give the archive, its unpacked folder, or the folder that holds one of them"
     )
+
+
+def choose(source: str | os.PathLike, specs: Sequence[ArchiveSpec]) -> ArchiveSpec:
+    """Returns the one of several specs that `source` is or holds a copy of."""
+    path = pathlib.Path(source).expanduser()
+    if path.is_file():
+        with path.open("rb") as file:
+            found = recognise_file(path, file.read(512))
+        holders = [spec for spec in specs if found and spec.folder == found.folder]
+    else:
+        holders = [spec for spec in specs if find(path, spec)]
+    return holders[0] if holders else specs[0]
 
 
 def find(source: pathlib.Path, spec: ArchiveSpec) -> pathlib.Path | None:

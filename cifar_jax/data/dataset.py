@@ -24,10 +24,12 @@ class Examples:
     Attributes:
       images: uint8 [N, H, W, C].
       labels: int32 [N], class of each image.
+      histogram: int64 [C, 256], as `histogram` returns it; None: not counted yet.
     """
 
     images: np.ndarray
     labels: np.ndarray
+    histogram: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,11 +47,13 @@ class Batch:
       labels: int32 [B], class of each image; None: the data set has no labels.
       errors: Fault of each image that cannot be read, in one line, by its index in the
         batch.
+      histogram: int64 [C, 256], as `histogram` returns it; None: not counted yet.
     """
 
     images: np.ndarray
     labels: np.ndarray | None
     errors: dict[int, str] = dataclasses.field(default_factory=dict)
+    histogram: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +104,17 @@ class Dataset:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
             raise UserError(f"{errors[0]}{more}")
         assert batch.labels is not None  # there are label names
-        return Examples(batch.images, batch.labels)
+        return Examples(batch.images, batch.labels, batch.histogram)
+
+
+def histogram(images: np.ndarray) -> np.ndarray:
+    """Counts the pixels of each value in each channel: int64 [C, 256].
+
+    Args:
+      images: uint8 [N, H, W, C].
+    """
+    channels = np.moveaxis(images, -1, 0)
+    return np.stack([np.bincount(c.ravel(), minlength=256) for c in channels])
 
 
 # Functions that open the splits of a source, by name.

@@ -1,19 +1,20 @@
 """TFDS data sets on disk: finding, preparing and reading them."""
 
 import contextlib
+import fcntl
 import functools
 import io
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
 from cifar_jax import UserError
-from cifar_jax.data import archives, download
+from cifar_jax.data import archives, download, pixels
 from cifar_jax.data.builders import BUILDERS
 from cifar_jax.data.dataset import Batch, Dataset, ImageShape, Splits, first_line
 from cifar_jax.data.download import Report
@@ -84,42 +85,67 @@ class TfdsStore:
           local: Copy of the official archive; None: it is downloaded.
           report: Called with a line before each slow part.
         """
-        if self._builder is None:  # unless another process has prepared it since
-            self._builder = self._open_builder()
-        if self._builder is not None:
-            return pathlib.Path(self._builder.data_path)
-        builder_class = BUILDERS[self.name]
-        spec, archive = builder_class.spec, local
         try:
-            if spec is not None:
-                if archive is None:
-                    archive = self._download(spec, report)
-                archives.locate(archive, spec)  # fails before anything is written
-            report(f"Preparing {self.name} in {self.folder}")
-            with quiet_tfds():
-                builder = builder_class(source=archive, data_dir=str(self.folder))
-                builder.download_and_prepare()
+            with self._alone(report):
+                self._builder = self._builder or self._open_builder()
+                if self._builder is None:
+                    self._prepare(local, report)
         except OSError as error:
-            raise UserError(f"{self.folder} cannot be written ({error})") from error
+            # Where the file system has no locks, another process may have been faster.
+            self._builder = self._open_builder()
+            if self._builder is None:
+                raise UserError(f"{self.folder} cannot be written ({error})") from error
+        assert self.path is not None
+        return self.path
+
+    @contextlib.contextmanager
+    def _alone(self, report: Report) -> Iterator[None]:
+        """Waits until no other process prepares the data set."""
+        if self._builder is not None:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f".{self.name}.lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report(f"Waiting for another process that prepares {self.name}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:  # the file system has no locks
+                pass
+            yield
+
+    def _prepare(self, local: str | None, report: Report) -> None:
+        """Puts the data set on disk, with the arguments of `prepare`."""
+        builder_class, archive = BUILDERS[self.name], local
+        if specs := builder_class.specs:
+            archive = archive or str(self._download(specs, report))
+            # This fails before anything is written.
+            archives.locate(archive, archives.choose(archive, specs))
+        report(f"Preparing {self.name} in {self.folder}")
+        with quiet_tfds():
+            builder = builder_class(source=archive, data_dir=str(self.folder))
+            builder.download_and_prepare()
         self._builder = self._open_builder()
         if self._builder is None:  # TFDS takes a folder with missing files for whole
             raise UserError(
                 f"{builder.data_path} is incomplete; delete that folder and prepare "
                 "the data set again"
             )
-        return pathlib.Path(self._builder.data_path)
 
-    def _download(self, spec: archives.ArchiveSpec, report: Report) -> pathlib.Path:
+    def _download(
+        self, specs: Sequence[archives.ArchiveSpec], report: Report
+    ) -> pathlib.Path:
         try:
-            return download.download(spec, self.folder / "downloads", report)
+            return download.download(specs, self.folder / "downloads", report)
         except UserError as error:
             raise UserError(
                 f"data set {self.name} is not in {self.folder}, and {error}. Three "
                 "ways out: (1) connect and run the command again; (2) copy "
-                f"{spec.archive} here and run `python -m cifar_jax.prepare --dataset "
-                f"{self.name} --source PATH`; (3) copy the folder {self.name}/ of a "
-                f"machine that has it into {self.folder}, or set --config.data.dir or "
-                "TFDS_DATA_DIR to where it lies"
+                f"{specs[0].archive} here and run `python -m cifar_jax.prepare "
+                f"--dataset {self.name} --source PATH`; (3) copy the folder "
+                f"{self.name}/ of a machine that has it into {self.folder}, or set "
+                "--config.data.dir or TFDS_DATA_DIR to where it lies"
             ) from error
 
     @property
@@ -141,7 +167,12 @@ class TfdsStore:
                 return Batch(images, np.array([row["label"] for row in rows], np.int32))
 
             size = builder.info.splits[split].num_examples
-            return Dataset(f"{self.name}:{split}", image_shape, size, read, label_names)
+            name = f"{self.name}:{split}"
+            data = Dataset(name, image_shape, size, read, label_names)
+            folder = pathlib.Path(builder.data_path)
+            files = sorted(p for p in folder.iterdir() if not p.match("*pixels-*"))
+            facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+            return pixels.kept(data, folder / f"pixels-{split}.npy", repr(facts))
 
         return {
             split: functools.partial(open_split, split) for split in builder.info.splits

@@ -159,7 +159,7 @@ def resized(
             picture = picture.convert(mode)
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
             images[k] = np.asarray(picture).reshape(images.shape[1:])
-        return dataclasses.replace(batch, images=images)
+        return dataclasses.replace(batch, images=images, histogram=None)
 
     return dataclasses.replace(
         dataset, read=read, image_shape=(height, width, channels)

@@ -106,19 +106,42 @@ class SqueezeExcite(nn.Module):
         return x * gate[:, None, None, :]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: jax.Array, window: int) -> jax.Array:
     """Non-overlapping max-pooling; incomplete windows are dropped.
 
-    The maximum of strided slices: its gradient is a choice, element by element, while
-    that of `nn.max_pool` scatters (12 times as slow on a CPU, jaxlib 0.10.2).
+    As in PyTorch, the gradient is that of the first of equal maxima. The gradient of
+    `nn.max_pool` scatters (12 times as slow on a CPU, jaxlib 0.10.2), and that of
+    `jnp.maximum` reads the large map again; this one keeps a byte for each maximum.
     """
+    return _max_pool_forward(x, window)[0]
+
+
+def _max_pool_forward(x: jax.Array, window: int):
     height, width = (side // window * window for side in x.shape[1:3])
-    slices = (
-        x[:, row:height:window, column:width:window]
-        for row in range(window)
-        for column in range(window)
-    )
-    return functools.reduce(jnp.maximum, slices)
+    largest = x[:, :height:window, :width:window]
+    place = jnp.zeros_like(largest, jnp.uint8)
+    for number in range(1, window**2):
+        row, column = divmod(number, window)
+        other = x[:, row:height:window, column:width:window]
+        place = jnp.where(other > largest, jnp.uint8(number), place)
+        largest = jnp.maximum(largest, other)
+    return largest, (place, x.shape)
+
+
+def _max_pool_backward(window: int, saved, gradient: jax.Array):
+    place, (batch, height, width, channels) = saved
+    places = jnp.arange(window**2, dtype=jnp.uint8).reshape(window, 1, window, 1)
+    # Incomplete windows get a gradient of 0. Padding the small maps is cheaper.
+    rest = [(0, -(-side // window) - side // window) for side in (height, width)]
+    place, gradient = (jnp.pad(x, ((0, 0), *rest, (0, 0))) for x in (place, gradient))
+    is_largest = place[:, :, None, :, None] == places[None, None]
+    spread = jnp.where(is_largest, gradient[:, :, None, :, None], 0)
+    rows, columns = (side * window for side in gradient.shape[1:3])
+    return (spread.reshape(batch, rows, columns, channels)[:, :height, :width],)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 class Pool(nn.Module):

@@ -34,6 +34,7 @@ def dry_run(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
       config: Config of the run.
       devices: Devices to run on; None: all.
     """
+    config = setup.for_chips(config)
     source = setup.open_source(config)
     with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
         data, workdir = pathlib.Path(folder, "data"), pathlib.Path(folder, "run")
@@ -56,6 +57,7 @@ def dry_run(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
 
 def seconds(config: ConfigDict) -> float:
     """Returns the seconds of a run, from a few of its steps on synthetic images."""
+    config = setup.for_chips(config)
     data = config.data
     source = sources.open(data.name, data.dir, image_size=data.image_size)
     num_val = 2 * source.num_classes

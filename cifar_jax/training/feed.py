@@ -102,7 +102,12 @@ def lower(setup: Setup, call: Call) -> jax.stages.Lowered:
         setup.teacher.variables if setup.teacher else None,
     )
     arguments = jax.tree.map(lambda a: _abstract(a, a.shape, replicated), arguments)
-    return jax.jit(run, out_shardings=replicated, donate_argnums=0).lower(*arguments)
+    return jax.jit(
+        run,
+        out_shardings=replicated,
+        donate_argnums=0,
+        compiler_options=setup.compiler_options,
+    ).lower(*arguments)
 
 
 def _abstract(array: Any, shape: tuple[int, ...], sharding: Any) -> Any:
@@ -119,6 +124,7 @@ def evaluation_call(setup: Setup) -> jax.stages.Wrapped:
         ),
         out_shardings=distributed.replicated(setup.mesh),
         static_argnames="augmentation",
+        compiler_options=setup.compiler_options,
     )
 
 

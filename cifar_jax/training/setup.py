@@ -28,6 +28,9 @@ from cifar_jax.training.steps import StepOptions, normalize
 NUM_WHITENING_IMAGES = 5000
 # Share of a device's memory for the training images; activations need the rest.
 DEVICE_SHARE = 0.25
+# The rule of `for_chips`: images of a chip below which the batch grows, the largest
+# batch, and the shortest warm-up. docs/accelerators.md has the sources.
+IMAGES_PER_CHIP, MAX_BATCH_SIZE, WARMUP_EPOCHS = 64, 4096, 5
 
 
 class Call(NamedTuple):
@@ -70,6 +73,12 @@ class Setup:
     sam_start: int = 0  # first step with sharpness-aware minimisation
     frozen_stop: int = 0  # first step that trains more than the classifier
     teacher: Teacher | None = None  # network to distil from, or None
+    is_deterministic: bool = False  # whether GPUs repeat it bit for bit
+
+    @property
+    def compiler_options(self) -> dict[str, bool | int | str]:
+        """XLA's options for training and evaluation."""
+        return {"xla_gpu_exclude_nondeterministic_ops": self.is_deterministic}
 
     @functools.cached_property
     def segments(self) -> dict[int, StepOptions]:
@@ -166,7 +175,7 @@ def make(
       report: Called with lines for a person to read meanwhile.
       source: Data set to use in place of the config's, or None.
     """
-    mesh = distributed.make_mesh(devices)
+    mesh, config = distributed.make_mesh(devices), for_chips(config, report)
     source = source or open_source(config, report=report)
     model, num_parameters, macs = _make_model(config, source, mesh, report)
     pipeline = augment.make_pipeline(
@@ -180,7 +189,6 @@ def make(
         source.check_split(config.data.test_split)
     options = _step_options(config, source, train, pipeline, mesh)
     schedule, optimizer = _make_optimizer(config, model, source.image_shape, options)
-    frozen_stem = frozen_paths(model)
     placement, steps_per_dispatch = _placement(config, mesh, options, train)
     return Setup(
         source=source,
@@ -192,7 +200,7 @@ def make(
         flops_per_image=2 * macs,
         schedule=schedule,
         optimizer=optimizer,
-        stem_kernel=_whitening(model, train, options) if frozen_stem else None,
+        stem_kernel=_whitening(model, train, options) if frozen_paths(model) else None,
         options=options,
         mesh=mesh,
         num_epochs=config.train.epochs,
@@ -200,7 +208,46 @@ def make(
         steps_per_dispatch=steps_per_dispatch,
         sam_start=_steps(config.optim, "optim.sam_start", options),
         frozen_stop=_steps(config.init, "init.frozen", options),
+        is_deterministic=config.train.deterministic,
     )
+
+
+def for_chips(
+    config: ConfigDict, report: sources.Report = lambda line: None
+) -> ConfigDict:
+    """Returns a config whose batch gives each of `train.chips` devices enough to do.
+
+    The batch is doubled until it does, or until it is as large as CIFAR's may be. The
+    learning rate of SGD grows by the same factor (Goyal et al., 2017, arXiv:1706.02677,
+    with their warm-up), that of other optimizers by its square root (Malladi et al.,
+    2022, arXiv:2205.10287).
+
+    Args:
+      config: Config of the run.
+      report: Called with a line if anything changes.
+    """
+    train, factor = config.train, 1
+    while (
+        train.batch_size * factor < IMAGES_PER_CHIP * train.chips
+        and train.batch_size * factor * 2 <= MAX_BATCH_SIZE
+    ):
+        factor *= 2
+    if factor == 1:
+        return config
+    config = config.copy_and_resolve_references()
+    config.train.chips = 0  # done
+    config.train.batch_size *= factor
+    is_sgd = config.optim.name in ("sgd", "sgdw")
+    config.optim.learning_rate *= factor if is_sgd else math.sqrt(factor)
+    lengths = {"steps_per_epoch": 1000, "total_steps": 1000 * train.epochs}
+    own = schedules.to_steps("schedule.warmup", config.schedule.warmup, **lengths)
+    if own < 1000 * WARMUP_EPOCHS < 1000 * train.epochs:
+        config.schedule.warmup = f"{WARMUP_EPOCHS} epochs"
+    report(
+        f"for {train.chips} chips: batch {config.train.batch_size:,}, learning rate "
+        f"{config.optim.learning_rate:.4g}, warm-up {config.schedule.warmup}"
+    )
+    return config
 
 
 def _make_model(
@@ -343,7 +390,7 @@ def _normalization(
     """Returns constants of the config, or those of the training images alone."""
     mean, std = config.data.mean, config.data.std
     if mean is None or std is None:
-        computed = splits.channel_statistics(train.images)
+        computed = splits.channel_statistics(train)
         mean = computed[0] if mean is None else mean
         std = computed[1] if std is None else std
     channels = train.images.shape[-1]
@@ -392,8 +439,9 @@ def _make_optimizer(
         total_steps=options.total_steps,
         **config.schedule.to_dict(),
     )
-    paths = count.parameter_paths(model, image_shape)
-    optim.check_multipliers(config.optim.lr_multipliers, paths)
+    if config.optim.lr_multipliers:  # else not worth tracing the network for
+        paths = count.parameter_paths(model, image_shape)
+        optim.check_multipliers(config.optim.lr_multipliers, paths)
     return schedule, optim.make_optimizer(
         schedule=schedule,
         momentum_schedule=momentum_schedule,

@@ -7,15 +7,13 @@ import os
 import pathlib
 import shutil
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
-from tensorboardX import summary
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import RecordWriter
 
 from cifar_jax import UserError
 from cifar_jax._files import check, find_remedy, read_object, replacing
@@ -304,13 +302,22 @@ class TensorBoard:
     """
 
     def __init__(self, folder: os.PathLike, *, purge_step: int):
+        # tensorboardX would import PyTorch where it is installed: seconds for nothing.
+        modules: dict[str, Any] = sys.modules
+        if hidden := "torch" not in modules:
+            modules["torch"] = None
+        try:
+            from tensorboardX.proto.event_pb2 import Event
+            from tensorboardX.record_writer import RecordWriter
+        finally:
+            if hidden:
+                del modules["torch"]
+        self._event = Event
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
         self._writer = RecordWriter(os.path.join(folder, name))
-        start = SessionLog(status=SessionLog.START)
-        for content in ({"file_version": "brain.Event:2"}, {"session_log": start}):
-            event = Event(wall_time=time.time(), step=purge_step, **content)
-            self._writer.write(event.SerializeToString())
+        self._write(purge_step, file_version="brain.Event:2")
+        self._write(purge_step, session_log={"status": "START"})
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the values of a step, by their tags.
@@ -319,10 +326,12 @@ class TensorBoard:
           OSError: If they cannot be written.
         """
         for tag, value in values.items():
-            content = summary.scalar(tag, value)
-            event = Event(wall_time=time.time(), step=step, summary=content)
-            self._writer.write(event.SerializeToString())
+            self._write(step, summary={"value": [{"tag": tag, "simple_value": value}]})
         self._writer.flush()
+
+    def _write(self, step: int, **content: Any) -> None:
+        event = self._event(wall_time=time.time(), step=step, **content)
+        self._writer.write(event.SerializeToString())
 
     def close(self) -> None:
         """Closes the file; writes that failed have been reported."""

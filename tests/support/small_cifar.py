@@ -86,27 +86,3 @@ def pack(folder, archive, mode="w:gz", prefix=""):
         for path in sorted(folder.iterdir()):
             tar.add(path, arcname=f"{prefix}{folder.name}/{path.name}")
     return archive
-
-
-class Response:
-    """What a server sends: all the content, or a part of it before an error."""
-
-    def __init__(self, content, error=None):
-        self._content = content
-        self._error = error
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def raise_for_status(self):
-        if self._error and not self._content:
-            raise self._error
-
-    def iter_content(self, size):
-        for start in range(0, len(self._content), size):
-            yield self._content[start : start + size]
-        if self._error:
-            raise self._error

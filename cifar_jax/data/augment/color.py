@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cifar_jax.data.augment import checks
+from cifar_jax.data.augment.warp import gather
 
 
 def as_levels(images: jax.Array) -> jax.Array:
@@ -51,13 +53,13 @@ def color_jitter(
     centre = jnp.array([float(name != "hue") for name in names])[None]
     order_key, factor_key = jax.random.split(key)
     shape = (images.shape[0], len(names))
-    order = jnp.argsort(jax.random.uniform(order_key, shape), axis=1)
+    places = _draw_places(order_key, *shape)
     low = jnp.where(centre > 0, jnp.maximum(centre - spread, 0), -spread)
     factors = jax.random.uniform(factor_key, shape, minval=low, maxval=centre + spread)
     levels = as_levels(images)
     for position in range(len(names)):
-        kinds = order[:, position]
-        chosen = jnp.take_along_axis(factors, kinds[:, None], axis=1)[:, 0]
+        kinds = jnp.argmax(places == position, axis=1)
+        chosen = jnp.where(places == position, factors, 0).sum(axis=1)
         if "hue" in names:
             is_hue = kinds == names.index("hue")
             shifted = shift_hue(levels, jnp.where(is_hue, chosen, 0.0))
@@ -65,6 +67,14 @@ def color_jitter(
             chosen = jnp.where(is_hue, 1.0, chosen)
         levels = enhance(levels, kinds, chosen, names=names)
     return levels.astype(images.dtype)
+
+
+def _draw_places(key: jax.Array, batch: int, count: int) -> jax.Array:
+    """Returns int32 [batch, count]: a random order of each row, without a sort."""
+    order = jax.random.uniform(key, (batch, count))
+    own, other = order[:, :, None], order[:, None]
+    is_earlier = np.tri(count, k=-1, dtype=bool)[None]  # where two draws are equal
+    return ((other < own) | ((other == own) & is_earlier)).sum(axis=-1)
 
 
 def enhance(
@@ -164,7 +174,8 @@ def _smooth(levels: jax.Array) -> jax.Array:
     rows = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
     box = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     smooth = (2 * (box + 4 * x[:, 1:-1, 1:-1]) + 13) // 26  # rounded to the nearest
-    return levels.at[:, 1:-1, 1:-1].set(smooth.astype(jnp.uint8))
+    corner = (0, 1, 1, 0)
+    return jax.lax.dynamic_update_slice(levels, smooth.astype(jnp.uint8), corner)
 
 
 # What an image becomes at factor 0.
@@ -201,20 +212,43 @@ def equalize(levels: jax.Array) -> jax.Array:
     """Flattens each channel's histogram, as PIL's ImageOps.equalize."""
     batch, height, width, num_channels = levels.shape
     pixels = levels.reshape(batch, -1, num_channels)
+    histogram = jax.lax.platform_dependent(
+        pixels, tpu=_count_by_products, default=_count_by_index
+    )
+    # Whole numbers below 2^24, which float32 holds; a half keeps quotients off borders.
+    histogram = histogram.astype(jnp.float32)
+    up_to, size = jnp.cumsum(histogram, axis=-1), height * width
+    largest = jnp.where(up_to == size, histogram, 0).max(axis=-1, keepdims=True)
+    step = jnp.floor((size - largest + 0.5) / 255)  # pixels of one output level
+    below = up_to - histogram
+    table = (below + jnp.floor(step / 2) + 0.5) * (1 / jnp.maximum(step, 1))
+    table = jnp.minimum(table, 255).astype(jnp.uint8)
+    table = jnp.where(step > 0, table, jnp.arange(256, dtype=jnp.uint8)[None, None])
+    # A level is two digits in base 16, a row and a column of its channel's table.
+    tables = table.reshape(-1, 16, 16, 1)
+    index = pixels.swapaxes(1, 2).reshape(-1, 1, size).astype(jnp.int32)
+    equalized = gather(tables, index >> 4, index & 15)
+    equalized = equalized.reshape(batch, num_channels, size).swapaxes(1, 2)
+    return equalized.reshape(levels.shape)
+
+
+def _count_by_index(pixels: jax.Array) -> jax.Array:
+    """Returns the histogram of each channel, [B, C, 256]."""
+    batch, _, num_channels = pixels.shape
     # Each image's row holds a table of 256 entries for each channel.
-    first = 256 * jnp.arange(num_channels)[None, None]
-    index = (pixels + first).reshape(batch, -1)
-    tables = jnp.zeros((batch, 256 * num_channels), jnp.int32)
+    index = pixels + 256 * jnp.arange(num_channels)[None, None]
+    tables = jnp.zeros((batch, 256 * num_channels))
     count = jax.vmap(lambda row, i: row.at[i].add(1, mode="promise_in_bounds"))
-    histogram = count(tables, index).reshape(batch, num_channels, 256)
-    up_to = jnp.cumsum(histogram, axis=-1)
-    below = (up_to - histogram).reshape(batch, -1)
-    look_up = jax.vmap(lambda row, i: row.at[i].get(mode="promise_in_bounds"))
-    rank = look_up(below, index).reshape(pixels.shape)
-    size = height * width
-    largest = jnp.where(up_to == size, histogram, 0).max(axis=-1)[:, None]
-    step = (size - largest) // 255  # pixels of one output level
-    # Integer division in floats: the half keeps it off the borders.
-    equalized = (rank + step // 2 + 0.5) * (1 / jnp.maximum(step, 1))
-    equalized = jnp.minimum(equalized, 255).astype(jnp.uint8)
-    return jnp.where(step > 0, equalized, pixels).reshape(levels.shape)
+    counts = count(tables, index.reshape(batch, -1))
+    return counts.reshape(batch, num_channels, 256)
+
+
+def _count_by_products(pixels: jax.Array) -> jax.Array:
+    """Returns the histograms on a TPU, which is slow at scatters: pairs of digits."""
+    digits = jnp.arange(16, dtype=jnp.uint8)[None, None, None]
+    both = (pixels >> 4, pixels & 15)
+    high, low = ((x[..., None] == digits).astype(jnp.bfloat16) for x in both)
+    counts = jnp.einsum(
+        "bpci,bpcj->bcij", high, low, preferred_element_type=jnp.float32
+    )
+    return counts.reshape(*counts.shape[:2], 256)

@@ -98,9 +98,8 @@ def random_erasing(
     sides = jnp.array([height, width])
     fits = (boxes < sides[None, None]).all(axis=-1)
     fits &= jax.random.bernoulli(keys[2], p, (batch, 1))
-    first = jnp.argmax(fits, axis=1)[:, None, None]
-    box = jnp.take_along_axis(boxes, first, axis=1)[:, 0]
-    box = jnp.where(fits.any(axis=1, keepdims=True), box, 0)
+    is_first = fits & (jnp.cumsum(fits, axis=1) == 1)
+    box = jnp.where(is_first[..., None], boxes, 0).sum(axis=1)
     corner = jax.random.randint(keys[3], (batch, 2), 0, sides[None] - box + 1)
     mask = box_mask(corner[:, 0], corner[:, 1], box[:, 0], box[:, 1], (height, width))
     return jnp.where(mask[..., None], fill_color(images, value), images)

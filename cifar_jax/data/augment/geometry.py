@@ -1,5 +1,6 @@
 """Transforms that move pixels. Images are NHWC, uint8 or float, in [0, 255]."""
 
+import functools
 from typing import Literal
 
 import jax
@@ -31,7 +32,7 @@ def random_crop(
     """
     modes = {"zero": "constant", "reflect": "reflect"}  # names in jax.numpy
     checks.require(mode in modes, f"mode is {mode!r}", "'zero' or 'reflect'")
-    batch, height, width, num_channels = images.shape
+    batch, height, width, _ = images.shape
     limit = min(height, width) - (mode == "reflect")
     checks.require(
         0 <= padding <= limit,
@@ -41,9 +42,24 @@ def random_crop(
     pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(images, pad, mode=modes[mode])
     corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
-    size = (height, width, num_channels)
-    cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (at[0], at[1], 0), size))
-    return cut(padded, corners)
+    shape = images.shape[1:]
+
+    def by_index(padded, corners):
+        cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, 0), shape))
+        return cut(padded, corners)
+
+    def by_selection(padded, corners):
+        for axis, side in ((1, height), (2, width)):
+            start = corners[:, axis - 1, None, None, None]
+            cut = functools.partial(jax.lax.slice_in_dim, padded, axis=axis)
+            padded = cut(0, side)
+            for offset in range(1, 2 * padding + 1):
+                padded = jnp.where(start == offset, cut(offset, offset + side), padded)
+        return padded
+
+    # A TPU would cut one image after another; elsewhere selections are slower.
+    forms = dict(tpu=by_selection, default=by_index)
+    return jax.lax.platform_dependent(padded, corners, **forms)
 
 
 def random_flip(key: jax.Array, images: jax.Array, *, p: float = 0.5) -> jax.Array:

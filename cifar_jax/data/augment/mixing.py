@@ -123,17 +123,18 @@ def _place_patches(key: jax.Array, point: jax.Array, height: int, width: int):
       int32 [B, 4] areas of the patches.
     """
     batch, sides = point.shape[0], jnp.array([[height, width]])
-    halves = jnp.stack([point, sides - point], axis=1)  # [B, 2 halves, 2 axes]
-    heights = halves[:, jnp.array([0, 0, 1, 1]), 0]  # [B, 4]
-    widths = halves[:, jnp.array([0, 1, 0, 1]), 1]  # [B, 4]
+    (top, left), (bottom, right) = point.T, (sides - point).T
+    heights = jnp.stack([top, top, bottom, bottom], axis=1)  # [B, 4]
+    widths = jnp.stack([left, right, left, right], axis=1)  # [B, 4]
     slack = sides[None] - jnp.stack([heights, widths], axis=-1)  # [B, 4, 2]
     starts = jax.random.randint(key, (batch, 4, 2), 0, slack + 1)
     row, column = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None]
-    below, right = (row >= point[:, :1, None]), (column >= point[:, 1:, None])
-    patch = 2 * below + right  # [B, H, W]
-    start = jax.vmap(lambda image, k: image[k])(starts, patch)  # [B, H, W, 2]
+    below, beside = (row >= point[:, :1, None]), (column >= point[:, 1:, None])
+    patch = 2 * below + beside  # [B, H, W]
+    is_patch = patch[..., None] == jnp.arange(4)[None, None, None]
+    start = jnp.where(is_patch[..., None], starts[:, None, None], 0).sum(axis=3)
     rows = row + start[..., 0] - jnp.where(below, point[:, :1, None], 0)
-    columns = column + start[..., 1] - jnp.where(right, point[:, 1:, None], 0)
+    columns = column + start[..., 1] - jnp.where(beside, point[:, 1:, None], 0)
     return rows + patch * height, columns, heights * widths
 
 
@@ -147,7 +148,26 @@ def _draw_shares(key: jax.Array, shape, *, alpha: float, p: float) -> jax.Array:
     beta_key, chosen_key = jax.random.split(key)
     chosen = jax.random.bernoulli(chosen_key, p, shape[:1])
     chosen = chosen.reshape(-1, *(1,) * (len(shape) - 1))
-    return jnp.where(chosen, jax.random.beta(beta_key, alpha, alpha, shape), 1.0)
+    return jnp.where(chosen, _draw_beta(beta_key, alpha, shape), 1.0)
+
+
+def _draw_beta(key: jax.Array, alpha: float, shape: tuple[int, ...]) -> jax.Array:
+    """Returns Beta(alpha, alpha) draws, exact but for float32, without rejection.
+
+    JAX's rejects draws until all of a batch are good: on a GPU the host waits for every
+    round. The coordinate of a point that is uniform on a sphere is Beta(a, a), moved to
+    [-1, 1], and takes two uniform numbers (Ulrich, 1984, "Computer generation of
+    distributions on the m-sphere"). With a = alpha + 1 it is the share of one of two
+    Gamma(alpha + 1) numbers, and one of Gamma(alpha) is such a number times
+    u^(1 / alpha) (Marsaglia & Tsang, 2000).
+    """
+    if alpha == 1:
+        return jax.random.uniform(key, shape)
+    uniform = jax.random.uniform(key, (4, *shape), minval=jnp.finfo(jnp.float32).tiny)
+    radius = jnp.sqrt(-jnp.expm1(jnp.log(uniform[0]) / (alpha + 0.5)))
+    coordinate = radius * jnp.cos(2 * jnp.pi * uniform[1])
+    odds = jnp.log1p(coordinate) - jnp.log1p(-coordinate)
+    return jax.nn.sigmoid(odds + (jnp.log(uniform[2]) - jnp.log(uniform[3])) / alpha)
 
 
 def _lerp(x: jax.Array, weights: jax.Array) -> jax.Array:

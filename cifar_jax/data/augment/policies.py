@@ -45,10 +45,11 @@ def auto_augment(
     operations, probabilities, levels = tables.SUB_POLICIES[policy]
     table = tables.magnitudes(tables.AUTO_AUGMENT, height=height, width=width)
     policy_key, use_key, layers_key = jax.random.split(key, 3)
-    chosen = jax.random.randint(policy_key, (batch,), 0, len(operations))
-    used = jax.random.uniform(use_key, (batch, 2)) < jnp.array(probabilities)[chosen]
-    drawn = jnp.where(used, jnp.array(operations)[chosen], 0)
-    strengths = jnp.array(table[operations, levels])[chosen]
+    chosen = jax.random.randint(policy_key, (batch, 1), 0, len(operations))
+    chosen = 2 * chosen + np.arange(2)[None]  # both operations of the sub-policy
+    used = jax.random.uniform(use_key, (batch, 2)) < _look_up(probabilities, chosen)
+    drawn = jnp.where(used, _look_up(operations, chosen), 0)
+    strengths = _look_up(table[operations, levels], chosen)
     return _apply_layers(layers_key, images, drawn, strengths, p, interpolation, fill)
 
 
@@ -84,7 +85,7 @@ def rand_augment(
     choice_key, layers_key = jax.random.split(key)
     num_choices = len(tables.UNIFORM_CHOICES)
     drawn = jax.random.randint(choice_key, (batch, num_ops), 0, num_choices)
-    strengths = jnp.array(table[:, magnitude])[drawn]
+    strengths = _look_up(table[:, magnitude], drawn)
     return _apply_layers(layers_key, images, drawn, strengths, p, interpolation, fill)
 
 
@@ -113,8 +114,20 @@ def trivial_augment_wide(
     num_choices, num_levels = len(tables.UNIFORM_CHOICES), table.shape[1]
     drawn = jax.random.randint(choice_key, (batch, 1), 0, num_choices)
     levels = jax.random.randint(level_key, (batch, 1), 0, num_levels)
-    strengths = jnp.array(table)[drawn, levels]
+    strengths = _look_up(table, drawn * num_levels + levels)
     return _apply_layers(layers_key, images, drawn, strengths, p, interpolation, fill)
+
+
+def _look_up(table: np.ndarray, index: jax.Array) -> jax.Array:
+    """Returns a table's entries at a flat index, [B, N]; gathers are slow on TPUs."""
+    chosen = index[..., None] == np.arange(table.size)[None, None]
+    return jnp.where(chosen, table.ravel()[None, None], 0).sum(axis=-1)
+
+
+def _is_among(operations: jax.Array, names: tuple[str, ...]) -> jax.Array:
+    """Returns bool: whether each operation is one of those named."""
+    positions = np.flatnonzero(np.isin(tables.OPERATIONS, names))
+    return jnp.isin(operations, positions, method="compare_all")
 
 
 def _apply_layers(
@@ -134,9 +147,8 @@ def _apply_layers(
     sign_key, use_key = jax.random.split(key)
     used = jax.random.bernoulli(use_key, p, (images.shape[0], 1))
     drawn = jnp.where(used, drawn, 0)
-    is_signed = np.isin(tables.OPERATIONS, tables.SIGNED)
     flipped = jax.random.bernoulli(sign_key, 0.5, drawn.shape)
-    signs = jnp.where(jnp.array(is_signed)[drawn] & flipped, -1.0, 1.0)
+    signs = jnp.where(_is_among(drawn, tables.SIGNED) & flipped, -1.0, 1.0)
     levels = color.as_levels(images)
     strengths = signs * strengths
     for layer in range(drawn.shape[1]):
@@ -186,8 +198,8 @@ def apply_operations(
     }
     # An image has one operation, so each of these sees the image as it came.
     for names, function in functions.items():
-        is_among = jnp.array(np.isin(tables.OPERATIONS, names))[operations]
-        levels = apply_where(is_among, function, levels, operations, magnitudes)
+        mask = _is_among(operations, names)
+        levels = apply_where(mask, function, levels, operations, magnitudes)
     return levels
 
 

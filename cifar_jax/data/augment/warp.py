@@ -1,11 +1,13 @@
 """Affine maps of batched NHWC images: matrices as torchvision, pixels as PIL.
 
 A matrix takes an output position to an input position, (x, y) = M @ (x', y', 1), in
-pixels, with pixel centres at half-integers. One gather on a flat index samples a batch.
+pixels, with pixel centres at half-integers. One gather on a flat index samples a batch;
+on a TPU, where gathers are slow, a product with one-hot matrices does the same.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cifar_jax.data.augment import checks
 
@@ -132,12 +134,59 @@ def _bilinear(images: jax.Array, matrices: jax.Array) -> tuple[jax.Array, jax.Ar
 
 def gather(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """Returns the pixels at int32 [B, H', W'] positions, or the nearest inside."""
+    _, height, width, _ = images.shape
+    return jax.lax.platform_dependent(
+        images,
+        jnp.clip(rows, 0, height - 1),
+        jnp.clip(columns, 0, width - 1),
+        tpu=_gather_by_products,
+        default=_gather_by_index,
+    )
+
+
+def _gather_by_index(images: jax.Array, rows: jax.Array, columns: jax.Array):
     _, height, width, num_channels = images.shape
-    index = jnp.clip(rows, 0, height - 1) * width + jnp.clip(columns, 0, width - 1)
     pixels = images.reshape(-1, height * width, num_channels)
     # A vmapped gather keeps the batch a batch: it stays on its device when sharded.
     take = jax.vmap(lambda image, i: image.at[i].get(mode="promise_in_bounds"))
-    return take(pixels, index)
+    return take(pixels, rows * width + columns)
+
+
+def _gather_by_products(images: jax.Array, rows: jax.Array, columns: jax.Array):
+    """Chooses rows by products with one-hot matrices, then columns by selection.
+
+    It is exact, since each sum has one term that is not zero. float32 holds up to three
+    channels of 8 bits in one number; bfloat16, whose products are the fast ones, holds
+    each of them times a power of two. Other images take a float32 product a channel.
+    """
+    batch, height, width, num_channels = images.shape
+    is_packed = images.dtype == jnp.uint8
+    depth, dtype = (3, jnp.bfloat16) if is_packed else (1, jnp.float32)
+    row, column = (x.reshape(batch, 1, -1) for x in (rows, columns))
+    is_column = column == jnp.arange(width)[None, :, None]  # [B, W, H' * W']
+    channels = []
+    for first in range(0, num_channels, depth):
+        part = images[..., first : first + depth].astype(jnp.float32)
+        powers = 256.0 ** np.arange(part.shape[-1])
+        table = (part * powers[None, None, None]).astype(dtype)
+        levels = np.arange(len(powers) * height)
+        table = table.transpose(0, 2, 3, 1).reshape(batch, width, len(levels))
+        is_row = (row == (levels % height)[None, :, None]).astype(dtype)
+        chosen = jnp.einsum(
+            "bwk,bkp->bwp",
+            table,
+            is_row,
+            precision=None if is_packed else "highest",
+            preferred_element_type=jnp.float32,
+        )
+        found = jnp.where(is_column, chosen, 0).sum(axis=1)
+        if is_packed:
+            found = found.astype(jnp.int32)
+            channels += [found >> 8 * k & 255 for k in range(len(powers))]
+        else:
+            channels.append(found)
+    pixels = jnp.stack(channels, axis=-1).reshape(*rows.shape, num_channels)
+    return pixels.astype(images.dtype)
 
 
 def optimization_barrier(images: jax.Array, key: jax.Array) -> jax.Array:

@@ -25,14 +25,14 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     Attributes:
       image_shape: Height, width and channels of the images.
       labels: Names of the classes, by feature; `label` is one of the features.
-      spec: Archive that the data set is made from; None: it needs none.
-      source: Local copy of that archive: the archive, its unpacked folder, or a folder
+      specs: Archives that the data set can be made from; empty: it needs none.
+      source: Local copy of one of them: the archive, its unpacked folder, or a folder
         that holds either.
     """
 
     image_shape: ImageShape
     labels: Mapping[str, tuple[str, ...]]
-    spec: ArchiveSpec | None = None
+    specs: tuple[ArchiveSpec, ...] = ()
 
     def __init__(self, *, source: str | os.PathLike | None = None, **kwargs):
         self.source = source
@@ -40,8 +40,8 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def read(self) -> LabelledSplits:
         """Returns the images and labels of each split; here, those of the archive."""
-        assert self.source is not None and self.spec is not None
-        return archives.read(self.source, self.spec)
+        assert self.source is not None
+        return archives.read(self.source, archives.choose(self.source, self.specs))
 
     def _info(self) -> tfds.core.DatasetInfo:
         features: dict[str, tfds.features.FeatureConnector] = {

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as TFDS data sets, from the official binary archives."""
+"""CIFAR-10 and CIFAR-100 as TFDS data sets, from the official archives."""
 
 import tensorflow_datasets as tfds
 
@@ -14,9 +14,9 @@ class Cifar10(LabelledImages, skip_registration=True):
 
     name = "cifar10"
     VERSION = tfds.core.Version("3.0.2")
-    spec = archive_spec.CIFAR10
-    image_shape = spec.image_shape
-    labels = spec.labels
+    specs = (archive_spec.CIFAR10, archive_spec.CIFAR10_PYTHON)
+    image_shape = specs[0].image_shape
+    labels = specs[0].labels
 
 
 class Cifar100(LabelledImages, skip_registration=True):
@@ -24,6 +24,6 @@ class Cifar100(LabelledImages, skip_registration=True):
 
     name = "cifar100"
     VERSION = tfds.core.Version("3.0.2")
-    spec = archive_spec.CIFAR100
-    image_shape = spec.image_shape
-    labels = spec.labels
+    specs = (archive_spec.CIFAR100, archive_spec.CIFAR100_PYTHON)
+    image_shape = specs[0].image_shape
+    labels = specs[0].labels

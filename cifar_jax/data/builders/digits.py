@@ -3,7 +3,6 @@
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from sklearn import datasets, model_selection
 
 from cifar_jax.data.builders._base import LabelledImages, LabelledSplits
 
@@ -21,6 +20,8 @@ class Digits(LabelledImages, skip_registration=True):
 
     def read(self) -> LabelledSplits:
         """Enlarges the 8x8 digits to 32x32 (bicubic) and splits them 80:20."""
+        from sklearn import datasets, model_selection  # slow, and used only here
+
         pixels, labels = datasets.load_digits(return_X_y=True)
         images = np.empty((len(pixels), *self.image_shape), np.uint8)
         for k, row in enumerate(pixels):  # float [64] from 0 to 16

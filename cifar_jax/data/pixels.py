@@ -1,0 +1,86 @@
+"""Decoded images kept beside their data set, so that a start decodes no PNG."""
+
+import contextlib
+import dataclasses
+import hashlib
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from cifar_jax._files import replacing
+from cifar_jax.data.dataset import Batch, Dataset, histogram
+
+# Larger data sets are decoded each time, rather than kept on disk twice.
+MAX_BYTES = 2**31
+
+
+def kept(dataset: Dataset, path: pathlib.Path, version: str) -> Dataset:
+    """Returns a data set that keeps its images in a file, decoded, once all are read.
+
+    The file is one array in NumPy's format: a record of a SHA-256, the histogram of the
+    channels, the labels, and the images, which are mapped, not read. A file that is
+    damaged or of another version is made anew; several processes may make it at once.
+    Where it cannot be written, all works as it does without it.
+
+    Args:
+      dataset: Labelled images that are slow to decode.
+      path: The file.
+      version: What changes with the files that the images come from.
+    """
+    count = len(dataset)
+    fields: list[Any] = [
+        ("sha256", "S64"),
+        ("histogram", "<i8", (dataset.image_shape[-1], 256)),
+        ("labels", "<i4", (count,)),
+        ("images", "u1", (count, *dataset.image_shape)),
+    ]
+    dtype = np.dtype(fields)
+    if dataset.label_names is None or not count or dtype.itemsize > MAX_BYTES:
+        return dataset
+    record = None
+
+    def read(start: int, stop: int) -> Batch:
+        nonlocal record
+        if record is None:
+            record = _map(path, dtype, version)
+        is_whole = stop - start == count
+        if record is not None:  # copies, since a batch may outlive the map
+            images = record["images"][0, start:stop].copy()
+            labels = record["labels"][0, start:stop].copy()
+            counts = record["histogram"][0] if is_whole else None
+            return Batch(images, labels, histogram=counts)
+        batch = dataset.read(start, stop)
+        if not is_whole:
+            return batch
+        batch = dataclasses.replace(batch, histogram=histogram(batch.images))
+        new = np.zeros(1, dtype)
+        for key in ("histogram", "labels", "images"):
+            new[key] = getattr(batch, key)
+        new["sha256"] = _sha256(new, version)
+        with contextlib.suppress(OSError), replacing(path) as temporary:
+            # Not through a map, which a full disk would turn into a fatal signal.
+            with temporary.open("wb") as file:
+                np.save(file, new)
+        return batch
+
+    return dataclasses.replace(dataset, read=read)
+
+
+def _map(path: pathlib.Path, dtype: np.dtype, version: str) -> np.ndarray | None:
+    """Returns a file's record, as an array of one; None: it is not there or bad."""
+    try:
+        record = np.load(path, mmap_mode="r")
+    except Exception:  # a damaged header raises many kinds
+        return None
+    if record.dtype != dtype or record.shape != (1,):
+        return None
+    return record if record["sha256"][0] == _sha256(record, version) else None
+
+
+def _sha256(record: Any, version: str) -> bytes:
+    """Returns the SHA-256 of a record's content, in hexadecimal digits."""
+    digest = hashlib.sha256(version.encode())
+    for key in ("histogram", "labels", "images"):
+        digest.update(record[key])
+    return digest.hexdigest().encode()
