@@ -184,7 +184,8 @@ def _members(
             fields = header[124:136], header[148:156]
             size, checksum = (int(field.strip(b" \0") or b"0", 8) for field in fields)
             # The checksum counts its own field as spaces.
-            if sum(header) - sum(fields[1]) + 8 * ord(" ") != checksum or size < 0:
+            found = sum(header) - sum(fields[1]) + 8 * ord(" ")
+            if len(header) < 512 or found != checksum or size < 0:
                 raise ValueError("a header is damaged")
             end = file.tell() + size + -size % 512
             if end > MAX_UNPACKED:

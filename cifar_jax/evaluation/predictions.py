@@ -55,7 +55,7 @@ def write(
       predictor: Network.
       dataset: Images of its shape.
       path: CSV file to write.
-      top_k: Number of likely classes in `Top1`, `Top1Probability` and so on.
+      top_k: Number of classes in `Top1`, `Top1Probability` and so on.
       probabilities: Whether to write all probabilities, in `P_` and the class name.
       spreadsheet: Whether IDs that a spreadsheet took for formulas are quoted by '.
       advance: Called with the number of images in each batch.

@@ -154,9 +154,8 @@ def initialize(
     on_tpu_vm = bool(chips) and importlib.util.find_spec("libtpu") is not None
     if None in given and not (under_srun or on_tpu_vm):
         return
-    # Its handler of SIGTERM would take the place of ours.
+    # Its handler of SIGTERM would replace ours; its threads answer a death by abort().
     jax.config.update("jax_enable_preemption_service", False)
-    # JAX's threads answer the end of another process by abort().
     ctypes.CDLL(None).signal(signal.SIGABRT, _ON_ABORT)
     try:
         jax.distributed.initialize(
