@@ -31,6 +31,12 @@ def define_flags(flags: _cli.Flags) -> None:
     flags.add_string("workdir", "run directory to make")
 
 
+NOT_VERIFIED = (
+    "not verified: that the options are the original's. Strides, pools, activation, "
+    "bn_epsilon and normalisation cannot be told from weights; give --check FILE.npz"
+)
+
+
 def main(flags: _cli.Flags) -> None:
     """Makes the run directory and says how it was verified."""
     for name in ("weights", "mean", "std", "workdir"):
@@ -50,13 +56,12 @@ def main(flags: _cli.Flags) -> None:
     pytorch_import = formats.import_module("pytorch_import")
     source = sources.open(flags.data)
     config, weights = flags.config, pathlib.Path(flags.weights)
-    preset = PRESETS.get(flags.preset, {})
     told = torch_names.detect(pytorch_import.read(weights))
-    if not (preset or told):
+    if not (flags.preset or told):
         raise UserError(
             f"{weights} has other names than those of the usual ResNets; give --preset"
         )
-    config.model.update(preset)
+    config.model.update(PRESETS.get(flags.preset, {}))
     config.model.update(told)
     config.update_from_flattened_dict(flags.config_overrides())
     config.budget.limit = None  # holds for what is trained here
@@ -72,9 +77,8 @@ def main(flags: _cli.Flags) -> None:
         "mean": list(mean),
         "std": list(std),
     }
-    workdir, original = pathlib.Path(flags.workdir), None
-    if flags.check:
-        original = arrays.read_npz(pathlib.Path(flags.check), "images", "logits")
+    workdir, file = pathlib.Path(flags.workdir), flags.check
+    original = arrays.read_npz(pathlib.Path(file), "images", "logits") if file else None
     check = pytorch_import.import_weights(weights, config, dataset, workdir, original)
     words = (f"{key}={config.model[key]}" for key in told)
     print(f"{workdir}: {flags.preset or 'a network'} with {', '.join(words)}")
@@ -82,11 +86,7 @@ def main(flags: _cli.Flags) -> None:
     if original:
         print(f"it gives the original's logits for the {len(original[0]):,} images")
     else:
-        print(
-            "not verified: that the options are the original's. Strides, pools, "
-            "activation, bn_epsilon and normalisation cannot be told from weights; "
-            "give --check FILE.npz"
-        )
+        print(NOT_VERIFIED)
 
 
 def _channels(name: str, texts: list[str], count: int) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ import threading
 import time
 from concurrent.futures import Executor, Future
 
-from cifar_jax import _processes
+from cifar_jax import _runtime
 from cifar_jax import config as default
 from cifar_jax.studies import driver, run
 
@@ -56,7 +56,7 @@ class Pretended(Executor):
             time.sleep(max(0.0, due - time.monotonic()))
             if self._random.random() < self._deaths:
                 self.num_deaths += 1
-                future.set_exception(_processes.WorkerDied("signal 9"))
+                future.set_exception(_runtime.WorkerDied("signal 9"))
                 continue
             value = self._random.random()
             workdir.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from support.studying import SAMPLED, Pretended, config_of, make
 
-from cifar_jax import UserError, _processes
+from cifar_jax import UserError, _runtime
 from cifar_jax.studies import driver, plots
 from cifar_jax.studies.driver import run_study
 from cifar_jax.studies.journal import Journal
@@ -90,7 +90,7 @@ def test_a_study_without_a_good_run_says_so(tmp_path):
 
 
 def test_a_run_that_kills_its_process_three_times_is_closed(tmp_path):
-    died = _processes.WorkerDied("signal 9; see logs/worker-1.log")
+    died = _runtime.WorkerDied("signal 9; see logs/worker-1.log")
     executor = Pretended(outcomes={"C2/seed-0": [died] * 9})
     rows, _ = study(tmp_path, executor)
     assert executor.trained.count("C2/seed-0") == driver.MOST_DEATHS == 3

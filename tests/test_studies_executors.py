@@ -11,7 +11,7 @@ import time
 import pytest
 from support.studying import config_of
 
-from cifar_jax import UserError, _processes
+from cifar_jax import UserError, _runtime
 from cifar_jax.studies import executors
 from cifar_jax.studies.driver import run_study
 
@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 @pytest.fixture
 def pool(tmp_path):
     """Two local processes."""
-    pool = _processes.Processes(2, 1, tmp_path / "logs")
+    pool = _runtime.Processes(2, 1, tmp_path / "logs")
     yield pool
     pool.shutdown(cancel_futures=True)
 
@@ -49,18 +49,18 @@ def test_calls_are_done_by_processes_of_their_own(pool, tmp_path):
 
 
 def test_a_process_that_dies_is_replaced(pool):
-    with pytest.raises(_processes.WorkerDied, match="signal 9; see .*worker-.*log"):
+    with pytest.raises(_runtime.WorkerDied, match="signal 9; see .*worker-.*log"):
         pool.submit(os.kill, 0, signal.SIGKILL).result()
-    with pytest.raises(_processes.WorkerDied, match="exit code 3"):
+    with pytest.raises(_runtime.WorkerDied, match="exit code 3"):
         pool.submit(os._exit, 3).result()
     assert pool.submit(abs, -2).result() == 2
 
 
 CHILD = """
 import pathlib, sys, time
-from cifar_jax import _processes
+from cifar_jax import _runtime
 if __name__ == "__main__":
-    pool = _processes.Processes(1, 1, pathlib.Path(sys.argv[1]))
+    pool = _runtime.Processes(1, 1, pathlib.Path(sys.argv[1]))
     print(pool.submit(__import__("os").getpid).result(), flush=True)
     time.sleep(60)
 """

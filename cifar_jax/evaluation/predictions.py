@@ -61,11 +61,10 @@ def write(
       advance: Called with the number of images in each batch.
     """
     names = predictor.network.label_names
-    batch_size = predictor.batch_size(dataset)
     header = _header(names, top_k, probabilities)
     summary = Summary(np.zeros(len(names), np.int64))
     ids = range(len(dataset)) if dataset.ids is None else dataset.ids
-    predictor.compile(batch_size)  # before the clock starts
+    predictor.compile(predictor.batch_size(dataset))  # before the clock starts
     start = time.perf_counter()
     with replacing(path) as temporary:
         with temporary.open("w", newline="", encoding="utf-8") as file:

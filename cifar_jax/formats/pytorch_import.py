@@ -71,15 +71,18 @@ def import_weights(
     module.load_state_dict(state | tensors)
     theirs = torch_resnet.Classifier(module, dataset["mean"], dataset["std"]).eval()
     head_map = torch_resnet.head_map(module.design, shape)
-    variables = {}
-    for kind, tree in network.variables.items():
-        leaves: dict[Any, Any] = traverse_util.flatten_dict(tree)
-        paths = {leaf_path: leaf.shape for leaf_path, leaf in leaves.items()}
-        arrays = torch_names.to_flax(weights, paths, head_map)
-        variables[kind] = traverse_util.unflatten_dict(arrays)
+    trees = network.variables.items()
+    variables = {kind: _to_flax(weights, tree, head_map) for kind, tree in trees}
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     metadata = {"epoch": 0, "imported": path.name, "sha256": sha256}
     return _save(config, dataset, variables, metadata, theirs, workdir, original)
+
+
+def _to_flax(weights: Mapping[str, np.ndarray], tree: Any, head_map: Any) -> Any:
+    """Returns a tree of the weights, in the structure and the shapes of this one."""
+    leaves: dict[Any, Any] = traverse_util.flatten_dict(tree)
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    return traverse_util.unflatten_dict(torch_names.to_flax(weights, shapes, head_map))
 
 
 def _check_variances(weights: Mapping[str, np.ndarray]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax._processes import Processes
+from cifar_jax._runtime import Processes
 
 
 def make(spec: str, workers: int, options: ConfigDict, logs: pathlib.Path) -> Executor:

@@ -186,16 +186,9 @@ class CheckpointFolder:
             restored, reason = self._try(candidate, template, sharding)
             if restored is None:
                 damaged[candidate] = reason
-                continue
-            if epoch not in (None, restored[1]["epoch"]):
-                continue
-            for bad, reason in damaged.items():
-                self._report(
-                    f"checkpoint {bad} is damaged ({reason}); using {candidate}"
-                )
-                if not self._read_only:
-                    self._rename(bad, "damaged")
-            return restored
+            elif epoch in (None, restored[1]["epoch"]):
+                self._set_aside(damaged, candidate)
+                return restored
         if damaged:
             reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
             raise UserError(
@@ -203,6 +196,13 @@ class CheckpointFolder:
                 "folder from a copy, or start again in another --workdir"
             )
         return None
+
+    def _set_aside(self, damaged: dict[int, str], used: int) -> None:
+        """Reports damaged checkpoints, and renames them to damaged-STEP."""
+        for step, reason in damaged.items():
+            self._report(f"checkpoint {step} is damaged ({reason}); using {used}")
+            if not self._read_only:
+                self._rename(step, "damaged")
 
     def drop_after(self, step: int, *, delete: bool) -> None:
         """Drops the checkpoints after the step that a run resumes from.

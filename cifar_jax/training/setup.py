@@ -178,17 +178,15 @@ def make(
     mesh, config = distributed.make_mesh(devices), for_chips(config, report)
     source = source or open_source(config, report=report)
     model, num_parameters, macs = _make_model(config, source, mesh, report)
-    pipeline = augment.make_pipeline(
-        config.augment, image_shape=source.image_shape, seed=config.seed
-    )
+    shape = source.image_shape
+    chain = augment.make_pipeline(config.augment, image_shape=shape, seed=config.seed)
     _check(config, mesh)
     train, val = read_train_and_val(config, source)
+    source.check_split(config.data.test_split)
     if config.evaluate.select_on == "test":  # as some reports did
         val = source.read(config.data.test_split)
-    else:
-        source.check_split(config.data.test_split)
-    options = _step_options(config, source, train, pipeline, mesh)
-    schedule, optimizer = _make_optimizer(config, model, source.image_shape, options)
+    options = _step_options(config, source, train, chain, mesh)
+    schedule, optimizer = _make_optimizer(config, model, shape, options)
     placement, steps_per_dispatch = _placement(config, mesh, options, train)
     return Setup(
         source=source,
