@@ -95,3 +95,11 @@ def mixed_dtypes(strict_dtypes):
     """For Flax's BatchNorm in bfloat16 and average pool, and Optax's Adam: they mix."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def optimised():
+    """Compiles with all of XLA's optimisations, for what computes for long."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

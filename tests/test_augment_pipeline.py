@@ -372,9 +372,11 @@ def test_the_alternating_flip_follows_the_seed_of_the_run():
     images = jnp.arange(64 * 4 * 4 * 1, dtype=jnp.float32).reshape(64, 4, 4, 1)
     labels, index = jnp.zeros((64, 2)), jnp.arange(64)
 
-    def flipped(seed, **options):
+    def flipped(run_seed, **options):
         transforms = [dict(name="alternating_flip", **options)]
-        pipeline = augment.make_pipeline(transforms, image_shape=(4, 4, 1), seed=seed)
+        pipeline = augment.make_pipeline(
+            transforms, image_shape=(4, 4, 1), seed=run_seed
+        )
         found, _ = pipeline(jax.random.key(9), images, labels, epoch=0, index=index)
         return (found != images).any((1, 2, 3)).tolist()
 

@@ -162,7 +162,7 @@ def test_a_state_split_over_devices_is_saved_whole(tmp_path):
     split = distributed.split(distributed.make_mesh())
     values = np.arange(32.0).reshape(16, 2)
     with Opened(tmp_path) as (checkpoints, _):
-        checkpoints.save(1, jax.device_put({"x": values}, split), {})
+        checkpoints.save(1, jax.device_put({"x": values}, split), FACTS)
         template = {"x": jax.ShapeDtypeStruct((16, 2), np.float32)}
         one = SingleDeviceSharding(jax.devices()[3])
         tree, _ = checkpoints.restore(template, one)

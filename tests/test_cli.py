@@ -93,7 +93,7 @@ def test_a_broken_config_file_is_one_line(text, form, message, tmp_path):
         ("predict", ["--checkpoint=runs/x/best"], "RUN/checkpoints/STEP"),
         ("export", ["--checkpoint=x/best/3", "--ema"], "no weights for --ema"),
         ("export", ["--workdir=runs/x", "--format=keras"], "stablehlo"),
-        ("import_torch", ["--weights=x.pt"], "--preset is missing"),
+        ("import_torch", ["--weights=x.pt"], "--mean is missing"),
         ("report", [], "RUN is missing"),
         ("report", ["runs/x", "--check"], "--check needs --records"),
         ("report", ["--records", "x", "y"], "unexpected argument 'y'"),

@@ -260,7 +260,7 @@ def test_safetensors_of_others_are_refused(tmp_path):
         pretrained.load_model(path)
     for strange in ("1", "{}", '{"config": {"model": 1}, "dataset": {}}', "["):
         safe_numpy.save_file({"a": np.zeros(3)}, path, metadata={"card": strange})
-        with pytest.raises(UserError, match="is not a network of"):
+        with pytest.raises(UserError, match="is not a network of|has the wrong type"):
             pretrained.load_model(path)
     card = {"card": json.dumps(export.describe(network))}
     safe_numpy.save_file({"a": np.zeros(3)}, path, metadata=card)

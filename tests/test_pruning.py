@@ -10,6 +10,7 @@ from support.runs import tiny_config, train
 from support.stepping import NUM_CLASSES, Run, check_close
 
 from cifar_jax import UserError
+from cifar_jax import config as default
 from cifar_jax.data import sources
 from cifar_jax.training import pretrained, results, setup
 from cifar_jax.training.methods import pruning
@@ -176,6 +177,7 @@ def test_only_epochs_of_the_final_sparsity_are_shipped(
 ):
     """The first epoch is the best one, but not pruned enough."""
     monkeypatch.setitem(results.RANKS, "earliest", lambda val: (-val["epoch"],))
+    monkeypatch.setitem(default.CHOICES, "evaluate.best_by", ("earliest",))
     config = tiny_config(digits_dir)
     config.train.epochs, config.evaluate.best_by = 4, "earliest"
     config.prune.sparsity, config.prune.stop = 0.8, "3 epochs"

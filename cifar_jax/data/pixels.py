@@ -46,8 +46,8 @@ def kept(dataset: Dataset, path: pathlib.Path, version: str) -> Dataset:
             record = _map(path, dtype, version)
         is_whole = stop - start == count
         if record is not None:  # copies, since a batch may outlive the map
-            images = record["images"][0, start:stop].copy()
-            labels = record["labels"][0, start:stop].copy()
+            images = np.array(record["images"][0, start:stop])
+            labels = np.array(record["labels"][0, start:stop])
             counts = record["histogram"][0] if is_whole else None
             return Batch(images, labels, histogram=counts)
         batch = dataset.read(start, stop)
