@@ -195,7 +195,7 @@ ERRORS = {
     "rare.png": "cannot be read",  # fewer decoders, fewer holes
     "bomb.png": "cannot be read .*exceeds limit",
     "large.png": "has 10000x6000 pixels; at most 50,000,000 are read",
-    "small.png": r"has 5x10 pixels \(height x width\) instead of 8x10; use --resize, or",
+    "small.png": r"has 5x10 pixels \(height x width\) instead of 8x10; use --resize",
     "deep.png": r"has more than 8 bits a pixel \(I;16\); save it with 8",
     "pipe.png": "is not a regular file; give an image",
     "null.png": "is not a regular file; give an image",

@@ -545,7 +545,7 @@ def test_the_values_under_the_pointer_are_where_the_picture_has_them(tmp_path):
         ("config.json", b"{", "is damaged"),
         ("config.json", b"{}", "'seed' is missing"),
         ("dataset.json", b'{"name": 3}', "'name' is missing or has the wrong"),
-        ("result.json", b"[]", "its content is missing or has the wrong type"),
+        ("result.json", b"[]", "is not a JSON object"),
         ("metrics.jsonl", b"\xff\xfe\n", "damaged"),
         ("evaluation/confusion.csv", b"x\n1,a", "confusion.csv is damaged"),
         ("evaluation/errors.npz", b"PK\x03", "errors.npz is damaged"),
