@@ -186,7 +186,7 @@ class CheckpointFolder:
             restored, reason = self._try(candidate, template, sharding)
             if restored is None:
                 damaged[candidate] = reason
-            elif epoch in (None, restored[1]["epoch"]):
+            elif epoch in (None, restored[1].get("epoch")):
                 self._set_aside(damaged, candidate)
                 return restored
         if damaged:
