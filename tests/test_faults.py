@@ -133,11 +133,11 @@ def moments(workdir):
 # Orbax warns where a state is read as it lies on disk.
 @pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(digits_dir, tmp_path):
+def test_kills_change_nothing(digits_dir, tmp_path):
     """SIGKILL at random moments: in compiling, training, saving and validating."""
     generator, kills, workdir = random.Random(0), 0, tmp_path / "run"
     flags = ["--config.train.epochs=60", "--config.checkpoint.every_seconds=0"]
-    while kills < 20:
+    while kills < 8:
         moment = generator.choice(moments(workdir))
         process = start(workdir, digits_dir, *flags)
         begun = time.monotonic()
@@ -152,7 +152,7 @@ def test_twenty_kills_change_nothing(digits_dir, tmp_path):
         if ended:
             break
         kills += 1
-    assert kills == 20, f"the run has ended after {kills} kills; give it more epochs"
+    assert kills == 8, f"the run has ended after {kills} kills; give it more epochs"
     whole = start(tmp_path / "whole", digits_dir, *flags)
     assert whole.wait(300) == 0
     whole.communicate()
