@@ -70,11 +70,24 @@ def main(flags: _cli.Flags) -> None:
     output = pathlib.Path(flags.output or f"results/records/{name}.json")
     workdir = pathlib.Path(flags.workdir or f"runs/records/{name}")
     record = read(output, flags.config, name)
-    record["command"] = shlex.join(["python", "scripts/records.py", *flags.argv])
+    record["command"] = command(flags.argv)
     record["planned_seeds"] = _seeds(flags.seeds)
     limit = 60 * flags.minutes or math.inf
     run_seeds(record, flags.config, output, workdir, limit, flags.data_note)
     print(text(record))
+
+
+def command(argv: list[str]) -> str:
+    """Returns the command without the flags that say where and for how long."""
+    words = ["python", "scripts/records.py"]
+    rest = iter(argv)
+    for word in rest:
+        name, equals, _ = word.lstrip("-").partition("=")
+        if name not in ("workdir", "output", "minutes"):
+            words.append(word)
+        elif not equals:
+            next(rest, None)
+    return shlex.join(words)
 
 
 def _seeds(texts: list[str]) -> list[int]:

@@ -95,3 +95,10 @@ def test_summary_agrees_with_scipy():
     assert (found["n"], records.summary([None])) == (4, None)
     one = {"mean": 0.5, "std": None, "n": 1, "interval": None}
     assert records.summary([0.5]) == one
+
+
+def test_the_command_of_a_record_makes_it_anywhere():
+    argv = ["--config", "c.py:full", "--workdir", "w", "--seeds=0,1", "--minutes=9"]
+    assert records.command([*argv, "--output", "o", "--config.seed=1"]) == (
+        "python scripts/records.py --config c.py:full --seeds=0,1 --config.seed=1"
+    )

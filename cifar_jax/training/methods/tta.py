@@ -43,10 +43,9 @@ def logits(
       name: Of `TTA`; "none" has the first row alone.
     """
     weights, views = zip(*TTA[name](images), strict=True)
-    count = len(views)
-    views = jnp.stack(views, axis=1).reshape(-1, *images.shape[1:])
-    rows = network(views).reshape(len(images), count, -1)
-    if count == 1:
-        return rows
-    mean = jnp.einsum("bvk,v->bk", rows, jnp.asarray(weights))
-    return jnp.stack([rows[:, 0], mean], axis=1)
+    if len(views) == 1:
+        return network(images)[:, None]
+    # One view after the other, in the memory of one.
+    rows = jax.lax.map(network, jnp.stack(views))
+    mean = jnp.einsum("vbk,v->bk", rows, jnp.asarray(weights))
+    return jnp.stack([rows[0], mean], axis=1)
