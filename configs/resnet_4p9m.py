@@ -2,7 +2,7 @@
 
 The network of report 001, at 64-128-256-512 channels, 0.507 GFLOPs an image, with the
 recipe that is meant to be the best for it in two minutes.
-Measured on an H200 with resnet_4p9m.py:full, one seed
+Measured: on an H200 with resnet_4p9m.py:full, one seed
 (results/records/resnet_4p9m-full.json): test accuracy 0.9562, with six views
 (evaluate.tta="multicrop") 0.9646, 92 s of training; at 153,500 images/s, the rate of
 most epochs, it would be 81 s. ResNet-18, more than twice its size, has 0.9668 after 800

@@ -1,7 +1,7 @@
 """CIFAR-10 in about a minute on one accelerator: the network of seconds.py for longer.
 
 4,846,658 parameters, 0.554 GFLOPs an image.
-Measured on an H200 with minute.py:full, 2 seeds (results/records/minute-full.json):
+Measured: on an H200 with minute.py:full, 2 seeds (results/records/minute-full.json):
 test accuracy 0.9566 and 0.9535, with six views (evaluate.tta="multicrop") 0.9605 and
 0.9612, 33.5 s of training at 176,000 images/s. Jordan's airbench96, of this shape with
 twice the parameters, has 0.9603 with six views after 37 epochs; a wide ResNet of 4.3M

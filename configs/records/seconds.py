@@ -2,7 +2,7 @@
 
 4,846,658 parameters, 0.554 GFLOPs an image: a whitening stem, then three stages of a
 convolution, a max-pool and a residual block, at 128-256-352 channels.
-Measured on an H200 with seconds.py:full, 8 seeds (results/records/seconds-full.json):
+Measured: on an H200 with seconds.py:full, 8 seeds (results/records/seconds-full.json):
 test accuracy 0.9385 +- 0.0012, with six views (evaluate.tta="multicrop")
 0.9475 +- 0.0009, 3.93 s of training at 175,000 images/s. A process that finds nothing
 compiled takes 160 s. Jordan's airbench95, of nearly this shape without residuals, has
