@@ -167,10 +167,10 @@ def test_the_first_step_of_the_last_tenth_is_the_first_one_without(prepared, tot
 def test_calls_on_an_accelerator_divide_an_epoch(prepared, monkeypatch):
     monkeypatch.setattr(distributed, "is_on_cpu", lambda sharding: False)
     lengths = {}
-    for batch_size in (14, 30, 200, 12):
+    for batch_size in (14, 18, 30, 200, 12):
         setup_ = prepared(steps_per_dispatch=0, train=dict(batch_size=batch_size))
         lengths[setup_.options.steps_per_epoch] = setup_.steps_per_dispatch
-    assert lengths == {92: 46, 43: 43, 6: 50, 107: 50}
+    assert lengths == {92: 46, 71: 71, 43: 43, 6: 50, 107: 50}
 
 
 def test_sam_starts_where_it_is_told_to(tiny_run, digits_dir, tmp_path):

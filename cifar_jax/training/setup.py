@@ -472,8 +472,10 @@ def _placement(
         placement = "device" if fits else "host"
     if placement == "host":  # one batch arrives at a time
         return placement, 1
-    # Calls of one length, where 26 to 50 steps divide an epoch, need one program.
-    whole = (n for n in range(50, 25, -1) if options.steps_per_epoch % n == 0)
+    # Calls of one length, where 26 to 100 steps divide an epoch, need one program, and
+    # XLA takes long to compile each for a GPU.
+    lengths = (*range(50, 25, -1), *range(51, 101))
+    whole = (n for n in lengths if options.steps_per_epoch % n == 0)
     # XLA runs convolutions inside a loop on one thread of the CPU, and slowly: 58 times
     # slower than a call for each step (2 cores, jaxlib 0.10.2).
     automatic = 1 if distributed.is_on_cpu(options.split) else next(whole, 50)
