@@ -19,6 +19,7 @@ import textwrap
 from unittest import mock
 
 import pytest
+from support import scripts
 
 from cifar_jax import _cli, _packaged, config
 from cifar_jax.data.augment.pipeline import CONTEXT, TRANSFORMS
@@ -318,12 +319,23 @@ def test_published_accuracies_come_from_result_files(page):
     text = page.read_text()
     # The images that differ from the official files bound an accuracy's difference.
     known |= {f"{int(n) / 1e4:.4f}" for n in re.findall(r"(\d+) of the test\s", text)}
-    # The generated tables have a test of their own.
-    text = re.sub(r"<!-- records:begin -->.*<!-- records:end -->", "", text, flags=re.S)
+    # The generated tables have tests of their own.
+    text = re.sub(r"<!-- (\w+):begin -->.*<!-- \1:end -->", "", text, flags=re.S)
     text = re.sub(r"\([-\d. ]+\)", "", re.sub(r"`[^`]+`", "", _FENCE.sub("", text)))
     published = set(re.findall(r"\b0\.\d{4}\b", text))
     assert published <= known
     assert published or page.name not in ("training.md", "export.md")
+
+
+def test_the_accuracies_beside_others_are_those_of_the_script(tmp_path):
+    code, table, message = scripts.call(
+        "accuracy_chart", f"--folder={ROOT / 'results'}", f"--output={tmp_path}/a.png"
+    )
+    assert code == 0, message
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert table.strip() in (ROOT / "docs/accuracy.md").read_text()
+    code, _, message = scripts.call("accuracy_chart", f"--folder={tmp_path}")
+    assert code and "has no records; give the folder results" in message
 
 
 def test_the_compression_comes_from_its_file():

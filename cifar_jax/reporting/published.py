@@ -59,14 +59,14 @@ def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
     """Returns the pages that show the records in a folder, at any depth.
 
     Those are README.md in the folder and above it, where they hold the markers. The
-    first also shows what studies selected.
+    first also shows clocks, speeds and what studies selected.
     """
     if not folder.is_dir():
         raise UserError(
             f"{folder} is not a folder; give the one that holds the records"
         )
     files = {path: read_object(path) for path in sorted(folder.rglob("*.json"))}
-    tables = _tables(files)
+    accuracies, speeds = _tables(files)
     texts = {}
     for path in (folder.parent / "README.md", folder / "README.md"):
         if not path.exists() or BEGIN not in (text := path.read_text("utf-8")):
@@ -75,10 +75,10 @@ def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
         _, end, after = rest.partition(END)
         if not end or BEGIN in rest or END in before + after:
             raise UserError(f"{path} needs {BEGIN} and, below it, {END}, once each")
-        shown = [*tables, _studies(files)] if path.parent == folder else tables
+        details = [*speeds, _studies(files)] if path.parent == folder else []
         parts = [
             _markdown(part, path.parent) if isinstance(part, Table) else _escape(part)
-            for part in shown
+            for part in (*accuracies, *details)
         ]
         middle = "\n\n".join(part for part in parts if part)
         texts[path] = f"{before}{BEGIN}\n\n{middle}\n\n{END}{after}"
@@ -90,8 +90,8 @@ def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
     return texts
 
 
-def _tables(files: Files) -> list[Table | str]:
-    """Returns the tables of accuracies and speeds, with the notes on them."""
+def _tables(files: Files) -> tuple[list[Table | str], list[Table]]:
+    """Returns the table of accuracies with the notes on it; and clocks and speeds."""
     by_device: dict[str | None, list[Run]] = {}
     for path in files:
         for run in from_file(path):
@@ -110,7 +110,7 @@ def _tables(files: Files) -> list[Table | str]:
         note = f"{record['data.name']}, {record['data.note']}"
         notes.setdefault(note, []).append(path.stem)
     parts += [f"Data of {', '.join(names)}: {note}." for note, names in notes.items()]
-    return [*parts, _clocks(records), _speeds(files)]
+    return parts, [_clocks(records), _speeds(files)]
 
 
 def _accuracies(groups: Sequence[Group]) -> Table:
