@@ -35,6 +35,8 @@ def start(cpu_devices: int = 0, *, cpu_only: bool = False) -> None:
     """
     # First of all: memory that other threads allocate before it keeps its old ways.
     _tune_malloc()
+    # Errors alone: XLA warns of each doubtful timing while it tunes for a GPU.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
     # Orbax logs what it then raises, and warns of options that are asked for.
