@@ -1,6 +1,7 @@
 """Optimizers, as Optax chains."""
 
 import collections
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
@@ -204,7 +205,6 @@ def _scale_by_muon(options: dict[str, Any]) -> optax.GradientTransformation:
     On accelerators its iterations, many small products one after another, multiply in
     bfloat16, and matrices with equal shorter sides go through them as one array.
     """
-    on_cpu = jax.default_backend() == "cpu"
     sides = optax.contrib.MuonDimensionNumbers(1, 2)
     inner = optax.contrib.scale_by_muon(
         ns_steps=options["muon_steps"],
@@ -213,7 +213,7 @@ def _scale_by_muon(options: dict[str, Any]) -> optax.GradientTransformation:
         weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: sides, tree),
     )
 
-    def stack(kernels):
+    def stack(kernels, on_cpu):
         """Returns [N, rows, columns] by rows."""
         groups = collections.defaultdict(list)
         for place, kernel in enumerate(jax.tree.leaves(kernels)):
@@ -222,7 +222,7 @@ def _scale_by_muon(options: dict[str, Any]) -> optax.GradientTransformation:
             groups[place if on_cpu else len(matrix)].append(matrix)
         return {key: _stack(matrices) for key, matrices in groups.items()}
 
-    def unstack(stacks, kernels):
+    def unstack(stacks, kernels, on_cpu):
         """Returns what was stacked, in the shapes of the kernels."""
         rows = {key: iter(stacked) for key, stacked in stacks.items()}
 
@@ -235,16 +235,22 @@ def _scale_by_muon(options: dict[str, Any]) -> optax.GradientTransformation:
         leaves, structure = jax.tree.flatten(kernels)
         return structure.unflatten(take(*pair) for pair in enumerate(leaves))
 
-    def update(updates: Any, state: Any, params: Any = None):
-        stacked = state._replace(mu=stack(state.mu))
+    def step(updates, state, params, on_cpu=False):
+        stacked = state._replace(mu=stack(state.mu, on_cpu))
         with jax.default_matmul_precision("default" if on_cpu else "BF16_BF16_F32"):
-            outputs = inner.update(stack(updates), stacked, params)
+            outputs = inner.update(stack(updates, on_cpu), stacked, params)
         directions, new = cast(tuple[Any, optax.contrib.MuonState], outputs)
         directions = jax.tree.map(
             lambda x: max(1, x.shape[-1] ** 2 / x.size) ** 0.5 * x,
-            unstack(directions, updates),
+            unstack(directions, updates, on_cpu),
         )
-        return directions, new._replace(mu=unstack(new.mu, updates))
+        return directions, new._replace(mu=unstack(new.mu, updates, on_cpu))
+
+    def update(updates: Any, state: Any, params: Any = None):
+        on_cpu = functools.partial(step, on_cpu=True)
+        return jax.lax.platform_dependent(
+            updates, state, params, cpu=on_cpu, default=step
+        )
 
     return optax.GradientTransformation(inner.init, update)
 
