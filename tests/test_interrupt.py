@@ -9,7 +9,8 @@ from cifar_jax.training import interrupt
 
 
 @pytest.mark.parametrize(
-    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+    ("number", "exit_code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
 )
 def test_a_signal_is_noted(number, exit_code):
     with interrupt.listen() as stop:
@@ -38,7 +39,7 @@ def test_a_second_signal_ends_the_process(monkeypatch, first, second, exit_code)
 
 
 def test_the_old_handlers_come_back():
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     with pytest.raises(ZeroDivisionError), interrupt.listen() as stop:
         assert all(signal.getsignal(number) == stop.note for number in numbers)
@@ -47,9 +48,19 @@ def test_the_old_handlers_come_back():
 
 
 def test_other_signals_are_left_alone():
-    before = signal.getsignal(signal.SIGHUP)
+    before = signal.getsignal(signal.SIGUSR1)
     with interrupt.listen():
-        assert signal.getsignal(signal.SIGHUP) == before
+        assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_nohup_keeps_a_run_going():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupt.listen() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.poll()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_stopped_keeps_message_and_exit_code():

@@ -3,6 +3,7 @@
 import errno
 import json
 import multiprocessing
+import os
 
 import pytest
 
@@ -60,6 +61,14 @@ def hold_lock(path, connection):
     with RunDirectory(path).lock():
         connection.send("locked")
         connection.recv()
+
+
+def test_a_path_that_is_not_utf_8_is_refused(tmp_path):
+    path = tmp_path / os.fsdecode(b"r\xff")
+    with pytest.raises(UserError, match=r"checkpoints need a path in UTF-8"):
+        with RunDirectory(path).lock():
+            pass
+    assert not path.exists()
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -28,7 +29,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """A request to stop that SIGINT and SIGTERM set; poll it at every step.
+    """A request to stop that SIGINT, SIGTERM and SIGHUP set; poll it at every step.
 
     The first signal is only noted. A second one ends the process at once, for somebody
     who will not wait; checkpoints that are complete stay good.
@@ -37,7 +38,7 @@ class StopRequest:
 
     Attributes:
       signal: Signal that the last poll has found, or None.
-      exit_code: 130 after SIGINT, 143 after SIGTERM, 0 without a signal.
+      exit_code: 128 plus the number of the signal; 0 without one.
       num_polls: Number of polls so far: the watchdog's sign of life.
       noted: Number of the signal that this process has had, or 0.
     """
@@ -55,6 +56,10 @@ class StopRequest:
         if self.noted:
             os._exit(128 + number)
         self.noted = number
+        if number == signal.SIGHUP:  # the terminal is gone: to write there would fail
+            for stream in (1, 2):
+                if stat.S_ISCHR(os.fstat(stream).st_mode):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         # Not print: a handler may interrupt one.
         os.write(2, b"\nstopping when all is saved; again to stop at once\n")
 
@@ -77,12 +82,14 @@ class StopRequest:
 
 @contextlib.contextmanager
 def listen() -> Iterator[StopRequest]:
-    """Yields a request that SIGINT and SIGTERM set, until the block ends."""
+    """Yields a request that SIGINT, SIGTERM and SIGHUP set, until the block ends."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # of an executor, say: Python delivers no signals here
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+        numbers.append(signal.SIGHUP)
     old = {number: signal.signal(number, request.note) for number in numbers}
     try:
         yield request

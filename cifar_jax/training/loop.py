@@ -64,7 +64,7 @@ def train_and_evaluate(
     Raises:
       UserError: If the config, the data or the run directory is unusable, or training
         diverges.
-      Stopped: After SIGINT or SIGTERM, or train.max_seconds, when all is saved.
+      Stopped: After SIGINT, SIGTERM, SIGHUP or train.max_seconds, when all is saved.
     """
     start = time.perf_counter() if start is None else start
     with workdir_lib.enter(workdir, config, resume) as run:
