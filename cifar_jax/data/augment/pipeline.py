@@ -181,7 +181,10 @@ def _make_transform(
 ) -> tuple[Transform, Window]:
     """Returns one transform with its options bound, and when it acts."""
     if not hasattr(transform, "keys"):
-        raise UserError(f"augment has {transform!r}; it needs dict(name=..., ...)")
+        raise UserError(
+            f"augment has {transform!r}; it needs dicts with a name, on the command line "
+            "as in --config.augment='({\"name\": \"random_flip\"},)'"
+        )
     options = dict(transform)
     name = options.pop("name", None)
     checks.refuse_unknown("transform of augment", name, TRANSFORMS)
