@@ -302,7 +302,7 @@ def test_functions_keep_the_conventions(name):
         (dict(name="random_corp"), ["'random_corp'", "did you mean random_crop?"]),
         (dict(name="zoom"), ["'zoom'", "trivial_augment_wide"]),
         (dict(padding=4), ["None", "random_crop"]),
-        ("random_crop", ["'random_crop'", "dict(name="]),
+        ("random_crop", ["'random_crop'", '--config.augment=\'({"name":']),
         (dict(name="random_crop", pading=4), ["'pading'", "did you mean padding?"]),
         (dict(name="random_crop", padding=4.0), ["4.0", "whole number"]),
         (dict(name="random_crop", padding=-1), ["-1", "0 to 32"]),
