@@ -314,7 +314,11 @@ def accuracies(content) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_published_accuracies_come_from_result_files(page):
-    files = [*ROOT.glob("results/*.json"), *ROOT.glob("results/compression/*.json")]
+    files = [
+        path
+        for folder in (".", "compression", "finetuning")
+        for path in ROOT.glob(f"results/{folder}/*.json")
+    ]
     known = set().union(*(accuracies(json.loads(f.read_text())) for f in files))
     text = page.read_text()
     # The images that differ from the official files bound an accuracy's difference.
