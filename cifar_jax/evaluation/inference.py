@@ -76,9 +76,11 @@ class Predictor:
             return tta.logits(network.logits, images, self._tta)
 
         if self.network.program:
-            network = self.network
             return lambda images: tta.logits(
-                network.logits, jnp.asarray(images), self._tta
+                self.network.logits,
+                jnp.asarray(images),
+                self._tta,
+                lambda call, views: jnp.stack([call(view) for view in views]),
             )
         variables = self.network.variables
         if batch_size not in self._calls:

@@ -183,7 +183,7 @@ def _make_transform(
     if not hasattr(transform, "keys"):
         raise UserError(
             f"augment has {transform!r}; it needs dicts with a name, on the command line "
-            "as in --config.augment='({\"name\": \"random_flip\"},)'"
+            'as in --config.augment=\'({"name": "random_flip"},)\''
         )
     options = dict(transform)
     name = options.pop("name", None)
