@@ -64,8 +64,8 @@ class RunDirectory:
             os.fspath(self.path).encode()
         except UnicodeEncodeError as error:
             raise UserError(
-                f"--workdir is {os.fspath(self.path)!r}, and checkpoints need a path in "
-                "UTF-8; choose another"
+                f"--workdir is {os.fspath(self.path)!r}, and checkpoints need a path "
+                "in UTF-8; choose another"
             ) from error
         made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:

@@ -182,8 +182,8 @@ def _make_transform(
     """Returns one transform with its options bound, and when it acts."""
     if not hasattr(transform, "keys"):
         raise UserError(
-            f"augment has {transform!r}; it needs dicts with a name, on the command line "
-            'as in --config.augment=\'({"name": "random_flip"},)\''
+            f"augment has {transform!r}; it needs dicts with a name, on the command "
+            'line as in --config.augment=\'({"name": "random_flip"},)\''
         )
     options = dict(transform)
     name = options.pop("name", None)
