@@ -205,3 +205,32 @@ def test_damaged_safetensors_are_refused(count, tmp_path):
         read=pretrained.load_model,
     )
     assert outcomes["refused"] == sum(outcomes.values())
+
+
+@pytest.mark.parametrize(
+    "count", [50, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_damaged_files_of_pytorch_are_read_or_refused(count, tmp_path):
+    torch = pytest.importorskip("torch")
+    from cifar_jax.formats import pytorch_import
+
+    canary, path = tmp_path / "canary", tmp_path / "x.pt"
+    state = {"a.weight": torch.tensor(ROWS), "a.bias": torch.ones(4)}
+    files = []
+    for content in (state, {"net": state, "epoch": 3}, {"a": Obeyed(canary)}):
+        for zipped in (True, False):
+            options = dict(_use_new_zipfile_serialization=zipped)
+            files.append(
+                saved(
+                    lambda file, *a, **o: torch.save(*a, file, **o), content, **options
+                )
+            )
+    outcomes = fuzzing.check(
+        path,
+        written=path,
+        files=files,
+        count=count,
+        canary=canary,
+        read=pytorch_import.read,
+    )
+    assert min(outcomes.values()) > 0.01 * count, outcomes
