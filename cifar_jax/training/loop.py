@@ -212,6 +212,8 @@ class Trainer:
         """Compiles the first call; a thread compiles the others while that one runs."""
         if self.is_over():
             return
+        if not distributed.is_on_cpu(self._setup.options.split):
+            distributed.log("compiling, which takes a minute or two the first time")
         for call in self._setup.calls(self._step, self._setup.options.total_steps):
             if call not in self._programs:
                 self._programs[call] = self._compiler.submit(
