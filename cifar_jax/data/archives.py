@@ -36,20 +36,19 @@ _OPENERS: Mapping[bytes, Callable[..., Any]] = {
 
 
 def read(
-    source: str | os.PathLike, spec: ArchiveSpec, split: str | None = None
+    path: pathlib.Path, spec: ArchiveSpec, split: str | None = None
 ) -> dict[str, tuple[np.ndarray, Labels]]:
     """Reads and checks a copy of an archive.
 
     Args:
-      source: The archive, its unpacked folder, or a folder that holds either.
-      spec: Content that the archive must have.
+      path: The archive or its unpacked folder.
+      spec: Content that it must have.
       split: Split to read; None: all.
 
     Returns:
       For each split, images uint8 [N, side, side, 3] and labels int32 [N] of each kind,
       in the official order.
     """
-    path = locate(source, spec)
     splits = [split] if split else list(spec.files)
     names = {name: split for split in splits for name in spec.files[split]}
     contents = _read_files(path, names, spec)
@@ -79,40 +78,41 @@ def read(
     return examples
 
 
-def locate(source: str | os.PathLike, spec: ArchiveSpec) -> pathlib.Path:
-    """Returns the archive or the unpacked folder that `source` is or holds."""
+def locate(
+    source: str | os.PathLike, specs: Sequence[ArchiveSpec]
+) -> tuple[pathlib.Path, ArchiveSpec]:
+    """Returns the archive or unpacked folder that `source` is or holds, and its spec.
+
+    A file that is none of the archives is taken for the first of them.
+    """
     source = pathlib.Path(source).expanduser()
     if not source.exists():
-        raise UserError(f"{source} does not exist; give a copy of {spec.archive}")
-    if path := find(source, spec):
-        return path
+        raise UserError(f"{source} does not exist; give a copy of {specs[0].archive}")
+    if source.is_file():
+        with source.open("rb") as file:
+            found = recognise_file(source, file.read(512)) or specs[0]
+        same = (spec for spec in specs if spec.folder == found.folder)
+        return source, next(same, specs[0])
+    if found := find(source, specs):
+        return found
     raise UserError(
-        f"{source} holds neither {spec.archive} nor the folder {spec.folder}; "
+        f"{source} holds neither {specs[0].archive} nor the folder {specs[0].folder}; "
         "give the archive, its unpacked folder, or the folder that holds one of them"
     )
 
 
-def choose(source: str | os.PathLike, specs: Sequence[ArchiveSpec]) -> ArchiveSpec:
-    """Returns the one of several specs that `source` is or holds a copy of."""
-    path = pathlib.Path(source).expanduser()
-    if path.is_file():
-        with path.open("rb") as file:
-            found = recognise_file(path, file.read(512))
-        holders = [spec for spec in specs if found and spec.folder == found.folder]
-    else:
-        holders = [spec for spec in specs if find(path, spec)]
-    return holders[0] if holders else specs[0]
-
-
-def find(source: pathlib.Path, spec: ArchiveSpec) -> pathlib.Path | None:
-    """Returns the archive or the unpacked folder that `source` is or holds, if any."""
-    first_files = [files[0] for files in spec.files.values()]
-    if source.is_file() or any((source / name).is_file() for name in first_files):
-        return source
-    folder, archive = source / spec.folder, source / spec.archive
-    if folder.is_dir():
-        return folder
-    return archive if archive.is_file() else None
+def find(
+    folder: pathlib.Path, specs: Sequence[ArchiveSpec]
+) -> tuple[pathlib.Path, ArchiveSpec] | None:
+    """Returns the archive or unpacked folder that `folder` is or holds, if any."""
+    for spec in specs:
+        if any((folder / files[0]).is_file() for files in spec.files.values()):
+            return folder, spec
+        if (folder / spec.folder).is_dir():
+            return folder / spec.folder, spec
+        if (folder / spec.archive).is_file():
+            return folder / spec.archive, spec
+    return None
 
 
 def recognise_file(path: pathlib.Path, head: bytes) -> ArchiveSpec | None:

@@ -76,9 +76,8 @@ class FileStore:
         )
 
     def _find_splits_of_folder(self, path: pathlib.Path) -> Splits:
-        for spec in archives.SPECS:
-            if archives.find(path, spec):
-                return _archive_splits(path, spec)
+        if found := archives.find(path, archives.SPECS):
+            return _archive_splits(*found)
         if corrupted := arrays.corrupted_splits(path):
             return corrupted
         # A folder of splits: all its folders are named like splits; files may be.

@@ -1,14 +1,41 @@
-"""Batches of images in pickles, read without ever unpickling."""
+"""Batches of images in pickles, read without importing or calling anything.
 
+A pickle is a program for a stack machine. The machine here is that of the standard
+library, of which it keeps the instructions that build plain data. A function that a
+program names is a stand-in, and a call of it is only noted, as a `_Call`. So whatever
+the program says, nothing of it is executed, and nothing grows beyond a small multiple
+of the file.
+"""
+
+import dataclasses
+import io
 import math
+import pickle
+import pickletools
+import struct
 import warnings
+from collections.abc import Callable
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 
 from cifar_jax import UserError
-from cifar_jax.data.safe_unpickler import Call, SafeUnpickler, UnpicklingError
 
+MAX_INSTRUCTIONS = 5_000_000
+
+# The unpickler that is written in Python, and the names of instructions by code. Type
+# checkers do not know them.
+_PythonUnpickler: Any = vars(pickle)["_Unpickler"]
+_NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
+_INSTRUCTIONS = frozenset(
+    "PROTO FRAME STOP MARK POP POP_MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET "
+    "LONG_BINGET NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 "
+    "FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 "
+    "BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 EMPTY_TUPLE TUPLE1 "
+    "TUPLE2 TUPLE3 TUPLE EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM "
+    "SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD".split()
+)
 # Functions that pickles of NumPy name, and what they are called here.
 _FUNCTIONS = {
     ("numpy", "ndarray"): "ndarray",
@@ -27,6 +54,21 @@ for _package in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
 _DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
 
 
+@dataclasses.dataclass(eq=False)
+class _Call:
+    """Stands for the result of a function that a pickle calls.
+
+    Attributes:
+      function: Name of the function.
+      arguments: Arguments of the call.
+      state: State that the pickle gives the result; None: it gives none.
+    """
+
+    function: str
+    arguments: tuple
+    state: Any = None
+
+
 def read_batch(content: bytes, where: str) -> dict[str, Any]:
     """Reads a pickled dictionary, such as a batch of the official Python archives.
 
@@ -41,30 +83,33 @@ def read_batch(content: bytes, where: str) -> dict[str, Any]:
     try:
         # Damaged text may hold escapes that Python warns of.
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-            batch = SafeUnpickler(content, _FUNCTIONS).load()
+            batch = _Unpickler(content).load()
         if not isinstance(batch, dict):
             kind = type(batch).__name__
             raise UnpicklingError(f"it holds a {kind} instead of a dictionary")
         values = {}
         for key, value in batch.items():
-            if isinstance(value, Call):
+            if isinstance(value, _Call):
                 value = _array(value)
             elif isinstance(value, list):
-                value = [_array(v).item() if isinstance(v, Call) else v for v in value]
+                value = [_array(v).item() if isinstance(v, _Call) else v for v in value]
             values[key.decode("latin-1") if isinstance(key, bytes) else key] = value
         return values
     except UnpicklingError as error:
         reason = str(error)
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        # From the decoders of pickletools, and from a stack that runs empty.
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        # From instructions that meet what they do not expect, or an empty stack.
         reason = f"it is damaged: {str(error).partition(chr(10))[0][:100]!r}"
+    except (EOFError, struct.error):
+        reason = "it is truncated"
     raise UserError(
         f"{where} cannot be read as a pickled batch ({reason}); give a dictionary of "
-        "data, labels and ids, of NumPy arrays and lists, or save it as .npz"
+        "data, labels and ids, of NumPy arrays and lists, in protocol 0 to 5, or save "
+        "it as .npz"
     )
 
 
-def _array(call: Call) -> np.ndarray:
+def _array(call: _Call) -> np.ndarray:
     """Makes the array that NumPy would have made; its size is that of its content."""
     if call.function == "_reconstruct":
         _version, shape, dtype, is_fortran, content = call.state
@@ -76,7 +121,7 @@ def _array(call: Call) -> np.ndarray:
     else:
         raise UnpicklingError(f"it holds a {call.function} where an array should be")
     # Only calls of `numpy.dtype` that stand for numbers are taken.
-    if not isinstance(dtype, Call) or dtype.function != "dtype":
+    if not isinstance(dtype, _Call) or dtype.function != "dtype":
         raise UnpicklingError("it holds an array without a dtype")
     code = dtype.arguments[0] if dtype.arguments else None
     code = code.decode("latin-1") if isinstance(code, bytes) else code
@@ -95,3 +140,98 @@ def _array(call: Call) -> np.ndarray:
     if math.prod(shape) * dtype.itemsize != len(content):
         raise UnpicklingError(f"it has {len(content):,} bytes for an array of {shape}")
     return np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+@dataclasses.dataclass(eq=False)
+class _Function:
+    """Stands for a function that a pickle names."""
+
+    name: str
+
+
+class _Instructions(dict):
+    """The methods that carry out instructions, by code; no others, and not for ever."""
+
+    num_used = 0
+
+    def __getitem__(self, code: int) -> Callable:
+        self.num_used += 1
+        if self.num_used > MAX_INSTRUCTIONS:
+            raise UnpicklingError(f"it has more than {MAX_INSTRUCTIONS:,} instructions")
+        if code not in self:
+            raise UnpicklingError(
+                f"it uses the instruction {_NAMES[code]}"
+                if code in _NAMES
+                else "it is not a pickle"
+            )
+        return super().__getitem__(code)
+
+
+class _Unpickler(_PythonUnpickler):
+    """Python's unpickler, in Python, without all that a batch does not need.
+
+    A method of the base class, `load_...`, carries out one instruction; those here
+    replace some that a hostile pickle could make large or slow.
+    """
+
+    def __init__(self, content: bytes):
+        super().__init__(io.BytesIO(content), encoding="latin1")
+        self.dispatch = _Instructions(
+            (code, getattr(self, method.__name__).__func__)
+            for code, method in super().dispatch.items()
+            if _NAMES[code] in _INSTRUCTIONS
+        )
+        self._spare = len(content)  # bytes that conversions may still make
+
+    def find_class(self, module: str, name: str) -> _Function:
+        if (module, name) not in _FUNCTIONS:
+            raise UnpicklingError(f"it names {f'{module}.{name}'[:60]!r}")
+        return _Function(_FUNCTIONS[module, name])
+
+    def load_bytearray8(self):
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))  # as many as there are
+
+    def load_dict(self):
+        items = self.pop_mark()
+        self.append({})
+        self._set_items(items)
+
+    def load_setitem(self):
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items([key, value])
+
+    def load_setitems(self):
+        self._set_items(self.pop_mark())
+
+    def _set_items(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], dict) or len(items) % 2:
+            raise UnpicklingError("it sets items of something not a dictionary")
+        # To hash a tuple of tuples may take for ever.
+        if not all(isinstance(key, str | bytes) for key in items[::2]):
+            raise UnpicklingError("it has keys that are not strings")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    def load_reduce(self):
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if not isinstance(function, _Function) or not isinstance(arguments, tuple):
+            raise UnpicklingError("it calls a function that is not allowed")
+        if function.name == "ndarray":
+            raise UnpicklingError("it makes an array without its content")
+        if function.name != "encode":
+            self.append(_Call(function.name, arguments))
+            return
+        # Either argument may be missing, as in Python.
+        text, encoding = arguments + ("", "latin1")[len(arguments) :]
+        if not isinstance(text, str) or encoding != "latin1":
+            raise UnpicklingError("it encodes a text in another way than latin1")
+        self._spare -= len(text)
+        if self._spare < 0:  # one text, encoded again and again
+            raise UnpicklingError("it makes more bytes than it holds")
+        self.append(text.encode("latin-1"))
+
+    def load_build(self):
+        state, target = self.stack.pop(), self.stack[-1]
+        if not isinstance(target, _Call):
+            raise UnpicklingError(f"it sets the state of a {type(target).__name__}")
+        target.state = state

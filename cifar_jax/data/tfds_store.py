@@ -120,8 +120,7 @@ class TfdsStore:
         builder_class, archive = BUILDERS[self.name], local
         if specs := builder_class.specs:
             archive = archive or str(self._download(specs, report))
-            # This fails before anything is written.
-            archives.locate(archive, archives.choose(archive, specs))
+            archives.locate(archive, specs)  # fails before anything is written
         report(f"Preparing {self.name} in {self.folder}")
         with quiet_tfds():
             builder = builder_class(source=archive, data_dir=str(self.folder))

@@ -41,7 +41,7 @@ class LabelledImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def read(self) -> LabelledSplits:
         """Returns the images and labels of each split; here, those of the archive."""
         assert self.source is not None
-        return archives.read(self.source, archives.choose(self.source, self.specs))
+        return archives.read(*archives.locate(self.source, self.specs))
 
     def _info(self) -> tfds.core.DatasetInfo:
         features: dict[str, tfds.features.FeatureConnector] = {
