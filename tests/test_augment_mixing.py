@@ -10,6 +10,8 @@ from scipy import stats
 
 from cifar_jax.data import augment
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 SIDE = 32
 BATCH = 1024
 SIGNIFICANCE = 1e-3

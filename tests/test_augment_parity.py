@@ -20,6 +20,8 @@ from cifar_jax.data import augment
 from cifar_jax.data.augment import color, policies, warp
 from cifar_jax.data.augment import policy_tables as tables
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 BATCH = 64
 JITTER = dict(brightness=0.4, contrast=0.4, saturation=0.4)
 WARP = jax.jit(warp.warp, static_argnames=("interpolation", "fill"))
@@ -236,7 +238,7 @@ def test_policies_are_chains_of_pils_operations(spy, name, options):
 
 def test_floats_are_rounded_to_whole_levels():
     images = jnp.asarray(natural_images())
-    shaken = images + jnp.array([0.3, -0.3, 0.0])[None, None, None]
+    shaken = images.astype(jnp.float32) + jnp.array([0.3, -0.3, 0.0])[None, None, None]
     for name, options in (("trivial_augment_wide", {}), ("color_jitter", JITTER)):
         whole = run(name, jax.random.key(2), images, **options)
         floats = run(name, jax.random.key(2), shaken, **options)

@@ -15,6 +15,8 @@ from support.augment_images import natural_images
 from cifar_jax import UserError
 from cifar_jax.data import augment
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 BATCH = 16
 # Options at which each transform leaves the images alone. The alternating flip has no
 # strength: it mirrors an image in one of two epochs.
@@ -128,7 +130,7 @@ def test_a_tpu_computes_the_same_bits(monkeypatch, transform):
     images, labels = batch()
     images = images.at[0].set(7).at[1, :16].set(0)  # a flat image, and half of one
     if is_float:
-        images = images * 0.7
+        images = images.astype(jnp.float32) * 0.7
     here = compiled([transform])(KEY, images, labels)
     choose_branch(monkeypatch, "tpu")
     chain = jax.jit(augment.make_pipeline([transform]))

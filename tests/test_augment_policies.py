@@ -7,6 +7,8 @@ import pytest
 
 from cifar_jax.data.augment.policies import CHUNK, apply_where
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 
 def add(images, values):
     return images + values[:, None, None, None]
@@ -42,6 +44,6 @@ def test_a_cpu_spends_nothing_on_the_others():
 
     mask = jnp.arange(10 * CHUNK) < 3
     images = jnp.zeros((len(mask), 1, 1, 1))
-    apply_where(mask, note, images, jnp.arange(len(mask)))
+    apply_where(mask, note, images, jnp.arange(len(mask), dtype=jnp.float32))
     jax.effects_barrier()
     assert len(seen) == CHUNK and {0, 1, 2} <= set(seen)

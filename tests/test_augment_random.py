@@ -14,6 +14,8 @@ from cifar_jax.data import augment
 from cifar_jax.data.augment import color, policies
 from cifar_jax.data.augment import policy_tables as tables
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 SIDE = 32
 BATCH = 4096
 KEY = jax.random.key(0)
@@ -224,6 +226,7 @@ def test_hues_are_turned_by_a_uniform_share_of_the_circle(monkeypatch):
         return levels.astype(jnp.float32) + shifts[:, None, None, None]
 
     monkeypatch.setattr(color, "shift_hue", note)
+    monkeypatch.setattr(color, "as_levels", lambda images: images)
     monkeypatch.setattr(color, "enhance", lambda levels, *_, **options: levels)
     images = jnp.zeros((BATCH, 1, 1, 3))
     shifts = jax.jit(functools.partial(color.color_jitter, hue=0.3))(KEY, images)

@@ -9,6 +9,8 @@ from cifar_jax import UserError
 from cifar_jax import config as default
 from cifar_jax.training import interrupt, pretrained, results, setup
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 NUM_EPOCHS = 6
 
 

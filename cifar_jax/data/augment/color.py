@@ -120,7 +120,7 @@ def shift_hue(levels: jax.Array, shifts: jax.Array) -> jax.Array:
     """
     if levels.shape[-1] != 3:
         return levels
-    # To hue, saturation and value: int32 [B, H, W], each in 0..255.
+    # To hue, saturation and value (the largest), each [B, H, W] and whole in 0..255.
     red, green, blue = (levels[..., i].astype(jnp.float32) for i in range(3))
     largest = jnp.maximum(jnp.maximum(red, green), blue)
     extent = largest - jnp.minimum(jnp.minimum(red, green), blue)
@@ -131,19 +131,18 @@ def shift_hue(levels: jax.Array, shifts: jax.Array) -> jax.Array:
     hue = jnp.floor((sector / 6 + 1) % 1 * 255)
     hue = jnp.where(extent > 0, hue, 0)  # gray has no hue
     saturation = jnp.floor(extent / jnp.maximum(largest, 1) * 255)
-    saturation, value = saturation.astype(jnp.int32), largest.astype(jnp.int32)
     steps = jnp.trunc(shifts * 255).astype(jnp.int32)[:, None, None]
     hue = (hue.astype(jnp.int32) + steps) % 256
     # And back.
-    turn = hue * 6.0 / 255
+    turn = hue.astype(jnp.float32) * 6.0 / 255
     sector = jnp.floor(turn)
     share, rest = saturation / 255, turn - sector
     low, falling, rising = (
-        jnp.floor(value * (1 - lost) + 0.5).astype(jnp.int32)
+        jnp.floor(largest * (1 - lost) + 0.5)
         for lost in (share, share * rest, share * (1 - rest))
     )
     # Red in each of the six sectors; green lags it by two of them and blue by four.
-    curve = [value, falling, low, low, rising, value]
+    curve = [largest, falling, low, low, rising, largest]
     sector = sector.astype(jnp.int32) % 6
     colors = [
         jnp.select([(sector + lag) % 6 == i for i in range(6)], curve)
@@ -236,7 +235,7 @@ def _count_by_index(pixels: jax.Array) -> jax.Array:
     """Returns the histogram of each channel, [B, C, 256]."""
     batch, _, num_channels = pixels.shape
     # Each image's row holds a table of 256 entries for each channel.
-    index = pixels + 256 * jnp.arange(num_channels)[None, None]
+    index = pixels.astype(jnp.int32) + 256 * jnp.arange(num_channels)[None, None]
     tables = jnp.zeros((batch, 256 * num_channels))
     count = jax.vmap(lambda row, i: row.at[i].add(1, mode="promise_in_bounds"))
     counts = count(tables, index.reshape(batch, -1))

@@ -168,7 +168,7 @@ def random_affine(
     low, high = (jnp.array(bound, jnp.float32)[None] for bound in (low, high))
     drawn = jax.random.uniform(key, (batch, 6), minval=low, maxval=high)
     angles, factors, shears = drawn[:, 0], drawn[:, 3], drawn[:, 4:]
-    shifts = jnp.round(drawn[:, 1:3] * jnp.array([width, height])[None])
+    shifts = jnp.round(drawn[:, 1:3] * jnp.array([width, height], jnp.float32)[None])
     size = dict(height=height, width=width)
     matrices = affine_matrices(angles, shifts, factors, shears, **size)
     return warp(images, matrices, interpolation=interpolation, fill=fill)

@@ -62,12 +62,13 @@ def cutmix(
     share_key, centre_key = jax.random.split(key)
     shares = _draw_shares(share_key, batch, alpha=alpha, p=p)
     sides = jnp.array([[height, width]])
-    box = jnp.floor(sides * jnp.sqrt(1 - shares)[:, None]).astype(jnp.int32)
+    box = sides.astype(jnp.float32) * jnp.sqrt(1 - shares)[:, None]
+    box = jnp.floor(box).astype(jnp.int32)
     centre = jax.random.randint(centre_key, (batch, 2), 0, sides)
     # As the authors: half the box, rounded down, on either side of the centre.
     corner, box = centre - box // 2, box // 2 * 2
     mask = box_mask(corner[:, 0], corner[:, 1], box[:, 0], box[:, 1], (height, width))
-    weights = 1 - mask.sum(axis=(1, 2)) / (height * width)
+    weights = 1 - mask.mean(axis=(1, 2))
     mixed = jnp.where(mask[..., None], jnp.roll(images, -1, axis=0), images)
     return mixed, _lerp(labels, weights[:, None])
 
@@ -96,7 +97,9 @@ def ricap(
     shares_key, offset_key = jax.random.split(key)
     shares = _draw_shares(shares_key, (batch, 2), alpha=beta, p=p)
     sides = jnp.array([[height, width]])
-    point = jnp.round(shares * sides).astype(jnp.int32)  # [B, 2]: row and column
+    point = jnp.round(shares * sides.astype(jnp.float32)).astype(
+        jnp.int32
+    )  # [B, 2]: row and column
     rows, columns, areas = _place_patches(offset_key, point, height, width)
     stack = jnp.concatenate([jnp.roll(images, -k, axis=0) for k in range(4)], axis=1)
     mixed = gather(optimization_barrier(stack, key), rows, columns)
@@ -130,7 +133,7 @@ def _place_patches(key: jax.Array, point: jax.Array, height: int, width: int):
     starts = jax.random.randint(key, (batch, 4, 2), 0, slack + 1)
     row, column = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None]
     below, beside = (row >= point[:, :1, None]), (column >= point[:, 1:, None])
-    patch = 2 * below + beside  # [B, H, W]
+    patch = jnp.where(below, 2, 0) + jnp.where(beside, 1, 0)  # [B, H, W]
     is_patch = patch[..., None] == jnp.arange(4)[None, None, None]
     start = jnp.where(is_patch[..., None], starts[:, None, None], 0).sum(axis=3)
     rows = row + start[..., 0] - jnp.where(below, point[:, :1, None], 0)

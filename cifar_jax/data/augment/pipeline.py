@@ -87,7 +87,9 @@ class Window:
         progress = jnp.asarray(progress, jnp.float32)
         fraction = jnp.minimum((progress - self.start) / self.ramp, 1.0)
         chosen = jax.random.bernoulli(key, fraction, before[0].shape[:1])
-        images = jnp.where(chosen[:, None, None, None], after[0], before[0])
+        # Mixup makes float images of uint8.
+        images = before[0].astype(after[0].dtype)
+        images = jnp.where(chosen[:, None, None, None], after[0], images)
         return images, jnp.where(chosen[:, None], after[1], before[1])
 
 

@@ -112,7 +112,7 @@ def _nearest(images: jax.Array, matrices: jax.Array) -> tuple[jax.Array, jax.Arr
 def _bilinear(images: jax.Array, matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the pixels and whether they are inside; the edge is repeated."""
     height, width = images.shape[1:3]
-    y, x = jnp.mgrid[:height, :width] + 0.5
+    y, x = jnp.mgrid[:height, :width].astype(jnp.float32) + 0.5
     grid = jnp.stack([x, y, jnp.ones_like(x)])[None, None]  # [1, 1, 3, H, W]
     position = (matrices[..., None, None] * grid).sum(axis=2)  # [B, 2, H, W]
     x, y = position[:, 0], position[:, 1]
