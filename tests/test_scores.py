@@ -74,24 +74,24 @@ def test_calibration_is_that_of_a_plain_loop(data):
             for row, label in zip(shares, labels, strict=True)
             if number / 15 < max(row) <= (number + 1) / 15
         ]
-        assert found.counts[number] == len(inside)
+        assert found[number]["count"] == len(inside)
         if inside:
             confidence = sum(c for c, _ in inside) / len(inside)
             accuracy = sum(hit for _, hit in inside) / len(inside)
-            assert found.confidence[number] == pytest.approx(confidence)
-            assert found.accuracy[number] == pytest.approx(accuracy)
+            assert found[number]["confidence"] == pytest.approx(confidence)
+            assert found[number]["accuracy"] == pytest.approx(accuracy)
             error += len(inside) / len(labels) * abs(confidence - accuracy)
-    assert found.error == pytest.approx(error)
-    assert found.counts.sum() == len(labels)
+    assert scores.calibration_error(found) == pytest.approx(error)
+    assert sum(b["count"] for b in found) == len(labels)
 
 
 def test_bounds_of_the_bins():
     logits = np.array([[1e3, 0.0], [1e3, 0.0]])
     found = scores.calibration(logits, np.array([0, 1]))
-    assert found.counts[-1] == 2
-    assert found.error == pytest.approx(0.5)
+    assert found[-1]["count"] == 2
+    assert scores.calibration_error(found) == pytest.approx(0.5)
     found = scores.calibration(np.zeros((3, 2)), np.array([0, 0, 1]), num_bins=10)
-    assert found.counts[4] == 3  # a bin holds its upper bound
+    assert found[4]["count"] == 3  # a bin holds its upper bound
 
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])

@@ -12,7 +12,7 @@ import numpy as np
 from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.models import count
 from cifar_jax.training.pretrained import weights_file
-from cifar_jax.training.results import environment
+from cifar_jax.training.results import Environment, environment
 
 BATCH_SIZES = (16, 64, 256, 1024, 4096)
 REPEATS = 20
@@ -32,7 +32,7 @@ class Speed(TypedDict, total=False):
     images_per_second_by_batch_size: dict[int, float]
 
 
-class Efficiency(Speed):
+class Efficiency(Speed, Environment):
     """What a network costs, and where that was measured."""
 
     parameters: int  # trainable ones
@@ -40,10 +40,6 @@ class Efficiency(Speed):
     weights_bytes: int  # of all arrays that inference needs, in float32
     disk_bytes: int  # of the newest checkpoint in best/, compressed
     peak_memory_bytes: int  # held so far on the devices, or else by the process
-    device: str
-    num_devices: int
-    num_processes: int
-    versions: dict[str, str]
 
 
 def measure(

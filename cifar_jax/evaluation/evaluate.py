@@ -310,7 +310,7 @@ def _calibrate(
     output: OutputFolder,
 ) -> Calibration:
     """Returns the calibration; writes reliability.png."""
-    before, after = scores.calibration(logits, labels), None
+    before, after = scores.calibration(logits, labels), []
     temperature: Temperature | None = None
     if validation is not None:
         value = scores.fit_temperature(*validation)
@@ -318,12 +318,13 @@ def _calibrate(
         temperature = {
             "value": value,
             "num_validation": len(validation[1]),
-            "ece": after.error,
+            "ece": scores.calibration_error(after),
             "loss": scores.cross_entropy(logits / value, labels),
         }
     value = temperature["value"] if temperature else 1.0
     output.figure("reliability.png", plots.reliability(before, after, value))
-    return {"ece": before.error, "bins": before.bins, "temperature": temperature}
+    error = scores.calibration_error(before)
+    return {"ece": error, "bins": before, "temperature": temperature}
 
 
 def _keep_pictures(

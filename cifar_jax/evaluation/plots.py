@@ -6,9 +6,10 @@ Nothing here touches pyplot's global state, so no display is needed.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cifar_jax.evaluation.scores import Calibration
+from cifar_jax.evaluation.scores import Bin, calibration_error
 
 BLUE, RED = "#2b6cb0", "#c0392b"
 _MOST_NAMED = 30  # classes whose names fit along an axis
@@ -22,74 +23,74 @@ def confusion(matrix: np.ndarray, label_names: Sequence[str]) -> Figure:
       matrix: int [K, K], from true classes (rows) to labels given (columns).
       label_names: K names.
     """
-    size, named = len(matrix), len(matrix) <= _MOST_NAMED
+    size = len(matrix)
     side = min(3 + 0.45 * size, 12)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    mesh = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    texts = np.vectorize("{:,}".format)(matrix) if size <= _MOST_COUNTED else None
+    axes = _heatmap(figure, shares, "Blues", "share of the true class", texts)
     axes.set(xlabel="label given", ylabel="true class")
-    if named:
+    if size <= _MOST_NAMED:
         axes.set_xticks(range(size), label_names, rotation=45, ha="right")
         axes.set_yticks(range(size), label_names)
-    if size <= _MOST_COUNTED:
-        for (row, column), share in np.ndenumerate(shares):
-            axes.text(
-                column,
-                row,
-                f"{matrix[row, column]:,}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if share > 0.5 else "black",
-            )
-    figure.colorbar(mesh, ax=axes, label="share of the true class", shrink=0.8)
     return figure
 
 
+def _heatmap(
+    figure: Figure,
+    shares: np.ndarray,
+    colours: str,
+    label: str,
+    texts: np.ndarray | None,
+) -> Axes:
+    """Draws a table of shares in [0, 1], float [rows, columns], with texts in it."""
+    axes = figure.subplots()
+    mesh = axes.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="auto")
+    for (row, column), text in np.ndenumerate(texts if texts is not None else []):
+        look = {"ha": "center", "va": "center", "fontsize": 8}
+        colour = "white" if shares[row, column] > 0.55 else "black"
+        axes.text(column, row, text, color=colour, **look)
+    figure.colorbar(mesh, ax=axes, label=label)
+    return axes
+
+
 def reliability(
-    before: Calibration, after: Calibration | None = None, temperature: float = 1.0
+    before: Sequence[Bin], after: Sequence[Bin] = (), temperature: float = 1.0
 ) -> Figure:
     """Draws accuracy against confidence, over how often each confidence occurs.
 
     Args:
       before: Calibration of the network as it is.
-      after: Calibration with its logits divided by the temperature, or None.
+      after: Calibration with its logits divided by the temperature, if one was fitted.
       temperature: Temperature fitted on validation images.
     """
     figure = Figure(figsize=(5.5, 6), layout="constrained")
     top, bottom = figure.subplots(2, height_ratios=(3, 1), sharex=True)
     top.plot([0, 1], [0, 1], color="black", linestyle="--", label="perfect", zorder=3)
-    edges, width = before.edges, 1 / len(before.counts)
-    centres = edges[:-1] + width / 2
-    filled = before.counts > 0
+    bar = {"width": 0.92 / len(before), "color": BLUE, "alpha": 0.75}
+    filled = [b for b in before if b["count"]]
     top.bar(
-        centres[filled],
-        before.accuracy[filled],
-        width * 0.92,
-        color=BLUE,
-        alpha=0.75,
-        label=f"as it is: ECE {before.error:.3f}",
+        [(b["low"] + b["high"]) / 2 for b in filled],
+        [b["accuracy"] for b in filled],
+        label=f"as it is: ECE {calibration_error(before):.3f}",
+        **bar,
     )
-    if after is not None:
-        filled = after.counts > 0
+    if after:
+        filled = [b for b in after if b["count"]]
+        error = calibration_error(after)
         top.plot(
-            after.confidence[filled],
-            after.accuracy[filled],
+            [b["confidence"] for b in filled],
+            [b["accuracy"] for b in filled],
             color=RED,
             marker="o",
             markersize=4,
-            label=f"at temperature {temperature:.2f}: ECE {after.error:.3f}",
+            label=f"at temperature {temperature:.2f}: ECE {error:.3f}",
         )
     top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     top.legend(loc="upper left", frameon=False)
-    bottom.bar(
-        centres,
-        before.counts / before.counts.sum(),
-        width * 0.92,
-        color=BLUE,
-        alpha=0.75,
-    )
+    counts = np.array([b["count"] for b in before])
+    centres = [(b["low"] + b["high"]) / 2 for b in before]
+    bottom.bar(centres, counts / counts.sum(), **bar)
     bottom.set(xlabel="confidence", ylabel="share of images")
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
@@ -106,21 +107,9 @@ def corruption_errors(error: Mapping[str, Sequence[float]]) -> Figure:
     table = np.array([error[name] for name in names])
     height = 1.4 + 0.38 * len(names)
     figure = Figure(figsize=(6.5, height), layout="constrained")
-    axes = figure.subplots()
-    mesh = axes.imshow(table, cmap="Reds", vmin=0, vmax=1, aspect="auto")
+    texts = np.vectorize("{:.3f}".format)(table)
+    axes = _heatmap(figure, table, "Reds", "error", texts)
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     axes.set_xticks(range(table.shape[1]), map(str, range(1, table.shape[1] + 1)))
     axes.set(xlabel="severity", title=f"mean error {table.mean():.3f}")
-    for (row, column), value in np.ndenumerate(table):
-        colour = "white" if value > 0.6 else "black"
-        axes.text(
-            column,
-            row,
-            f"{value:.3f}",
-            ha="center",
-            va="center",
-            fontsize=9,
-            color=colour,
-        )
-    figure.colorbar(mesh, ax=axes, label="error")
     return figure

@@ -1,6 +1,5 @@
 """Scores of logits and labels. Pure functions of NumPy arrays."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
@@ -40,8 +39,8 @@ class Bin(TypedDict):
     low: float
     high: float
     count: int
-    confidence: float
-    accuracy: float
+    confidence: float  # mean probability of the label given; 0 without images
+    accuracy: float  # share of those labels that are right; 0 without images
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
@@ -118,67 +117,37 @@ def confusion_matrix(
     return counts.reshape(num_classes, num_classes)
 
 
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-    """Confidence against accuracy, in bins of equal width.
-
-    Attributes:
-      counts: int64 [bins], number of images in each.
-      confidence: float64 [bins], mean probability of the label given; 0 where empty.
-      accuracy: float64 [bins], share of those labels that are right; 0 where empty.
-    """
-
-    counts: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
-
-    @property
-    def edges(self) -> np.ndarray:
-        """Bounds of the bins, float64 [bins + 1]; each bin holds its upper bound."""
-        return np.linspace(0, 1, len(self.counts) + 1)
-
-    @property
-    def bins(self) -> list[Bin]:
-        """The bins as plain data."""
-        columns = (
-            *(self.edges[:-1], self.edges[1:]),
-            *(self.counts, self.confidence, self.accuracy),
-        )
-        return [
-            Bin(low=low, high=high, count=count, confidence=mean, accuracy=accuracy)
-            for low, high, count, mean, accuracy in zip(
-                *(column.tolist() for column in columns), strict=True
-            )
-        ]
-
-    @property
-    def error(self) -> float:
-        """Expected calibration error: the mean gap, weighted by the images."""
-        gaps = np.abs(self.confidence - self.accuracy)
-        return float((self.counts * gaps).sum() / self.counts.sum())
-
-
 def calibration(
     logits: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS
-) -> Calibration:
+) -> list[Bin]:
     """Returns how far confidence can be trusted (Guo et al., 2017, arXiv:1706.04599).
 
     Args:
       logits: float [N, K].
       labels: int [N].
-      num_bins: Number of bins of the confidence, from 0 to 1.
+      num_bins: Number of bins of the confidence, of equal width from 0 to 1; each holds
+        its upper bound.
     """
     confidence = np.exp(log_probabilities(logits).max(axis=-1))
     correct = logits.argmax(axis=-1) == labels
-    bins = np.ceil(confidence * num_bins).astype(int) - 1
-    bins = np.clip(bins, 0, num_bins - 1)  # rounding can take a probability past 1
-    counts = np.bincount(bins, minlength=num_bins)
-    filled = np.maximum(counts, 1)
-    return Calibration(
-        counts=counts,
-        confidence=np.bincount(bins, confidence, num_bins) / filled,
-        accuracy=np.bincount(bins, correct, num_bins) / filled,
-    )
+    places = np.ceil(confidence * num_bins).astype(int) - 1
+    places = np.clip(places, 0, num_bins - 1)  # rounding can take a probability past 1
+    edges, counts = np.linspace(0, 1, num_bins + 1), np.bincount(places, None, num_bins)
+    means = [
+        np.bincount(places, values, num_bins) / np.maximum(counts, 1)
+        for values in (confidence, correct)
+    ]
+    columns = (column.tolist() for column in (edges[:-1], edges[1:], counts, *means))
+    return [
+        Bin(low=low, high=high, count=count, confidence=mean, accuracy=accuracy)
+        for low, high, count, mean, accuracy in zip(*columns, strict=True)
+    ]
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Returns the expected calibration error: the mean gap, weighted by the images."""
+    gaps = [b["count"] * abs(b["confidence"] - b["accuracy"]) for b in bins]
+    return float(np.sum(gaps) / sum(b["count"] for b in bins))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
