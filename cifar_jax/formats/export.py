@@ -3,9 +3,9 @@
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable
 from typing import Any, NotRequired, TypedDict
 
@@ -91,8 +91,9 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     network = in_float32(network)
     card = describe(network)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
+    # Verified beside its place, and moved there: what is cut off leaves no file.
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
+        partial = pathlib.Path(folder, path.name)
         kind.write(network, partial, card)
         content = weights_file(partial) or partial  # a folder's, or the file itself
         card["sha256"] = hashlib.sha256(content.read_bytes()).hexdigest()
@@ -105,10 +106,6 @@ def export(
         else:
             card_path(partial).replace(card_path(path))
         partial.replace(path)
-    finally:
-        card_path(partial).unlink(missing_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)  # a folder, if it is one
-        partial.unlink(missing_ok=True)
     return card
 
 

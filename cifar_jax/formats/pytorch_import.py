@@ -1,9 +1,8 @@
 """Weights from PyTorch become a run directory. Needs the extra torch."""
 
 import hashlib
-import os
 import pathlib
-import shutil
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,38 +59,53 @@ def import_weights(
         raise UserError(f"{workdir} exists; choose another --workdir")
     weights = read(path)
     network = pretrained.abstract_model(config_to_dict(config), dataset)
+    variables, theirs = _load(weights, network)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    metadata = {"epoch": 0, "imported": path.name, "sha256": sha256}
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=workdir.parent) as folder:
+        run = RunDirectory(pathlib.Path(folder, workdir.name))
+        run.path.mkdir()
+        run.claim(config, dataset)
+        checkpoints = CheckpointFolder(run.best, keep=1)
+        checkpoints.save(0, variables, metadata)
+        checkpoints.close()
+        # Read back, and compared.
+        ours = export.in_float32(pretrained.load_model(run.path))
+        check = export.compare(ours, pytorch.on_arrays(theirs))
+        if original is not None:
+            _check_original(ours, *original)
+        run.path.rename(workdir)
+    return check
+
+
+def _load(
+    weights: Mapping[str, np.ndarray], network: pretrained.LoadedModel
+) -> tuple[dict[str, Any], torch_resnet.Classifier]:
+    """Returns a network's variables made of weights, and its copy in PyTorch."""
     shape, num_classes = network.image_shape, network.num_classes
     module = torch_resnet.create(network.config["model"], shape, num_classes)
     state = module.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     preact = module.design.block == "preact"
     weights = torch_names.match(weights, shapes, preact=preact)
-    _check_variances(weights)
-    tensors = {name: torch.tensor(value) for name, value in weights.items()}
-    module.load_state_dict(state | tensors)
-    theirs = torch_resnet.Classifier(module, dataset["mean"], dataset["std"]).eval()
-    head_map = torch_resnet.head_map(module.design, shape)
-    trees = network.variables.items()
-    variables = {kind: _to_flax(weights, tree, head_map) for kind, tree in trees}
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    metadata = {"epoch": 0, "imported": path.name, "sha256": sha256}
-    return _save(config, dataset, variables, metadata, theirs, workdir, original)
-
-
-def _to_flax(weights: Mapping[str, np.ndarray], tree: Any, head_map: Any) -> Any:
-    """Returns a tree of the weights, in the structure and the shapes of this one."""
-    leaves: dict[Any, Any] = traverse_util.flatten_dict(tree)
-    shapes = {path: leaf.shape for path, leaf in leaves.items()}
-    return traverse_util.unflatten_dict(torch_names.to_flax(weights, shapes, head_map))
-
-
-def _check_variances(weights: Mapping[str, np.ndarray]) -> None:
     for name, value in weights.items():
         if name.endswith("running_var") and value.min() < 0:
             raise UserError(
                 f"{name} holds {value.min():.3g}, which is not a variance; save the "
                 "weights again"
             )
+    tensors = {name: torch.tensor(value) for name, value in weights.items()}
+    module.load_state_dict(state | tensors)
+    mean, std = network.mean.tolist(), network.std.tolist()
+    theirs = torch_resnet.Classifier(module, mean, std).eval()
+    head_map, variables = torch_resnet.head_map(module.design, shape), {}
+    for kind, tree in network.variables.items():
+        leaves: dict[Any, Any] = traverse_util.flatten_dict(tree)
+        leaf_shapes = {path: leaf.shape for path, leaf in leaves.items()}
+        leaves = torch_names.to_flax(weights, leaf_shapes, head_map)
+        variables[kind] = traverse_util.unflatten_dict(leaves)
+    return variables, theirs
 
 
 def _check_original(
@@ -118,28 +132,6 @@ def _check_original(
             "strides, pools, activation, bn_epsilon and normalisation: set "
             "--config.model.stem_pool, say, or --mean and --std"
         )
-
-
-def _save(
-    config, dataset, variables, metadata, theirs, workdir, original
-) -> export.Check:
-    """Makes the run directory, reads it back, and compares it with PyTorch's."""
-    partial = workdir.with_name(f".partial-{os.getpid()}-{workdir.name}")
-    partial.mkdir(parents=True)
-    try:
-        run = RunDirectory(partial)
-        run.claim(config, dataset)
-        checkpoints = CheckpointFolder(run.best, keep=1)
-        checkpoints.save(0, variables, metadata)
-        checkpoints.close()
-        ours = export.in_float32(pretrained.load_model(partial))
-        check = export.compare(ours, pytorch.on_arrays(theirs))
-        if original is not None:
-            _check_original(ours, *original)
-        partial.rename(workdir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return check
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
