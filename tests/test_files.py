@@ -1,5 +1,6 @@
 """What a path or a name opens, for training, evaluation and prediction alike."""
 
+import dataclasses
 import pathlib
 import pickle
 import shutil
@@ -182,7 +183,8 @@ def test_damage_of_a_data_set_is_found_when_it_is_read(digits_dir, tmp_path):
 def table_of(label_names, labels):
     images = IMAGES[: len(labels)]
     labels = np.array(labels, np.int32)
-    return from_arrays("x", images, labels, label_names=label_names)
+    data = from_arrays("x", images, labels)
+    return dataclasses.replace(data, label_names=label_names or data.label_names)
 
 
 @pytest.mark.parametrize(

@@ -126,19 +126,20 @@ def from_arrays(
     images: np.ndarray,
     labels: np.ndarray | None = None,
     *,
-    label_names: tuple[str, ...] | None = None,
     ids: Sequence[str | int] | None = None,
 ) -> Dataset:
     """Returns a data set of arrays, which may be mapped from a file.
+
+    The names of its classes are their numbers.
 
     Args:
       name: Name for errors.
       images: uint8 [N, H, W, C].
       labels: int32 [N], checked by `as_labels`.
-      label_names: Names of the classes, by label; None: their numbers.
       ids: Name or number of each image.
     """
-    if labels is not None and label_names is None:
+    label_names = None
+    if labels is not None:
         label_names = tuple(str(k) for k in range(int(labels.max(initial=0)) + 1))
 
     def read(start: int, stop: int) -> Batch:

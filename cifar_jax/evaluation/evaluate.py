@@ -93,6 +93,7 @@ class Evaluation(Report, total=False):
     data: Required[str]
     split: Required[str | None]  # val or test, if these are the run's own images
     select_on: Required[str]
+    files: Required[list[str]]  # names of the tables and pictures beside it
     tta: TtaScores
     comparisons: list[Comparison]
     corruptions: CorruptionErrors
@@ -168,6 +169,7 @@ class _Evaluator:
             "data": self._spec,
             "split": self._split,
             "select_on": self._network.config["evaluate"]["select_on"],
+            "files": [],  # until all are written
         }
         folder = None if request.validation else sources.corruptions(self._spec)
         if folder:
@@ -180,8 +182,8 @@ class _Evaluator:
             # Speed is that of the plain network, without test-time augmentation.
             timed=self._load(request.workdir) if request.speed else None,
         )
-        files = list(self._output.files)
-        self._output.json("evaluation.json", {**record, "files": files})
+        record["files"] = list(self._output.files)
+        self._output.json("evaluation.json", record)
         return record
 
     def _score(self, record: Evaluation) -> None:

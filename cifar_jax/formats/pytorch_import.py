@@ -57,9 +57,8 @@ def import_weights(
     workdir = workdir.absolute()
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"{workdir} exists; choose another --workdir")
-    weights = read(path)
     network = pretrained.abstract_model(config_to_dict(config), dataset)
-    variables, theirs = _load(weights, network)
+    variables, theirs = _load(read(path), network)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     metadata = {"epoch": 0, "imported": path.name, "sha256": sha256}
     workdir.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +69,6 @@ def import_weights(
         checkpoints = CheckpointFolder(run.best, keep=1)
         checkpoints.save(0, variables, metadata)
         checkpoints.close()
-        # Read back, and compared.
         ours = export.in_float32(pretrained.load_model(run.path))
         check = export.compare(ours, pytorch.on_arrays(theirs))
         if original is not None:

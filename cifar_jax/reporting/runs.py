@@ -97,12 +97,6 @@ Seed = TypedDict(
 )
 
 
-class EvaluationRecord(evaluate.Evaluation):
-    """The content of evaluation.json, with the names of the files beside it."""
-
-    files: list[str]
-
-
 # One run
 
 
@@ -122,7 +116,7 @@ class Evaluation:
       samples: Those of samples.npz, random images, or None.
     """
 
-    record: EvaluationRecord
+    record: evaluate.Evaluation
     split: str | None
     matrix: np.ndarray | None
     picture: bytes | None
@@ -386,7 +380,7 @@ def _read_evaluation(folder: pathlib.Path, num_classes: int) -> Evaluation | Non
     path = folder / "evaluation.json"
     if not path.exists():
         return None
-    record = check(read_object(path), EvaluationRecord, path)
+    record = check(read_object(path), evaluate.Evaluation, path)
     matrix, pictures = None, {}
     try:
         # Files of an earlier evaluation may still lie there: read only those it names.
