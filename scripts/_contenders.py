@@ -89,6 +89,7 @@ class _Jax:
         import jax
 
         import cifar_jax.training.setup as setup_lib
+        from cifar_jax.training import steps
 
         jax.config.update("jax_enable_compilation_cache", False)  # compile time counts
         devices = jax.devices()[:1] if plain else None
@@ -96,12 +97,13 @@ class _Jax:
         if plain:
             run = dataclasses.replace(run, model=run.model.clone(convolve=None))
         self._run, self._optimizer = run, dict(config.optim.to_dict())
-        self._keys = jax.random.split(jax.random.key(config.seed), 3)
+        key = jax.random.key(config.seed)
+        self._keys = key, *steps.split_seed(key)
         # Optimising so many random numbers would take LLVM minutes.
         on_cpu = run.mesh.devices.flat[0].platform == "cpu"
         options = {"xla_backend_optimization_level": 0} if on_cpu else {}
         create = jax.jit(run.create_state, compiler_options=options)
-        self._state = create(self._keys[0])
+        self._state = create(self._keys[1])
 
     def facts(self) -> dict[str, Any]:
         """Returns what makes the comparison fair, devices and versions."""
@@ -180,7 +182,7 @@ class Ours(_Jax):
         replicated = distributed.replicated(run.mesh)
         self._state, self._keys = jax.device_put((self._state, self._keys), replicated)
         self._metrics = jax.jit(Metrics.empty, out_shardings=replicated)()
-        self._feed = feed.Feed(run, self._keys[2])
+        self._feed = feed.Feed(run, self._keys[3])
         self._program = functools.cache(lambda call: feed.lower(run, call).compile())
         self._evaluate_call = feed.evaluation_call(run)
         self._step = 0
@@ -195,7 +197,7 @@ class Ours(_Jax):
                 for call, data in calls:
                     train, previous = self._program(call), self._metrics
                     self._state, self._metrics = train(
-                        self._state, previous, data, self._keys[1], None
+                        self._state, previous, data, self._keys[0], None
                     )
                     jax.device_get(previous)  # the loop shows the call before
                     self._step += call.num_steps

@@ -14,6 +14,7 @@ from support.augment_images import natural_images
 
 from cifar_jax import UserError
 from cifar_jax.data import augment
+from cifar_jax.data.augment.pipeline import CONTEXT
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -294,7 +295,7 @@ def test_functions_keep_the_conventions(name):
     options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     assert len(options) + len(positional) == len(parameters)
     for option in options:
-        if option.name not in ("epoch", "index"):
+        if option.name not in CONTEXT:
             assert option.default is not option.empty, option.name
 
 
@@ -312,7 +313,7 @@ def test_functions_keep_the_conventions(name):
         (dict(name="random_crop", mode="mirror"), ["'mirror'", "'zero' or 'reflect'"]),
         (dict(name="random_flip", p=1.5), ["1.5", "[0, 1]"]),
         (dict(name="random_flip", p=True), ["True", "a number"]),
-        (dict(name="alternating_flip", index=3), ["'index'", "seed"]),
+        (dict(name="alternating_flip", index=3), ["'index'", "known: ramp"]),
         (dict(name="random_rotation", degrees=-1), ["-1"]),
         (dict(name="random_rotation", fill=(1, 2)), ["(1, 2)", "3 channels"]),
         (dict(name="random_rotation", fill=256), ["256", "[0, 255]"]),
@@ -374,13 +375,11 @@ def test_the_alternating_flip_follows_the_seed_of_the_run():
     images = jnp.arange(64 * 4 * 4 * 1, dtype=jnp.float32).reshape(64, 4, 4, 1)
     labels, index = jnp.zeros((64, 2)), jnp.arange(64)
 
-    def flipped(run_seed, **options):
-        transforms = [dict(name="alternating_flip", **options)]
-        pipeline = augment.make_pipeline(
-            transforms, image_shape=(4, 4, 1), seed=run_seed
-        )
-        found, _ = pipeline(jax.random.key(9), images, labels, epoch=0, index=index)
+    def flipped(key, run_seed):
+        transforms = [dict(name="alternating_flip")]
+        pipeline = augment.make_pipeline(transforms, image_shape=(4, 4, 1))
+        context = dict(epoch=0, index=index, run_key=jax.random.key(run_seed))
+        found, _ = pipeline(jax.random.key(key), images, labels, **context)
         return (found != images).any((1, 2, 3)).tolist()
 
-    assert flipped(0) == flipped(5, seed=0)
-    assert flipped(5) == flipped(0, seed=5) != flipped(0)
+    assert flipped(9, 0) == flipped(8, 0) != flipped(9, 5)

@@ -68,7 +68,8 @@ def test_flips_have_their_probability(p):
 
 
 def test_flips_alternate_from_a_random_side():
-    flip = jax.jit(augment.TRANSFORMS["alternating_flip"])
+    transform = augment.TRANSFORMS["alternating_flip"]
+    flip = jax.jit(functools.partial(transform, run_key=jax.random.key(7)))
     index = jnp.arange(BATCH)
     sides = [
         np.asarray(flip(jax.random.key(i), positions(), epoch=epoch, index=index))

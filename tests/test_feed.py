@@ -10,7 +10,7 @@ from support.runs import rows, tiny_config, train
 from cifar_jax import UserError
 from cifar_jax.data import augment, sources
 from cifar_jax.training import distributed, setup
-from cifar_jax.training.feed import Feed, evaluation_call
+from cifar_jax.training.feed import Feed, evaluation_call, lower
 from cifar_jax.training.state import Metrics, means
 
 BATCH = 128
@@ -162,6 +162,17 @@ def test_the_first_step_of_the_last_tenth_is_the_first_one_without(prepared, tot
     options = dataclasses.replace(setup_.options, augment=chain, total_steps=total)
     segments = dataclasses.replace(setup_, options=options).segments
     assert list(segments) == [0, total * 9 // 10]
+
+
+def test_seeds_share_a_program(digits_dir):
+    """So that only the first of them waits for the compiler."""
+    config = tiny_config(digits_dir)
+    config.augment = (dict(name="alternating_flip"),)
+    texts = set()
+    for config.seed in (0, 1):
+        prepared = setup.make(config, jax.devices()[:1], lambda line: None)
+        texts.add(lower(prepared, next(prepared.calls(0, 1))).as_text())
+    assert len(texts) == 1
 
 
 def test_calls_on_an_accelerator_divide_an_epoch(prepared, monkeypatch):

@@ -15,7 +15,14 @@ from ml_collections import ConfigDict
 from cifar_jax import UserError
 from cifar_jax.config import config_to_dict
 from cifar_jax.data.sources import Examples
-from cifar_jax.training import distributed, interrupt, pretrained, results, setup
+from cifar_jax.training import (
+    distributed,
+    interrupt,
+    pretrained,
+    results,
+    setup,
+    steps,
+)
 from cifar_jax.training import workdir as workdir_lib
 from cifar_jax.training.checkpoint import (
     Checkpointer,
@@ -151,10 +158,13 @@ class Trainer:
         self._time_limit = interrupt.Timer(config.train.max_seconds, start)
         self._replicated = distributed.replicated(prepared.mesh)
         self._empty_metrics = jax.jit(Metrics.empty, out_shardings=self._replicated)
-        # Do not change the number of keys: older runs have split the seed like this.
-        init_key, self._train_key, order_key = jax.jit(
-            lambda: tuple(jax.random.split(jax.random.key(config.seed), 3)),
-            out_shardings=self._replicated,
+
+        def keys():
+            key = jax.random.key(config.seed)
+            return key, *steps.split_seed(key)
+
+        self._key, init_key, _, order_key = jax.jit(
+            keys, out_shardings=self._replicated
         )()
         # What the devices hold. `_step` is the state's, known without asking them.
         self._state = setup.jit_create_state(prepared)(init_key)
@@ -246,7 +256,7 @@ class Trainer:
                 if self._profiler:
                     self._profiler.before_call(previous)
                 self._state, self._metrics = train(
-                    self._state, previous, data, self._train_key, self._teacher
+                    self._state, previous, data, self._key, self._teacher
                 )
                 self._step += call.num_steps
                 if step % steps_per_epoch:

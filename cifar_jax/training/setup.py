@@ -179,7 +179,7 @@ def make(
     source = source or open_source(config, report=report)
     model, num_parameters, macs = _make_model(config, source, mesh, report)
     shape = source.image_shape
-    chain = augment.make_pipeline(config.augment, image_shape=shape, seed=config.seed)
+    chain = augment.make_pipeline(config.augment, image_shape=shape)
     _check(config, mesh)
     train, val = read_train_and_val(config, source)
     source.check_split(config.data.test_split)

@@ -79,6 +79,14 @@ def normalize(
     return cast(jax.Array, centred / jnp.reshape(std, shape))
 
 
+def split_seed(key: jax.Array) -> jax.Array:
+    """Returns keys for the weights, the steps and the order of the images.
+
+    Do not change their number: older runs have split the key of their seed like this.
+    """
+    return jax.random.split(key, 3)
+
+
 def train(
     state: TrainState,
     metrics: Metrics,
@@ -90,15 +98,18 @@ def train(
 ) -> tuple[TrainState, Metrics]:
     """Trains on one batch: augments, normalises, differentiates, updates.
 
-    Randomness is a pure function of the run's `key` and the state's step, so a resumed
-    run repeats it. `metrics` are the means over the epoch so far; `teacher` holds the
-    variables of the network to distil from, if there is one.
+    Randomness is a pure function of the run's `key`, that of its seed, and the state's
+    step, so a resumed run repeats it. As the key is an argument, seeds share a program.
+    `metrics` are the means over the epoch so far; `teacher` holds the variables of the
+    network to distil from, if there is one.
 
     Returns:
       The new state, and the metrics with this batch.
     """
-    augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-    inputs = _inputs(augment_key, batch, state.step, teacher, options)
+    _, train_key, _ = split_seed(key)
+    step_key = jax.random.fold_in(train_key, state.step)
+    augment_key, dropout_key = jax.random.split(step_key)
+    inputs = _inputs(augment_key, batch, state.step, teacher, options, key)
 
     def loss_fn(params, batch_stats, images, targets, teacher_logits, key):
         if options.pruning_plan:
@@ -167,7 +178,12 @@ def evaluate(
 
 
 def _inputs(
-    key: jax.Array, batch: Batch, step: Any, teacher: Any, options: StepOptions
+    key: jax.Array,
+    batch: Batch,
+    step: Any,
+    teacher: Any,
+    options: StepOptions,
+    run_key: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Returns normalised images, soft labels [B, K], and the teacher's logits or None.
 
@@ -186,6 +202,7 @@ def _inputs(
             epoch=epoch,
             index=batch.index,
             progress=jnp.float32(step) / options.total_steps,
+            run_key=run_key,
         )
     teacher_logits = None
     if options.distillation:  # the teacher normalises in its own way

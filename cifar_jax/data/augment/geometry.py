@@ -75,7 +75,7 @@ def alternating_flip(
     *,
     epoch: jax.Array,
     index: jax.Array,
-    seed: int = 0,
+    run_key: jax.Array,
 ) -> jax.Array:
     """Mirrors each image in every other epoch (Jordan, 2024, arXiv:2404.00498).
 
@@ -87,13 +87,10 @@ def alternating_flip(
       images: uint8 or float [B, H, W, C].
       epoch: int32 scalar, or [B]: how often each image was seen before.
       index: int32 [B], each image's place in the data set.
-      seed: Seed that chooses which half starts mirrored; in a run, `config.seed` unless
-        it is given.
+      run_key: PRNG key of the run, which chooses the half that starts mirrored.
     """
     del key
-    image_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-        jax.random.key(seed), index
-    )
+    image_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(run_key, index)
     flipped = jax.vmap(jax.random.bernoulli)(image_keys) ^ (epoch % 2 == 1)
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
 

@@ -36,7 +36,7 @@ TRANSFORMS: dict[str, Callable] = {
 }
 
 # Arguments that the pipeline gives to the transforms that ask for them.
-CONTEXT = ("epoch", "index")
+CONTEXT = ("epoch", "index", "run_key")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +123,7 @@ class Pipeline:
         index: jax.Array | None = None,
         progress: ArrayLike | None = None,
         active: Sequence[bool] | None = None,
+        run_key: jax.Array | None = None,
     ) -> Batch:
         """Returns images and labels after the transforms.
 
@@ -138,8 +139,11 @@ class Pipeline:
           index: int32 [B], each image's place in the data set; for `alternating_flip`.
           progress: Scalar, fraction of the run that has passed; for ramps.
           active: Whether each transform acts; None: all do.
+          run_key: PRNG key that is the same in all steps, for `alternating_flip`; None:
+            that of the seed 0.
         """
-        context = {"epoch": epoch, "index": index}
+        run_key = jax.random.key(0) if run_key is None else run_key
+        context = {"epoch": epoch, "index": index, "run_key": run_key}
         # Do not change how the keys are made: a resumed run must draw the same.
         for position, transform in enumerate(self.transforms):
             step_key = jax.random.fold_in(key, position)
@@ -164,7 +168,6 @@ def make_pipeline(
     transforms: Sequence[Mapping[str, Any]],
     *,
     image_shape: tuple[int, int, int] = (32, 32, 3),
-    seed: int = 0,
 ) -> Pipeline:
     """Returns the function that applies transforms to a batch, in their order.
 
@@ -172,14 +175,13 @@ def make_pipeline(
       transforms: For each one a dict of its `name`, a key of `TRANSFORMS`, its options
         and, for any of them, those of a `Window`: `start`, `stop` and `ramp`.
       image_shape: (H, W, C) of the images, against which the options are checked.
-      seed: Seed of the run, for transforms with an option `seed` that is not given.
     """
-    made = [_make_transform(transform, image_shape, seed) for transform in transforms]
+    made = [_make_transform(transform, image_shape) for transform in transforms]
     return Pipeline(tuple(t for t, _ in made), tuple(w for _, w in made))
 
 
 def _make_transform(
-    transform: Mapping[str, Any], image_shape: tuple[int, int, int], seed: int
+    transform: Mapping[str, Any], image_shape: tuple[int, int, int]
 ) -> tuple[Transform, Window]:
     """Returns one transform with its options bound, and when it acts."""
     if not hasattr(transform, "keys"):
@@ -207,8 +209,6 @@ def _make_transform(
 
     try:
         checks.check_options(options, defaults | window_fields)
-        if "seed" in defaults:
-            options.setdefault("seed", seed)
         window = Window(**{k: options.pop(k) for k in window_fields if k in options})
         # The transform checks its values when it is traced: nothing is compiled here.
         jax.eval_shape(
@@ -218,6 +218,7 @@ def _make_transform(
             jax.ShapeDtypeStruct((2, 10), jnp.float32),
             epoch=jax.ShapeDtypeStruct((), jnp.int32),
             index=jax.ShapeDtypeStruct((2,), jnp.int32),
+            run_key=jax.random.key(0),
         )
     except UserError as error:
         raise UserError(f"augment, {name}: {error}") from None
