@@ -158,13 +158,9 @@ class Trainer:
         self._time_limit = interrupt.Timer(config.train.max_seconds, start)
         self._replicated = distributed.replicated(prepared.mesh)
         self._empty_metrics = jax.jit(Metrics.empty, out_shardings=self._replicated)
-
-        def keys():
-            key = jax.random.key(config.seed)
-            return key, *steps.split_seed(key)
-
+        key = jax.random.key(config.seed)
         self._key, init_key, _, order_key = jax.jit(
-            keys, out_shardings=self._replicated
+            lambda: (key, *steps.split_seed(key)), out_shardings=self._replicated
         )()
         # What the devices hold. `_step` is the state's, known without asking them.
         self._state = setup.jit_create_state(prepared)(init_key)

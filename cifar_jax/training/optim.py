@@ -213,38 +213,16 @@ def _scale_by_muon(options: dict[str, Any]) -> optax.GradientTransformation:
         weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: sides, tree),
     )
 
-    def stack(kernels, on_cpu):
-        """Returns [N, rows, columns] by rows."""
-        groups = collections.defaultdict(list)
-        for place, kernel in enumerate(jax.tree.leaves(kernels)):
-            matrix = kernel.reshape(-1, kernel.shape[-1])
-            matrix = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-            groups[place if on_cpu else len(matrix)].append(matrix)
-        return {key: _stack(matrices) for key, matrices in groups.items()}
-
-    def unstack(stacks, kernels, on_cpu):
-        """Returns what was stacked, in the shapes of the kernels."""
-        rows = {key: iter(stacked) for key, stacked in stacks.items()}
-
-        def take(place, kernel):
-            fan_in, width = kernel.size // kernel.shape[-1], kernel.shape[-1]
-            matrix = next(rows[place if on_cpu else min(fan_in, width)])
-            matrix = matrix[:, : max(fan_in, width)]
-            return (matrix.T if fan_in > width else matrix).reshape(kernel.shape)
-
-        leaves, structure = jax.tree.flatten(kernels)
-        return structure.unflatten(take(*pair) for pair in enumerate(leaves))
-
     def step(updates, state, params, on_cpu=False):
-        stacked = state._replace(mu=stack(state.mu, on_cpu))
+        stacked = state._replace(mu=_stacks(state.mu, on_cpu))
         with jax.default_matmul_precision("default" if on_cpu else "BF16_BF16_F32"):
-            outputs = inner.update(stack(updates, on_cpu), stacked, params)
+            outputs = inner.update(_stacks(updates, on_cpu), stacked, params)
         directions, new = cast(tuple[Any, optax.contrib.MuonState], outputs)
         directions = jax.tree.map(
             lambda x: max(1, x.shape[-1] ** 2 / x.size) ** 0.5 * x,
-            unstack(directions, updates, on_cpu),
+            _kernels(directions, updates, on_cpu),
         )
-        return directions, new._replace(mu=unstack(new.mu, updates, on_cpu))
+        return directions, new._replace(mu=_kernels(new.mu, updates, on_cpu))
 
     def update(updates: Any, state: Any, params: Any = None):
         on_cpu = functools.partial(step, on_cpu=True)
@@ -253,6 +231,30 @@ def _scale_by_muon(options: dict[str, Any]) -> optax.GradientTransformation:
         )
 
     return optax.GradientTransformation(inner.init, update)
+
+
+def _stacks(kernels: Any, on_cpu: bool) -> dict[int, jax.Array]:
+    """Returns [N, rows, columns] by rows."""
+    groups = collections.defaultdict(list)
+    for place, kernel in enumerate(jax.tree.leaves(kernels)):
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        matrix = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+        groups[place if on_cpu else len(matrix)].append(matrix)
+    return {key: _stack(matrices) for key, matrices in groups.items()}
+
+
+def _kernels(stacks: Any, like: Any, on_cpu: bool) -> Any:
+    """Returns what was stacked, in the shapes of kernels `like` them."""
+    rows = {key: iter(stacked) for key, stacked in stacks.items()}
+
+    def take(place, kernel):
+        fan_in, width = kernel.size // kernel.shape[-1], kernel.shape[-1]
+        matrix = next(rows[place if on_cpu else min(fan_in, width)])
+        matrix = matrix[:, : max(fan_in, width)]
+        return (matrix.T if fan_in > width else matrix).reshape(kernel.shape)
+
+    leaves, structure = jax.tree.flatten(like)
+    return structure.unflatten(take(*pair) for pair in enumerate(leaves))
 
 
 def _stack(matrices: list[jax.Array]) -> jax.Array:

@@ -99,15 +99,13 @@ def train(
     """Trains on one batch: augments, normalises, differentiates, updates.
 
     Randomness is a pure function of the run's `key`, that of its seed, and the state's
-    step, so a resumed run repeats it. As the key is an argument, seeds share a program.
-    `metrics` are the means over the epoch so far; `teacher` holds the variables of the
-    network to distil from, if there is one.
+    step. `metrics` are the means over the epoch so far; `teacher` holds the variables
+    of the network to distil from, if there is one.
 
     Returns:
       The new state, and the metrics with this batch.
     """
-    _, train_key, _ = split_seed(key)
-    step_key = jax.random.fold_in(train_key, state.step)
+    step_key = jax.random.fold_in(split_seed(key)[1], state.step)
     augment_key, dropout_key = jax.random.split(step_key)
     inputs = _inputs(augment_key, batch, state.step, teacher, options, key)
 

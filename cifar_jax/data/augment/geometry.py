@@ -75,7 +75,7 @@ def alternating_flip(
     *,
     epoch: jax.Array,
     index: jax.Array,
-    run_key: jax.Array,
+    run_key: jax.Array | None = None,
 ) -> jax.Array:
     """Mirrors each image in every other epoch (Jordan, 2024, arXiv:2404.00498).
 
@@ -87,9 +87,11 @@ def alternating_flip(
       images: uint8 or float [B, H, W, C].
       epoch: int32 scalar, or [B]: how often each image was seen before.
       index: int32 [B], each image's place in the data set.
-      run_key: PRNG key of the run, which chooses the half that starts mirrored.
+      run_key: PRNG key of the run, which chooses the half that starts mirrored; None:
+        that of the seed 0.
     """
     del key
+    run_key = jax.random.key(0) if run_key is None else run_key
     image_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(run_key, index)
     flipped = jax.vmap(jax.random.bernoulli)(image_keys) ^ (epoch % 2 == 1)
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)

@@ -139,10 +139,8 @@ class Pipeline:
           index: int32 [B], each image's place in the data set; for `alternating_flip`.
           progress: Scalar, fraction of the run that has passed; for ramps.
           active: Whether each transform acts; None: all do.
-          run_key: PRNG key that is the same in all steps, for `alternating_flip`; None:
-            that of the seed 0.
+          run_key: PRNG key that is the same in all steps; for `alternating_flip`.
         """
-        run_key = jax.random.key(0) if run_key is None else run_key
         context = {"epoch": epoch, "index": index, "run_key": run_key}
         # Do not change how the keys are made: a resumed run must draw the same.
         for position, transform in enumerate(self.transforms):
@@ -201,8 +199,8 @@ def _make_transform(
 
     def bound(key, images, labels, **context):
         given = {keyword: context[keyword] for keyword in wanted}
-        if any(value is None for value in given.values()):
-            raise ValueError(f"{name} needs the {' and '.join(wanted)} of the batch")
+        if any(given.get(keyword, 0) is None for keyword in ("epoch", "index")):
+            raise ValueError(f"{name} needs the epoch and index of the batch")
         if "labels" in parameters:
             return function(key, images, labels, **given, **options)
         return function(key, images, **given, **options), labels
