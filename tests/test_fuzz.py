@@ -1,7 +1,7 @@
 """Every parser of foreign files, on hundreds of damaged ones.
 
-When slow, on FUZZ_INPUTS of them, by default 1,000; 10,000 have been tried by hand for
-config.json and dataset.json.
+When slow, on FUZZ_INPUTS of them, by default 1,000; 10,000 of each have been tried by
+hand, of PyTorch's files 3,000.
 """
 
 import dataclasses
