@@ -13,9 +13,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # More of XLA's optimisations take longer than they save on networks this small; the
 # processes that tests start inherit this.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+from support.commands import xla_flags
+
+os.environ["XLA_FLAGS"] = xla_flags(num_devices=8)
 
 import jax
 import pytest
@@ -94,6 +94,13 @@ def strict_dtypes():
 def mixed_dtypes(strict_dtypes):
     """For Flax's BatchNorm in bfloat16 and average pool, and Optax's Adam: they mix."""
     with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def op_by_op():
+    """Rounds alike wherever an operation stands, which a compiled program need not."""
+    with jax.disable_jit():
         yield
 
 

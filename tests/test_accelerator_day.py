@@ -1,12 +1,12 @@
 """The script `scripts/accelerator_day.py`: what is measured on an accelerator."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 from support import scripts
+from support.commands import environment
 
 from cifar_jax import config as default
 from cifar_jax.training import dry_run, setup
@@ -93,7 +93,7 @@ def test_the_tiny_form_runs(tmp_path):
             f"--set=--config.data.name={dry_run.DATASET}",
         ],
         cwd=scripts.ROOT,
-        env=os.environ | {"PYTHONPATH": str(scripts.ROOT), "XLA_FLAGS": ""},
+        env=environment(PYTHONPATH=str(scripts.ROOT)),
         capture_output=True,
         text=True,
     )

@@ -245,6 +245,7 @@ def test_off_outside_its_window_and_on_inside(name):
 
 
 @pytest.mark.parametrize("name", ["random_flip", "mixup"])
+@pytest.mark.usefixtures("op_by_op")
 def test_a_ramp_grows_the_share_of_the_images(name):
     images, labels = batch(1024)
     transform = dict(name=name, **CERTAIN[name])

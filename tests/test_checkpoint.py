@@ -2,7 +2,6 @@
 
 import errno
 import gc
-import os
 import pathlib
 import resource
 import shutil
@@ -16,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import SingleDeviceSharding
+from support.commands import environment
 
 from cifar_jax import UserError
 from cifar_jax.training import distributed
@@ -434,7 +434,7 @@ def test_processes_use_the_checkpoint_of_process_0(tmp_path, victim):
     processes = [
         subprocess.Popen(
             [*arguments, str(number), str(victim), tmp_path / "shared"],
-            env={**os.environ, "XLA_FLAGS": ""},
+            env=environment(),
             stdout=subprocess.PIPE,
             text=True,
         )

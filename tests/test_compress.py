@@ -40,6 +40,7 @@ def int8():
     return formats.find("onnx-int8")
 
 
+@pytest.mark.slow
 def test_a_runs_images_are_those_it_had(run, digits_dir):
     workdir, _ = run
     config = json.loads((workdir / "config.json").read_text())

@@ -1,7 +1,6 @@
 """Several processes on this machine that make one run, and what befalls them."""
 
 import json
-import os
 import re
 import runpy
 import signal
@@ -12,6 +11,7 @@ import time
 
 import jax
 import pytest
+from support.commands import environment
 from support.runs import ROOT, TINY
 
 from cifar_jax import UserError
@@ -77,12 +77,11 @@ class Pair:
             f"--workdir={workdir}",
             *(f"--config.{key}={value}" for key, value in values.items()),
         ]
-        flags_of_xla = "--xla_force_host_platform_device_count=4"
         with log.open("w") as file:
             return subprocess.Popen(
                 [*COMMAND, f"--config={self.file}", *flags],
                 cwd=ROOT,
-                env={**os.environ, "XLA_FLAGS": flags_of_xla},
+                env=environment(num_devices=4),
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )

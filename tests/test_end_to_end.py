@@ -8,6 +8,7 @@ import signal
 import jax
 import pytest
 from support.runs import (
+    TINY_RUN,
     rows,
     signal_before,
     start,
@@ -216,18 +217,19 @@ def test_a_process_that_is_terminated_while_it_compiles_says_so(digits_dir, tmp_
 
 
 def test_a_killed_process_resumes_and_gives_the_rows_of_a_whole_run(
-    digits_dir, tmp_path
+    finished, digits_dir, tmp_path
 ):
     often = "--config.checkpoint.every_seconds=0"
-    run = tmp_path / "run"
-    whole = start(tmp_path / "whole", digits_dir)
-    process = start(run, digits_dir, often)
-    wait_for(lambda: any(run.glob("checkpoints/[1-9]/_CHECKPOINT_METADATA")), process)
+    process = start(tmp_path, digits_dir, often, config=TINY_RUN)
+    saved = "checkpoints/[1-9]/_CHECKPOINT_METADATA"
+    wait_for(lambda: any(tmp_path.glob(saved)), process)
     process.kill()
     process.communicate()
 
-    resumed = start(run, digits_dir, often)
-    for process in (resumed, whole):
-        output = process.communicate(timeout=200)[0]
-        assert process.returncode == 0, output
-    assert rows(run) == rows(tmp_path / "whole")
+    resumed = start(tmp_path, digits_dir, config=TINY_RUN)
+    output = resumed.communicate(timeout=200)[0]
+    assert resumed.returncode == 0, output
+    assert "resuming at step" in output
+    whole, result = finished
+    assert rows(tmp_path) == rows(whole)
+    assert json.loads((tmp_path / "result.json").read_text())["test"] == result["test"]

@@ -123,7 +123,9 @@ BROAD = {
 }
 
 
-@pytest.mark.parametrize("name", BROAD)
+@pytest.mark.parametrize(
+    "name", ["basic", pytest.param("preact", marks=pytest.mark.slow)]
+)
 def test_any_batch_size_in_every_format(name, tmp_path):
     network, images = make(SMALL | BROAD[name]), random_images(7)
     expected = np.asarray(jax.jit(network.logits)(images))

@@ -277,6 +277,7 @@ def test_clipping_is_by_the_norm_of_all_gradients():
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
+@pytest.mark.usefixtures("op_by_op")
 def test_frozen_parameters_stay_as_they_are(name):
     params = fill(network())
     frozen = ("stem_conv/kernel",)

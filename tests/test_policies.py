@@ -61,7 +61,9 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in leaves)
 
 
-@pytest.mark.parametrize("best_by", ["accuracy", "loss"])
+@pytest.mark.parametrize(
+    "best_by", ["accuracy", pytest.param("loss", marks=pytest.mark.slow)]
+)
 def test_the_best_epoch_is_the_one_that_is_scored(
     validations, whole, digits_dir, tmp_path, best_by
 ):
@@ -142,6 +144,7 @@ def test_training_ends_when_validation_gets_no_better(
         assert rows(tmp_path / "run") == rows(whole)[: 2 * epochs]
 
 
+@pytest.mark.slow
 def test_an_epoch_starts_from_the_best_weights(digits_dir, tmp_path):
     """After a ruinous second epoch the rate is zero: reloading alone moves weights.
 

@@ -172,6 +172,7 @@ def test_weights_that_would_not_be_pruned_in_time_are_refused(digits_dir, start,
         setup.make(config, jax.devices()[:1], lambda line: None)
 
 
+@pytest.mark.slow
 def test_only_epochs_of_the_final_sparsity_are_shipped(
     digits_dir, tmp_path, monkeypatch
 ):

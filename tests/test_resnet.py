@@ -234,6 +234,7 @@ def test_batch_norm_without_scales_has_biases():
     assert {"stem_bn/bias", "stage2_block1/bn2/bias"} <= set(leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_a_network_learns_a_batch_by_heart():
     model, variables = start()

@@ -131,6 +131,7 @@ def test_only_the_winner_is_tested(finished):
     assert scored == {"narrow"}
 
 
+@pytest.mark.slow
 def test_a_plan_trains_nothing(digits_dir, tmp_path):
     options = ("--config=configs/search/table_8.py:small", f"--workdir={tmp_path}/s")
     space = '({"factor":"N","values":(2,)},{"factor":"B","values":(1,2)})'
@@ -171,11 +172,10 @@ COMMAND = (
 
 def start(workdir, digits_dir, *options):
     command = [*COMMAND, f"--workdir={workdir}", f"--config.base.data.dir={digits_dir}"]
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": "."}
     return subprocess.Popen(
         [*command, *options],
         cwd=ROOT,
-        env=environment,
+        env=commands.environment(PYTHONPATH="."),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,10 +1,10 @@
 """Commands that are started at the same time on a machine without data."""
 
-import os
 import subprocess
 import sys
 
 import pytest
+from support.commands import environment
 from support.runs import ROOT, TINY
 
 
@@ -12,7 +12,7 @@ def start(*arguments):
     return subprocess.Popen(
         [sys.executable, "-u", "-m", *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from support.commands import environment
 from support.studying import config_of
 
 from cifar_jax import UserError, _runtime
@@ -119,7 +120,7 @@ def test_ray_loses_a_machine_and_gives_the_same_table(digits_dir, tmp_path, expe
         [sys.executable, str(script), digits_dir, str(tmp_path)],
         capture_output=True,
         text=True,
-        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+        env=environment(PYTHONPATH=f"{ROOT}:{ROOT}/tests"),
     )
     assert out.returncode == 0, out.stdout + out.stderr
     assert "a machine is gone" in out.stdout

@@ -66,12 +66,9 @@ def run_flax(model, variables, images, labels):
             variables["params"], variables["batch_stats"]
         )
 
-    if (
-        sum(model.design.stage_sizes) < 15
-    ):  # a deep network compiles longer than it runs
-        # more of XLA's optimisations take longer than they save on so few images
-        level = 0 if sum(model.design.widths) < 50 else 1
-        run = jax.jit(run, compiler_options={"xla_backend_optimization_level": level})
+    # a deep network compiles longer than it runs
+    if sum(model.design.stage_sizes) < 15:
+        run = jax.jit(run)
     logits, ((loss, batch_stats), gradients) = run(variables)
     return logits, loss, gradients, batch_stats
 

@@ -11,6 +11,7 @@ import sys
 import time
 
 import jax
+from support.commands import environment
 
 from cifar_jax import config as default
 from cifar_jax.training import loop
@@ -18,6 +19,7 @@ from cifar_jax.training.feed import Feed
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = [sys.executable, "-u", "-m", "cifar_jax.main"]
+TINY_RUN = "tests/support/tiny.py"
 TINY = {
     "model.widths": (8, 16),
     "model.stage_sizes": (1, 1),
@@ -87,14 +89,18 @@ def signal_before(monkeypatch, name, count, number=signal.SIGTERM):
     monkeypatch.setattr(Feed, name, methods[name])
 
 
-def start(workdir, digits_dir, *flags):
-    """Starts the command on the tiny run, on one device, and returns its process."""
+def start(workdir, digits_dir, *flags, config="configs/quickstart.py", **variables):
+    """Starts the command on a tiny run, on one device, and returns its process.
+
+    Variables are those of its environment. TINY_RUN as the config makes it the run of
+    the fixture `tiny_run`.
+    """
     tiny = [f"--config.{key}={str(value).strip('()')}" for key, value in TINY.items()]
     places = [f"--workdir={workdir}", f"--config.data.dir={digits_dir}"]
     return subprocess.Popen(
-        [*COMMAND, "--config=configs/quickstart.py", *places, *tiny, *flags],
+        [*COMMAND, f"--config={config}", *places, *tiny, *flags],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env=environment(PYTHONPATH=f"{ROOT}:{ROOT}/tests") | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
