@@ -194,8 +194,9 @@ def _optim() -> ConfigDict:
     optim.muon_scale = 0.2  # muon: its learning rate, as a fraction of the fallback's
     optim.muon_beta = 0.9  # muon: decay of the gradient's moving average
     optim.muon_steps = 3  # muon: number of Newton-Schulz iterations
-    # muon: what a matrix is divided by before them: frobenius (its norm), or aol (a
-    # bound for each row, which is tighter)
+    # muon: what a matrix is divided by before them, so that they converge: frobenius
+    # (its norm), or aol, the almost orthogonal layer's bound for each row, which is
+    # tighter and saves an iteration (Boissin et al., 2025, arXiv:2512.04632)
     optim.muon_preconditioning = "frobenius"
     # muon: each kernel gets the norm sqrt(filters) before its update, as in airbench
     optim.muon_renormalize = False
@@ -465,11 +466,21 @@ CHOICES = {
     "evaluate.select_on": ("val", "test"),
     "evaluate.tta": TTA_NAMES,
     "optim.name": ("adam", "adamw", "lion", "sgd", "sgdw", "muon"),
+    "optim.muon_fallback": ("adam", "adamw", "lion", "sgd", "sgdw"),
+    "optim.muon_preconditioning": ("frobenius", "aol"),
+    "optim.weight_decay_mask": ("all", "kernels"),
     "schedule.name": (
         *("warmup_cosine", "constant", "linear", "step", "piecewise"),
         *("cosine_restarts", "one_cycle"),
     ),
 }
+
+
+def check_choices(values: Mapping[str, Any]) -> None:
+    """Refuses a config, as `flatten` returns it, with a name that is unknown."""
+    for key, choices in CHOICES.items():
+        if values[key] not in choices:
+            raise UserError(f"{key} is {values[key]!r}; use {', '.join(choices)}")
 
 
 def check(config: ConfigDict) -> None:
@@ -480,9 +491,7 @@ def check(config: ConfigDict) -> None:
         if value < least or (below is not None and value >= below):
             limit = f"at least {least}" + (f" and below {below}" if below else "")
             raise UserError(f"{key} is {value}; use {limit}")
-    for key, choices in CHOICES.items():
-        if values[key] not in choices:
-            raise UserError(f"{key} is {values[key]!r}; use {', '.join(choices)}")
+    check_choices(values)
     train, evaluate = config.train, config.evaluate
     if train.batch_size % train.repeats:
         raise UserError(

@@ -187,25 +187,24 @@ def test_lion_follows_its_algorithm():
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "match"),
+    ("key", "value", "match"),
     [
-        (
-            "rmsprop",
-            {},
-            "optim.name is 'rmsprop'; use adam, adamw, lion, sgd, sgdw, mu",
-        ),
-        (
-            "muon",
-            {"muon_fallback": "muon"},
-            "muon_fallback is 'muon'; use adam, adamw, ",
-        ),
-        ("sgd", {"weight_decay_mask": "bias"}, "mask is 'bias'; use all, kernels"),
-        ("muon", {"momentum_schedule": at([0.9])}, "does not move muon's momentum"),
+        ("name", "rmsprop", "optim.name is 'rmsprop'; use adam, adamw, lion, sgd, sgd"),
+        ("muon_fallback", "muon", "muon_fallback is 'muon'; use adam, adamw, "),
+        ("muon_preconditioning", "row", "'row'; use frobenius, aol"),
+        ("weight_decay_mask", "bias", "mask is 'bias'; use all, kernels"),
     ],
 )
-def test_optimizers_that_make_no_sense_are_refused(name, options, match):
+def test_unknown_names_are_refused(key, value, match):
+    config = default.get_config()
+    config.optim[key] = value
     with pytest.raises(UserError, match=match):
-        make_optimizer(name, **options)
+        default.check(config)
+
+
+def test_muons_momentum_does_not_move():
+    with pytest.raises(UserError, match="does not move muon's momentum"):
+        make_optimizer("muon", momentum_schedule=at([0.9]))
 
 
 @pytest.mark.parametrize(
@@ -276,7 +275,7 @@ def test_clipping_is_by_the_norm_of_all_gradients():
             np.testing.assert_allclose(updates[key], -0.1 * scale * grad, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+@pytest.mark.parametrize("name", default.CHOICES["optim.name"])
 @pytest.mark.usefixtures("op_by_op")
 def test_frozen_parameters_stay_as_they_are(name):
     params = fill(network())
@@ -363,7 +362,9 @@ def test_muon_follows_its_formula():
     assert not any("stem" in name for name in names)
 
 
-@pytest.mark.parametrize("preconditioning", optim.MUON_PRECONDITIONINGS)
+@pytest.mark.parametrize(
+    "preconditioning", default.CHOICES["optim.muon_preconditioning"]
+)
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_muon_on_accelerators_stacks_its_matrices(
     monkeypatch, preconditioning, platform

@@ -192,7 +192,6 @@ def test_durations_without_a_known_unit_are_refused(duration):
 @pytest.mark.parametrize(
     ("name", "options", "match"),
     [
-        ("cosine", {}, "schedule.name is 'cosine'; use constant, cosine_restarts, "),
         ("constant", {"peak": 0.0}, "optim.learning_rate is 0.0; use a positive one"),
         ("constant", {"peak": math.nan}, "optim.learning_rate is nan"),
         ("linear", {"warmup": "40 steps"}, "warm-up takes 40 steps of a run of 40; "),
@@ -210,3 +209,10 @@ def test_durations_without_a_known_unit_are_refused(duration):
 def test_schedules_that_make_no_sense_are_refused(name, options, match):
     with pytest.raises(UserError, match=match):
         make(name, **options)
+
+
+def test_unknown_schedules_are_refused():
+    config = default.get_config()
+    config.schedule.name = "cosine"
+    with pytest.raises(UserError, match="is 'cosine'; use warmup_cosine, constant, "):
+        default.check(config)

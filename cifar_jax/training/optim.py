@@ -40,18 +40,12 @@ _DIRECTIONS = {
     "sgd": _Direction(optax.trace, "decay", "momentum", "nesterov", is_decoupled=False),
     "sgdw": _Direction(optax.trace, "decay", "momentum", "nesterov", is_decoupled=True),
 }
-OPTIMIZERS = (*_DIRECTIONS, "muon")
 
 # Parameters that weight decay touches: those with an input axis, or all, as in PyTorch.
 WEIGHT_DECAY_MASKS = {
     "all": lambda params: jax.tree.map(lambda _: True, params),
     "kernels": lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params),
 }
-
-# What Muon divides a matrix by before its iterations, so that they converge: its
-# Frobenius norm, or the almost orthogonal layer's bound of each row (Boissin et al.,
-# 2025, "Turbo-Muon", arXiv:2512.04632), which is tighter and saves an iteration.
-MUON_PRECONDITIONINGS = ("frobenius", "aol")
 
 
 def make_optimizer(
@@ -67,7 +61,7 @@ def make_optimizer(
     """Returns the optimizer as an Optax chain.
 
     Args:
-      name: One of `OPTIMIZERS`.
+      name: Value of `config.optim.name`.
       schedule: Learning rate by step.
       momentum_schedule: Momentum, or Adam's and Lion's b1, by step; None: that of the
         options.
@@ -77,7 +71,11 @@ def make_optimizer(
       frozen: Paths of parameters that stay as they are.
       **options: Options of the optimizers: the other keys of `config.optim`.
     """
-    _check(name, momentum_schedule, options)
+    if name == "muon" and momentum_schedule is not None:
+        raise UserError(
+            "schedule.momentum_range does not move muon's momentum; use None, or "
+            "another optim.name"
+        )
     chain = []
     if gradient_clip:
         chain.append(optax.clip_by_global_norm(gradient_clip))
@@ -95,29 +93,6 @@ def make_optimizer(
         {"frozen": optax.set_to_zero(), "trained": optax.chain(*chain)},
         _labels(lambda path, _: "frozen" if path in frozen else "trained"),
     )
-
-
-def _check(name: str, momentum: optax.Schedule | None, options: dict[str, Any]) -> None:
-    """Refuses names that are unknown, and a momentum schedule for Muon."""
-    preconditioning = options["muon_preconditioning"]
-    for key, value, choices in (
-        ("name", name, OPTIMIZERS),
-        ("muon_fallback", options["muon_fallback"], _DIRECTIONS),
-        ("muon_preconditioning", preconditioning, MUON_PRECONDITIONINGS),
-        (
-            "muon_preconditioning",
-            options["muon_preconditioning"],
-            MUON_PRECONDITIONINGS,
-        ),
-        ("weight_decay_mask", options["weight_decay_mask"], WEIGHT_DECAY_MASKS),
-    ):
-        if value not in choices:
-            raise UserError(f"optim.{key} is {value!r}; use {', '.join(choices)}")
-    if name == "muon" and momentum is not None:
-        raise UserError(
-            "schedule.momentum_range does not move muon's momentum; use None, or "
-            "another optim.name"
-        )
 
 
 def check_multipliers(lr_multipliers: Sequence, paths: Sequence[str]) -> None:

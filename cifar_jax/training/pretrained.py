@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError, _packaged
 from cifar_jax._files import check
-from cifar_jax.config import complete
+from cifar_jax.config import check_choices, complete, flatten
 from cifar_jax.data.dataset import MAX_CLASSES
 from cifar_jax.models import count, resnet
 from cifar_jax.training import distributed, optim, results, setup
@@ -320,6 +320,7 @@ def _abstract_state(network: LoadedModel) -> TrainState:
 
     They do not depend on the schedules, only on whether the momentum has one.
     """
+    check_choices(flatten(network.config))
     constant = optax.constant_schedule(0.0)
     has_momentum = network.config["schedule"]["momentum_range"] is not None
     optimizer = optim.make_optimizer(

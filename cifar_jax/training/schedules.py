@@ -97,7 +97,6 @@ DECAYS: dict[str, Callable[[Timing], Decay]] = {
         lambda step: _anneal(1.0, timing.final_factor, _share(step, timing))
     ),
 }
-SCHEDULES = (*DECAYS, "one_cycle")
 
 
 def one_cycle(
@@ -133,7 +132,7 @@ def make(
     """Returns the learning rate, and the momentum if it moves, as functions of steps.
 
     Args:
-      name: One of `SCHEDULES`.
+      name: Value of `config.schedule.name`.
       peak: Largest learning rate.
       steps_per_epoch: Steps in an epoch.
       total_steps: Steps in the run.
@@ -142,8 +141,6 @@ def make(
       per_epoch: Keep the values of an epoch's first step for all of it.
       **options: The other keys of `config.schedule`; see `Timing`.
     """
-    if name not in SCHEDULES:
-        raise UserError(f"schedule.name is {name!r}; use {', '.join(SCHEDULES)}")
     if not peak > 0:
         raise UserError(f"optim.learning_rate is {peak}; use a positive one")
     timing = _timing(options, steps_per_epoch, total_steps)
