@@ -88,10 +88,6 @@ class Flags:
         """Defines --name, one of the choices."""
         self._add("enum", name, text, default, enum_values=choices)
 
-    def config_overrides(self) -> dict[str, Any]:
-        """Returns what --config.KEY=VALUE asks for, by key."""
-        return config_flags.get_override_values(self.values["config"])
-
     def allow_operands(self) -> None:
         """Allows arguments that are not options."""
         self._operands_allowed = True
@@ -231,17 +227,13 @@ def output_folder(flags: Flags, network: pathlib.Path, name: str) -> pathlib.Pat
     return network / name
 
 
-def run(
-    define_flags: Callable[[Flags], None],
-    main: Callable[[Flags], int | None],
-    usage: str,
-) -> NoReturn:
-    """Runs a command as this process, and exits with its code."""
+def run() -> NoReturn:
+    """Runs the main module, a command, as this process, and exits with its code."""
     # As SIGINT does, so that unfinished files are taken away.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # absl's own log complains where its flags, which no command has, are not parsed.
     absl_flags.FLAGS.mark_as_parsed()
-    sys.exit(_exit_code(define_flags, main, usage, sys.argv[1:]))
+    sys.exit(run_command(sys.modules["__main__"], sys.argv[1:]))
 
 
 def run_command(command: ModuleType, argv: Sequence[str]) -> int:
@@ -254,23 +246,18 @@ def run_command(command: ModuleType, argv: Sequence[str]) -> int:
     Returns:
       Its exit code; what it has to say is on stdout and stderr.
     """
-    usage = command.__doc__ or ""
-    return _exit_code(command.define_flags, command.main, usage, argv)
-
-
-def _exit_code(define_flags, main, usage: str, argv: Sequence[str]) -> int:
     flags = Flags(argv)
-    define_flags(flags)
+    command.define_flags(flags)
     if any(argument in ("-h", "--help") for argument in argv):
         _, *lines = flags.values.get_help(include_special_flags=False).splitlines()
-        print("\n".join([usage, *lines[1:]]))
+        print("\n".join([command.__doc__ or "", *lines[1:]]))
         return 0
     if list(argv) == ["--version"]:
         print(f"cifar_jax {__version__}")
         return 0
     try:
         flags.parse()
-        return main(flags) or 0
+        return command.main(flags) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1

@@ -42,14 +42,18 @@ _REMEDIES = {
 }
 
 
-def find_remedy(error: BaseException | None) -> str | None:
-    """Returns what to do about an error that is due to the operating system, if any."""
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error and those that have led to it, the first one last."""
     while error is not None:
-        number = error.errno if isinstance(error, OSError) else None
-        if remedy := _REMEDIES.get(errno.errorcode.get(number or 0, "")):
-            return remedy
+        yield error
         error = error.__cause__ or error.__context__
-    return None
+
+
+def find_remedy(error: BaseException) -> str | None:
+    """Returns what to do about an error that is due to the operating system, if any."""
+    errors = (cause for cause in causes(error) if isinstance(cause, OSError))
+    names = (errno.errorcode.get(cause.errno or 0, "") for cause in errors)
+    return next((_REMEDIES[name] for name in names if name in _REMEDIES), None)
 
 
 @contextlib.contextmanager

@@ -75,12 +75,10 @@ def find_network(name: os.PathLike | str) -> pathlib.Path:
     packaged, known = WEIGHTS / f"{name}.safetensors", network_names()
     if packaged.exists():
         return packaged
-    remedy = _close(str(name), known)
-    remedy = remedy or "give a run directory, an exported file, or a name: "
-    raise UserError(
-        f"{name} is not a run directory: it does not exist; {remedy}"
-        + ("" if remedy.endswith("?") else ", ".join(known) or "none are packaged")
-    )
+    names = ", ".join(known) or "none are packaged"
+    remedy = f"give a run directory, an exported file, or a name: {names}"
+    remedy = _close(str(name), known) or remedy
+    raise UserError(f"{name} is not a run directory: it does not exist; {remedy}")
 
 
 def _close(name: str, known: Iterable[str]) -> str:

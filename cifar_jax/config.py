@@ -420,8 +420,8 @@ def config_diff(
 @functools.cache
 def _defaults() -> dict[str, Any]:
     """Returns the default values of runs and of studies, by key."""
-    values = config_to_dict(get_config()), config_to_dict(get_study_config())
-    return flatten(values[0]) | flatten(values[1])
+    run, study = map(config_to_dict, (get_config(), get_study_config()))
+    return flatten(run) | flatten(study)
 
 
 def _lists_to_tuples(value: Any) -> Any:

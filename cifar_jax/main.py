@@ -88,4 +88,4 @@ def main(flags: _cli.Flags) -> int:
 
 
 if __name__ == "__main__":
-    _cli.run(define_flags, main, __doc__)
+    _cli.run()

@@ -93,4 +93,4 @@ def _show(
 
 
 if __name__ == "__main__":
-    _cli.run(define_flags, main, __doc__)
+    _cli.run()

@@ -35,4 +35,4 @@ def main(flags: _cli.Flags) -> None:
 
 
 if __name__ == "__main__":
-    _cli.run(define_flags, main, __doc__)
+    _cli.run()

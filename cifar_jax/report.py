@@ -112,4 +112,4 @@ def _records(flags: _cli.Flags) -> None:
 
 
 if __name__ == "__main__":
-    _cli.run(define_flags, main, __doc__)
+    _cli.run()

@@ -141,4 +141,4 @@ def examples(study: "Study") -> "list[Candidate]":
 
 
 if __name__ == "__main__":
-    _cli.run(define_flags, main, __doc__)
+    _cli.run()

@@ -325,7 +325,7 @@ class Torch:
         self._cuda = torch.cuda.is_available()
         self._device = torch.device("cuda" if self._cuda else "cpu")
         torch.backends.cudnn.benchmark = True
-        self._head_map = torch_resnet.head_map(task.design, task.image_shape)
+        self._head_map = task.design.head_map(task.image_shape)
         network = torch_resnet.TorchResNet(
             task.design,
             task.image_shape[2],

@@ -233,4 +233,4 @@ def _call(
 
 
 if __name__ == "__main__":
-    _cli.run(define_flags, main, __doc__)
+    _cli.run()

@@ -406,4 +406,4 @@ def _line(kind: str, name: str, contender: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    _cli.run(define_flags, main, __doc__)
+    _cli.run()

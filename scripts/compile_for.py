@@ -552,4 +552,4 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 if __name__ == "__main__":
-    _cli.run(define_flags, main, __doc__)
+    _cli.run()

@@ -155,4 +155,4 @@ def _content(workdir: pathlib.Path) -> list:
 
 
 if __name__ == "__main__":
-    _cli.run(define_flags, main, __doc__)
+    _cli.run()

@@ -391,4 +391,4 @@ def _spread(values: dict[str, Any], form: str) -> str:
 
 
 if __name__ == "__main__":
-    _cli.run(define_flags, main, __doc__)
+    _cli.run()

@@ -7,7 +7,7 @@ import pytest
 from cifar_jax import UserError
 from cifar_jax.config import get_config
 from cifar_jax.models.blocks import ACTIVATIONS, BLOCKS
-from cifar_jax.models.design import CHOICES, Design, check, map_sizes, resolve
+from cifar_jax.models.design import CHOICES, Design, check, resolve
 
 CIFAR = (32, 32, 3)
 
@@ -59,11 +59,11 @@ def test_choices_are_what_is_built():
     ],
 )
 def test_map_sizes(options, sizes):
-    assert map_sizes(resolve(options), CIFAR) == sizes
+    assert resolve(options).map_sizes(CIFAR) == sizes
 
 
 def test_odd_maps_round_up():
-    assert map_sizes(resolve({}), (25, 9, 3))[-1] == (4, 2)
+    assert resolve({}).map_sizes((25, 9, 3))[-1] == (4, 2)
 
 
 @pytest.mark.parametrize(

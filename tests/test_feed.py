@@ -43,7 +43,7 @@ def fed(prepared, epoch, position=0):
         assert (
             sum(c.num_steps for c, _ in calls) + position == len(prepared.train) // size
         )
-        order = np.asarray(calls[0][1].order)[: len(prepared.train) // size * size]
+        order = np.asarray(calls[0][1].index)[: len(prepared.train) // size * size]
         return order.reshape(-1, size)[position:]
     for _, batch in calls:
         index = np.asarray(batch.index)

@@ -13,7 +13,6 @@ from flax import traverse_util
 from support.designs import SMALL, VARIANTS
 
 from cifar_jax.models.count import macs
-from cifar_jax.models.design import pooled_size
 from cifar_jax.models.presets import PRESETS
 from cifar_jax.models.resnet import create
 
@@ -91,7 +90,7 @@ def compare(options, side, batch_size=3):
     labels = key.integers(0, 10, batch_size)
     logits, loss, gradients, statistics = run_flax(model, variables, images, labels)
 
-    head_map = (model.design.widths[-1], *pooled_size(model.design, shape))
+    head_map = model.design.head_map(shape)
     network = TorchResNet(model.design, 3, 10, int(np.prod(head_map))).double()
     names = network.state_dict()
 
@@ -164,7 +163,7 @@ def test_variant(name):
 def test_multiply_adds_are_those_that_pytorch_counts(name):
     shape = (12, 12, 3)
     model = create(num_classes=10, image_shape=shape, **(SMALL | VARIANTS[name]))
-    head_map = (model.design.widths[-1], *pooled_size(model.design, shape))
+    head_map = model.design.head_map(shape)
     network = TorchResNet(model.design, 3, 10, int(np.prod(head_map))).eval()
     with flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, 12, 12))

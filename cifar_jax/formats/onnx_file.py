@@ -15,7 +15,6 @@ from flax import traverse_util
 from onnx import TensorProto, helper, numpy_helper
 
 from cifar_jax.formats.export import Card, Classify, Format
-from cifar_jax.models.design import block_stride
 from cifar_jax.training.pretrained import LoadedModel
 
 OPSET = 20  # the first with Gelu
@@ -82,7 +81,7 @@ class _Graph:
                 width = design.widths[stage]
             for index in range(num_blocks):
                 name = f"stage{stage + 1}_block{index + 1}"
-                stride = block_stride(design, stage, index)
+                stride = design.block_stride(stage, index)
                 extra = design.widths[stage] - width
                 x = self._block(x, name, stride, extra)
                 width = design.widths[stage]

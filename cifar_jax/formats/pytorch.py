@@ -26,7 +26,7 @@ def translate(network: LoadedModel) -> torch_resnet.Classifier:
     for tree in jax.device_get(network.variables).values():
         leaves |= traverse_util.flatten_dict(tree)
     state = module.state_dict()
-    head_map = torch_resnet.head_map(module.design, network.image_shape)
+    head_map = module.design.head_map(network.image_shape)
     # `state` also has what Flax has no leaf for: how many batches each BatchNorm saw.
     module.load_state_dict(state | torch_resnet.to_torch(leaves, state, head_map))
     mean, std = network.mean.tolist(), network.std.tolist()

@@ -97,7 +97,7 @@ def _load(
     module.load_state_dict(state | tensors)
     mean, std = network.mean.tolist(), network.std.tolist()
     theirs = torch_resnet.Classifier(module, mean, std).eval()
-    head_map, variables = torch_resnet.head_map(module.design, shape), {}
+    head_map, variables = module.design.head_map(shape), {}
     for kind, tree in network.variables.items():
         leaves: dict[Any, Any] = traverse_util.flatten_dict(tree)
         leaf_shapes = {path: leaf.shape for path, leaf in leaves.items()}

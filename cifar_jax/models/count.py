@@ -11,14 +11,13 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 from clu import parameter_overview
 from flax import linen as nn
+from flax import traverse_util
 
 from cifar_jax import UserError
-from cifar_jax.models.design import Design, block_stride, check, pooled_size
-from cifar_jax.models.resnet import ResNet
+from cifar_jax.models.design import Design, ImageShape, check
+from cifar_jax.models.resnet import ResNet, abstract_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,25 +38,24 @@ class Layer:
     macs: int
 
 
-def num_parameters(model: ResNet, image_shape: tuple[int, int, int]) -> int:
+def num_parameters(model: ResNet, image_shape: ImageShape) -> int:
     """Returns the number of trainable parameters."""
-    params = _abstract_params(model, image_shape)
+    params = abstract_variables(model, image_shape)["params"]
     return int(parameter_overview.count_parameters(params))  # clu's is of NumPy
 
 
-def parameter_paths(model: ResNet, image_shape: tuple[int, int, int]) -> list[str]:
+def parameter_paths(model: ResNet, image_shape: ImageShape) -> list[str]:
     """Returns the names of all parameters, such as "stem_conv/kernel"."""
-    leaves = jax.tree_util.tree_leaves_with_path(_abstract_params(model, image_shape))
-    keystr = jax.tree_util.keystr
-    return [keystr(path, simple=True, separator="/") for path, _ in leaves]
+    params = abstract_variables(model, image_shape)["params"]
+    return list(traverse_util.flatten_dict(params, sep="/"))
 
 
-def macs(model: ResNet, image_shape: tuple[int, int, int]) -> int:
+def macs(model: ResNet, image_shape: ImageShape) -> int:
     """Returns the multiply-adds for one image; twice that are the FLOPs."""
     return total(layer_table(model, image_shape)).macs
 
 
-def layer_table(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]:
+def layer_table(model: ResNet, image_shape: ImageShape) -> list[Layer]:
     """Returns the layers with parameters, as the network itself calls them."""
     layers = []
 
@@ -73,17 +71,8 @@ def layer_table(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]
         return out
 
     with nn.intercept_methods(record):
-        _abstract_params(model, image_shape)
+        abstract_variables(model, image_shape)
     return layers
-
-
-def _abstract_params(model: ResNet, image_shape: tuple[int, int, int]) -> dict:
-    """Returns the parameters as shapes: the network is traced, nothing allocated."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(
-        lambda images: model.init(jax.random.key(0), images, train=False), images
-    )
-    return variables["params"]
 
 
 def total(layers: Sequence[Layer], name: str = "total") -> Layer:
@@ -124,9 +113,7 @@ def format_table(layers: Sequence[Layer], limit: int | None) -> str:
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], end])
 
 
-def closed_form(
-    design: Design, image_shape: tuple[int, int, int], num_classes: int
-) -> int:
+def closed_form(design: Design, image_shape: ImageShape, num_classes: int) -> int:
     """Returns the number of trainable parameters of a resolved design, by formula.
 
     A BatchNorm holds a bias and most often a scale for each channel, the classifier has
@@ -147,7 +134,7 @@ def closed_form(
         for index in range(design.stage_sizes[stage]):
             count += (before + after) * after * kernel  # two convolutions
             count += norm * ((after if basic else before) + after)  # two BatchNorms
-            strides = block_stride(design, stage, index) != 1
+            strides = design.block_stride(stage, index) != 1
             if design.shortcut == "projection" and (strides or before != after):
                 count += before * after * design.shortcut_kernel_sizes[stage] ** 2
                 count += norm * after if basic else 0
@@ -155,13 +142,12 @@ def closed_form(
                 hidden = after // design.se_ratio
                 count += 2 * after * hidden + design.se_bias * (after + hidden)
             before = after
-    height, width = pooled_size(design, image_shape)
-    return count + (height * width * before + 1) * num_classes
+    return count + (math.prod(design.head_map(image_shape)) + 1) * num_classes
 
 
 def largest_width_under_budget(
     design: Design,
-    image_shape: tuple[int, int, int],
+    image_shape: ImageShape,
     num_classes: int,
     limit: int,
     multiple: int = 1,
@@ -231,7 +217,7 @@ def check_budget(
     num_parameters: int,
     limit: int | None,
     model: ResNet,
-    image_shape: tuple[int, int, int],
+    image_shape: ImageShape,
 ) -> None:
     """Refuses a network whose parameters are not fewer than the limit."""
     if limit is None or num_parameters < limit:

@@ -8,6 +8,8 @@ import difflib
 
 from cifar_jax import UserError
 
+ImageShape = tuple[int, int, int]  # height, width and channels
+
 CHOICES = {
     "stem": ("conv", "whitening"),
     "block": ("basic", "preact"),
@@ -63,6 +65,35 @@ class Design:
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
     dtype: str = "auto"
+
+    def block_stride(self, stage: int, index: int) -> int:
+        """Returns the stride of a block; stages and their blocks are counted from 0.
+
+        Where a convolution and a max-pool start the stage, its blocks keep the map's
+        shape.
+        """
+        strides = index == 0 and self.downsample == "stride"
+        return self.strides[stage] if strides else 1
+
+    def map_sizes(self, image_shape: ImageShape) -> list[tuple[int, int]]:
+        """Returns (height, width) of the maps after the stem and after each stage."""
+        size = _out(image_shape[:2], self.stem_kernel, self.stem_stride)
+        if self.stem_pool:
+            size = _out(size, self.stem_pool, 2)
+        sizes = [size]
+        for kernel, stride in zip(self.kernel_sizes, self.strides, strict=True):
+            height, width = sizes[-1]
+            pooled = height // stride, width // stride
+            pools = self.downsample == "pool"
+            sizes.append(pooled if pools else _out(sizes[-1], kernel, stride))
+        return sizes
+
+    def head_map(self, image_shape: ImageShape) -> tuple[int, int, int]:
+        """Returns (C, H, W) of what the classifier flattens: floor(side / P)."""
+        height, width = self.map_sizes(image_shape)[-1]
+        if self.pool is None:
+            return self.widths[-1], 1, 1
+        return self.widths[-1], height // self.pool, width // self.pool
 
 
 def resolve(options: dict) -> Design:
@@ -139,46 +170,13 @@ def _ints(name: str, values, num_stages: int | None = None) -> tuple[int, ...]:
     return values
 
 
-def map_sizes(
-    design: Design, image_shape: tuple[int, int, int]
-) -> list[tuple[int, int]]:
-    """Returns (height, width) of the maps after the stem and after each stage."""
-    pools = design.downsample == "pool"
-    size = _out(image_shape[:2], design.stem_kernel, design.stem_stride)
-    if design.stem_pool:
-        size = _out(size, design.stem_pool, 2)
-    sizes = [size]
-    for kernel, stride in zip(design.kernel_sizes, design.strides, strict=True):
-        height, width = sizes[-1]
-        pooled = height // stride, width // stride
-        sizes.append(pooled if pools else _out(sizes[-1], kernel, stride))
-    return sizes
-
-
-def block_stride(design: Design, stage: int, index: int) -> int:
-    """Returns the stride of a block; stages and their blocks are counted from 0.
-
-    Where a convolution and a max-pool start the stage, its blocks keep the map's shape.
-    """
-    strides = index == 0 and design.downsample == "stride"
-    return design.strides[stage] if strides else 1
-
-
 def _out(size, kernel: int, stride: int) -> tuple[int, int]:
     """Returns the size after a window padded by (kernel - 1) // 2 on each side."""
     height, width = ((n + 2 * ((kernel - 1) // 2) - kernel) // stride + 1 for n in size)
     return height, width
 
 
-def pooled_size(design: Design, image_shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Returns (height, width) of what the classifier flattens: floor(side / P)."""
-    height, width = map_sizes(design, image_shape)[-1]
-    if design.pool is None:
-        return 1, 1
-    return height // design.pool, width // design.pool
-
-
-def check(design: Design, image_shape: tuple[int, int, int], num_classes: int) -> None:
+def check(design: Design, image_shape: ImageShape, num_classes: int) -> None:
     """Refuses a resolved design that is not a sound network for these images."""
     check_values(design)
     _check_combinations(design)
@@ -279,7 +277,7 @@ def _check_combinations(design: Design) -> None:
             raise UserError(message)
 
 
-def _check_maps(design: Design, image_shape: tuple[int, int, int]) -> None:
+def _check_maps(design: Design, image_shape: ImageShape) -> None:
     """Checks that every map is large enough for what is applied to it."""
     if design.stem_pool < 0 or design.stem_stride > min(image_shape[:2]):
         raise UserError(
@@ -287,7 +285,7 @@ def _check_maps(design: Design, image_shape: tuple[int, int, int]) -> None:
             f"{design.stem_stride}; use a pool of at least 0 and a stride of at most "
             f"{min(image_shape[:2])}, the image's side"
         )
-    sizes = map_sizes(design, image_shape)
+    sizes = design.map_sizes(image_shape)
     for stage, (size, stride) in enumerate(
         zip(sizes, design.strides, strict=False), start=1
     ):

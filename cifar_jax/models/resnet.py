@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cifar_jax.models import blocks, cpu
-from cifar_jax.models.design import Design, block_stride, check, resolve
+from cifar_jax.models.design import Design, ImageShape, check, resolve
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -73,7 +73,7 @@ class ResNet(nn.Module):
                 number += 1
                 x = blocks.BLOCKS[design.block](
                     width=design.widths[stage],
-                    stride=block_stride(design, stage, index),
+                    stride=design.block_stride(stage, index),
                     kernel=design.kernel_sizes[stage],
                     shortcut_kernel=design.shortcut_kernel_sizes[stage],
                     shortcut=design.shortcut,
@@ -165,10 +165,19 @@ class ResNet(nn.Module):
         return nn.Dropout(design.logits_dropout, deterministic=not train)(x)
 
 
+def abstract_variables(model: ResNet, image_shape: ImageShape) -> dict[str, Any]:
+    """Returns `params` and `batch_stats` as shapes; nothing is allocated."""
+    shapes = jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, *image_shape)), train=False),
+        jax.random.key(0),
+    )
+    return dict(shapes)
+
+
 def create(
     *,
     num_classes: int,
-    image_shape: tuple[int, int, int],
+    image_shape: ImageShape,
     devices: Sequence[jax.Device] | None = None,
     **options,
 ) -> ResNet:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cifar_jax.models.design import Design, block_stride, pooled_size, resolve
+from cifar_jax.models.design import Design, ImageShape, resolve
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -135,7 +135,7 @@ class TorchResNet(nn.Module):
                 self.blocks.append(name)
                 before = width
             for index in range(num_blocks):
-                stride = block_stride(design, stage, index)
+                stride = design.block_stride(stage, index)
                 name = f"stage{stage + 1}_block{index + 1}"
                 self.add_module(name, Block(design, stage, before, stride, norm))
                 self.blocks.append(name)
@@ -189,9 +189,7 @@ class Classifier(nn.Module):
         return self.network((images - self.mean) / self.std)
 
 
-def create(
-    model: Mapping, image_shape: tuple[int, int, int], num_classes: int
-) -> TorchResNet:
+def create(model: Mapping, image_shape: ImageShape, num_classes: int) -> TorchResNet:
     """Returns the network of these options, with random weights.
 
     Args:
@@ -200,13 +198,8 @@ def create(
       num_classes: Length of the logits.
     """
     design = resolve(dict(model))
-    head_inputs = int(np.prod(head_map(design, image_shape)))
+    head_inputs = int(np.prod(design.head_map(image_shape)))
     return TorchResNet(design, image_shape[2], num_classes, head_inputs)
-
-
-def head_map(design: Design, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Returns (C, H, W) of the maps that the classifier takes flattened."""
-    return design.widths[-1], *pooled_size(design, image_shape)
 
 
 def load(path: os.PathLike) -> Classifier:

@@ -14,7 +14,7 @@ from cifar_jax import UserError
 from cifar_jax.config import flatten
 from cifar_jax.evaluation.scores import ClassScores
 from cifar_jax.models import count
-from cifar_jax.models.design import Design, block_stride, map_sizes
+from cifar_jax.models.design import Design
 from cifar_jax.reporting.runs import (
     DEFAULTS,
     Group,
@@ -255,7 +255,7 @@ def drawing(
     design: Design, shape: tuple[int, int, int], num_classes: int
 ) -> list[Part]:
     """Returns the parts of a network to draw: equal blocks of a stage are one."""
-    sizes = [f"{height}x{width}" for height, width in map_sizes(design, shape)]
+    sizes = [f"{height}x{width}" for height, width in design.map_sizes(shape)]
     kernel, width = design.stem_kernel, design.stem_width
     stem = f"{kernel}x{kernel} convolution, stride {design.stem_stride}"
     stem = f"{design.stem}: {stem}" if design.stem != "conv" else stem
@@ -272,7 +272,7 @@ def drawing(
             parts.append(Part(f"{name}, pool", text, output))
             width = after
         for index in range(blocks):
-            stride, shortcut = block_stride(design, stage, index), "identity"
+            stride, shortcut = design.block_stride(stage, index), "identity"
             if stride != 1 or width != after:
                 kernel = design.shortcut_kernel_sizes[stage]
                 shortcut = f"{kernel}x{kernel} projection"

@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NotRequired, TypedDict
 
 import jax
@@ -21,7 +21,7 @@ from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax._files import find_remedy
+from cifar_jax._files import causes, find_remedy
 from cifar_jax.training import distributed
 from cifar_jax.training.interrupt import Timer
 from cifar_jax.training.results import Best, Seconds, Source
@@ -118,15 +118,13 @@ class CheckpointFolder:
         if replaces:  # the old one stays, renamed, until the new one is on disk
             self.wait()
             self._change(lambda: old.rename(replaced))
-        try:
+        with self._explained():
             written = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     tree=ocp.args.StandardSave(tree), facts=ocp.args.JsonSave(metadata)
                 ),
             )
-        except Exception as error:
-            raise self._unwritten(error) from error
         if not written:
             raise UserError(
                 f"the state of step {step:,} was not saved: {self._folder} holds a "
@@ -138,10 +136,8 @@ class CheckpointFolder:
 
     def wait(self) -> None:
         """Waits until all that was saved is on disk."""
-        try:
+        with self._explained():
             self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._unwritten(error) from error
 
     def newest_metadata(self) -> Mapping[str, Any]:
         """Returns the metadata of the newest checkpoint; empty if it cannot be read."""
@@ -187,7 +183,12 @@ class CheckpointFolder:
             if restored is None:
                 damaged[candidate] = reason
             elif epoch in (None, restored[1].get("epoch")):
-                self._set_aside(damaged, candidate)
+                for bad, reason in damaged.items():
+                    self._report(
+                        f"checkpoint {bad} is damaged ({reason}); using {candidate}"
+                    )
+                    if not self._read_only:
+                        self._rename(bad, "damaged")
                 return restored
         if damaged:
             reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
@@ -196,13 +197,6 @@ class CheckpointFolder:
                 "folder from a copy, or start again in another --workdir"
             )
         return None
-
-    def _set_aside(self, damaged: dict[int, str], used: int) -> None:
-        """Reports damaged checkpoints, and renames them to damaged-STEP."""
-        for step, reason in damaged.items():
-            self._report(f"checkpoint {step} is damaged ({reason}); using {used}")
-            if not self._read_only:
-                self._rename(step, "damaged")
 
     def drop_after(self, step: int, *, delete: bool) -> None:
         """Drops the checkpoints after the step that a run resumes from.
@@ -223,13 +217,8 @@ class CheckpointFolder:
 
     def close(self) -> None:
         """Waits until all is on disk."""
-        try:
-            self.wait()
-            self._manager.close()
-        except Exception as error:
-            with contextlib.suppress(Exception):  # it may raise the same once more
-                self._manager.close()
-            raise self._unwritten(error) from error
+        with self._explained(), contextlib.closing(self._manager):
+            self._manager.wait_until_finished()
 
     def _try(
         self, step: int, template: Any, sharding: Sharding
@@ -285,12 +274,9 @@ class CheckpointFolder:
 
     def _change(self, change: Callable[[], Any]) -> None:
         """Changes the folder in process 0; all processes then list it anew."""
-        with distributed.all_or_none():
+        with distributed.all_or_none(), self._explained():
             if distributed.is_primary():
-                try:
-                    change()
-                except OSError as error:
-                    raise self._unwritten(error) from error
+                change()
         self._manager.reload()
 
     def _rename(self, step: int, word: str) -> None:
@@ -311,17 +297,20 @@ class CheckpointFolder:
             else:
                 path.rename(self._folder / step)
 
-    def _unwritten(self, error: Exception) -> UserError:
-        """Returns the error of a failed write, in one line."""
-        if isinstance(error, UserError):
-            return error
-        # TensorStore's errors are texts.
-        is_full = re.search("No space|EXHAUSTED|quota|too large", str(error))
-        remedy = "free some space there" if is_full else "mend that"
-        return UserError(
-            f"a checkpoint cannot be written to {self._folder} ({_first_line(error)}); "
-            f"{find_remedy(error) or remedy}, then run the command again"
-        )
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns the error of a failed write into one line."""
+        try:
+            yield
+        except Exception as error:
+            # TensorStore's errors are texts.
+            is_full = re.search("No space|EXHAUSTED|quota|too large", str(error))
+            remedy = "free some space there" if is_full else "mend that"
+            raise UserError(
+                f"a checkpoint cannot be written to {self._folder} "
+                f"({_first_line(error)}); {find_remedy(error) or remedy}, then run the "
+                "command again"
+            ) from error
 
 
 class Checkpointer:
@@ -404,16 +393,6 @@ class Checkpointer:
         self._position = position
         self.timer = Timer(self._every_seconds)
 
-    def restore_best(self, variables: Any, sharding: Sharding, epoch: int) -> Any:
-        """Returns the best weights, which must be those of an epoch."""
-        restored = self.best.restore(variables, sharding, epoch=epoch)
-        if restored is None:
-            raise UserError(
-                f"{self._run.best} lacks the best weights, of epoch {epoch}; restore "
-                "the folder from a copy, or start in another --workdir"
-            )
-        return restored[0]
-
     def close(self) -> None:
         """Waits until all is on disk."""
         try:
@@ -438,16 +417,14 @@ def digest(tree: Any, metadata: Mapping[str, Any]) -> str:
     return sha.hexdigest()
 
 
-def _is_fault(error: BaseException | None) -> bool:
+def _is_fault(error: Exception) -> bool:
     """Returns whether the machine has failed, as opposed to damaged files."""
     missing = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-    while error is not None:
-        if isinstance(error, OSError | MemoryError) and not isinstance(error, missing):
-            return True
-        if _FAULT.match(str(error)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        (isinstance(cause, OSError | MemoryError) and not isinstance(cause, missing))
+        or _FAULT.match(str(cause))
+        for cause in causes(error)
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -28,6 +28,7 @@ from jax._src import distributed  # the one place that has its key-value store
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from cifar_jax import UserError
+from cifar_jax._files import causes
 
 AXIS = "data"
 # For a process that still downloads its data.
@@ -69,8 +70,8 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def put(tree: Any, sharding: Sharding) -> Any:
-    """Returns host arrays as arrays on the devices of all processes.
+def put(tree: Any, sharding: Sharding, rows: np.ndarray | None = None) -> Any:
+    """Returns host arrays, or rows of them, on the devices of all processes.
 
     `jax.device_put` would first compare the values of all processes.
 
@@ -78,31 +79,16 @@ def put(tree: Any, sharding: Sharding) -> Any:
       tree: NumPy arrays, the same in every process; each reads the part that its own
         devices hold.
       sharding: Sharding of the result.
+      rows: int [B], the rows to take of arrays [N, ...], in this order; None: all.
     """
-    return jax.tree.map(
-        lambda array: jax.make_array_from_callback(
-            array.shape, sharding, array.__getitem__
-        ),
-        tree,
-    )
 
+    def place(array):
+        shape, read = array.shape, array.__getitem__
+        if rows is not None:
+            shape, read = (len(rows), *shape[1:]), lambda part: array[rows[part[0]]]
+        return jax.make_array_from_callback(shape, sharding, read)
 
-def put_rows(arrays: Any, index: np.ndarray, sharding: Sharding) -> Any:
-    """Returns rows of host arrays on the devices; each process gathers only its own.
-
-    Args:
-      arrays: NumPy arrays [N, ...].
-      index: int [B], the rows.
-      sharding: Sharding of the first axis.
-    """
-    return jax.tree.map(
-        lambda array: jax.make_array_from_callback(
-            (len(index), *array.shape[1:]),
-            sharding,
-            lambda part: array[index[part[0]]],
-        ),
-        arrays,
-    )
+    return jax.tree.map(place, tree)
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
@@ -200,13 +186,24 @@ def broadcast(text: str) -> str:
     return _exchange(text)[0]
 
 
-def all_reduce_max(number: int) -> jax.Array:
-    """A collective: returns int32 [] on the devices, the largest of all numbers.
+class LateMax:
+    """The largest number that any process has given, as of the call before.
 
-    It does not wait for the devices, which answer after the work they already have.
+    The devices are asked, which answer after the work they already have, and their
+    answer is read one call late, so no process blocks. With one process, it is the
+    number itself, at once.
     """
-    mesh = make_mesh()
-    return _max(put(np.full(mesh.size, number, np.int32), split(mesh)))
+
+    def __init__(self):
+        self._reduced: jax.Array | None = None
+
+    def __call__(self, number: int) -> int:
+        """A collective: gives a number, and returns the largest; 0 the first time."""
+        if jax.process_count() == 1:
+            return number
+        mesh, answer = make_mesh(), self._reduced
+        self._reduced = _max(put(np.full(mesh.size, number, np.int32), split(mesh)))
+        return 0 if answer is None else int(answer)
 
 
 def _exchange(text: str) -> list[str]:
@@ -228,13 +225,10 @@ def exit_if_peer_died(error: BaseException) -> None:
     An error of the devices means that, if there are several processes, also where it
     has kept a checkpoint from being saved. JAX would wait for the other at the exit.
     """
-    reason, cause = None, error
-    while cause is not None and jax.process_count() > 1:
-        if isinstance(cause, jax.errors.JaxRuntimeError) or "Gloo" in str(cause):
-            reason = cause  # the first of them
-        cause = cause.__cause__ or cause.__context__
-    if reason:
-        _end(reason)
+    for cause in reversed(list(causes(error))):
+        is_of_device = isinstance(cause, jax.errors.JaxRuntimeError)
+        if jax.process_count() > 1 and (is_of_device or "Gloo" in str(cause)):
+            _end(cause)
 
 
 def _end(reason: object, *_: object) -> None:

@@ -10,7 +10,7 @@ import concurrent.futures
 import contextlib
 import functools
 from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -28,24 +28,10 @@ BATCHES_AHEAD = 2
 T = TypeVar("T")
 
 
-class StoredImages(NamedTuple):
-    """All training images on the devices, and the order of an epoch.
-
-    Attributes:
-      images: uint8 [N, H, W, C].
-      labels: int32 [N].
-      order: int32 [N], as `batches.epoch_order` returns it.
-    """
-
-    images: jax.Array
-    labels: jax.Array
-    order: jax.Array
-
-
 def train_stored(
     state: TrainState,
     metrics: Metrics,
-    stored: StoredImages,
+    stored: Batch,
     key: jax.Array,
     teacher: Any = None,
     *,
@@ -54,7 +40,9 @@ def train_stored(
 ) -> tuple[TrainState, Metrics]:
     """Takes the next `num_steps` steps of the epoch, each of them `steps.train`.
 
-    The number is compiled in: for a loop until data say so, a GPU's host waits.
+    `stored` holds all training images; its index is the order of the epoch, as
+    `batches.epoch_order` returns it. The number of steps is compiled in: for a loop
+    until data say so, a GPU's host waits.
     """
 
     def gather_and_step(_, carry):
@@ -62,7 +50,7 @@ def train_stored(
         position = state.step % options.steps_per_epoch
         num_images = options.images_per_step
         index = jax.lax.dynamic_slice_in_dim(
-            stored.order, position * num_images, num_images
+            stored.index, position * num_images, num_images
         )
         index = batches.repeat(index, options.repeats)
         index = jax.lax.with_sharding_constraint(index, options.split)
@@ -88,7 +76,7 @@ def lower(setup: Setup, call: Call) -> jax.stages.Lowered:
         run = functools.partial(train_stored, options=options, num_steps=call.num_steps)
     functools.update_wrapper(run, run.func)  # its name is what a profile shows
     images, labels = setup.train.images, setup.train.labels
-    data: Any = (images, labels, labels)  # the order is like the labels
+    data: Any = (images, labels, labels)  # the index is like the labels
     if not stored:
         shapes = [(options.batch_size, *array.shape[1:]) for array in data]
         data = map(_abstract, data, shapes, 3 * [options.split])
@@ -97,7 +85,7 @@ def lower(setup: Setup, call: Call) -> jax.stages.Lowered:
     arguments = (
         jax.eval_shape(setup.create_state, key),
         jax.eval_shape(Metrics.empty),
-        StoredImages(*data) if stored else Batch(*data),
+        Batch(*data),
         key,
         setup.teacher.variables if setup.teacher else None,
     )
@@ -154,36 +142,30 @@ class Feed:
     @contextlib.contextmanager
     def epoch(
         self, epoch: int, position: int = 0
-    ) -> Iterator[Iterator[tuple[Call, StoredImages | Batch]]]:
+    ) -> Iterator[Iterator[tuple[Call, Batch]]]:
         """Yields the calls of an epoch, each with its data.
 
         Args:
           epoch: Number of the epoch, from 0; with the key it fixes the order.
           position: Steps of the epoch that are done.
         """
-        order = self._order(self._order_key, epoch)
-        start = epoch * self._setup.options.steps_per_epoch
-        stop = start + self._setup.options.steps_per_epoch
-        calls = self._setup.calls(start + position, stop)
+        order, options = self._order(self._order_key, epoch), self._setup.options
+        start = epoch * options.steps_per_epoch
+        calls = self._setup.calls(start + position, start + options.steps_per_epoch)
         if self._setup.placement == "device":
-            stored = StoredImages(*self._on_devices(self._setup.train), order)
+            stored = Batch(*self._on_devices(self._setup.train), order)
             yield ((call, stored) for call in calls)
             return
-        rows = self._host_batches(np.asarray(order), position)
-        with contextlib.closing(prefetch(rows, BATCHES_AHEAD)) as ahead:
-            yield zip(calls, ahead, strict=True)
+        on_host, num_images = np.asarray(order), options.images_per_step
 
-    def _host_batches(self, order: np.ndarray, position: int) -> Iterator[Batch]:
-        """Yields the batches of an epoch from a step on, sent to the devices."""
-        train, options = self._setup.train, self._setup.options
-        for step in range(position, options.steps_per_epoch):
-            num_images = options.images_per_step
-            index = order[step * num_images :][:num_images]
-            index = np.asarray(batches.repeat(index, options.repeats))
-            images, labels = distributed.put_rows(
-                (train.images, train.labels), index, self._split
-            )
-            yield Batch(images, labels, distributed.put(index, self._split))
+        def send(step):
+            rows = on_host[step * num_images :][:num_images]
+            rows = np.asarray(batches.repeat(rows, options.repeats))
+            return self._rows(self._setup.train, rows)
+
+        sent = map(send, range(position, options.steps_per_epoch))
+        with contextlib.closing(prefetch(sent, BATCHES_AHEAD)) as ahead:
+            yield zip(calls, ahead, strict=True)
 
     def every_example(
         self, examples: Examples, batch_size: int
@@ -197,13 +179,18 @@ class Feed:
         num_devices = self._setup.mesh.size
         batch_size = -(-min(batch_size, len(examples)) // num_devices) * num_devices
         for rows, mask in batches.every_example(len(examples), batch_size):
-            index = distributed.put(rows, self._split)
-            if self._setup.placement == "device":
-                images, labels = self._take(self._on_devices(examples), index)
-            else:
-                arrays = (examples.images, examples.labels)
-                images, labels = distributed.put_rows(arrays, rows, self._split)
-            yield Batch(images, labels, index), distributed.put(mask, self._split)
+            mask = distributed.put(mask, self._split)
+            yield self._rows(examples, rows), mask
+
+    def _rows(self, examples: Examples, rows: np.ndarray) -> Batch:
+        """Returns rows int32 [B] of the examples on the devices, split over them."""
+        index = distributed.put(rows, self._split)
+        if self._setup.placement == "device":
+            images, labels = self._take(self._on_devices(examples), index)
+        else:
+            arrays = (examples.images, examples.labels)
+            images, labels = distributed.put(arrays, self._split, rows)
+        return Batch(images, labels, index)
 
     def _on_devices(self, examples: Examples) -> tuple[jax.Array, jax.Array]:
         """Returns all images and labels on the devices, sent there once."""

@@ -48,7 +48,7 @@ class StopRequest:
         self.exit_code = 0
         self.num_polls = 0
         self.noted = 0
-        self._reduced: jax.Array | None = None
+        self._max = distributed.LateMax()
 
     def note(self, number: int, frame) -> None:
         """Handles a signal."""
@@ -66,15 +66,10 @@ class StopRequest:
     def poll(self) -> bool:
         """A collective: returns whether to stop.
 
-        The devices are asked, and their answer is read at the next poll, so no process
-        blocks. JAX's own sync point is not used: Orbax asks it too, and counts in other
-        steps.
+        JAX's own sync point is not used: Orbax asks it too, and counts in other steps.
         """
         self.num_polls += 1
-        number = self.noted
-        if jax.process_count() > 1:
-            answer, self._reduced = self._reduced, distributed.all_reduce_max(number)
-            number = 0 if answer is None else int(answer)
+        number = self._max(self.noted)
         if self.signal is None and number:
             self.signal, self.exit_code = signal.Signals(number), 128 + number
         return self.signal is not None
@@ -101,8 +96,7 @@ def listen() -> Iterator[StopRequest]:
 class Timer:
     """A timer that all processes agree on.
 
-    With several processes it fires in all of them once it has fired in one. The
-    reduction is read one call late, so no process blocks.
+    With several processes it fires in all of them once it has fired in one.
 
     Args:
       seconds: Time until it fires.
@@ -112,15 +106,11 @@ class Timer:
     def __init__(self, seconds: float, start: float | None = None):
         self._seconds = seconds
         self._start = time.perf_counter() if start is None else start
-        self._reduced: jax.Array | None = None
+        self._max = distributed.LateMax()
 
     def poll(self) -> bool:
         """A collective: returns whether the seconds have passed."""
-        has_fired = time.perf_counter() - self._start >= self._seconds
-        if jax.process_count() == 1:
-            return has_fired
-        answer, self._reduced = self._reduced, distributed.all_reduce_max(has_fired)
-        return answer is not None and bool(answer)
+        return bool(self._max(time.perf_counter() - self._start >= self._seconds))
 
 
 @contextlib.contextmanager

@@ -118,7 +118,10 @@ def _trainer(
             trainer.restore()
             with trainer.progress:
                 trainer.compile()
-                yield trainer
+                try:
+                    yield trainer
+                except NotFiniteError as error:  # such weights are never saved
+                    raise trainer.divergence(str(error)) from error
 
 
 class Trainer:
@@ -183,18 +186,21 @@ class Trainer:
         }
         self.checkpoints = Checkpointer(run, config.checkpoint, distributed.log)
         with distributed.all_or_none():
-            template = {"state": self._state, "metrics": self._metrics}
-            self.checkpoints.check_space(template, self._state.eval_variables)
+            self.checkpoints.check_space(self._tree, self._state.eval_variables)
         self.progress = Progress(
             num_epochs=prepared.num_epochs,
             total_steps=options.total_steps,
             batch_size=options.batch_size,
         )
 
+    @property
+    def _tree(self) -> dict[str, Any]:
+        """What is saved, and in which structure."""
+        return {"state": self._state, "metrics": self._metrics}
+
     def restore(self) -> None:
         """Resumes from the newest checkpoint, or starts with the weights asked for."""
-        template = {"state": self._state, "metrics": self._metrics}
-        restored = self.checkpoints.restore(template, self._replicated)
+        restored = self.checkpoints.restore(self._tree, self._replicated)
         if restored is None:
             self._state, self._metadata["init"] = pretrained.initialize(
                 self._config, self._setup, self._state
@@ -302,17 +308,10 @@ class Trainer:
     def finish(self) -> Result:
         """Scores the selected weights and returns the contents of result.json."""
         variables = self._best_variables()
-        best, options = self._metadata["best"], self._setup.options
-        val: Scores | None = None
-        if best and self._setup.val and self._setup.val_split == "val":
-            val = {
-                "accuracy": best["accuracy"],
-                "loss": best["loss"],
-                "num_examples": len(self._setup.val),
-            }
+        best = self._metadata["best"]
         scores = self._final_scores(variables)  # before the clocks are read
         seconds = self._seconds()
-        images = self._step * options.batch_size
+        images = self._step * self._setup.options.batch_size
         result = {
             "config": config_to_dict(self._config),
             "dataset": self._setup.source.name,
@@ -321,7 +320,6 @@ class Trainer:
             "flops_per_image": self._setup.flops_per_image,
             "init": self._metadata.get("init"),
             "teacher": self._setup.teacher.source if self._setup.teacher else None,
-            "val": val,
             **scores,
             "best_epoch": best["epoch"] if best else self._metadata["epoch"],
             "best_digest": digest(jax.device_get(variables), {}),
@@ -343,16 +341,16 @@ class Trainer:
         """Shows an epoch's metrics so far, and stops a run that has diverged."""
         values = means(metrics)
         if not math.isfinite(values["loss"]):
-            raise UserError(self._diverged(step, f"the loss is {values['loss']}"))
+            raise self.divergence(f"the loss is {values['loss']}", step)
         rate = self._learning_rates[step - 1]
         self.progress.show(self._metadata["epoch"] + 1, step, values, rate)
         return values
 
-    def _diverged(self, step: int, what: str) -> str:
-        """Returns the one line that a diverged run ends with."""
-        saved = self.checkpoints.saved_step
+    def divergence(self, what: str, step: int | None = None) -> UserError:
+        """Returns the error of a run that has diverged by a step; None: this one."""
+        saved, step = self.checkpoints.saved_step, step or self._step
         kept = f"the state of step {saved:,} is kept" if saved else "nothing saved"
-        return (
+        return UserError(
             f"training diverged: {what} by step {step:,} at learning rate "
             f"{self._learning_rates[step - 1]:.3g} ({kept}); start again in another "
             "--workdir with a lower optim.learning_rate, or set optim.gradient_clip"
@@ -394,28 +392,30 @@ class Trainer:
         return means(metrics)
 
     def _final_scores(self, variables: dict[str, Any]) -> dict[str, Scores | None]:
-        """Scores the selected weights on the test set, if that is asked.
+        """Returns the validation, and scores the test set, if that is asked.
 
         Test-time augmentation has scores of its own, on the validation images too.
         """
-        options = self._config.evaluate
-        scores: dict[str, Scores | None] = {"test": None}
-        augmented: dict[str, Examples] = {}
+        options, best = self._config.evaluate, self._metadata["best"]
+        scores: dict[str, Scores | None] = {"val": None, "test": None}
+        splits: dict[str, Examples] = {}
 
         def score(examples: Examples, augmentation: str = "none") -> Scores:
             values = self._evaluate(examples, variables, augmentation)
             return cast("Scores", {**values, "num_examples": len(examples)})
 
         if self._setup.val and self._setup.val_split == "val":
-            augmented["val_tta"] = self._setup.val
+            splits["val"] = self._setup.val
+            if best:
+                of_best = {key: best[key] for key in ("accuracy", "loss")}
+                size = {"num_examples": len(self._setup.val)}
+                scores["val"] = cast("Scores", of_best | size)
         if options.test:
-            test = augmented["test_tta"] = self._setup.source.read(
-                self._config.data.test_split
-            )
-            scores["test"] = score(test)
+            splits["test"] = self._setup.source.read(self._config.data.test_split)
+            scores["test"] = score(splits["test"])
         if options.tta != "none":
-            for name, examples in augmented.items():
-                scores[name] = score(examples, options.tta)
+            for name, examples in splits.items():
+                scores[f"{name}_tta"] = score(examples, options.tta)
         return scores
 
     def _best_variables(self) -> dict[str, Any]:
@@ -423,29 +423,24 @@ class Trainer:
         variables, best = self._state.eval_variables, self._metadata["best"]
         if best is None:
             return variables
-        return self.checkpoints.restore_best(variables, self._replicated, best["epoch"])
+        restored = self.checkpoints.best.restore(
+            variables, self._replicated, epoch=best["epoch"]
+        )
+        if restored is None:
+            raise UserError(
+                f"{self._run.best} lacks the best weights, of epoch {best['epoch']}; "
+                "restore the folder from a copy, or start in another --workdir"
+            )
+        return restored[0]
 
     def _save(self) -> None:
         """Saves the state at its position, with the clocks up to now."""
-        with self._explained_divergence():
-            self.checkpoints.save(
-                {"state": self._state, "metrics": self._metrics},
-                {**self._metadata, "step": self._step, "seconds": self._seconds()},
-            )
+        metadata = {**self._metadata, "step": self._step, "seconds": self._seconds()}
+        self.checkpoints.save(self._tree, cast("RunMetadata", metadata))
 
     def _save_best(self, best: Best) -> None:
         """Saves the weights of the selected epoch, averaged if there are averages."""
-        with self._explained_divergence():
-            variables = self._state.eval_variables
-            self.checkpoints.best.save(self._step, variables, best)
-
-    @contextlib.contextmanager
-    def _explained_divergence(self) -> Iterator[None]:
-        """Explains weights that are not finite, which are never saved."""
-        try:
-            yield
-        except NotFiniteError as error:
-            raise UserError(self._diverged(self._step, str(error))) from error
+        self.checkpoints.best.save(self._step, self._state.eval_variables, best)
 
     def _save_and_stop(self) -> None:
         """Ends the call with the exit code of the signal, or 0 at the time limit."""

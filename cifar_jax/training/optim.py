@@ -257,17 +257,13 @@ def _renormalize(updates: Any, params: Any) -> Any:
 
 
 def _scale_by_path(multipliers: Sequence) -> optax.GradientTransformation:
-    """Multiplies updates by the first factor whose pattern matches the path."""
-    # The factor of the first pattern that matches, or 1.
-    factors = _labels(
-        lambda path, _: next(
-            (factor for pattern, factor in multipliers if re.fullmatch(pattern, path)),
-            1.0,
-        )
-    )
-    return optax.stateless(
-        lambda updates, _: jax.tree.map(jnp.multiply, updates, factors(updates))
-    )
+    """Multiplies updates by the first factor whose pattern matches the path, or 1."""
+
+    def scale(path, update):
+        matches = (f for pattern, f in multipliers if re.fullmatch(pattern, path))
+        return next(matches, 1.0) * update
+
+    return optax.stateless(lambda updates, _: _labels(scale)(updates))
 
 
 def _labels(label: Callable[[str, Any], Any]) -> Callable[[Any], Any]:

@@ -6,9 +6,11 @@ in a folder, and from the package itself, by name.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -192,23 +194,14 @@ def _read_weights(path: pathlib.Path, sharding: Sharding) -> LoadedModel:
     card = _open_weights(path, tensors)
     with _explained(path):
         network = abstract_model(card["config"], card["dataset"])
-    shapes: dict[str, Any] = traverse_util.flatten_dict(network.variables, sep="/")
     tensors = {
         name: tensor.astype(np.float32) if tensor.dtype == np.float16 else tensor
         for name, tensor in tensors.items()
     }
-    for name in sorted({*tensors, *shapes}):
-        held, needed = (
-            f"{tree[name].dtype} {list(tree[name].shape)}"
-            if name in tree
-            else "nothing"
-            for tree in (tensors, shapes)
+    for name, held, needed in _differences(tensors, network.variables):
+        raise UserError(
+            f"{path} holds {held} as {name}, and its network {needed}; export it again"
         )
-        if held != needed:
-            raise UserError(
-                f"{path} holds {held} as {name}, and its network {needed}; export it "
-                "again"
-            )
     variables = traverse_util.unflatten_dict(tensors, sep="/")
     return dataclasses.replace(
         network,
@@ -246,13 +239,9 @@ def abstract_model(config: Mapping[str, Any], dataset: results.Dataset) -> Loade
     model = resnet.create(
         num_classes=len(dataset["label_names"]), image_shape=image_shape, **options
     )
-    shapes = jax.eval_shape(
-        lambda key: model.init(key, jnp.zeros((1, *image_shape)), train=False),
-        jax.random.key(0),
-    )
     return LoadedModel(
         model=model,
-        variables=dict(shapes),
+        variables=resnet.abstract_variables(model, image_shape),
         image_shape=image_shape,
         label_names=tuple(dataset["label_names"]),
         mean=np.asarray(dataset["mean"], np.float32),
@@ -354,14 +343,12 @@ def with_teacher(config: ConfigDict, setup: Setup) -> Setup:
         raise UserError(f"distill.temperature is {temperature}; use more than 0")
     network = _load_for("distill.teacher", workdir, setup)
     for name in ("label_names", "image_shape"):
-        theirs, ours = (
-            text if len(text) <= 80 else f"{text[:77]}..."
-            for text in (str(getattr(owner, name)) for owner in (network, setup.source))
-        )
-        if getattr(network, name) != getattr(setup.source, name):
+        theirs, ours = getattr(network, name), getattr(setup.source, name)
+        if theirs != ours:
+            short = functools.partial(textwrap.shorten, width=80, placeholder="...")
             raise UserError(
-                f"distill.teacher is {workdir}, whose {name} are {theirs}, not the "
-                f"data's {ours}; use a network trained on such data"
+                f"distill.teacher is {workdir}, whose {name} are {short(str(theirs))}, "
+                f"not the data's {short(str(ours))}; use a network trained on such data"
             )
     distillation = Distillation(
         # The variables are an argument: constants would be compiled into the step.
@@ -428,24 +415,30 @@ def initialize(
             f"init.workdir is {workdir}, a network of {network.num_classes} classes: "
             f"its classifier is replaced by a new one for {classes}"
         )
-    loaded, needed = (
-        {
-            optim.path_name(path): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        }
-        for params in (variables["params"], state.params)
-    )
-    for path in sorted({*loaded, *needed}):
-        has, needs = loaded.get(path, "missing"), needed.get(path, "not there")
-        if has != needs:
-            raise UserError(
-                f"init.workdir is {workdir}, in which {path} is {has} and in this "
-                f"config {needs}; use the same config.model"
-            )
+    for name, held, needed in _differences(variables["params"], state.params):
+        raise UserError(
+            f"init.workdir is {workdir}, which holds {held} as {name}, and this config "
+            f"{needed}; use the same config.model"
+        )
     state = state.replace(**variables)
     if state.averages is not None:  # copies, for a step is given both to donate
         state = state.replace(averages=jax.tree.map(jnp.copy, variables))
     return state, _source(workdir, network)
+
+
+def _differences(one: Any, other: Any) -> Iterator[tuple[str, str, str]]:
+    """Yields the paths at which two trees differ, each with what both hold there."""
+    held, needed = (
+        {
+            optim.path_name(path): f"{leaf.dtype} {list(leaf.shape)}"
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (one, other)
+    )
+    for name in sorted({*held, *needed}):
+        pair = held.get(name, "nothing"), needed.get(name, "nothing")
+        if pair[0] != pair[1]:
+            yield name, *pair
 
 
 def _load_for(key: str, workdir: str, setup: Setup) -> LoadedModel:

@@ -12,6 +12,7 @@ from typing import Any, NotRequired, TypedDict
 import jax
 from jax.sharding import Mesh
 
+from cifar_jax.training.methods.pruning import Sparsity
 from cifar_jax.training.progress import clock_time
 
 Z_95 = 1.959963984540054  # a standard normal lies within it in 95% of cases
@@ -75,14 +76,12 @@ class Environment(TypedDict):
     versions: dict[str, str]  # versions of Python and packages
 
 
-class Result(Environment):
+class Result(Environment, Sparsity):
     """result.json."""
 
     config: dict[str, Any]  # resolved config, as plain data
     dataset: str  # name of the data set
     num_parameters: int  # trainable parameters
-    num_nonzero: int  # parameters that are not zero
-    sparsity: float  # share of zeros in the kernels that pruning may touch
     # floating-point operations of one forward pass: 2 x multiply-adds of convolutions
     # and linear layers
     flops_per_image: int
@@ -128,19 +127,14 @@ def summary(result: Result, path: pathlib.Path) -> str:
     lines = []
     if test := result["test"]:
         on_test = result["config"]["evaluate"]["select_on"] == "test"
-        note = (
-            "selected on these images: not an honest accuracy"
-            if on_test
-            else ("scored once")
-        )
+        note = "selected on these images: not an honest accuracy"
+        note = note if on_test else "scored once"
         lines.append(
             f"test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f} "
             f"({test['num_examples']:,} images, {note})"
         )
-    for split, scores in (
-        ("test", result.get("test_tta")),
-        ("val", result.get("val_tta")),
-    ):
+    augmented = {"test": result.get("test_tta"), "val": result.get("val_tta")}
+    for split, scores in augmented.items():
         if scores:
             lines.append(
                 f"{split} accuracy {scores['accuracy']:.4f} with test-time "

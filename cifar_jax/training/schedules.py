@@ -5,6 +5,7 @@ then a decay, whose time starts where the warm-up ends.
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -155,24 +156,23 @@ def make(
         return lambda step: schedule(jnp.asarray(step // hold * hold, jnp.float32))
 
     if name != "one_cycle":
-        return held(_warmed_up(peak, timing, DECAYS[name](timing))), None
+        first, warmup, decay = (
+            timing.initial_factor,
+            timing.warmup,
+            DECAYS[name](timing),
+        )
+
+        def warmed_up(step):
+            rise = first + (1 - first) * step / max(warmup, 1)
+            return peak * jnp.where(step < warmup, rise, decay(step - warmup))
+
+        return held(warmed_up), None
     rates = peak * timing.initial_factor, peak, peak * timing.final_factor
     rate = held(one_cycle(rates, timing.warmup, timing.length))
     if momentum_range is None:
         return rate, None
     least, most = momentum_range
     return rate, held(one_cycle((most, least, most), timing.warmup, timing.length))
-
-
-def _warmed_up(peak: float, timing: Timing, decay: Decay) -> optax.Schedule:
-    """Returns a linear warm-up to the peak, and then the decay."""
-    first, warmup = timing.initial_factor, timing.warmup
-
-    def schedule(step):
-        rise = first + (1 - first) * step / max(warmup, 1)
-        return peak * jnp.where(step < warmup, rise, decay(step - warmup))
-
-    return schedule
 
 
 def _share(step: jax.Array, timing: Timing) -> jax.Array:
@@ -187,19 +187,16 @@ def _anneal(first: Any, last: Any, share: jax.Array) -> jax.Array:
 
 def _timing(options: dict[str, Any], steps_per_epoch: int, total_steps: int) -> Timing:
     """Returns the options with their durations in steps, checked."""
-
-    def steps(key: str, duration: str) -> int:
-        return to_steps(
-            f"schedule.{key}",
-            duration,
-            steps_per_epoch=steps_per_epoch,
-            total_steps=total_steps,
-        )
-
+    steps = functools.partial(
+        to_steps, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+    )
     durations = ("warmup", "length", "period", "decay_every")
-    in_steps: dict[str, Any] = {key: steps(key, options[key]) for key in durations}
+    in_steps: dict[str, Any] = {
+        key: steps(f"schedule.{key}", options[key]) for key in durations
+    }
     in_steps["milestones"] = tuple(
-        (steps("milestones", when), factor) for when, factor in options["milestones"]
+        (steps("schedule.milestones", when), factor)
+        for when, factor in options["milestones"]
     )
     timing = Timing(**options | in_steps)
     if not 0 <= timing.warmup < min(total_steps, timing.length):

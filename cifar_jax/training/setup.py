@@ -19,6 +19,7 @@ from cifar_jax import UserError
 from cifar_jax import config as config_lib
 from cifar_jax.data import augment, sources, splits
 from cifar_jax.models import count, resnet
+from cifar_jax.models.design import ImageShape
 from cifar_jax.training import distributed, optim, results, schedules
 from cifar_jax.training.methods import pruning, whitening
 from cifar_jax.training.state import TrainState, create_state
@@ -204,8 +205,8 @@ def make(
         num_epochs=config.train.epochs,
         placement=placement,
         steps_per_dispatch=steps_per_dispatch,
-        sam_start=_steps(config.optim, "optim.sam_start", options),
-        frozen_stop=_steps(config.init, "init.frozen", options),
+        sam_start=_steps(config, "optim.sam_start", options),
+        frozen_stop=_steps(config, "init.frozen", options),
         is_deterministic=config.train.deterministic,
     )
 
@@ -337,13 +338,12 @@ def _step_options(
             "training images; use a smaller batch"
         )
     steps_per_epoch = len(train) * repeats // batch_size
-    total_steps = config.train.epochs * steps_per_epoch
     mean, std = _normalization(config, train)
-    return StepOptions(
+    options = StepOptions(
         num_classes=source.num_classes,
         batch_size=batch_size,
         steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
+        total_steps=config.train.epochs * steps_per_epoch,
         augment=pipeline,
         mean=mean,
         std=std,
@@ -354,30 +354,20 @@ def _step_options(
         sam_rho=config.optim.sam_rho,
         sam_adaptive=config.optim.sam_adaptive,
         repeats=repeats,
-        pruning_plan=_pruning_plan(config, steps_per_epoch, total_steps),
     )
+    return dataclasses.replace(options, pruning_plan=_pruning_plan(config, options))
 
 
-def _pruning_plan(
-    config: ConfigDict, steps_per_epoch: int, total_steps: int
-) -> pruning.Plan | None:
+def _pruning_plan(config: ConfigDict, options: StepOptions) -> pruning.Plan | None:
     """Returns the sparsity schedule in steps, or None without pruning."""
     if not config.prune.sparsity:
         return None
-    start, stop = (
-        schedules.to_steps(
-            f"prune.{key}",
-            config.prune[key],
-            steps_per_epoch=steps_per_epoch,
-            total_steps=total_steps,
-        )
-        for key in ("start", "stop")
-    )
-    if not start < stop <= total_steps:
+    start, stop = (_steps(config, f"prune.{key}", options) for key in ("start", "stop"))
+    if not start < stop <= options.total_steps:
         raise UserError(
             f"prune.start is {config.prune.start!r} and prune.stop "
-            f"{config.prune.stop!r}, steps {start:,} and {stop:,} of {total_steps:,}; "
-            "stop later than the start, within the run"
+            f"{config.prune.stop!r}, steps {start:,} and {stop:,} of "
+            f"{options.total_steps:,}; stop later than the start, within the run"
         )
     return pruning.Plan(config.prune.sparsity, start, stop)
 
@@ -403,11 +393,12 @@ def _normalization(
     return np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
 
-def _steps(section: ConfigDict, key: str, options: StepOptions) -> int:
+def _steps(config: ConfigDict, key: str, options: StepOptions) -> int:
     """Returns a duration of the config, such as optim.sam_start, in steps."""
+    section, name = key.split(".")
     return schedules.to_steps(
         key,
-        section[key.partition(".")[2]],
+        config[section][name],
         steps_per_epoch=options.steps_per_epoch,
         total_steps=options.total_steps,
     )
@@ -427,7 +418,7 @@ def optimizer_options(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 def _make_optimizer(
     config: ConfigDict,
     model: resnet.ResNet,
-    image_shape: tuple[int, int, int],
+    image_shape: ImageShape,
     options: StepOptions,
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """Returns the learning rate by step, and the Optax chain that uses it."""

@@ -10,6 +10,8 @@ import optax
 from clu import metrics
 from flax.training import train_state
 
+from cifar_jax.models.design import ImageShape
+
 
 class TrainState(train_state.TrainState):
     """Flax's train state with what this project adds.
@@ -52,7 +54,7 @@ def create_state(
     model: Any,
     optimizer: optax.GradientTransformation,
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: ImageShape,
     average: bool,
     stem_kernel: np.ndarray | None = None,
 ) -> TrainState:

@@ -187,30 +187,22 @@ class RunDirectory:
         """Returns the rows of metrics.jsonl, without a last line that was cut off."""
         if not self._metrics.exists():
             return []
-        # A line is written with its end, so a cut-off line is the last one, without it.
-        *lines, rest = self._metrics.read_bytes().split(b"\n")
-        rows = [self._row(line, number) for number, line in enumerate(lines, start=1)]
-        try:
-            json.loads(rest)
-        except json.JSONDecodeError:
-            return rows
-        except (ValueError, RecursionError):
-            pass
-        return [*rows, self._row(rest, len(lines) + 1)]
-
-    def _row(self, line: bytes, number: int) -> dict[str, Any]:
-        """Returns a line of metrics.jsonl as a row; errors name the line."""
-        reason: object = "it has no epoch"
-        try:
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("epoch"), int):
-                return row
-        except (ValueError, RecursionError) as error:
-            reason = error
-        raise UserError(
-            f"{self._metrics} is damaged in line {number} ({reason}); restore it from "
-            "a copy, or take the line out"
-        )
+        lines, rows = self._metrics.read_bytes().split(b"\n"), []
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+                    raise ValueError("it has no epoch")
+            except (ValueError, RecursionError) as error:
+                # A line is written with its end: without it, the last one is cut off.
+                if number == len(lines) and isinstance(error, json.JSONDecodeError):
+                    break
+                raise UserError(
+                    f"{self._metrics} is damaged in line {number} ({error}); restore "
+                    "it from a copy, or take the line out"
+                ) from error
+            rows.append(row)
+        return rows
 
     def claim(self, config: ConfigDict, dataset: Dataset) -> None:
         """Writes config.json and dataset.json."""

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from cifar_jax.models.design import CHOICES, map_sizes, resolve
+from cifar_jax.models.design import CHOICES, resolve
 
 # One for each option; all of them change SMALL.
 SMALL = dict(stage_sizes=(1, 2), widths=(8, 12))
@@ -82,7 +82,7 @@ def designs(draw):
         dirac_init=draw(st.booleans()),
     )
     image_shape = (*side, draw(st.sampled_from([1, 3, 4])))
-    last = min(map_sizes(resolve(options), image_shape)[-1])
+    last = min(resolve(options).map_sizes(image_shape)[-1])
     options["pool"] = draw(st.none() | st.integers(1, last))
     return options, image_shape, draw(st.integers(1, 100))
 

@@ -94,7 +94,7 @@ class Run:
         self.order = jax.device_put(
             batches.epoch_order(KEY, 0, num_examples), self.replicated
         )
-        self.stored = feed.StoredImages(*self.data, self.order)
+        self.stored = steps.Batch(*self.data, self.order)
 
     def compile(self, num_steps=1):
         """Returns the call of the devices that takes so many steps."""
