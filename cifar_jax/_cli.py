@@ -88,6 +88,10 @@ class Flags:
         """Defines --name, one of the choices."""
         self._add("enum", name, text, default, enum_values=choices)
 
+    def config_overrides(self) -> dict[str, Any]:
+        """Returns what --config.KEY=VALUE asks for, by key."""
+        return config_flags.get_override_values(self.values["config"])
+
     def allow_operands(self) -> None:
         """Allows arguments that are not options."""
         self._operands_allowed = True

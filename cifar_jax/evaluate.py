@@ -5,6 +5,8 @@ each class, or one laid out as CIFAR-10-C. Prints the figures, and writes
 evaluation.json, tables and pictures.
 """
 
+import dataclasses
+
 from cifar_jax import _cli, _runtime
 from cifar_jax._files import OutputFolder
 from cifar_jax.config import TTA_NAMES
@@ -45,22 +47,11 @@ def main(flags: _cli.Flags) -> None:
     # slow to import: not for --help
     from cifar_jax.evaluation import evaluate
 
-    request = evaluate.Request(
-        **network,
-        data=flags.data,
-        validation=flags.validation,
-        data_dir=flags.data_dir,
-        resize=flags.resize,
-        tta=flags.tta,
-        temperature=flags.temperature,
-        corruptions=flags.corruptions,
-        seed=flags.seed,
-        compare=flags.compare,
-        speed=flags.latency,
-        batch_size=flags.batch_size,
-    )
+    # The other fields of a request are named as the flags.
+    fields = [field.name for field in dataclasses.fields(evaluate.Request)]
+    options = {name: getattr(flags, name) for name in fields if name not in network}
     output = OutputFolder(folder)
-    record = evaluate.evaluate(request, output)
+    record = evaluate.evaluate(evaluate.Request(**network, **options), output)
     print(evaluate.summary(record))
     print(f"{output.path}: {', '.join(output.files)}")
 

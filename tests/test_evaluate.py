@@ -132,7 +132,7 @@ def test_corruptions_made_here_and_read_from_a_folder_score_alike(
 def test_latency_is_measured(run, tmp_path, monkeypatch):
     monkeypatch.setattr(efficiency, "BATCH_SIZES", (16, 64))
     monkeypatch.setattr(efficiency, "REPEATS", 3)
-    record = evaluated(run[0], tmp_path, data="digits:test[:20]", speed=True)
+    record = evaluated(run[0], tmp_path, data="digits:test[:20]", latency=True)
     cost = record["efficiency"]
     assert cost["latency_ms"] > 0
     rates = cost["images_per_second_by_batch_size"]

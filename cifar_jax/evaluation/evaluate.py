@@ -40,7 +40,7 @@ class Request:
     corruptions: bool = False  # whether to score the images under corruptions, too
     seed: int = 0  # seed of the corruptions
     compare: Sequence[str] = ()  # other runs to compare with
-    speed: bool = False  # whether to measure latency and throughput
+    latency: bool = False  # whether to measure latency and throughput
     batch_size: int = 500  # most images in a call
 
 
@@ -180,7 +180,7 @@ class _Evaluator:
             predictor,
             request.workdir,
             # Speed is that of the plain network, without test-time augmentation.
-            timed=self._load(request.workdir) if request.speed else None,
+            timed=self._load(request.workdir) if request.latency else None,
         )
         record["files"] = list(self._output.files)
         self._output.json("evaluation.json", record)

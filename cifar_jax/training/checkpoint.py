@@ -178,15 +178,13 @@ class CheckpointFolder:
         if not self._read_only:
             candidates = json.loads(distributed.broadcast(json.dumps(candidates)))
         damaged = {}
-        for candidate in reversed(candidates):
-            restored, reason = self._try(candidate, template, sharding)
+        for used in reversed(candidates):
+            restored, reason = self._try(used, template, sharding)
             if restored is None:
-                damaged[candidate] = reason
+                damaged[used] = reason
             elif epoch in (None, restored[1].get("epoch")):
-                for bad, reason in damaged.items():
-                    self._report(
-                        f"checkpoint {bad} is damaged ({reason}); using {candidate}"
-                    )
+                for bad, why in damaged.items():
+                    self._report(f"checkpoint {bad} is damaged ({why}); using {used}")
                     if not self._read_only:
                         self._rename(bad, "damaged")
                 return restored

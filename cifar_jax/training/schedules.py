@@ -156,23 +156,24 @@ def make(
         return lambda step: schedule(jnp.asarray(step // hold * hold, jnp.float32))
 
     if name != "one_cycle":
-        first, warmup, decay = (
-            timing.initial_factor,
-            timing.warmup,
-            DECAYS[name](timing),
-        )
-
-        def warmed_up(step):
-            rise = first + (1 - first) * step / max(warmup, 1)
-            return peak * jnp.where(step < warmup, rise, decay(step - warmup))
-
-        return held(warmed_up), None
+        return held(_warmed_up(peak, timing, DECAYS[name](timing))), None
     rates = peak * timing.initial_factor, peak, peak * timing.final_factor
     rate = held(one_cycle(rates, timing.warmup, timing.length))
     if momentum_range is None:
         return rate, None
     least, most = momentum_range
     return rate, held(one_cycle((most, least, most), timing.warmup, timing.length))
+
+
+def _warmed_up(peak: float, timing: Timing, decay: Decay) -> optax.Schedule:
+    """Returns a linear warm-up to the peak, and then the decay."""
+    first, warmup = timing.initial_factor, timing.warmup
+
+    def schedule(step):
+        rise = first + (1 - first) * step / max(warmup, 1)
+        return peak * jnp.where(step < warmup, rise, decay(step - warmup))
+
+    return schedule
 
 
 def _share(step: jax.Array, timing: Timing) -> jax.Array:
