@@ -150,21 +150,13 @@ class Pool(nn.Module):
     Its convolution sees the large map and its BatchNorm the small one, as in the
     networks of Page (2019, "How to train your ResNet") and Jordan (2024,
     arXiv:2404.00498).
-
-    Attributes:
-      width: Number of output channels.
-      window: Window and stride of the max-pool; 1: no pool.
-      kernel: Size of the convolution.
-      conv: Makes a convolution, as `conv` does.
-      norm: Makes a BatchNorm.
-      act: Activation.
     """
 
-    width: int
-    window: int
-    kernel: int
-    conv: Layer
-    norm: Layer
+    width: int  # number of output channels
+    window: int  # window and stride of the max-pool; 1: no pool
+    kernel: int  # size of the convolution
+    conv: Layer  # makes a convolution, as `conv` does
+    norm: Layer  # makes a BatchNorm
     act: Activation
 
     @nn.compact
@@ -175,36 +167,22 @@ class Pool(nn.Module):
 
 
 class Block(nn.Module):
-    """What the two residual blocks share.
+    """What the two residual blocks share."""
 
-    Attributes:
-      width: Number of output channels.
-      stride: Stride of the first convolution and of the shortcut.
-      kernel: Size of both convolutions.
-      shortcut_kernel: Size of the projection.
-      shortcut: "projection" or "padding", where the block changes the map's shape.
-      conv: Makes a convolution, as `conv` does.
-      norm: Makes a BatchNorm.
-      act: Activation.
-      excite: Makes a squeeze-and-excitation, or None.
-      dropout: Makes the dropout between the convolutions.
-      drop_rate: Probability of dropping all that the block adds to its shortcut, image
-        by image (stochastic depth: Huang et al., 2016, arXiv:1603.09382).
-      zero_init: Whether the last BatchNorm's scale starts at zero.
-    """
-
-    width: int
-    stride: int
-    kernel: int
-    shortcut_kernel: int
-    shortcut: str
-    conv: Layer
-    norm: Layer
+    width: int  # number of output channels
+    stride: int  # stride of the first convolution and of the shortcut
+    kernel: int  # size of both convolutions
+    shortcut_kernel: int  # size of the projection
+    shortcut: str  # "projection" or "padding", where the block changes the map's shape
+    conv: Layer  # makes a convolution, as `conv` does
+    norm: Layer  # makes a BatchNorm
     act: Activation
-    excite: Layer | None
-    dropout: Layer
+    excite: Layer | None  # makes a squeeze-and-excitation, or None
+    dropout: Layer  # makes the dropout between the convolutions
+    # probability of dropping all that the block adds to its shortcut, image by image
+    # (stochastic depth: Huang et al., 2016, arXiv:1603.09382)
     drop_rate: float
-    zero_init: bool
+    zero_init: bool  # whether the last BatchNorm's scale starts at zero
 
     normalises_shortcut = False  # whether a BatchNorm follows the projection
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from clu import parameter_overview
 from flax import linen as nn
-from flax import traverse_util
 
 from cifar_jax import UserError
 from cifar_jax.models.design import Design, ImageShape, check
@@ -22,19 +21,13 @@ from cifar_jax.models.resnet import ResNet, abstract_variables
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One line of the layer table.
+    """One line of the layer table."""
 
-    Attributes:
-      name: Path of the layer, such as "stage1_block1/conv1".
-      output_shape: Shape of its output for one image.
-      parameters: Number of trainable parameters.
-      macs: Multiply-adds for one image, of convolutions and linear layers only, as is
-        the custom; 1 MAC = 2 FLOPs.
-    """
-
-    name: str
-    output_shape: tuple[int, ...]
-    parameters: int
+    name: str  # path of the layer, such as "stage1_block1/conv1"
+    output_shape: tuple[int, ...]  # shape of its output for one image
+    parameters: int  # number of trainable parameters
+    # multiply-adds for one image, of convolutions and linear layers only, as is the
+    # custom; 1 MAC = 2 FLOPs
     macs: int
 
 
@@ -42,12 +35,6 @@ def num_parameters(model: ResNet, image_shape: ImageShape) -> int:
     """Returns the number of trainable parameters."""
     params = abstract_variables(model, image_shape)["params"]
     return int(parameter_overview.count_parameters(params))  # clu's is of NumPy
-
-
-def parameter_paths(model: ResNet, image_shape: ImageShape) -> list[str]:
-    """Returns the names of all parameters, such as "stem_conv/kernel"."""
-    params = abstract_variables(model, image_shape)["params"]
-    return list(traverse_util.flatten_dict(params, sep="/"))
 
 
 def macs(model: ResNet, image_shape: ImageShape) -> int:

@@ -24,23 +24,14 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class ResNet(nn.Module):
-    """A residual network for small images.
+    """A residual network for small images."""
 
-    Attributes:
-      design: Options of the network, resolved and checked.
-      num_classes: Length of the logits.
-      dtype: Data type of the computation.
-      param_dtype: Data type of parameters, statistics and logits.
-      convolve: Computes the convolutions; None: `lax.conv_general_dilated`.
-      norm: Makes a BatchNorm.
-    """
-
-    design: Design
-    num_classes: int
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-    convolve: Any = None
-    norm: Any = nn.BatchNorm
+    design: Design  # options of the network, resolved and checked
+    num_classes: int  # length of the logits
+    dtype: Any = jnp.float32  # of the computation
+    param_dtype: Any = jnp.float32  # of parameters, statistics and logits
+    convolve: Any = None  # computes the convolutions; None: `lax.conv_general_dilated`
+    norm: Any = nn.BatchNorm  # makes a BatchNorm
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:

@@ -40,23 +40,14 @@ class NotFiniteError(UserError):
 
 
 class RunMetadata(TypedDict):
-    """What is saved beside a state.
+    """What is saved beside a state."""
 
-    Attributes:
-      step: Steps done.
-      epoch: Epochs closed, that is validated and logged.
-      best: Best epoch so far with its validation, or None.
-      init: Run whose weights training started from, or None.
-      teacher: Run that is distilled from, or None.
-      seconds: Clocks of the run.
-    """
-
-    step: int
-    epoch: int
-    best: Best | None
-    init: NotRequired[Source | None]
-    teacher: NotRequired[Source | None]
-    seconds: Seconds
+    step: int  # steps done
+    epoch: int  # epochs closed, that is validated and logged
+    best: Best | None  # best epoch so far with its validation, or None
+    init: NotRequired[Source | None]  # run whose weights training started from, or None
+    teacher: NotRequired[Source | None]  # run that is distilled from, or None
+    seconds: Seconds  # clocks of the run
 
 
 class CheckpointFolder:

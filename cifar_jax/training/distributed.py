@@ -91,17 +91,6 @@ def put(tree: Any, sharding: Sharding, rows: np.ndarray | None = None) -> Any:
     return jax.tree.map(place, tree)
 
 
-def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Refuses a batch that the devices cannot share evenly."""
-    below = batch_size // mesh.size * mesh.size
-    if batch_size < 1 or below != batch_size:
-        choices = [str(n) for n in (below, below + mesh.size) if n > 0]
-        raise UserError(
-            f"{name} is {batch_size}, which {mesh.size} devices cannot share evenly; "
-            f"use {' or '.join(choices)}"
-        )
-
-
 # Processes
 
 

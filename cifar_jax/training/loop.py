@@ -297,7 +297,8 @@ class Trainer:
         self._metrics = self._empty_metrics()
         last = self.is_over()
         if last and not self._setup.val:  # nothing to select by: the last is kept
-            self._save_best({"epoch": epoch})
+            best: Best = {"epoch": epoch}
+            self.checkpoints.best.save(self._step, self._state.eval_variables, best)
         due = epoch % self._config.checkpoint.every_epochs == 0
         # A state saved before its validation stays: closing the epoch can be repeated.
         if last or ((is_best or due) and self.checkpoints.saved_step != self._step):
@@ -370,7 +371,8 @@ class Trainer:
         if not results.is_better(by, candidate, self._metadata["best"]):
             return False
         self._metadata["best"] = candidate
-        self._save_best(candidate)
+        # The averages, if there are any.
+        self.checkpoints.best.save(self._step, self._state.eval_variables, candidate)
         return True
 
     def _evaluate(
@@ -437,10 +439,6 @@ class Trainer:
         """Saves the state at its position, with the clocks up to now."""
         metadata = {**self._metadata, "step": self._step, "seconds": self._seconds()}
         self.checkpoints.save(self._tree, cast("RunMetadata", metadata))
-
-    def _save_best(self, best: Best) -> None:
-        """Saves the weights of the selected epoch, averaged if there are averages."""
-        self.checkpoints.best.save(self._step, self._state.eval_variables, best)
 
     def _save_and_stop(self) -> None:
         """Ends the call with the exit code of the signal, or 0 at the time limit."""

@@ -14,21 +14,16 @@ from cifar_jax import UserError
 
 
 class _Direction(NamedTuple):
-    """A transformation from gradients to directions.
+    """A transformation from gradients to directions."""
 
-    Attributes:
-      factory: Optax's function that makes it.
-      momentum: Name of the argument that a momentum schedule may move.
-      option: Option with that argument's constant value.
-      other: Option, and argument of the same name, that never moves.
-      is_decoupled: Whether weight decay is decoupled (Loshchilov & Hutter, 2019,
-        arXiv:1711.05101), or added to the gradient.
-    """
-
-    factory: Callable[..., optax.GradientTransformation]
-    momentum: str
-    option: str
-    other: str
+    factory: Callable[
+        ..., optax.GradientTransformation
+    ]  # Optax's function that makes it
+    momentum: str  # name of the argument that a momentum schedule may move
+    option: str  # option with that argument's constant value
+    other: str  # option, and argument of the same name, that never moves
+    # whether weight decay is decoupled (Loshchilov & Hutter, 2019, arXiv:1711.05101),
+    # or added to the gradient
     is_decoupled: bool
 
 

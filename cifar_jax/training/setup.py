@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import numpy as np
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -271,7 +272,13 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
     """Refuses unknown choices, and a batch that the devices cannot share."""
     config_lib.check(config)
     batch_size, num_parts = config.train.batch_size, config.train.accumulate
-    distributed.check_batch_size("train.batch_size", batch_size, mesh)
+    below = batch_size // mesh.size * mesh.size
+    if below != batch_size:
+        choices = [str(n) for n in (below, below + mesh.size) if n > 0]
+        raise UserError(
+            f"train.batch_size is {batch_size}, which {mesh.size} devices cannot share "
+            f"evenly; use {' or '.join(choices)}"
+        )
     if batch_size % (num_parts * mesh.size):
         raise UserError(
             f"train.accumulate is {num_parts}, but {mesh.size} devices cannot share "
@@ -429,7 +436,8 @@ def _make_optimizer(
         **config.schedule.to_dict(),
     )
     if config.optim.lr_multipliers:  # else not worth tracing the network for
-        paths = count.parameter_paths(model, image_shape)
+        params = resnet.abstract_variables(model, image_shape)["params"]
+        paths = list(traverse_util.flatten_dict(params, sep="/"))
         optim.check_multipliers(config.optim.lr_multipliers, paths)
     return schedule, optim.make_optimizer(
         schedule=schedule,

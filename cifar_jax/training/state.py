@@ -14,15 +14,10 @@ from cifar_jax.models.design import ImageShape
 
 
 class TrainState(train_state.TrainState):
-    """Flax's train state with what this project adds.
+    """Flax's train state with what this project adds."""
 
-    Attributes:
-      batch_stats: BatchNorm's running statistics.
-      averages: Exponential moving average of `variables`, or None.
-    """
-
-    batch_stats: Any = None
-    averages: Any = None
+    batch_stats: Any = None  # BatchNorm's running statistics
+    averages: Any = None  # exponential moving average of `variables`, or None
 
     @property
     def variables(self) -> dict[str, Any]:

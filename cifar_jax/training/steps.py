@@ -22,17 +22,11 @@ from cifar_jax.training.state import Metrics, TrainState, update_averages
 
 
 class Batch(NamedTuple):
-    """The rows of one step.
+    """The rows of one step."""
 
-    Attributes:
-      images: uint8 [B, H, W, C].
-      labels: int32 [B].
-      index: int32 [B], place of each image in the data set.
-    """
-
-    images: jax.Array
-    labels: jax.Array
-    index: jax.Array
+    images: jax.Array  # uint8 [B, H, W, C]
+    labels: jax.Array  # int32 [B]
+    index: jax.Array  # int32 [B], place of each image in the data set
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """What a config makes of a recipe, without its data; a helper of tests."""
 
-from cifar_jax.models import count, resnet
+from flax import traverse_util
+
+from cifar_jax.models import resnet
 from cifar_jax.training import optim, schedules, setup
 
 CIFAR = (32, 32, 3)
@@ -20,7 +22,8 @@ def make_schedule(config, steps_per_epoch):
     )
     model = create(config)
     if config.optim.lr_multipliers:
-        paths = count.parameter_paths(model, CIFAR)
+        params = resnet.abstract_variables(model, CIFAR)["params"]
+        paths = list(traverse_util.flatten_dict(params, sep="/"))
         optim.check_multipliers(config.optim.lr_multipliers, paths)
     optim.make_optimizer(
         schedule=schedule,

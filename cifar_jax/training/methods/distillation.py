@@ -14,18 +14,13 @@ import optax
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """The teacher's part in the loss.
+    """The teacher's part in the loss."""
 
-    Attributes:
-      teach: `(variables, images) -> logits`, the teacher's float32 [B, K] for images
-        [B, H, W, C] in 0..255.
-      weight: Weight of the teacher in the loss; the labels have the rest.
-      temperature: Temperature that the logits of both are divided by.
-    """
-
+    # `(variables, images) -> logits`, the teacher's float32 [B, K] for images
+    # [B, H, W, C] in 0..255
     teach: Callable[[Any, jax.Array], jax.Array]
-    weight: float
-    temperature: float
+    weight: float  # weight of the teacher in the loss; the labels have the rest
+    temperature: float  # temperature that the logits of both are divided by
 
     def mix(
         self, losses: jax.Array, logits: jax.Array, teacher_logits: jax.Array

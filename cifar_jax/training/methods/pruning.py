@@ -23,30 +23,19 @@ _PRUNED = re.compile(r"stage.*/kernel")
 
 
 class Sparsity(TypedDict):
-    """How many weights are zero.
+    """How many weights are zero."""
 
-    Attributes:
-      num_nonzero: Number of parameters that are not zero.
-      sparsity: Share of zeros in the kernels that pruning may touch.
-    """
-
-    num_nonzero: int
-    sparsity: float
+    num_nonzero: int  # number of parameters that are not zero
+    sparsity: float  # share of zeros in the kernels that pruning may touch
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Sparsity schedule.
+    """Sparsity schedule."""
 
-    Attributes:
-      sparsity: Share of the kernels' weights that is zero in the end.
-      start: Step after which weights are pruned for the first time.
-      stop: Step after which weights are pruned for the last time.
-    """
-
-    sparsity: float
-    start: int
-    stop: int
+    sparsity: float  # share of the kernels' weights that is zero in the end
+    start: int  # step after which weights are pruned for the first time
+    stop: int  # step after which weights are pruned for the last time
 
     def share(self, step: Any) -> jax.Array:
         """Returns the share of weights that is to be zero after a step.
