@@ -55,7 +55,7 @@ def test_other_shapes_are_refused(parent, digits_dir):
     config.init.workdir, config.model.widths = str(workdir), (8, 24)
     prepared = make(config)
     first = setup.jit_create_state(prepared)(jax.random.key(0))
-    with pytest.raises(UserError, match=r"head/kernel is \(16, 10\).*config \(24, 10"):
+    with pytest.raises(UserError, match=r"32 \[16, 10\] as head/kernel.*32 \[24, 10"):
         pretrained.initialize(config, prepared, first)
     config.init.workdir = str(workdir / "nowhere")
     with pytest.raises(UserError, match="init.workdir is .*is not a run directory"):
