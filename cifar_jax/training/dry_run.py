@@ -5,7 +5,7 @@ import io
 import os
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -34,15 +34,7 @@ def dry_run(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
       config: Config of the run.
       devices: Devices to run on; None: all.
     """
-    config = setup.for_chips(config)
-    source = setup.open_source(config)
-    with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
-        data, workdir = pathlib.Path(folder, "data"), pathlib.Path(folder, "run")
-        num_val = 2 * source.num_classes if config.data.validation else 0
-        num_images = config.train.batch_size // max(config.train.repeats, 1)
-        num_train = NUM_STEPS * num_images + num_val
-        write_noise(source, data, num_train=num_train, num_test=NUM_TEST)
-        short = shortened(config, data, num_val)
+    with _rehearsal(config, NUM_STEPS) as (short, workdir, num_train):
         first = loop.train_and_evaluate(short, workdir, devices=devices)
         (workdir / "result.json").unlink()  # as if it had been killed at the end
         again = loop.train_and_evaluate(short, workdir, devices=devices, resume="must")
@@ -57,41 +49,44 @@ def dry_run(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
 
 def seconds(config: ConfigDict) -> float:
     """Returns the seconds of a run, from a few of its steps on synthetic images."""
-    config = setup.for_chips(config)
-    data = config.data
-    source = sources.open(data.name, data.dir, image_size=data.image_size)
-    num_val = 2 * source.num_classes
-    num_train = NUM_MEASURED * config.train.batch_size + num_val
-    with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
-        path = pathlib.Path(folder, "data")
-        write_noise(source, path, num_train=num_train, num_test=num_val)
-        with contextlib.redirect_stdout(io.StringIO()):
-            result = loop.train_and_evaluate(
-                shortened(config, path, num_val), pathlib.Path(folder, "run")
-            )
-    num_images = config.train.epochs * len(source.open_split(data.train_split))
+    with (
+        _rehearsal(config, NUM_MEASURED) as (short, workdir, _),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        result = loop.train_and_evaluate(short, workdir)
+    size = len(setup.open_source(config).open_split(config.data.train_split))
+    num_images = config.train.epochs * size
     return result["seconds"]["compile"] + num_images / result["images_per_second"]
 
 
-def shortened(config: ConfigDict, data: pathlib.Path, num_val: int) -> ConfigDict:
-    """Returns the config of an epoch on a data set that `write_noise` has written."""
-    short = config.copy_and_resolve_references()
-    short.data.update(
-        name=DATASET,
-        dir=str(data),
-        source=None,
-        image_size=None,
-        train_split="train",
-        test_split="test",
-        validation=num_val,
-    )
-    short.schedule = ConfigDict({**short.schedule, **_CONSTANT})
-    short.prune.update(start="0%", stop="50%")
-    short.train.epochs = 1
-    short.train.max_seconds = 0.0
-    short.optim.sam_start = "1 steps"
-    short.checkpoint.every_seconds = 0.0
-    return short
+@contextlib.contextmanager
+def _rehearsal(
+    config: ConfigDict, num_steps: int
+) -> Iterator[tuple[ConfigDict, pathlib.Path, int]]:
+    """Yields the config of an epoch of noise, its run directory, and its images."""
+    config = setup.for_chips(config).copy_and_resolve_references()
+    source = setup.open_source(config)
+    num_val = 2 * source.num_classes if config.data.validation else 0
+    num_images = num_steps * config.train.batch_size // max(config.train.repeats, 1)
+    num_train = num_images + num_val
+    with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
+        data = pathlib.Path(folder, "data")
+        write_noise(source, data, num_train=num_train, num_test=NUM_TEST)
+        config.data.update(
+            name=DATASET,
+            dir=str(data),
+            source=None,
+            image_size=None,
+            train_split="train",
+            test_split="test",
+            validation=num_val,
+        )
+        config.schedule = ConfigDict({**config.schedule, **_CONSTANT})
+        config.prune.update(start="0%", stop="50%")
+        config.train.update(epochs=1, max_seconds=0.0)
+        config.optim.sam_start = "1 steps"
+        config.checkpoint.every_seconds = 0.0
+        yield config, pathlib.Path(folder, "run"), num_train
 
 
 def write_noise(
