@@ -8,7 +8,7 @@ from cifar_jax import _cli
 
 def define_flags(flags: _cli.Flags) -> None:
     """Defines no flags."""
-    flags.allow_operands()
+    flags.operands_allowed = True
 
 
 def main(flags: _cli.Flags) -> None:

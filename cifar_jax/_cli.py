@@ -40,7 +40,8 @@ class Flags:
 
     Attributes:
       argv: Arguments of the command, without its name.
-      operands: Arguments that are not options; see `allow_operands`.
+      operands: Arguments that are not options.
+      operands_allowed: Whether there may be any.
       default_config: Returns the config without --config; None: --config is needed.
       config_path: Value of --config: `configs/NAME.py` or `configs/NAME.py:FORM`.
     """
@@ -52,7 +53,7 @@ class Flags:
         self.values = absl_flags.FlagValues()
         self._config: ConfigDict | None = None
         self.default_config: Callable[[], ConfigDict] | None = None
-        self._operands_allowed = False
+        self.operands_allowed = False
 
     def __getattr__(self, name: str) -> Any:
         if name == "values":  # not there yet: this object is being copied
@@ -92,10 +93,6 @@ class Flags:
         """Returns what --config.KEY=VALUE asks for, by key."""
         return config_flags.get_override_values(self.values["config"])
 
-    def allow_operands(self) -> None:
-        """Allows arguments that are not options."""
-        self._operands_allowed = True
-
     def parse(self) -> None:
         """Parses `argv`, once all flags are defined.
 
@@ -115,7 +112,7 @@ class Flags:
             self.operands = self.values(["", *argv])[1:]
         except Exception as error:  # parsers of config keys raise IndexError, say
             raise UsageError(self._explained(error)) from error
-        if self.operands and not self._operands_allowed:
+        if self.operands and not self.operands_allowed:
             raise UsageError(
                 f"unexpected argument {self.operands[0]!r}; options start with --"
             )

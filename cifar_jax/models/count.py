@@ -90,10 +90,9 @@ def format_table(layers: Sequence[Layer], limit: int | None) -> str:
     sums = total(layers)
     rows.append((sums.name, "", f"{sums.parameters:,}", f"{sums.macs:,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *numbers in rows:  # the first column to the left, the others to the right
-        cells = [n.rjust(width) for n, width in zip(numbers, widths[1:], strict=True)]
-        lines.append("   ".join([name.ljust(widths[0]), *cells]))
+    # The first column to the left, the others to the right.
+    row = "   ".join(f"{{:{side}{n}}}" for side, n in zip("<>>>", widths, strict=True))
+    lines = [row.format(*cells) for cells in rows]
     rule = "-" * len(lines[0])
     budget = budget_line(sums.parameters, limit)
     end = f"{budget}; {2 * sums.macs / 1e9:.3g} GFLOPs an image"
