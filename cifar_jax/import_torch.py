@@ -51,6 +51,7 @@ def main(flags: _cli.Flags) -> None:
     from cifar_jax.data import arrays, sources
     from cifar_jax.formats import export
     from cifar_jax.models import torch_names
+    from cifar_jax.training import results
 
     _runtime.start(cpu_only=True)  # the weights are verified in float32
     pytorch_import = formats.import_module("pytorch_import")
@@ -70,13 +71,7 @@ def main(flags: _cli.Flags) -> None:
     config.data.std = std = _channels("std", flags.std, source.image_shape[-1])
     if min(std) <= 0:
         raise _cli.UsageError(f"--std is {','.join(flags.std)}; use values above 0")
-    dataset = {
-        "name": source.name,
-        "image_shape": list(source.image_shape),
-        "label_names": list(source.label_names),
-        "mean": list(mean),
-        "std": list(std),
-    }
+    dataset = results.describe(source.name, source, mean, std)
     workdir, file = pathlib.Path(flags.workdir), flags.check
     original = arrays.read_npz(pathlib.Path(file), "images", "logits") if file else None
     check = pytorch_import.import_weights(weights, config, dataset, workdir, original)

@@ -159,13 +159,9 @@ def describe(network: LoadedModel) -> Card:
     return {
         "input": {"dtype": "uint8", "shape": ["batch", *network.image_shape]},
         "output": {"dtype": "float32", "shape": ["batch", network.num_classes]},
-        "dataset": {
-            "name": config["data"]["name"],
-            "image_shape": list(network.image_shape),
-            "label_names": list(network.label_names),
-            "mean": [float(value) for value in network.mean],
-            "std": [float(value) for value in network.std],
-        },
+        "dataset": results.describe(
+            config["data"]["name"], network, network.mean, network.std
+        ),
         "num_parameters": sum(leaf.size for leaf in leaves),
         "num_nonzero": int(sum(np.count_nonzero(leaf) for leaf in leaves)),
         "epoch": network.epoch,

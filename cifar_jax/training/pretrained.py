@@ -375,10 +375,8 @@ def check_teacher(setup: Setup, saved: results.Source | None) -> None:
       setup: Setup with the teacher.
       saved: Teacher of the run, as it was saved.
     """
-    if setup.teacher is None or saved is None:
-        return
-    source = setup.teacher.source
-    if source["digest"] != saved["digest"]:
+    source = setup.teacher.source if setup.teacher else None
+    if source and saved and source["digest"] != saved["digest"]:
         raise UserError(
             f"distill.teacher is {source['workdir']}, whose weights have changed since "
             f"the run began (epoch {saved['epoch']} then, {source['epoch']} now); "

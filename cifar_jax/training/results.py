@@ -6,7 +6,7 @@ import os
 import pathlib
 import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NotRequired, TypedDict
 
 import jax
@@ -65,6 +65,19 @@ class Dataset(TypedDict):
     label_names: list[str]  # classes, by label
     mean: list[float]  # mean of each channel, with pixels in [0, 1]
     std: list[float]  # standard deviation of each channel, with pixels in [0, 1]
+
+
+def describe(
+    name: str, owner: Any, mean: Iterable[float], std: Iterable[float]
+) -> Dataset:
+    """Returns dataset.json, where `owner` has the image shape and the label names."""
+    return {
+        "name": name,
+        "image_shape": list(owner.image_shape),
+        "label_names": list(owner.label_names),
+        "mean": list(map(float, mean)),
+        "std": list(map(float, std)),
+    }
 
 
 class Environment(TypedDict):

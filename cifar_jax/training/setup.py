@@ -129,13 +129,8 @@ class Setup:
     @property
     def dataset(self) -> results.Dataset:
         """Contents of dataset.json."""
-        return {
-            "name": self.source.name,
-            "image_shape": list(self.source.image_shape),
-            "label_names": list(self.source.label_names),
-            "mean": [float(value) for value in self.options.mean],
-            "std": [float(value) for value in self.options.std],
-        }
+        source, options = self.source, self.options
+        return results.describe(source.name, source, options.mean, options.std)
 
     def create_state(self, key: jax.Array) -> TrainState:
         """Returns the state before the first step; a pure function of the key."""
