@@ -232,12 +232,10 @@ def abstract_model(config: Mapping[str, Any], dataset: results.Dataset) -> Loade
             f"{len(dataset['label_names']):,} classes cannot be classified; restore "
             "dataset.json from a copy"
         )
-    options: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in config["model"].items()
-    }
     model = resnet.create(
-        num_classes=len(dataset["label_names"]), image_shape=image_shape, **options
+        num_classes=len(dataset["label_names"]),
+        image_shape=image_shape,
+        **config["model"],
     )
     return LoadedModel(
         model=model,
@@ -318,16 +316,14 @@ def _abstract_state(network: LoadedModel) -> TrainState:
         frozen=setup.frozen_paths(network.model),
         **setup.optimizer_options(network.config),
     )
-    return jax.eval_shape(
-        lambda key: create_state(
-            key,
-            network.model,
-            optimizer,
-            image_shape=network.image_shape,
-            average=network.config["train"]["ema_decay"] > 0,
-        ),
-        jax.random.key(0),
+    create = functools.partial(
+        create_state,
+        model=network.model,
+        optimizer=optimizer,
+        image_shape=network.image_shape,
+        average=network.config["train"]["ema_decay"] > 0,
     )
+    return jax.eval_shape(create, jax.random.key(0))
 
 
 def with_teacher(config: ConfigDict, setup: Setup) -> Setup:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -449,8 +449,8 @@ def _whitening(
     images = normalize(train.images[:NUM_WHITENING_IMAGES], options.mean, options.std)
     return whitening.filters(
         np.asarray(images),
-        kernel_size=cast(int, model.design.stem_kernel),  # resolved by now
-        width=cast(int, model.design.stem_width),
+        kernel_size=model.design.stem_kernel,
+        width=model.design.stem_width,
     )
 
 
