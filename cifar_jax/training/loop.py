@@ -188,7 +188,7 @@ class Trainer:
         with distributed.all_or_none():
             self.checkpoints.check_space(self._tree, self._state.eval_variables)
         self.progress = Progress(
-            num_epochs=prepared.num_epochs,
+            num_epochs=config.train.epochs,
             total_steps=options.total_steps,
             batch_size=options.batch_size,
         )
@@ -218,7 +218,7 @@ class Trainer:
         epoch, best = self._metadata["epoch"], self._metadata["best"]
         patience = self._config.train.patience
         is_stale = best is not None and 0 < patience <= epoch - best["epoch"]
-        return is_stale or epoch == self._setup.num_epochs
+        return is_stale or epoch == self._config.train.epochs
 
     def compile(self) -> None:
         """Compiles the first call; a thread compiles the others while that one runs."""
@@ -276,7 +276,7 @@ class Trainer:
         """Validates and logs the epoch, and saves it where that is due."""
         epoch, evaluate = self._metadata["epoch"] + 1, self._config.evaluate
         train = self._show(self._metrics, self._step)
-        val, is_last = None, epoch == self._setup.num_epochs
+        val, is_last = None, epoch == self._config.train.epochs
         if self._setup.val and (is_last or epoch % evaluate.every_epochs == 0):
             val = self._evaluate(self._setup.val, self._state.eval_variables)
         # Do not change the order: best weights or metrics without a state are a sign of

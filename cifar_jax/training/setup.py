@@ -69,7 +69,6 @@ class Setup:
     stem_kernel: np.ndarray | None  # float32 filters that the stem starts with, or None
     options: StepOptions  # options of the steps
     mesh: Mesh  # mesh of all devices
-    num_epochs: int  # epochs in the run
     placement: str  # where the images lie, "device" or "host"
     steps_per_dispatch: int  # largest number of steps in one call of the devices
     sam_start: int = 0  # first step with sharpness-aware minimisation
@@ -198,7 +197,6 @@ def make(
         stem_kernel=_whitening(model, train, options) if frozen_paths(model) else None,
         options=options,
         mesh=mesh,
-        num_epochs=config.train.epochs,
         placement=placement,
         steps_per_dispatch=steps_per_dispatch,
         sam_start=_steps(config, "optim.sam_start", options),
