@@ -89,10 +89,6 @@ class Flags:
         """Defines --name, one of the choices."""
         self._add("enum", name, text, default, enum_values=choices)
 
-    def config_overrides(self) -> dict[str, Any]:
-        """Returns what --config.KEY=VALUE asks for, by key."""
-        return config_flags.get_override_values(self.values["config"])
-
     def parse(self) -> None:
         """Parses `argv`, once all flags are defined.
 

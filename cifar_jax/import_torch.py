@@ -12,6 +12,8 @@ and exported like any other.
 
 import pathlib
 
+from ml_collections import config_flags
+
 from cifar_jax import UserError, _cli, _runtime, formats
 from cifar_jax import config as default
 from cifar_jax.models.presets import PRESETS
@@ -64,7 +66,8 @@ def main(flags: _cli.Flags) -> None:
         )
     config.model.update(PRESETS.get(flags.preset, {}))
     config.model.update(told)
-    config.update_from_flattened_dict(flags.config_overrides())
+    overrides = config_flags.get_override_values(flags.values["config"])
+    config.update_from_flattened_dict(overrides)
     config.budget.limit = None  # holds for what is trained here
     config.data.name = flags.data
     config.data.mean = mean = _channels("mean", flags.mean, source.image_shape[-1])

@@ -186,21 +186,18 @@ class Trainer:
         }
         self.checkpoints = Checkpointer(run, config.checkpoint, distributed.log)
         with distributed.all_or_none():
-            self.checkpoints.check_space(self._tree, self._state.eval_variables)
+            template = {"state": self._state, "metrics": self._metrics}
+            self.checkpoints.check_space(template, self._state.eval_variables)
         self.progress = Progress(
             num_epochs=config.train.epochs,
             total_steps=options.total_steps,
             batch_size=options.batch_size,
         )
 
-    @property
-    def _tree(self) -> dict[str, Any]:
-        """What is saved, and in which structure."""
-        return {"state": self._state, "metrics": self._metrics}
-
     def restore(self) -> None:
         """Resumes from the newest checkpoint, or starts with the weights asked for."""
-        restored = self.checkpoints.restore(self._tree, self._replicated)
+        template = {"state": self._state, "metrics": self._metrics}
+        restored = self.checkpoints.restore(template, self._replicated)
         if restored is None:
             self._state, self._metadata["init"] = pretrained.initialize(
                 self._config, self._setup, self._state
@@ -438,7 +435,8 @@ class Trainer:
     def _save(self) -> None:
         """Saves the state at its position, with the clocks up to now."""
         metadata = {**self._metadata, "step": self._step, "seconds": self._seconds()}
-        self.checkpoints.save(self._tree, cast("RunMetadata", metadata))
+        tree = {"state": self._state, "metrics": self._metrics}
+        self.checkpoints.save(tree, cast("RunMetadata", metadata))
 
     def _save_and_stop(self) -> None:
         """Ends the call with the exit code of the signal, or 0 at the time limit."""
