@@ -89,7 +89,7 @@ class _Jax:
         import jax
 
         import cifar_jax.training.setup as setup_lib
-        from cifar_jax.training import steps
+        from cifar_jax.training.state import split_key
 
         jax.config.update("jax_enable_compilation_cache", False)  # compile time counts
         devices = jax.devices()[:1] if plain else None
@@ -98,7 +98,7 @@ class _Jax:
             run = dataclasses.replace(run, model=run.model.clone(convolve=None))
         self._run, self._optimizer = run, dict(config.optim.to_dict())
         key = jax.random.key(config.seed)
-        self._keys = key, *steps.split_seed(key)
+        self._keys = key, *split_key(key)
         # Optimising so many random numbers would take LLVM minutes.
         on_cpu = run.mesh.devices.flat[0].platform == "cpu"
         options = {"xla_backend_optimization_level": 0} if on_cpu else {}

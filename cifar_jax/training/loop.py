@@ -15,14 +15,7 @@ from ml_collections import ConfigDict
 from cifar_jax import UserError
 from cifar_jax.config import config_to_dict
 from cifar_jax.data.sources import Examples
-from cifar_jax.training import (
-    distributed,
-    interrupt,
-    pretrained,
-    results,
-    setup,
-    steps,
-)
+from cifar_jax.training import distributed, interrupt, pretrained, results, setup
 from cifar_jax.training import workdir as workdir_lib
 from cifar_jax.training.checkpoint import (
     Checkpointer,
@@ -35,7 +28,7 @@ from cifar_jax.training.interrupt import Stopped, StopRequest
 from cifar_jax.training.methods import pruning
 from cifar_jax.training.progress import Profiler, Progress
 from cifar_jax.training.results import Best, Result, Scores, Seconds
-from cifar_jax.training.state import Metrics, means
+from cifar_jax.training.state import Metrics, means, split_key
 from cifar_jax.training.workdir import RunDirectory
 
 OnEpoch = Callable[[Mapping[str, Any]], None]
@@ -163,7 +156,7 @@ class Trainer:
         self._empty_metrics = jax.jit(Metrics.empty, out_shardings=self._replicated)
         key = jax.random.key(config.seed)
         self._key, init_key, _, order_key = jax.jit(
-            lambda: (key, *steps.split_seed(key)), out_shardings=self._replicated
+            lambda: (key, *split_key(key)), out_shardings=self._replicated
         )()
         # What the devices hold. `_step` is the state's, known without asking them.
         self._state = setup.jit_create_state(prepared)(init_key)

@@ -13,6 +13,14 @@ from flax.training import train_state
 from cifar_jax.models.design import ImageShape
 
 
+def split_key(key: jax.Array) -> jax.Array:
+    """Returns keys for the weights, the steps and the order of the images.
+
+    Do not change their number: older runs have split the key of their seed like this.
+    """
+    return jax.random.split(key, 3)
+
+
 class TrainState(train_state.TrainState):
     """Flax's train state with what this project adds."""
 

@@ -18,7 +18,12 @@ from jax.typing import ArrayLike
 from cifar_jax.training import distributed
 from cifar_jax.training.methods import pruning, sam, tta
 from cifar_jax.training.methods.distillation import Distillation
-from cifar_jax.training.state import Metrics, TrainState, update_averages
+from cifar_jax.training.state import (
+    Metrics,
+    TrainState,
+    split_key,
+    update_averages,
+)
 
 
 class Batch(NamedTuple):
@@ -73,14 +78,6 @@ def normalize(
     return cast(jax.Array, centred / jnp.reshape(std, shape))
 
 
-def split_seed(key: jax.Array) -> jax.Array:
-    """Returns keys for the weights, the steps and the order of the images.
-
-    Do not change their number: older runs have split the key of their seed like this.
-    """
-    return jax.random.split(key, 3)
-
-
 def train(
     state: TrainState,
     metrics: Metrics,
@@ -99,7 +96,7 @@ def train(
     Returns:
       The new state, and the metrics with this batch.
     """
-    step_key = jax.random.fold_in(split_seed(key)[1], state.step)
+    step_key = jax.random.fold_in(split_key(key)[1], state.step)
     augment_key, dropout_key = jax.random.split(step_key)
     inputs = _inputs(augment_key, batch, state.step, teacher, options, key)
 
