@@ -97,9 +97,8 @@ def ricap(
     shares_key, offset_key = jax.random.split(key)
     shares = _draw_shares(shares_key, (batch, 2), alpha=beta, p=p)
     sides = jnp.array([[height, width]])
-    point = jnp.round(shares * sides.astype(jnp.float32)).astype(
-        jnp.int32
-    )  # [B, 2]: row and column
+    point = jnp.round(shares * sides.astype(jnp.float32))  # [B, 2]: row and column
+    point = point.astype(jnp.int32)
     rows, columns, areas = _place_patches(offset_key, point, height, width)
     stack = jnp.concatenate([jnp.roll(images, -k, axis=0) for k in range(4)], axis=1)
     mixed = gather(optimization_barrier(stack, key), rows, columns)
