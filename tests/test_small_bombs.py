@@ -103,7 +103,55 @@ def scans(count, side=7000):
     return content[:-2] + content[start:-2] * count + content[-2:]
 
 
+def deflated(size):
+    """Zeros, deflated a thousandfold; as a stream without the right checksum."""
+    deflate, part = zlib.compressobj(9), bytes(1 << 20)
+    content = deflate.compress(part) + deflate.flush(zlib.Z_FULL_FLUSH)
+    # A part that depends on none before it can be repeated.
+    content += (deflate.compress(part) + deflate.flush(zlib.Z_FULL_FLUSH)) * (
+        size >> 20
+    )
+    return content + deflate.flush()
+
+
+def png(side, *chunks):
+    """A PNG that claims a width and a height, with any chunks."""
+    head = (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, body in (head, *chunks, (b"IEND", b"")):
+        checksum = struct.pack(">I", zlib.crc32(kind + body))
+        content += struct.pack(">I", len(body)) + kind + body + checksum
+    return content
+
+
+def tiff(side, strip):
+    """A deflated grey TIFF, whose one strip may hold more than its rows."""
+    tags = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 273: 200, 277: 1, 278: side}
+    tags[279] = len(strip)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries
+    return head.ljust(200, b"\0") + strip
+
+
+def run_length_bmp(side, codes):
+    """A BMP of palette indices, coded by their run lengths."""
+    start = 14 + 40 + 1024
+    sizes = struct.pack("<IHHI", start + len(codes), 0, 0, start)
+    head = struct.pack(
+        "<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(codes), 0, 0, 256, 0
+    )
+    return b"BM" + sizes + head + bytes(1024) + codes
+
+
 FILES = {
+    "huge.png": lambda: png(60_000, (b"IDAT", deflated(1 << 20))),
+    "pixels.png": lambda: png(32, (b"IDAT", deflated(900 << 20))),
+    "text.png": lambda: png(
+        32, *[(b"zTXt", b"%d\0\0" % k + deflated(65 << 20)) for k in (1, 2)]
+    ),
+    "huge.tif": lambda: tiff((1 << 32) - 1, b""),
+    "strip.tif": lambda: tiff(32, deflated(900 << 20)),
+    "skips.bmp": lambda: run_length_bmp(7000, b"\0\2\xff\xff" * 200_000),
     "tuples.pkl": lambda: batch(tower(40)),
     "fine_tuples.pkl": lambda: batch(tower(40), b"fine_labels"),
     "ids_tuples.pkl": lambda: batch(tower(40), b"ids"),
@@ -137,7 +185,8 @@ FILES = {
     ),
     "scans.jpg": lambda: scans(500),
 }
-READ = {"surrogates.npz"}
+# What the first rows need is all that is decoded of pixels.png and strip.tif.
+READ = {"surrogates.npz", "pixels.png", "strip.tif", "skips.bmp"}
 
 
 @pytest.fixture(scope="module")
