@@ -237,6 +237,16 @@ def test_a_file_that_is_not_the_network_is_not_kept(change, message, tmp_path):
     assert path.read_bytes() == b"new"
 
 
+def test_a_file_is_not_read_with_the_card_of_another(tmp_path):
+    network, path = make(SMALL), tmp_path / "model.broken"
+    kind = broken(network, np.array)
+    export.export(network, kind, path)
+    assert export.load_program(path, kind).epoch == 7
+    path.write_bytes(b"another")
+    with pytest.raises(UserError, match="is not the file that model.broken.json descr"):
+        export.load_program(path, kind)
+
+
 def test_safetensors_come_back_as_the_network(tmp_path):
     network = make(SMALL)
     path = write(safetensors_file.FORMAT, network, tmp_path)

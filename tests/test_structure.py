@@ -37,6 +37,12 @@ ROOMS = {
 }
 # Rooms in rooms that use nothing of the room around them.
 LEAVES = ("data/augment", "training/methods")
+# Interfaces that a library calls private, each with the one file that uses it.
+PRIVATE = {
+    "jax._src.distributed": "training/distributed.py",
+    "trial._trial_id": "studies/journal.py",
+}
+PUBLIC = {"_exit", "_replace"}  # of os and of named tuples, in spite of their names
 # Plain words instead of these: "is not a", "resumes", and a noun phrase with its noun.
 PHRASES = re.compile(
     r"\b(?:is|are) no [a-z]|[Gg]o(?:es|ne)? on with|: (?:Likewise|See there)\."
@@ -174,6 +180,39 @@ def test_no_import_circle():
 
     for module in edges:
         visit(module, [])
+
+
+def private(path):
+    """Yields what a file uses of others that call it private."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
+            owner = ast.unparse(node.value)
+            if owner not in ("self", "cls") and node.attr not in PUBLIC:
+                yield f"{owner}.{node.attr}"
+    for name in imported(path):
+        if "._" in name and not name.startswith("cifar_jax."):
+            yield name
+
+
+def test_private_interfaces_have_one_place_each():
+    found = [(name, str(p.relative_to(PACKAGE))) for p in FILES for name in private(p)]
+    assert sorted(found) == sorted(PRIVATE.items())
+
+
+def test_private_interfaces_are_those_of_these_versions():
+    optuna = pytest.importorskip("optuna")
+    study = optuna.create_study()
+    trial = study.ask()
+    again = optuna.Trial(study, study.get_trials(deepcopy=False)[0]._trial_id)
+    again.report(0.5, 1)
+    assert study.trials[trial.number].intermediate_values == {1: 0.5}
+
+    from jax._src import distributed
+    from jax._src.lib import _jax
+
+    assert distributed.global_state.client is None  # one process
+    for method in ("key_value_set", "blocking_key_value_get"):
+        assert callable(getattr(_jax.DistributedRuntimeClient, method))
 
 
 def test_only_models_use_linen():

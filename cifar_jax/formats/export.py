@@ -128,6 +128,12 @@ def load_program(path: pathlib.Path, kind: "Format") -> LoadedModel:
             f"{card_path(path)} is missing or is not a card ({error}); keep both files "
             "that `cifar_jax.export` writes together"
         ) from error
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if card.get("sha256", found) != found:
+        raise UserError(
+            f"{path} is not the file that {card_path(path).name} describes (SHA-256 "
+            f"{found[:12]}..., in the card {card['sha256'][:12]}...); export it again"
+        )
     try:
         program = kind.read(path)
     except Exception as error:  # each format raises its own
