@@ -100,6 +100,20 @@ def test_a_disk_that_cannot_be_written_is_named(digits_dir, disk):
         train(tiny_config(digits_dir), disk / "run")
 
 
+def test_a_clock_that_jumps_changes_nothing(
+    tiny_run, digits_dir, tmp_path, monkeypatch
+):
+    true_time, jumps = time.time, random.Random(0)
+    # Minutes, while it saves, would be a time-out for Orbax: an error in one line.
+    monkeypatch.setattr(
+        time, "time", lambda: true_time() - 1e8 + jumps.uniform(-50, 50)
+    )
+    config = tiny_config(digits_dir)
+    config.checkpoint.every_seconds = 0.1
+    train(config, tmp_path / "run")
+    assert rows(tmp_path / "run") == rows(tiny_run)
+
+
 def final_state(workdir):
     """Returns the digest of the newest checkpoint's arrays."""
     folders = (workdir / "checkpoints").glob("[0-9]*")
