@@ -43,8 +43,12 @@ def main(flags: _cli.Flags) -> None:
     network = _cli.chosen_network(flags)
     network["workdir"] = _cli.trained(network["workdir"])
     folder = _cli.output_folder(flags, network["workdir"], "evaluation")
-    _runtime.start()
     # slow to import: not for --help
+    from cifar_jax.data import sources
+
+    if flags.data:
+        sources.check(flags.data)
+    _runtime.start()
     from cifar_jax.evaluation import evaluate
 
     # The other fields of a request are named as the flags.

@@ -40,9 +40,11 @@ def main(flags: _cli.Flags) -> None:
         if not getattr(flags, name):
             raise _cli.UsageError(f"--{name} is missing; see --help")
     network["workdir"] = _cli.trained(network["workdir"])
-    _runtime.start()
     # slow to import: not for --help
     from cifar_jax.data import sources
+
+    sources.check(flags.input)
+    _runtime.start()
     from cifar_jax.evaluation import inference, predictions
 
     output = pathlib.Path(flags.output)

@@ -189,6 +189,25 @@ def test_only_bad_images_are_a_fault(workdir, predictor, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["predict --input", "evaluate --data"])
+def test_a_path_that_is_not_there_is_refused_before_jax_is_imported(command, tmp_path):
+    name, flag = command.split()
+    code = (
+        f"import sys; from cifar_jax import _cli, {name}\n"
+        "code = _cli.run_command({0}, sys.argv[1:])\n"
+        "print(code, 'jax' in sys.modules)"
+    ).format(name)
+    arguments = [f"{flag}={tmp_path}/no.png", f"--output={tmp_path}/out"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--workdir=cifar10_cpu", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1] == "1 False", done.stderr
+    assert done.stderr.startswith(f"error: source {tmp_path}/no.png does not exist")
+
+
 def test_an_interrupted_run_leaves_no_file(workdir, tmp_path):
     images = np.lib.format.open_memmap(
         tmp_path / "x.npy", "w+", np.uint8, (3_000_000, 32, 32, 3)

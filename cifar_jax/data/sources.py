@@ -25,6 +25,7 @@ __all__ = [
     "Examples",
     "Report",
     "Source",
+    "check",
     "corruptions",
     "open",
     "open_split",
@@ -173,6 +174,12 @@ def open_split(
     if image_shape is not None:
         dataset = transforms.resized(dataset, image_shape, resize=resize)
     return transforms.relabelled(dataset, label_names) if label_names else dataset
+
+
+def check(spec: str) -> None:
+    """Refuses a path that is not there, before JAX is imported; a name may be known."""
+    if not _TFDS_NAME.fullmatch(spec):
+        _resolve(spec, None)
 
 
 def corruptions(spec: str) -> dict[str, tuple[str, ...]]:
