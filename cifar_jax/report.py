@@ -45,7 +45,8 @@ def main(flags: _cli.Flags) -> None:
         raise _cli.UsageError("RUN is missing, such as runs/quickstart")
     for operand in operands:
         _packaged.find_network(operand)
-    print(f"reading {', '.join(operands)}", flush=True)
+    more = f" and {len(operands) - 1} more" if len(operands) > 1 else ""
+    print(f"reading {operands[0]}{more}", flush=True)
     # Slow to import, so not for --help.
     from cifar_jax.reporting import page
     from cifar_jax.reporting.runs import read_all

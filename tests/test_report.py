@@ -160,6 +160,14 @@ def test_where_a_run_computes_and_how_fast_does_not_tell_groups_apart(tmp_path):
     assert row == {"setting": "data.split_seed", "a, b": "0", "c": "1"}
 
 
+def test_of_many_configs_each_is_a_row_and_few_are_named(tmp_path):
+    folders = [make_run(tmp_path / f"w{n}", model__widths=(n, 8)) for n in range(1, 7)]
+    seen = made(*folders)
+    table = seen.table("1 setting that differ")
+    assert table[0] == {"config": "w1", "model.widths": "(1, 8)"} and len(table) == 6
+    assert "Not evaluated yet: w1, w2 and 4 more. For each of them" in seen.text
+
+
 def test_each_data_set_has_a_comparison_of_its_own(tmp_path):
     for name, data, width in (("a", "x", 4), ("b", "x", 8), ("c", "y", 4)):
         settings = dict(data__name=data, model__widths=(width, 2 * width))

@@ -189,7 +189,12 @@ def differing_settings(groups: Sequence[Group]) -> Table:
             cells = [Cell(literal(v[key])) if key in v else Cell() for v in settings]
             rows.append([Cell(key), *cells])
     caption = f"{plural(len(rows), 'setting')} that differ between configs"
-    return Table(caption, ["setting", *(group.name for group in groups)], rows)
+    names = [group.name for group in groups]
+    if len(groups) > max(4, len(rows)):  # so many are rows, not columns
+        keys, *columns = zip(*rows, strict=True)
+        table = [[Cell(n), *column] for n, column in zip(names, columns, strict=True)]
+        return Table(caption, ["config", *(key.text for key in keys)], table)
+    return Table(caption, ["setting", *names], rows)
 
 
 # One run
