@@ -21,7 +21,7 @@ from absl import flags as absl_flags
 from ml_collections import ConfigDict, config_flags
 
 from cifar_jax import UserError, __version__, _packaged
-from cifar_jax._files import find_remedy
+from cifar_jax._files import find_remedy, first_line
 from cifar_jax._packaged import UsageError
 from cifar_jax.config import RENAMED_KEYS
 
@@ -78,16 +78,11 @@ class Flags:
     # Numbers may have a `lower_bound` and an `upper_bound`.
     add_integer = functools.partialmethod(_add, "integer")
     add_float = functools.partialmethod(_add, "float")
+    add_enum = functools.partialmethod(_add, "enum")  # one of `enum_values`
     add_list = functools.partialmethod(_add, "list")  # A,B,C
     add_multi_string = functools.partialmethod(  # may be repeated
         _add, "multi_string", default=[]
     )
-
-    def add_enum(
-        self, name: str, choices: Sequence[str], text: str, default: str | None = None
-    ) -> None:
-        """Defines --name, one of the choices."""
-        self._add("enum", name, text, default, enum_values=choices)
 
     def parse(self) -> None:
         """Parses `argv`, once all flags are defined.
@@ -115,7 +110,7 @@ class Flags:
 
     def _explained(self, error: Exception) -> str:
         """Returns in one line what is wrong with a flag, and the remedy."""
-        text = (str(error) or type(error).__name__).splitlines()[0]
+        text = first_line(error)
         if self._config is None:
             return text
         if unknown := re.match(r"Unknown command line flag '([\w.]+)'\.?$", text):

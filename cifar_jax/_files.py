@@ -56,6 +56,27 @@ def find_remedy(error: BaseException) -> str | None:
     return next((_REMEDIES[name] for name in names if name in _REMEDIES), None)
 
 
+def first_line(error: object) -> str:
+    """Returns the reason that an error gives, in one line, for the text of another."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def explained(what: str, kind: type[Exception] = OSError) -> Iterator[None]:
+    """Turns an error of writing into one line, which begins with `what`."""
+    try:
+        yield
+    except kind as error:
+        reason = getattr(error, "strerror", None)
+        reason = reason or f"{type(error).__name__}: {first_line(error)[:200]}"
+        # TensorStore's errors are texts.
+        is_full = re.search("No space|EXHAUSTED|quota|too large", str(error))
+        remedy = find_remedy(error) or ("free some space" if is_full else "mend that")
+        raise UserError(
+            f"{what} ({reason}); {remedy}, then run the command again"
+        ) from error
+
+
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a path to write; it takes the given name when the block has succeeded."""

@@ -7,7 +7,6 @@ A new key must default to the old behaviour, so that older runs can resume; a re
 one goes into `RENAMED_KEYS`.
 """
 
-import functools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -409,19 +408,14 @@ def config_diff(
       ignore: Starts of the keys that may differ.
     """
     old, new = flatten(old), flatten(new)
-    old = {key: value for key, value in _defaults().items() if key in new} | old
+    run, study = map(config_to_dict, (get_config(), get_study_config()))
+    defaults = flatten(run) | flatten(study)
+    old = {key: value for key, value in defaults.items() if key in new} | old
     return {
         key: f"{key} was {old.get(key)}, now {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not key.startswith(ignore + REMOVED_KEYS)
     }
-
-
-@functools.cache
-def _defaults() -> dict[str, Any]:
-    """Returns the default values of runs and of studies, by key."""
-    run, study = map(config_to_dict, (get_config(), get_study_config()))
-    return flatten(run) | flatten(study)
 
 
 def _lists_to_tuples(value: Any) -> Any:

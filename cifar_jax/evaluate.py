@@ -21,9 +21,9 @@ def define_flags(flags: _cli.Flags) -> None:
     flags.add_bool("resize", "resize images of another size (bicubic)")
     flags.add_enum(
         "tta",
-        TTA_NAMES,
         "test-time augmentation, scored beside the plain images",
         "none",
+        enum_values=TTA_NAMES,
     )
     flags.add_bool(
         "temperature", "fit a temperature on the run's own validation images"

@@ -18,7 +18,7 @@ from cifar_jax import _cli, _runtime, formats
 def define_flags(flags: _cli.Flags) -> None:
     """Defines the command's flags."""
     _cli.define_network(flags)
-    flags.add_enum("format", list(formats.FORMATS), "what to write")
+    flags.add_enum("format", "what to write", enum_values=list(formats.FORMATS))
     flags.add_string("output", "file, or folder [RUN/export/model and its suffix]")
     flags.add_bool("overwrite", "replace an older file")
 

@@ -17,9 +17,9 @@ def define_flags(flags: _cli.Flags) -> None:
     flags.add_string("workdir", "run directory [runs/ and the config's name]")
     flags.add_enum(
         "resume",
-        ["auto", "never", "must"],
         "a run in --workdir: resume it if there is one, refuse it, or insist on it",
         "auto",
+        enum_values=["auto", "never", "must"],
     )
     flags.add_bool(
         "profile", "write a trace of a few steps into profile/ of the run directory"

@@ -27,7 +27,7 @@ def define_flags(flags: _cli.Flags) -> None:
     )
     flags.add_bool("probabilities", "also write the probability of each class")
     flags.add_bool("spreadsheet", "put ' before IDs that begin like formulas: = + - @")
-    flags.add_enum("tta", TTA_NAMES, "test-time augmentation", "none")
+    flags.add_enum("tta", "test-time augmentation", "none", enum_values=TTA_NAMES)
     flags.add_bool("resize", "resize images of another size (bicubic)")
     flags.add_bool("overwrite", "replace the output if it exists")
     flags.add_integer("batch_size", "images in a call", 500, lower_bound=1)

@@ -116,7 +116,7 @@ STEPS = (
 def define_flags(flags: _cli.Flags) -> None:
     """Defines the command's flags."""
     flags.add_float("minutes", "time limit; 0: none", 0.0, lower_bound=0.0)
-    flags.add_enum("form", ("full", "tiny"), "what is run", "full")
+    flags.add_enum("form", "what is run", "full", enum_values=("full", "tiny"))
     flags.add_string("output", "folder for the files [results; tiny: runs/tiny]")
     flags.add_string("workdir", "folder for run directories", "runs/day")
     flags.add_list("steps", "files to make, such as first.json [all]")

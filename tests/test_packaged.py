@@ -86,6 +86,20 @@ def test_the_wheel_has_every_folder():
     }
 
 
+def test_the_wheel_has_every_data_file():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    carried = {
+        path
+        for package, patterns in project["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    # Of the weights and their cards only some are packaged.
+    others = (".py", ".pyc", ".json", ".safetensors")
+    files = (path for path in (ROOT / "cifar_jax").rglob("*") if path.is_file())
+    assert {path for path in files if path.suffix not in others} <= carried
+
+
 @pytest.mark.parametrize("name", _packaged.network_names())
 def test_packaged_weights_have_their_card(name):
     path = _packaged.WEIGHTS / f"{name}.safetensors"

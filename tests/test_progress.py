@@ -23,7 +23,7 @@ def test_speed_and_time_left_stay_in_a_narrow_terminal(width, shown, hidden):
     progress = Progress(
         num_epochs=100, total_steps=36_000, batch_size=125, console=console
     )
-    with progress:
+    with progress.live:
         progress.count(100, 1.0)
         progress.show(12, 4_321, {"loss": 1.234, "accuracy": 0.5}, 0.05)
     text = re.sub(r"\x1b\[[\d;?]*\w", "", file.getvalue())

@@ -269,14 +269,13 @@ def test_accuracies_with_augmentation_and_pruned_weights_have_columns(tmp_path):
     assert made(run).facts["Test accuracy, augmented"][0] == "0.7400"
 
 
-def test_epochs_before_all_is_pruned_are_not_the_best(tmp_path):
-    options = dict(prune__sparsity=0.5, prune__stop="50%", epochs=4, done=3)
-    run = make_run(tmp_path / "run", **options)
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    first = json.loads(lines[1]) | {"accuracy": 0.99}
-    lines[1] = json.dumps(first)
-    (run / "metrics.jsonl").write_text("\n".join(lines))
+def test_the_best_epoch_is_that_of_the_weights_that_are_kept(tmp_path):
+    run = make_run(tmp_path / "run", epochs=4, done=3)
     assert read_all([run])[0].best_epoch == 3
+    (run / "best" / "30").rename(run / "best" / "20")
+    (run / "best" / "40").mkdir()  # its row is still to be written
+    (best,) = read_all([run])
+    assert (best.best_epoch, best.validation) == (2, pytest.approx(0.65))
 
 
 def test_points_are_where_accuracy_and_cost_are(six, tmp_path):

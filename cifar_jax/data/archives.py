@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from cifar_jax import UserError
+from cifar_jax._files import first_line
 from cifar_jax.data import pickles
 from cifar_jax.data.archive_spec import SPECS, ArchiveSpec
-from cifar_jax.data.dataset import as_images, as_labels, first_line
+from cifar_jax.data.dataset import as_images, as_labels
 
 Labels = Mapping[str, np.ndarray]  # int32 [N], by kind of label
 

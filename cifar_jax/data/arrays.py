@@ -17,13 +17,13 @@ from typing import IO, Literal
 import numpy as np
 
 from cifar_jax import UserError
+from cifar_jax._files import first_line
 from cifar_jax.data.dataset import (
     Dataset,
     Splits,
     as_ids,
     as_images,
     as_labels,
-    first_line,
     from_arrays,
 )
 

@@ -248,8 +248,3 @@ def as_ids(values: Any, count: int, where: str) -> list[str | int]:
         v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v
         for v in ids
     ]
-
-
-def first_line(error: Exception) -> str:
-    """Returns the reason that an error gives, in one line, for the text of another."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cifar_jax import UserError
-from cifar_jax.data.dataset import Batch, Dataset, ImageShape, first_line
+from cifar_jax._files import first_line
+from cifar_jax.data.dataset import Batch, Dataset, ImageShape
 
 # Larger images are not decoded: a small file can claim to be a huge one.
 MAX_PIXELS = 50_000_000

@@ -7,16 +7,17 @@ import io
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
 from cifar_jax import UserError
+from cifar_jax._files import first_line
 from cifar_jax.data import archives, download, pixels
 from cifar_jax.data.builders import BUILDERS
-from cifar_jax.data.dataset import Batch, Dataset, ImageShape, Splits, first_line
+from cifar_jax.data.dataset import Batch, Dataset, ImageShape, Splits
 from cifar_jax.data.download import Report
 
 
@@ -119,7 +120,18 @@ class TfdsStore:
         """Puts the data set on disk, with the arguments of `prepare`."""
         builder_class, archive = BUILDERS[self.name], local
         if specs := builder_class.specs:
-            archive = archive or str(self._download(specs, report))
+            try:
+                folder = self.folder / "downloads"
+                archive = archive or str(download.download(specs, folder, report))
+            except UserError as error:
+                raise UserError(
+                    f"data set {self.name} is not in {self.folder}, and {error}. Three "
+                    "ways out: (1) connect and run the command again; (2) copy "
+                    f"{specs[0].archive} here and run `python -m cifar_jax.prepare "
+                    f"--dataset {self.name} --source PATH`; (3) copy the folder "
+                    f"{self.name}/ of a machine that has it into {self.folder}, or set "
+                    "--config.data.dir or TFDS_DATA_DIR to where it lies"
+                ) from error
             archives.locate(archive, specs)  # fails before anything is written
         report(f"Preparing {self.name} in {self.folder}")
         with quiet_tfds():
@@ -131,21 +143,6 @@ class TfdsStore:
                 f"{builder.data_path} is incomplete; delete that folder and prepare "
                 "the data set again"
             )
-
-    def _download(
-        self, specs: Sequence[archives.ArchiveSpec], report: Report
-    ) -> pathlib.Path:
-        try:
-            return download.download(specs, self.folder / "downloads", report)
-        except UserError as error:
-            raise UserError(
-                f"data set {self.name} is not in {self.folder}, and {error}. Three "
-                "ways out: (1) connect and run the command again; (2) copy "
-                f"{specs[0].archive} here and run `python -m cifar_jax.prepare "
-                f"--dataset {self.name} --source PATH`; (3) copy the folder "
-                f"{self.name}/ of a machine that has it into {self.folder}, or set "
-                "--config.data.dir or TFDS_DATA_DIR to where it lies"
-            ) from error
 
     @property
     def splits(self) -> Splits:

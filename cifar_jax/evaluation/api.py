@@ -140,12 +140,14 @@ class Model:
             return sources.open_split(
                 os.fspath(images), image_shape=self.image_shape, resize=resize
             )
-        if isinstance(images, Image.Image):
-            images = [images]
         if isinstance(images, list | tuple):
-            parts = [self._open(self._array(image), resize) for image in images]
+            parts = [self._open(image, resize) for image in images]
             whole = [(part, 0, len(part)) for part in parts]
             return transforms.concatenate("the list of images", whole)
+        if isinstance(images, Image.Image):
+            mode = {1: "L", 3: "RGB"}[self.image_shape[2]]
+            pixels = np.asarray(images.convert(mode))
+            images = pixels.reshape(images.height, images.width, -1)
         array = np.asarray(images)
         array = array[None] if array.ndim == 3 else array
         if array.dtype != np.uint8 or array.ndim != 4 or not len(array):
@@ -155,14 +157,6 @@ class Model:
             )
         dataset = from_arrays("the array of images", array)
         return transforms.resized(dataset, self.image_shape, resize=resize)
-
-    def _array(self, image: Any) -> Any:
-        """Returns an image of PIL as uint8 [H, W, C]; others as they are."""
-        if not isinstance(image, Image.Image):
-            return image
-        mode = {1: "L", 3: "RGB"}[self.image_shape[2]]
-        array = np.asarray(image.convert(mode))
-        return array[..., None] if array.ndim == 2 else array
 
     def _run(self, call: Callable, dataset: Dataset) -> np.ndarray:
         """Computes all images, in batches padded to a few sizes that are compiled."""

@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 from cifar_jax import config as default
 from cifar_jax import formats
 from cifar_jax._files import OutputFolder
-from cifar_jax.data import batches
 from cifar_jax.data.dataset import Examples
 from cifar_jax.evaluation import scores
 from cifar_jax.formats import export
@@ -246,11 +245,8 @@ def _accuracies(variants: Sequence[Variant], examples: Examples) -> list[Accurac
     """Returns each variant's accuracy, compared with the first one's."""
     right = []
     for variant in variants:
-        parts = [
-            (variant.classify(examples.images[index]).argmax(-1))[mask]
-            for index, mask in batches.every_example(len(examples), BATCH_SIZE)
-        ]
-        right.append(np.concatenate(parts) == examples.labels)
+        logits = export.classify_all(variant.classify, examples.images, BATCH_SIZE)
+        right.append(logits.argmax(axis=-1) == examples.labels)
     tests = [scores.mcnemar(right[0], other) for other in right]
     return [
         Accuracy(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax import UserError
+from cifar_jax.data import batches
 from cifar_jax.training import results
 from cifar_jax.training.pretrained import LoadedModel, abstract_model, weights_file
 
@@ -219,6 +220,16 @@ def compare(
         "max_abs_difference": worst,
         "tolerance": tolerance,
     }
+
+
+def classify_all(
+    classify: Callable[[np.ndarray], Any], images: np.ndarray, batch_size: int = 500
+) -> np.ndarray:
+    """Returns the logits float32 [N, K] of all images, in batches of one size."""
+    parts = batches.every_example(len(images), min(batch_size, len(images)))
+    return np.concatenate(
+        [np.asarray(classify(images[index]))[mask] for index, mask in parts]
+    )
 
 
 def summary(check: Check) -> str:

@@ -8,37 +8,12 @@ from cifar_jax.formats.export import Card, Format
 from cifar_jax.training.pretrained import LoadedModel
 from cifar_jax.training.results import wilson_interval
 
-_CARD = """---
-library_name: cifar_jax
-pipeline_tag: image-classification
-tags:
-- image-classification
-- jax
-- flax
-datasets:
-- {dataset}
-metrics:
-- accuracy
----
-
-# {name}
-
-A residual network of {num_parameters:,} parameters for images of {shape},
-trained on {dataset} with cifar_jax. Classes: {classes}.
-
-{scores}
-
-```python
-import cifar_jax
-
-model = cifar_jax.load("PATH/OF/THIS/FOLDER")
-model.predict("image.png")
-```
-"""
-
 
 def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
-    """Writes model.safetensors and README.md; config.json is the card."""
+    """Writes model.safetensors and README.md; config.json is the card.
+
+    hub_card.md is what README.md is made of.
+    """
     folder = OutputFolder(path)
     with folder.file("model.safetensors") as file:
         safetensors_file.write(network, file, card)
@@ -52,7 +27,8 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
                 f"- {split} accuracy {scores['accuracy']:.4f} (95% interval {low:.4f} "
                 f"to {high:.4f}, {total:,} images)"
             )
-    text = _CARD.format(
+    template = pathlib.Path(__file__).with_name("hub_card.md").read_text("utf-8")
+    text = template.format(
         name=f"cifar_jax network for {dataset['name']}",
         dataset=dataset["name"],
         num_parameters=card["num_parameters"],

@@ -7,7 +7,6 @@ activations on training images, and gives each a scale.
 import json
 import pathlib
 import tempfile
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -17,9 +16,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from cifar_jax import UserError
-from cifar_jax.data import batches
-from cifar_jax.data.dataset import Examples
-from cifar_jax.formats import onnx_file
+from cifar_jax.formats import export, onnx_file
 from cifar_jax.formats.export import Card, Check, Classify, Format
 from cifar_jax.training import setup
 from cifar_jax.training.pretrained import LoadedModel
@@ -85,8 +82,10 @@ def verify(network: LoadedModel, classify: Classify) -> Check:
     source = setup.open_source(network.config)
     train, held_out = setup.read_train_and_val(network.config, source)
     examples = train[:NUM_COMPARED] if held_out is None else held_out
-    before = _predict(jax.jit(network.logits), examples)
-    after = _predict(classify, examples)
+    before, after = (
+        export.classify_all(call, examples.images).argmax(axis=-1)
+        for call in (jax.jit(network.logits), classify)
+    )
     accuracy = float(np.mean(after == examples.labels))
     expected = float(np.mean(before == examples.labels))
     if not accuracy >= expected - MAX_LOSS:
@@ -101,17 +100,6 @@ def verify(network: LoadedModel, classify: Classify) -> Check:
         "accuracy": accuracy,
         "float32_accuracy": expected,
     }
-
-
-def _predict(classify: Callable, examples: Examples) -> np.ndarray:
-    """Returns labels int [N]."""
-    parts = batches.every_example(len(examples), min(500, len(examples)))
-    return np.concatenate(
-        [
-            np.asarray(classify(examples.images[index]))[mask].argmax(-1)
-            for index, mask in parts
-        ]
-    )
 
 
 FORMAT = Format(".int8.onnx", write, onnx_file.read, verify)

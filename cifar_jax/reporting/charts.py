@@ -6,7 +6,6 @@ pointer. Charts that have nothing to say, such as one with a single point, are l
 
 import contextlib
 import io
-import pathlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,7 +89,8 @@ class Chart:
       name: Name of its file and of its element in the page.
       title: What is shown.
       text: Alternative text.
-      axes: matplotlib's axes.
+      figure: matplotlib's figure.
+      axes: Its axes.
       lines: For each line its `name`, its `colour`, and its `points`: x, y in the
         coordinates of `svg`, and two texts for the pointer. Whole after `finish`.
     """
@@ -99,9 +99,9 @@ class Chart:
         self.name, self.title, self.text = name, title, text
         self.lines: list[dict[str, Any]] = []
         self._legend: dict[str, Line2D] = {}
-        with _style():
-            self._figure = Figure(figsize=_SIZE, dpi=_DPI)
-            self.axes = self._figure.subplots()
+        with style():
+            self.figure = Figure(figsize=_SIZE, dpi=_DPI)
+            self.axes = self.figure.subplots()
             self.axes.set(xlabel=x, ylabel=y)
 
     def line(
@@ -126,7 +126,7 @@ class Chart:
         x, y = list(values), list(values.values())
         # A value at the edge, such as an accuracy of 1, is drawn whole.
         look = {"marker": "o" if len(x) == 1 else None, "clip_on": False, **look}
-        with _style():
+        with style():
             self.axes.plot(x, y, color=_LIGHT[colour], **look)
         if labels:
             points = list(zip(x, y, labels, strict=True))
@@ -144,10 +144,10 @@ class Chart:
         low, high = self.axes.get_ylim()
         if self.axes.get_ylabel() == "accuracy":
             self.axes.set_ylim(low, min(high, 1.0))
-        with _style():
+        with style():
             if 1 < len(self._legend) <= _MOST_NAMES:
                 column = 40 + _LETTER_WIDTH * max(map(len, self._legend))
-                self._figure.legend(
+                self.figure.legend(
                     list(self._legend.values()),
                     list(self._legend),
                     loc="outside upper left",
@@ -157,8 +157,8 @@ class Chart:
                     labelcolor=_LIGHT["ink"],
                 )
             # Once: SVG and PNG would each be laid out anew, a point or two apart.
-            ConstrainedLayoutEngine().execute(self._figure)
-        height = self._figure.bbox.height
+            ConstrainedLayoutEngine().execute(self.figure)
+        height = self.figure.bbox.height
         for line in self.lines:
             points = []
             for x, y, label in line["points"]:
@@ -172,8 +172,8 @@ class Chart:
         """Returns an <svg> element whose colours are the page's CSS variables."""
         buffer = io.StringIO()
         # The salt makes ids unique within a page, and the same in each rendering.
-        with _style(), matplotlib.rc_context({"svg.hashsalt": self.name}):
-            self._figure.savefig(buffer, format="svg", facecolor="none")
+        with style(), matplotlib.rc_context({"svg.hashsalt": self.name}):
+            self.figure.savefig(buffer, format="svg", facecolor="none")
         svg = buffer.getvalue()
         svg = svg[svg.index("<svg") :]
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -183,14 +183,10 @@ class Chart:
             svg = re.sub(rf"\b(fill|stroke): {colour}\b", rf"\1: var(--{name})", svg)
         return svg
 
-    def save(self, path: pathlib.Path) -> None:
-        """Writes the chart as PNG."""
-        with _style():
-            self._figure.savefig(path, format="png", dpi=130)
-
 
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """Draws what is drawn in the block in the style of the page."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # Names may have letters that the font of PNG lacks: boxes are drawn for them.
         warnings.filterwarnings("ignore", message="Glyph")

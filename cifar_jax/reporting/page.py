@@ -38,9 +38,9 @@ class Report:
         """Writes report.html, and each chart as plots/NAME.png; returns their names."""
         page, plots = OutputFolder(folder), OutputFolder(folder / "plots")
         page.text("report.html", self.html)
-        for chart in self.charts:
-            with plots.file(f"{chart.name}.png") as path:
-                chart.save(path)
+        with charts.style():
+            for chart in self.charts:
+                plots.figure(f"{chart.name}.png", chart.figure)
         return [*page.files, *(f"plots/{name}" for name in plots.files)]
 
 

@@ -25,8 +25,7 @@ from cifar_jax._files import check, read_object
 from cifar_jax.config import RESUMABLE_KEYS, config_to_dict, flatten
 from cifar_jax.evaluation import evaluate
 from cifar_jax.training import pretrained
-from cifar_jax.training.results import RANKS, Dataset, Result
-from cifar_jax.training.schedules import to_steps
+from cifar_jax.training.results import Dataset, Result
 from cifar_jax.training.workdir import RunDirectory
 
 # What files hold
@@ -180,12 +179,17 @@ class Run:
         dataset = self.dataset or {"label_names": [], "image_shape": []}
         self.label_names = [printable(str(name)) for name in dataset["label_names"]]
         self.image_shape = dataset["image_shape"]
-        result, best = self.result, self._best_row()
+        # The last validation whose weights are kept.
+        split = self.settings["evaluate.select_on"]
+        kept = {path.name for path in self.path.glob("best/*")}
+        validations: list[Any] = [row for row in self.rows if row["split"] == split]
+        bests = [row for row in validations if str(row["step"]) in kept]
+        result, best = self.result, bests[-1] if bests else {}
         self.ended = result is not None or self.imported
         self.may_test = self.ended and self.settings["evaluate.test"]
-        self.selected_on_test = self.settings["evaluate.select_on"] == "test"
-        self.best_epoch: int | None = best["epoch"] if best else None
-        self.validation: float | None = best.get("accuracy") if best else None
+        self.selected_on_test = split == "test"
+        self.best_epoch: int | None = 0 if self.imported else best.get("epoch")
+        self.validation: float | None = best.get("accuracy")
         self.num_epochs = max((row["epoch"] for row in self.rows), default=0)
         pruned = result if result and result.get("sparsity") else None
         self.num_nonzero = pruned["num_nonzero"] if pruned else None
@@ -212,27 +216,6 @@ class Run:
         """Returns the accuracy of val, test, val_tta or test_tta in the result."""
         scores: Any = self.result.get(name) if self.result else None
         return scores["accuracy"] if scores else None
-
-    def _best_row(self) -> Mapping[str, Any] | None:
-        """Returns the best row so far, ranked as training ranks them, or None."""
-        if self.imported:
-            return {"epoch": 0}
-        first_step = 0
-        if self.settings["prune.sparsity"] and self.rows:
-            # Only weights whose pruning is complete can be selected.
-            steps_per_epoch = self.rows[0]["step"] // self.rows[0]["epoch"]
-            first_step = to_steps(
-                "prune.stop",
-                self.settings["prune.stop"],
-                steps_per_epoch=steps_per_epoch,
-                total_steps=steps_per_epoch * self.settings["train.epochs"],
-            )
-        split = self.settings["evaluate.select_on"]
-        rows = [r for r in self.rows if r["split"] == split and r["step"] >= first_step]
-        rank = RANKS.get(self.settings["evaluate.best_by"])
-        if not rank or not all({"accuracy", "loss"} <= set(row) for row in rows):
-            return None
-        return max(rows, key=rank, default=None)
 
     def reason_to_wait(self) -> str:
         """Returns why the run cannot be evaluated yet; empty if it can."""

@@ -25,7 +25,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax._files import OutputFolder
+from cifar_jax._files import OutputFolder, first_line
 from cifar_jax.config import RESUMABLE_KEYS, config_diff, config_to_dict
 from cifar_jax.data import sources
 from cifar_jax.studies import designs, executors, plots, study, table
@@ -302,10 +302,9 @@ class Driver:
             death = run.key, max(run.values, default=0)  # without an epoch between
             self._deaths[death] += not self._stop and not isinstance(error, lost)
             if self._deaths[death] == MOST_DEATHS:
-                reason = str(error).partition("\n")[0]
-                text = f"its process died {MOST_DEATHS} times ({reason}); try it again "
-                text += "with --retry_failed, with fewer --workers if memory is short"
-                outcome = Outcome("failed", error=text)
+                text = f"its process died {MOST_DEATHS} times ({first_line(error)}); "
+                text += "try it again with --retry_failed, with fewer --workers if "
+                outcome = Outcome("failed", error=f"{text}memory is short")
         if outcome.state == "stopped":
             run.state = "waiting"
             self._waiting.appendleft(run)

@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax._files import first_line
 from cifar_jax._runtime import Processes
 
 
@@ -50,7 +51,7 @@ class RayExecutor(Executor):
             ray.init(address, log_to_driver=False, logging_level="ERROR")
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"there is no Ray cluster at {address} ({str(error).splitlines()[0]}); "
+                f"there is no Ray cluster at {address} ({first_line(error)}); "
                 "start one with `ray start --head`, or leave the address out to use "
                 "this machine"
             ) from error

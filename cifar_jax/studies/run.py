@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError, _runtime
-from cifar_jax._files import OutputFolder
+from cifar_jax._files import OutputFolder, first_line
 
 STOP = "stop"  # the stop file
 MEASURED = "measured.json"  # what a study has measured besides result.json
@@ -68,7 +68,7 @@ def train(
         traceback.print_exception(error)
         is_plain = isinstance(error, UserError | OSError | jax.errors.JaxRuntimeError)
         name = "" if is_plain else f"{type(error).__name__}: "
-        return Outcome("failed", error=f"{name}{error}".splitlines()[0])
+        return Outcome("failed", error=name + first_line(error))
 
 
 def score(config: ConfigDict, workdir: pathlib.Path, threads: int = 0) -> float:

@@ -5,13 +5,14 @@ each checkpoint carries a digest of its arrays and metadata.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NotRequired, TypedDict
 
 import jax
@@ -21,7 +22,7 @@ from jax.sharding import Sharding
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax._files import causes, find_remedy
+from cifar_jax._files import causes, explained, first_line
 from cifar_jax.training import distributed
 from cifar_jax.training.interrupt import Timer
 from cifar_jax.training.results import Best, Seconds, Source
@@ -70,6 +71,9 @@ class CheckpointFolder:
         self._folder = pathlib.Path(folder).absolute()
         self._report = report
         self._read_only = keep is None
+        self._explained = functools.partial(
+            explained, f"a checkpoint cannot be written to {self._folder}", Exception
+        )
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -223,7 +227,7 @@ class CheckpointFolder:
             try:
                 restored = self._read(step, template, sharding)
             except Exception as error:  # Orbax raises many kinds, and long ones
-                reason = _first_line(error)
+                reason = f"{type(error).__name__}: {first_line(error)[:200]}"
                 if _is_fault(error):
                     raise UserError(
                         f"{self._folder / str(step)} cannot be read now ({reason}); "
@@ -285,21 +289,6 @@ class CheckpointFolder:
                 shutil.rmtree(path)
             else:
                 path.rename(self._folder / step)
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turns the error of a failed write into one line."""
-        try:
-            yield
-        except Exception as error:
-            # TensorStore's errors are texts.
-            is_full = re.search("No space|EXHAUSTED|quota|too large", str(error))
-            remedy = "free some space there" if is_full else "mend that"
-            raise UserError(
-                f"a checkpoint cannot be written to {self._folder} "
-                f"({_first_line(error)}); {find_remedy(error) or remedy}, then run the "
-                "command again"
-            ) from error
 
 
 class Checkpointer:
@@ -414,9 +403,3 @@ def _is_fault(error: Exception) -> bool:
         or _FAULT.match(str(cause))
         for cause in causes(error)
     )
-
-
-def _first_line(error: Exception) -> str:
-    """Returns the kind of an error and the first line of its message."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"

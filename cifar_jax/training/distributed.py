@@ -28,7 +28,7 @@ from jax._src import distributed  # the one place that has its key-value store
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from cifar_jax import UserError
-from cifar_jax._files import causes
+from cifar_jax._files import causes, first_line
 
 AXIS = "data"
 # For a process that still downloads its data.
@@ -49,7 +49,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
         devices = jax.devices() if devices is None else devices
     except RuntimeError as error:
         raise UserError(
-            f"JAX finds no device ({str(error).splitlines()[0]}); set "
+            f"JAX finds no device ({first_line(error)}); set "
             "JAX_PLATFORMS=cpu, or install the extra cuda12, cuda13 or tpu"
         ) from error
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
@@ -139,10 +139,9 @@ def initialize(
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"the other processes cannot be reached ({reason}); check that all are "
-            "started, and that the coordinator's host and port are open to them"
+            f"the other processes cannot be reached ({first_line(error)}); check that "
+            "all are started, and that the coordinator's host and port are open to them"
         ) from error
 
 
@@ -222,10 +221,9 @@ def exit_if_peer_died(error: BaseException) -> None:
 
 def _end(reason: object, *_: object) -> None:
     """Ends this process at once, because another one has ended."""
-    line = str(reason).strip().splitlines()[0]
     print(
-        f"error: another process has ended ({line}); see its output, and start all "
-        "again",
+        f"error: another process has ended ({first_line(reason)}); see its output, and "
+        "start all again",
         file=sys.stderr,
         flush=True,
     )

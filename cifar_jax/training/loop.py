@@ -109,7 +109,7 @@ def _trainer(
         trainer = Trainer(config, prepared, run, stop, profiler, on_epoch, start)
         with contextlib.closing(trainer):
             trainer.restore()
-            with trainer.progress:
+            with trainer.progress.live:
                 trainer.compile()
                 try:
                     yield trainer

@@ -210,7 +210,13 @@ def _stacks(kernels: Any, on_cpu: bool) -> dict[int, jax.Array]:
         matrix = kernel.reshape(-1, kernel.shape[-1])
         matrix = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
         groups[place if on_cpu else len(matrix)].append(matrix)
-    return {key: _stack(matrices) for key, matrices in groups.items()}
+    stacks = {}
+    for key, matrices in groups.items():
+        longest = max(matrix.shape[1] for matrix in matrices)
+        # Columns of zeros change none of the products.
+        padded = [jnp.pad(x, ((0, 0), (0, longest - x.shape[1]))) for x in matrices]
+        stacks[key] = jnp.stack(padded)
+    return stacks
 
 
 def _kernels(stacks: Any, like: Any, on_cpu: bool) -> Any:
@@ -225,14 +231,6 @@ def _kernels(stacks: Any, like: Any, on_cpu: bool) -> Any:
 
     leaves, structure = jax.tree.flatten(like)
     return structure.unflatten(take(*pair) for pair in enumerate(leaves))
-
-
-def _stack(matrices: list[jax.Array]) -> jax.Array:
-    """Returns matrices as one array; columns of zeros change none of the products."""
-    longest = max(matrix.shape[1] for matrix in matrices)
-    return jnp.stack(
-        [jnp.pad(x, ((0, 0), (0, longest - x.shape[1]))) for x in matrices]
-    )
 
 
 def _renormalize(updates: Any, params: Any) -> Any:

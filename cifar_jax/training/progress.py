@@ -28,6 +28,9 @@ def clock_time(seconds: float) -> str:
 class Progress:
     """A run's live line on a terminal; elsewhere a status line now and then.
 
+    Attributes:
+      live: Context in which the live line is shown.
+
     Args:
       num_epochs: Epochs in the run.
       total_steps: Steps in the run.
@@ -47,27 +50,20 @@ class Progress:
             highlight=False, quiet=not distributed.is_primary()
         )
         wide = self._console.width >= _WIDE
-        self._live = rich.progress.Progress(
+        self.live = rich.progress.Progress(
             *([rich.progress.BarColumn(bar_width=20)] if wide else []),
             rich.progress.TextColumn("{task.description}"),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task = self._live.add_task("", total=total_steps)
+        self._task = self.live.add_task("", total=total_steps)
         self._num_epochs = num_epochs
         self._total_steps = total_steps
         self._batch_size = batch_size
         # In this process, compilation excluded.
         self._steps, self._seconds = 0, 0.0
         self._last_line = time.perf_counter()
-
-    def __enter__(self):
-        self._live.start()
-        return self
-
-    def __exit__(self, *error):
-        self._live.stop()
 
     def log(self, text: str) -> None:
         """Prints a line above the live one."""
@@ -108,7 +104,7 @@ class Progress:
                 if len("  ".join(parts.values())) >= width:
                     del parts[name]
         text = "  ".join(parts.values())
-        self._live.update(self._task, completed=step, description=text)
+        self.live.update(self._task, completed=step, description=text)
         now = time.perf_counter()
         is_due = now - self._last_line > SECONDS_BETWEEN_LINES
         if is_due and not self._console.is_terminal:

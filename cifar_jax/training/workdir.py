@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax._files import check, find_remedy, read_object, replacing
+from cifar_jax._files import check, explained, read_object, replacing
 from cifar_jax.config import complete, config_diff, config_to_dict
 from cifar_jax.training import distributed
 from cifar_jax.training.results import Dataset, Result
@@ -48,6 +49,7 @@ class RunDirectory:
         self._metrics = self.path / "metrics.jsonl"
         self._result = self.path / "result.json"
         self._tensorboard: TensorBoard | None = None
+        self._explained = functools.partial(explained, f"{self.path} cannot be written")
         self.token = ""  # content of the lock file, once the lock is held
 
     @contextlib.contextmanager
@@ -251,17 +253,6 @@ class RunDirectory:
         if self._is_writer:
             with self._explained(), replacing(path) as temporary:
                 temporary.write_text(text)
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turns an error of the file system into one line."""
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be written ({error.strerror or error}); "
-                f"{find_remedy(error) or 'mend that'}, then run the command again"
-            ) from error
 
 
 @contextlib.contextmanager

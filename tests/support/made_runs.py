@@ -71,8 +71,11 @@ def make_run(
         files["result.json"] = make_result(config, test, val)
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content))
+    lines = list(lines)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
+    for line in lines[-1:]:  # of the best epoch
+        (folder / "best" / str(line["step"])).mkdir(parents=True)
     return folder
 
 

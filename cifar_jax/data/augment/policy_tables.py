@@ -5,6 +5,8 @@ directions take either with equal chance.
 """
 
 import dataclasses
+import pathlib
+import tomllib
 
 import numpy as np
 
@@ -65,75 +67,22 @@ def magnitudes(limits: Limits, *, height: int, width: int) -> np.ndarray:
     return np.stack([table.get(name, zeros) for name in OPERATIONS]).astype(np.float32)
 
 
-def _sub_policies(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads lines "operation probability level, operation probability level".
+def _read_sub_policies() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Reads sub_policies.toml.
 
     Returns:
-      int32 operations, float32 probabilities and int32 levels, each [policies, 2]; an
-      operation without a magnitude has level 0.
+      By policy, int32 operations, float32 probabilities and int32 levels, each
+      [sub-policies, 2].
     """
-    words = [
-        [step.split() for step in line.split(",")] for line in text.strip().split("\n")
-    ]
-    names, probabilities, levels = np.moveaxis(np.array(words), -1, 0)
-    operations = np.vectorize(OPERATIONS.index)(names)
-    return operations, probabilities.astype(np.float32), levels.astype(np.int32)
+    path, policies = pathlib.Path(__file__).with_name("sub_policies.toml"), {}
+    for policy, text in tomllib.loads(path.read_text("utf-8")).items():
+        lines = text.strip().split("\n")
+        words = [[step.split() for step in line.split(",")] for line in lines]
+        names, probabilities, levels = np.moveaxis(np.array(words), -1, 0)
+        operations = np.vectorize(OPERATIONS.index)(names)
+        numbers = probabilities.astype(np.float32), levels.astype(np.int32)
+        policies[policy] = operations, *numbers
+    return policies
 
 
-# Cubuk et al., 2018, arXiv:1805.09501: Table 7 (CIFAR-10) and Table 9 (ImageNet).
-SUB_POLICIES = {
-    "cifar10": _sub_policies("""
-invert 0.1 0, contrast 0.2 6
-rotate 0.7 2, translate_x 0.3 9
-sharpness 0.8 1, sharpness 0.9 3
-shear_y 0.5 8, translate_y 0.7 9
-autocontrast 0.5 0, equalize 0.9 0
-shear_y 0.2 7, posterize 0.3 7
-saturation 0.4 3, brightness 0.6 7
-sharpness 0.3 9, brightness 0.7 9
-equalize 0.6 0, equalize 0.5 0
-contrast 0.6 7, sharpness 0.6 5
-saturation 0.7 7, translate_x 0.5 8
-equalize 0.3 0, autocontrast 0.4 0
-translate_y 0.4 3, sharpness 0.2 6
-brightness 0.9 6, saturation 0.2 8
-solarize 0.5 2, invert 0.0 0
-equalize 0.2 0, autocontrast 0.6 0
-equalize 0.2 0, equalize 0.6 0
-saturation 0.9 9, equalize 0.6 0
-autocontrast 0.8 0, solarize 0.2 8
-brightness 0.1 3, saturation 0.7 0
-solarize 0.4 5, autocontrast 0.9 0
-translate_y 0.9 9, translate_y 0.7 9
-autocontrast 0.9 0, solarize 0.8 3
-equalize 0.8 0, invert 0.1 0
-translate_y 0.7 9, autocontrast 0.9 0
-"""),
-    "imagenet": _sub_policies("""
-posterize 0.4 8, rotate 0.6 9
-solarize 0.6 5, autocontrast 0.6 0
-equalize 0.8 0, equalize 0.6 0
-posterize 0.6 7, posterize 0.6 6
-equalize 0.4 0, solarize 0.2 4
-equalize 0.4 0, rotate 0.8 8
-solarize 0.6 3, equalize 0.6 0
-posterize 0.8 5, equalize 1.0 0
-rotate 0.2 3, solarize 0.6 8
-equalize 0.6 0, posterize 0.4 6
-rotate 0.8 8, saturation 0.4 0
-rotate 0.4 9, equalize 0.6 0
-equalize 0.0 0, equalize 0.8 0
-invert 0.6 0, equalize 1.0 0
-saturation 0.6 4, contrast 1.0 8
-rotate 0.8 8, saturation 1.0 2
-saturation 0.8 8, solarize 0.8 7
-sharpness 0.4 7, invert 0.6 0
-shear_x 0.6 5, equalize 1.0 0
-saturation 0.4 0, equalize 0.6 0
-equalize 0.4 0, solarize 0.2 4
-solarize 0.6 5, autocontrast 0.6 0
-invert 0.6 0, equalize 1.0 0
-saturation 0.6 4, contrast 1.0 8
-equalize 0.8 0, equalize 0.6 0
-"""),
-}
+SUB_POLICIES = _read_sub_policies()

@@ -1,4 +1,4 @@
-"""Base class of the TFDS builders of this package."""
+"""TFDS builders of the data sets that this package prepares."""
 
 import io
 import os
@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from cifar_jax.data import archives
+from cifar_jax.data import archive_spec, archives
 from cifar_jax.data.archive_spec import ArchiveSpec
 from cifar_jax.data.dataset import ImageShape
 
@@ -83,3 +83,67 @@ class _Info(tfds.core.DatasetInfo):
 
     def initialize_from_bucket(self) -> None:
         """Does not look there, and leaves no temporary folder."""
+
+
+# The versions are those of TFDS's own builders. So `tfds.data_source` reads what is
+# prepared here, and what TFDS has prepared is found here.
+
+
+class Cifar10(LabelledImages, skip_registration=True):
+    """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 images of 10 classes."""
+
+    name = "cifar10"
+    VERSION = tfds.core.Version("3.0.2")
+    specs = (archive_spec.CIFAR10, archive_spec.CIFAR10_PYTHON)
+    image_shape = specs[0].image_shape
+    labels = specs[0].labels
+
+
+class Cifar100(LabelledImages, skip_registration=True):
+    """CIFAR-100 (Krizhevsky, 2009): 50,000 and 10,000 images of 100 classes."""
+
+    name = "cifar100"
+    VERSION = tfds.core.Version("3.0.2")
+    specs = (archive_spec.CIFAR100, archive_spec.CIFAR100_PYTHON)
+    image_shape = specs[0].image_shape
+    labels = specs[0].labels
+
+
+class Digits(LabelledImages, skip_registration=True):
+    """Handwritten digits (Alpaydin & Kaynak, 1998) of scikit-learn, as 32x32 RGB.
+
+    1,437 images for training and 360 for the test, stratified.
+    """
+
+    name = "digits"
+    VERSION = tfds.core.Version("1.0.0")
+    image_shape = (32, 32, 3)
+    labels = {"label": tuple("0123456789")}
+
+    def read(self) -> LabelledSplits:
+        """Enlarges the 8x8 digits to 32x32 (bicubic) and splits them 80:20."""
+        from sklearn import datasets, model_selection  # slow, and used only here
+
+        pixels, labels = datasets.load_digits(return_X_y=True)
+        images = np.empty((len(pixels), *self.image_shape), np.uint8)
+        for k, row in enumerate(pixels):  # float [64] from 0 to 16
+            gray = np.round(row.reshape(8, 8) * (255 / 16)).astype(np.uint8)
+            gray = Image.fromarray(gray)
+            gray = gray.resize((32, 32), Image.Resampling.BICUBIC)
+            images[k] = np.asarray(gray.convert("RGB"))
+        labels = np.asarray(labels, np.int32)
+        train, test = model_selection.train_test_split(
+            np.arange(len(images)),
+            test_size=0.2,
+            stratify=labels,
+            random_state=0,
+        )
+        return {
+            "train": (images[train], {"label": labels[train]}),
+            "test": (images[test], {"label": labels[test]}),
+        }
+
+
+BUILDERS: dict[str, type[LabelledImages]] = {
+    builder.name: builder for builder in (Cifar10, Cifar100, Digits)
+}
