@@ -69,6 +69,7 @@ def test_a_run_that_is_stopped_again_and_again_is_the_same_bit_for_bit(
         ("epoch", 4, 3),  # epoch 1: three steps are done
         ("every_example", 1, 10),  # its validation
         ("epoch", 1, 10),  # which is repeated, and then epoch 2 begins
+        ("every_example", 1, 20),  # its validation, with no step left to train
         ("every_example", 2, 20),  # after its validation the test set
     ]
     for name, count, step in places:

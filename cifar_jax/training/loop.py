@@ -212,11 +212,12 @@ class Trainer:
 
     def compile(self) -> None:
         """Compiles the first call; a thread compiles the others while that one runs."""
-        if self.is_over():
+        total_steps = self._setup.options.total_steps
+        if self.is_over() or self._step == total_steps:  # a validation may be left
             return
         if not distributed.is_on_cpu(self._setup.options.split):
             distributed.log("compiling, which takes a minute or two the first time")
-        for call in self._setup.calls(self._step, self._setup.options.total_steps):
+        for call in self._setup.calls(self._step, total_steps):
             if call not in self._programs:
                 self._programs[call] = self._compiler.submit(
                     lambda call: lower(self._setup, call).compile(), call
