@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cifar_jax import UserError
 from cifar_jax.config import get_config
 from cifar_jax.models.count import closed_form, num_parameters
 from cifar_jax.models.design import resolve
-from cifar_jax.models.presets import PRESETS, cifar_resnet, wide_resnet
+from cifar_jax.models.presets import PRESETS
 from cifar_jax.models.resnet import create
 
 CIFAR = (32, 32, 3)
@@ -68,7 +67,12 @@ def initialise(model):
     ],
 )
 def test_wide_resnets_have_their_published_size(depth, width_factor, millions):
-    design = resolve(wide_resnet(depth, width_factor))
+    options = {
+        **PRESETS["wrn_40_2"],
+        "stage_sizes": ((depth - 4) // 6,) * 3,
+        "widths": tuple(16 * width_factor * 2**stage for stage in range(3)),
+    }
+    design = resolve(options)
     assert round(closed_form(design, CIFAR, 10) / 1e6, 1) == millions
 
 
@@ -79,14 +83,3 @@ def test_presets_fit_into_the_config():
         model = create(num_classes=10, image_shape=CIFAR, **config.model.to_dict())
         bare = create(num_classes=10, image_shape=CIFAR, **options)
         assert model.design == bare.design
-
-
-@pytest.mark.parametrize(("build", "depth"), [(cifar_resnet, 21), (cifar_resnet, 2)])
-def test_depths_that_are_none(build, depth):
-    with pytest.raises(UserError, match=f"depth {depth} is not 6n \\+ 2; use"):
-        build(depth)
-
-
-def test_a_wide_depth_that_is_none():
-    with pytest.raises(UserError, match="depth 20 is not 6n \\+ 4; use 16"):
-        wide_resnet(20, 4)

@@ -14,14 +14,7 @@ from typing import Any, NotRequired, TypedDict
 from cifar_jax import UserError
 from cifar_jax._files import check, read_object
 from cifar_jax.config import flatten
-from cifar_jax.reporting.runs import (
-    Group,
-    Record,
-    Run,
-    from_file,
-    group_runs,
-    sample,
-)
+from cifar_jax.reporting.runs import Group, Record, Run, from_file, group_runs, sample
 from cifar_jax.reporting.tables import (
     DAGGER,
     SELECTED_ON_TEST,

@@ -15,13 +15,7 @@ from cifar_jax.config import flatten
 from cifar_jax.evaluation.scores import ClassScores
 from cifar_jax.models import count
 from cifar_jax.models.design import Design
-from cifar_jax.reporting.runs import (
-    DEFAULTS,
-    Group,
-    Run,
-    Sample,
-    printable,
-)
+from cifar_jax.reporting.runs import DEFAULTS, Group, Run, Sample, printable
 from cifar_jax.training import pretrained
 from cifar_jax.training.progress import clock_time
 

@@ -18,12 +18,7 @@ from jax.typing import ArrayLike
 from cifar_jax.training import distributed
 from cifar_jax.training.methods import pruning, sam, tta
 from cifar_jax.training.methods.distillation import Distillation
-from cifar_jax.training.state import (
-    Metrics,
-    TrainState,
-    split_key,
-    update_averages,
-)
+from cifar_jax.training.state import Metrics, TrainState, split_key, update_averages
 
 
 class Batch(NamedTuple):
