@@ -1,15 +1,18 @@
 """The files of a run: who may write them, and what is left after a crash."""
 
+import contextlib
 import errno
 import json
 import multiprocessing
 import os
 
+import numpy as np
 import pytest
 
 from cifar_jax import UserError
 from cifar_jax import config as default
 from cifar_jax.training import workdir
+from cifar_jax.training.checkpoint import Checkpointer
 from cifar_jax.training.workdir import RunDirectory
 
 
@@ -173,16 +176,23 @@ def test_a_run_may_be_refused_or_insisted_on(run):
         new.check(config, "must")
 
 
+def check_space(run, num_bytes):
+    """Asks for so much room for the state, which is kept twice and once more."""
+    state = np.broadcast_to(np.uint8(0), num_bytes)
+    with contextlib.closing(Checkpointer(run, make_config().checkpoint, print)) as made:
+        made.check_space(state, np.zeros(1))
+
+
 def test_a_disk_without_room_is_refused(run):
-    run.check_space(1000)
+    check_space(run, 1000)
     with pytest.raises(UserError, match="MB of free space, and the checkpoints need"):
-        run.check_space(10**18)
+        check_space(run, 10**18)
 
 
 def test_files_that_vanish_meanwhile_take_no_room(run):
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     (run.checkpoints / "listed").symlink_to("deleted")
-    run.check_space(1000)
+    check_space(run, 1000)
 
 
 def test_what_other_processes_do_writes_nothing(tmp_path):
@@ -192,7 +202,6 @@ def test_what_other_processes_do_writes_nothing(tmp_path):
         run.rewind(0, 0)
         run.add_row(row(1))
         run.write_result({"test": 1})
-        run.check_space(10**18)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -322,12 +322,22 @@ class Checkpointer:
 
     def check_space(self, tree: Any, variables: Any) -> None:
         """Refuses a disk that is too small for all checkpoints of these arrays."""
+        if not distributed.is_primary():
+            return
         latest, best = (
             sum(leaf.nbytes for leaf in jax.tree.leaves(part))
             for part in (tree, variables)
         )
-        # One of each kind is about to be replaced.
-        self._run.check_space((self._keep + 1) * latest + (self._keep + 2) * best)
+        # One of each kind is about to be replaced. Those that are here already count.
+        needed = (self._keep + 1) * latest + (self._keep + 2) * best
+        needed -= sum(map(_size, (self._run.checkpoints, self._run.best)))
+        free = shutil.disk_usage(self._run.path).free
+        if needed > free:
+            raise UserError(
+                f"{self._run.path} has {free / 1e6:,.0f} MB of free space, and the "
+                f"checkpoints need {needed / 1e6:,.0f} MB; free some, lower "
+                "checkpoint.keep, or choose another --workdir"
+            )
 
     def restore(
         self, template: Any, sharding: Sharding
@@ -393,6 +403,16 @@ def digest(tree: Any, metadata: Mapping[str, Any]) -> str:
         sha.update(json.dumps(header).encode())
         sha.update(leaf.tobytes())  # bfloat16 has no buffer to pass
     return sha.hexdigest()
+
+
+def _size(folder: pathlib.Path) -> int:
+    """Returns the bytes in a folder, out of which Orbax may be deleting files."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += pathlib.Path(root, name).stat().st_size
+    return total
 
 
 def _is_fault(error: Exception) -> bool:

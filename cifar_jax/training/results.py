@@ -1,7 +1,6 @@
 """The end of a run: which epoch is selected, result.json, and the lines printed."""
 
 import importlib.metadata
-import math
 import os
 import pathlib
 import platform
@@ -15,7 +14,6 @@ from jax.sharding import Mesh
 from cifar_jax.training.methods.pruning import Sparsity
 from cifar_jax.training.progress import clock_time
 
-Z_95 = 1.959963984540054  # a standard normal lies within it in 95% of cases
 _PACKAGES = ("cifar-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
@@ -171,19 +169,17 @@ def summary(result: Result, path: pathlib.Path) -> str:
     return "\n".join(lines)
 
 
-def wilson_interval(correct: int, total: int, z: float = Z_95) -> tuple[float, float]:
-    """Returns the bounds of a share by Wilson's score interval (1927).
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Returns the 95% bounds of a share by Wilson's score interval (1927).
 
     Args:
       correct: Number of successes.
       total: Number of trials, at least one.
-      z: Quantile of the standard normal.
     """
-    share, square = correct / total, z**2 / total
-    centre = (share + square / 2) / (1 + square)
-    root = math.sqrt(share * (1 - share) / total + square / (4 * total))
-    half = z * root / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from scipy import stats  # slow to import, and training does not need it
+
+    bounds = stats.binomtest(correct, total).proportion_ci(method="wilson")
+    return float(bounds.low), float(bounds.high)
 
 
 def environment(mesh: Mesh) -> Environment:

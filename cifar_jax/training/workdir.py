@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import pathlib
-import shutil
 import socket
 import sys
 import time
@@ -152,23 +151,6 @@ class RunDirectory:
                 f"{self.path} was made with another config "
                 f"({'; '.join(changed.values())}); use the old values, or choose "
                 "another --workdir"
-            )
-
-    def check_space(self, num_bytes: int) -> None:
-        """Refuses a disk that is too small for the run's checkpoints.
-
-        Args:
-          num_bytes: Size of all of them; those that are here already count.
-        """
-        if not self._is_writer:
-            return
-        needed = num_bytes - sum(map(_size, (self.checkpoints, self.best)))
-        free = shutil.disk_usage(self.path).free
-        if needed > free:
-            raise UserError(
-                f"{self.path} has {free / 1e6:,.0f} MB of free space, and the "
-                f"checkpoints need {needed / 1e6:,.0f} MB; free some, lower "
-                "checkpoint.keep, or choose another --workdir"
             )
 
     def result(self) -> Result | None:
@@ -327,16 +309,6 @@ class TensorBoard:
         """Closes the file; writes that failed have been reported."""
         with contextlib.suppress(OSError):
             self._writer.close()
-
-
-def _size(folder: pathlib.Path) -> int:
-    """Returns the bytes in a folder, out of which Orbax may be deleting files."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                total += pathlib.Path(root, name).stat().st_size
-    return total
 
 
 def _read_run_file(path: pathlib.Path) -> dict[str, Any]:
