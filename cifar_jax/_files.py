@@ -67,13 +67,12 @@ def explained(what: str, kind: type[Exception] = OSError) -> Iterator[None]:
     try:
         yield
     except kind as error:
-        reason = getattr(error, "strerror", None)
-        reason = reason or f"{type(error).__name__}: {first_line(error)[:200]}"
+        text = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         # TensorStore's errors are texts.
         is_full = re.search("No space|EXHAUSTED|quota|too large", str(error))
         remedy = find_remedy(error) or ("free some space" if is_full else "mend that")
         raise UserError(
-            f"{what} ({reason}); {remedy}, then run the command again"
+            f"{what} ({first_line(text)[:200]}); {remedy}, then run the command again"
         ) from error
 
 
