@@ -207,6 +207,7 @@ NAMES = '''random_crop random_flip alternating_flip random_rotation random_affin
 def get_config():
     config = best.get_config("tiny")
     config.augment = tuple(dict(name=name, ramp=0.5) for name in NAMES)
+    config.model.stage_sizes, config.model.widths = (1,), (8,)  # to compile sooner
     config.data.placement = "host"
     config.train.repeats = 2
     config.train.accumulate = 2
