@@ -5,6 +5,7 @@ folder beside all of theirs.
 """
 
 import fcntl
+import gc
 import os
 import pathlib
 import shutil
@@ -21,6 +22,12 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_finish():
+    """Keeps what is imported out of each collection of garbage from now on."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
