@@ -177,25 +177,23 @@ def test_zero_strength_keeps_fractions_where_levels_are_not_needed():
     np.testing.assert_array_equal(ours[0], images)
 
 
-def test_one_device_and_eight_give_the_same():
+@pytest.mark.parametrize(
+    "transform",
+    [each for each in EVERYTHING if each["name"] not in TWINS],
+    ids=lambda t: t["name"],
+)
+def test_one_device_and_eight_give_the_same(transform):
     devices = jax.devices()
     assert len(devices) == 8, "conftest.py gives the tests 8 CPU devices"
     key = jax.random.key(7)
-    results = []
-    for num_devices in (1, 8):
-        mesh = jax.make_mesh(
-            (num_devices,), ("data",), (AxisType.Auto,), devices=devices[:num_devices]
-        )
-        sharding = NamedSharding(mesh, PartitionSpec("data"))
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        results.append(
-            apply(
-                [t for t in EVERYTHING if t["name"] not in TWINS],
-                jax.device_put(key, everywhere),
-                *jax.device_put(batch(), sharding),
-            )
-        )
-    (images, labels), (images8, labels8) = results
+    images, labels = apply([transform], key, *batch())
+    mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,), devices=devices)
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    images8, labels8 = apply(
+        [transform],
+        jax.device_put(key, NamedSharding(mesh, PartitionSpec())),
+        *jax.device_put(batch(), sharding),
+    )
     np.testing.assert_allclose(images, images8, atol=1e-3)
     np.testing.assert_allclose(labels, labels8, atol=1e-6)
     np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)

@@ -45,9 +45,12 @@ def test_counts_agree(name):
 
 
 def initialise(model):
-    """Returns the parameters; layers of a shape compile once, a program all of them."""
-    images = jnp.zeros((1, *CIFAR))
-    return jax.tree.leaves(model.init(jax.random.key(0), images, train=False)["params"])
+    """Returns the parameters, drawn by their initialisers, and computes no images."""
+    images = jax.ShapeDtypeStruct((1, *CIFAR), jnp.float32)
+    key = jax.random.key(0, impl="rbg")  # its draws compile sooner
+    variables = model.lazy_init(key, images, train=False)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(variables))
+    return jax.tree.leaves(variables["params"])
 
 
 # Depth, width factor, millions of parameters: Zagoruyko & Komodakis (2016), Table 4.
