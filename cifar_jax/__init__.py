@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Model",
+    "Stopped",
     "UserError",
     "create_model",
     "get_config",
@@ -38,6 +39,18 @@ class UserError(ValueError):
     Commands print it without a traceback and exit with code 1. It is raised wherever
     input is refused, so docstrings name it only where that tells more.
     """
+
+
+class Stopped(Exception):
+    """Training has stopped before its end, its state saved.
+
+    Attributes:
+      exit_code: 128 plus the number of a signal; 0 after `train.max_seconds`.
+    """
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypedDict
 from absl import flags as absl_flags
 from ml_collections import ConfigDict, config_flags
 
-from cifar_jax import UserError, __version__, _packaged
+from cifar_jax import Stopped, UserError, __version__, _packaged
 from cifar_jax._files import find_remedy, first_line
 from cifar_jax._packaged import UsageError
 from cifar_jax.config import RENAMED_KEYS
@@ -253,6 +253,9 @@ def run_command(command: ModuleType, argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except Stopped as stopped:
+        print(stopped)
+        return stopped.exit_code
     except OSError as error:
         if (remedy := find_remedy(error)) is None:
             raise  # a fault of the program, whose traceback is needed

@@ -31,7 +31,7 @@ def define_flags(flags: _cli.Flags) -> None:
     flags.add_string("data_dir", "folder of TFDS data sets [that of the run]")
 
 
-def main(flags: _cli.Flags) -> int:
+def main(flags: _cli.Flags) -> None:
     """Makes the networks, and prints the table."""
     if not flags.workdir:
         raise _cli.UsageError("--workdir RUN is missing, such as runs/cifar10_cpu")
@@ -42,7 +42,6 @@ def main(flags: _cli.Flags) -> int:
     # slow to import: not for --help
     from cifar_jax import formats
     from cifar_jax.training import pretrained
-    from cifar_jax.training.interrupt import Stopped
 
     card = pretrained.read_card(workdir)
     config = default.config_from_dict(card["config"])
@@ -61,14 +60,9 @@ def main(flags: _cli.Flags) -> int:
             epochs=flags.epochs,
             learning_rate=flags.learning_rate,
         )
-    try:
-        record = compression.compress(config, workdir, output, pruning, int8=flags.int8)
-    except Stopped as stopped:
-        print(stopped)
-        return stopped.exit_code
+    record = compression.compress(config, workdir, output, pruning, int8=flags.int8)
     print(compression.table(record))
     print(f"{output.path}: compression.json, compression.md, and the networks")
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ overridden: --config.optim.learning_rate=0.05.
 
 import pathlib
 
-from cifar_jax import UserError, _cli, _runtime
+from cifar_jax import Stopped, UserError, _cli, _runtime
 from cifar_jax import config as default
 from cifar_jax.models import design
 
@@ -51,7 +51,7 @@ def main(flags: _cli.Flags) -> int:
     # slow to import: neither for --help nor for a mistake
     import jax
 
-    from cifar_jax.training import distributed, dry_run, interrupt, loop
+    from cifar_jax.training import distributed, dry_run, loop
 
     _runtime.start(config.train.cpu_devices)
     try:
@@ -71,7 +71,7 @@ def main(flags: _cli.Flags) -> int:
             profile=flags.profile,
             start=_cli.START,
         )
-    except interrupt.Stopped as stopped:
+    except Stopped as stopped:
         distributed.log(stopped)
         return stopped.exit_code
     except Exception as error:

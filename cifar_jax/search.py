@@ -44,7 +44,7 @@ def define_flags(flags: _cli.Flags) -> None:
     flags.add_bool("merge", "write the table of what parts have done; train nothing")
 
 
-def main(flags: _cli.Flags) -> int:
+def main(flags: _cli.Flags) -> None:
     """Runs or resumes a study, and writes its tables."""
     path, _, variant = flags.config_path.partition(":")
     name = "_".join(filter(None, (pathlib.Path(path).stem, variant)))
@@ -57,27 +57,22 @@ def main(flags: _cli.Flags) -> int:
         workers = max(1, flags.workers)
         made = study.make(flags.config)
         show_plan(made, measure=flags.plan_measure, workers=workers)
-        return 0
+        return
     part = None
     if flags.part:
         match = re.fullmatch(r"(\d+)/(\d+)", flags.part)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise _cli.UsageError(f"--part is {flags.part}; use K/N, from 1/N to N/N")
         part = int(match[1]), int(match[2])
-    try:
-        driver.run_study(
-            flags.config,
-            workdir,
-            executor=flags.executor,
-            workers=flags.workers,
-            retry_failed=flags.retry_failed,
-            part=part,
-            merge=flags.merge,
-        )
-    except driver.Stopped as stopped:
-        print(stopped)
-        return stopped.exit_code
-    return 0
+    driver.run_study(
+        flags.config,
+        workdir,
+        executor=flags.executor,
+        workers=flags.workers,
+        retry_failed=flags.retry_failed,
+        part=part,
+        merge=flags.merge,
+    )
 
 
 def show_plan(study: "Study", *, measure: bool, workers: int) -> None:

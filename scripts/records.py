@@ -218,8 +218,8 @@ def run(
     from cifar_jax import _runtime
 
     _runtime.start(config.train.cpu_devices)
+    from cifar_jax import Stopped
     from cifar_jax.training import loop
-    from cifar_jax.training.interrupt import Stopped
 
     config = copy.deepcopy(config)
     config.seed = seed

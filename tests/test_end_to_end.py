@@ -17,8 +17,7 @@ from support.runs import (
     wait_for,
 )
 
-from cifar_jax import UserError
-from cifar_jax.training import interrupt
+from cifar_jax import Stopped, UserError
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def test_a_run_that_is_stopped_again_and_again_is_the_same_bit_for_bit(
         with pytest.MonkeyPatch.context() as patch:
             signal_before(patch, name, count)
             match = f"stopped by SIGTERM at step {step}, all saved"
-            with pytest.raises(interrupt.Stopped, match=match) as stopped:
+            with pytest.raises(Stopped, match=match) as stopped:
                 train(config, tmp_path)
         assert stopped.value.exit_code == 143
     resumed = train(config, tmp_path)

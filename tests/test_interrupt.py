@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from cifar_jax import Stopped
 from cifar_jax.training import interrupt
 
 
@@ -64,5 +65,5 @@ def test_nohup_keeps_a_run_going():
 
 
 def test_stopped_keeps_message_and_exit_code():
-    stopped = interrupt.Stopped("stopped at step 3", 143)
+    stopped = Stopped("stopped at step 3", 143)
     assert (str(stopped), stopped.exit_code) == ("stopped at step 3", 143)

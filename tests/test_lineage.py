@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from support.runs import rows, signal_before, tiny_config, train
 
-from cifar_jax import UserError
-from cifar_jax.training import checkpoint, dry_run, interrupt, pretrained, setup
+from cifar_jax import Stopped, UserError
+from cifar_jax.training import checkpoint, dry_run, pretrained, setup
 
 
 def make(config):
@@ -122,7 +122,7 @@ def test_a_student_resumes_with_its_teacher_alone(parent, digits_dir, tmp_path):
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         signal_before(patch, "epoch", 5)
-        with pytest.raises(interrupt.Stopped, match="at step 4"):
+        with pytest.raises(Stopped, match="at step 4"):
             train(student_config(source, digits_dir), run)
     shutil.move(source, tmp_path / "away")
     shutil.copytree(parent[0], source)

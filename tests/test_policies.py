@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from support.runs import rows, signal_before, train
 
-from cifar_jax import UserError
+from cifar_jax import Stopped, UserError
 from cifar_jax import config as default
-from cifar_jax.training import interrupt, pretrained, results, setup
+from cifar_jax.training import pretrained, results, setup
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -154,7 +154,7 @@ def test_an_epoch_starts_from_the_best_weights(digits_dir, tmp_path):
         if reload:
             with pytest.MonkeyPatch.context() as patch:
                 signal_before(patch, "every_example", 2)  # the second validation
-                with pytest.raises(interrupt.Stopped):
+                with pytest.raises(Stopped):
                     train(config, tmp_path / "stopped")
             train(config, tmp_path / "stopped")
             assert rows(tmp_path / "stopped") == rows(runs[True])
@@ -182,7 +182,7 @@ def test_a_time_limit_saves_and_the_same_command_resumes(whole, digits_dir, tmp_
     options = dict(evaluate__best_by="last", train__max_seconds=1e-3)
     config = make_config(digits_dir, **options)
     with pytest.raises(
-        interrupt.Stopped, match="stopped by train.max_seconds=0.001 at"
+        Stopped, match="stopped by train.max_seconds=0.001 at"
     ) as stopped:
         train(config, tmp_path)
     assert stopped.value.exit_code == 0

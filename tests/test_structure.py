@@ -15,8 +15,8 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.read_text().strip(
 
 # The aim is 17,500 lines, of which 11,500 with code; comments and docstrings should be
 # free. Both are what the package has today: lower them when code goes.
-MAX_LINES = 18_500
-MAX_CODE_LINES = 12_570
+MAX_LINES = 18_490
+MAX_CODE_LINES = 12_560
 MAX_MODULES = 115
 MAX_MODULES_IN_A_FOLDER = 15  # __init__ and __main__ are not counted
 MAX_FUNCTIONS_PER_1000_LINES = 45
@@ -24,7 +24,7 @@ MAX_FUNCTION_LINES = 50
 
 # What all rooms may use: the error for users' mistakes, the default config, files that
 # appear whole, what comes with the package, processes.
-GROUND = {"UserError", "_files", "_packaged", "_runtime", "config"}
+GROUND = {"Stopped", "UserError", "_files", "_packaged", "_runtime", "config"}
 # Each room, with the rooms below it. A room in a room stands below that one, too.
 ROOMS = {
     "models": set(),

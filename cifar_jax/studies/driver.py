@@ -24,7 +24,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cifar_jax import UserError
+from cifar_jax import Stopped, UserError
 from cifar_jax._files import OutputFolder, first_line
 from cifar_jax.config import RESUMABLE_KEYS, config_diff, config_to_dict
 from cifar_jax.data import sources
@@ -34,7 +34,7 @@ from cifar_jax.studies.journal import Journal
 from cifar_jax.studies.run import STOP, Outcome, figures, score, train
 from cifar_jax.studies.study import Study
 from cifar_jax.studies.table import Key, Row, Run
-from cifar_jax.training.interrupt import Stopped, listen
+from cifar_jax.training.interrupt import listen
 
 # With other values of these a study may be resumed: it then has more runs, or its runs
 # other resources.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cifar_jax import UserError, _runtime
+from cifar_jax import Stopped, UserError, _runtime
 from cifar_jax._files import OutputFolder, first_line
 
 STOP = "stop"  # the stop file
@@ -42,12 +42,12 @@ def train(
 
     from cifar_jax.evaluation import efficiency
     from cifar_jax.evaluation.inference import Predictor
-    from cifar_jax.training import interrupt, loop
+    from cifar_jax.training import loop
 
     def stop_if_asked(means: Mapping | None = None) -> None:
         del means
         if (workdir / STOP).exists():
-            raise interrupt.Stopped("stopped by its driver", 0)
+            raise Stopped("stopped by its driver", 0)
 
     print(f"== {workdir}", flush=True)
     try:
@@ -62,7 +62,7 @@ def train(
             value = efficiency.latency_ms(Predictor(workdir, batch_size=1))
             OutputFolder(workdir).json(MEASURED, {"latency": value})
         return Outcome("done", figures(workdir))
-    except interrupt.Stopped:
+    except Stopped:
         return Outcome("stopped")
     except Exception as error:  # whatever a design trips over; the next may not
         traceback.print_exception(error)

@@ -16,18 +16,6 @@ from cifar_jax.training import distributed
 WATCHDOG_TICK = 1.0  # seconds
 
 
-class Stopped(Exception):
-    """Training has stopped before its end, its state saved.
-
-    Attributes:
-      exit_code: 128 plus the number of a signal; 0 after `train.max_seconds`.
-    """
-
-    def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 class StopRequest:
     """A request to stop that SIGINT, SIGTERM and SIGHUP set; poll it at every step.
 

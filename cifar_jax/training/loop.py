@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cifar_jax import UserError
+from cifar_jax import Stopped, UserError
 from cifar_jax.config import config_to_dict
 from cifar_jax.data.sources import Examples
 from cifar_jax.training import distributed, interrupt, pretrained, results, setup
@@ -24,7 +24,7 @@ from cifar_jax.training.checkpoint import (
     digest,
 )
 from cifar_jax.training.feed import Feed, evaluation_call, lower
-from cifar_jax.training.interrupt import Stopped, StopRequest
+from cifar_jax.training.interrupt import StopRequest
 from cifar_jax.training.methods import pruning
 from cifar_jax.training.progress import Profiler, Progress
 from cifar_jax.training.results import Best, Result, Scores, Seconds
