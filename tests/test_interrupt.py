@@ -9,6 +9,14 @@ from cifar_jax import Stopped
 from cifar_jax.training import interrupt
 
 
+@pytest.fixture(autouse=True)
+def hangup():
+    """SIGHUP ends a process, also where the tests were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
     ("number", "exit_code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
