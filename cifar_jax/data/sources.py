@@ -177,7 +177,10 @@ def open_split(
 
 
 def check(spec: str) -> None:
-    """Refuses a path that is not there, before JAX is imported; a name may be known."""
+    """Refuses a path that is not there, and needs no JAX for it.
+
+    What may be the name of a data set passes: only the run may know its folder.
+    """
     if not _TFDS_NAME.fullmatch(spec):
         _resolve(spec, None)
 
