@@ -27,12 +27,12 @@ def layer(convolve, kernel_size, stride):
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("kernel_size", [1, 3, 5, 7])
 def test_gradients_are_those_of_lax(kernel_size, stride, monkeypatch):
-    monkeypatch.setattr(cpu, "CHUNK", 2)
+    monkeypatch.setattr(cpu, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(cpu, "CHUNK_IMAGES", 4)
     random = np.random.default_rng(0)
     batch = 6 * jax.device_count()
     x = jnp.float32(random.normal(size=(batch, 9, 8, 3)))
     kernel = jnp.float32(random.normal(size=(kernel_size, kernel_size, 3, 5)))
-    assert len(cpu.chunks(x)) == 3
     theirs, to_theirs = jax.vjp(
         layer(lax.conv_general_dilated, kernel_size, stride), x, kernel
     )
@@ -44,27 +44,46 @@ def test_gradients_are_those_of_lax(kernel_size, stride, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("per_device", "count"), [(1, 1), (31, 1), (63, 1), (64, 2), (96, 3), (100, 1)]
+    ("per_device", "count"), [(1, 1), (4, 1), (5, 2), (8, 2), (11, 3)]
 )
 def test_chunks_hold_every_image_once(per_device, count):
     batch = jnp.arange(per_device * jax.device_count())
-    parts = cpu.chunks(batch)
+    parts = cpu.chunks(batch, 4)
     assert len(parts) == count
+    assert max(map(len, parts)) <= 4 * jax.device_count()
     assert sorted(np.concatenate(parts)) == list(batch)
 
 
 def test_devices_that_are_not_used_do_not_count():
     batch = jnp.arange(128)
-    assert len(cpu.chunks(batch, num_devices=2)) == 2
-    assert len(cpu.chunks(batch)) == 1  # 16 images of each of the eight
+    assert len(cpu.chunks(batch, 16, num_devices=2)) == 4
+    assert len(cpu.chunks(batch, 16)) == 1  # 16 images of each of the eight
+    assert len(cpu.chunks(batch, 16, num_devices=3)) == 1  # cannot be divided evenly
+
+
+def test_a_chunk_fits_the_cache(monkeypatch):
+    sizes, chunks = [], cpu.chunks
+
+    def record(batch, size, num_devices):
+        sizes.append(size)
+        return chunks(batch, size, num_devices)
+
+    monkeypatch.setattr(cpu, "chunks", record)
+    conv = layer(cpu.convolve, 3, 1)
+    for side, channels in ((32, 64), (16, 32), (4, 64)):
+        x = jax.ShapeDtypeStruct((512, side, side, channels), jnp.float32)
+        kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), jnp.float32)
+        jax.eval_shape(jax.grad(lambda k, x: conv(x, k).sum()), kernel, x)
+    # An image's maps before and after have 512, 64 and 8 KiB; a chunk has 1 MiB.
+    assert sizes == [4, 4, 16, 16, 128, 128]
 
 
 def test_the_network_divides_by_the_devices_that_it_runs_on(monkeypatch):
     seen, chunks = [], cpu.chunks
 
-    def record(batch, num_devices):
+    def record(batch, size, num_devices):
         seen.append(num_devices)
-        return chunks(batch, num_devices)
+        return chunks(batch, size, num_devices)
 
     monkeypatch.setattr(cpu, "chunks", record)
     images = jnp.zeros((2, 8, 8, 3))
@@ -77,7 +96,8 @@ def test_the_network_divides_by_the_devices_that_it_runs_on(monkeypatch):
 
 
 def test_no_image_goes_to_another_device(monkeypatch):
-    monkeypatch.setattr(cpu, "CHUNK", 2)
+    monkeypatch.setattr(cpu, "CHUNK_IMAGES", 2)
+    monkeypatch.setattr(cpu, "CHUNK_BYTES", 1)
     mesh = distributed.make_mesh()
     split, whole = distributed.split(mesh), distributed.replicated(mesh)
     conv = layer(cpu.convolve, 3, 1)
