@@ -1,7 +1,6 @@
-"""All of CIFAR-10 on two CPU cores in about a quarter of an hour.
+"""All of CIFAR-10 on two CPU cores: stages that pool before they normalise, and Muon.
 
-661,618 parameters; test accuracy 0.8904, validation 0.8920, n = 1; 24 minutes on two
-cores of an AMD EPYC beside other work (results/cifar10_cpu.json).
+482,322 parameters, 0.0474 GFLOPs an image.
 Command: python -m cifar_jax.main --config configs/cifar10_cpu.py
 """
 
@@ -18,16 +17,22 @@ def get_config():
     model.stem = "whitening"
     model.stem_width = 54
     model.stem_stride = 2
+    model.downsample = "pool"
     model.stage_sizes = (1, 1, 1)
-    model.widths = (32, 96, 192)
-    model.zero_init = True
+    model.widths = (24, 64, 128)
+    model.activation = "gelu"
+    model.dirac_init = True
+    model.bn_momentum = 0.6
     config.optim.name = "muon"
-    config.optim.learning_rate = 0.2
+    config.optim.learning_rate = 0.28
+    config.optim.lr_multipliers = ((".*bn.?/bias", 16.0),)
     config.schedule.name = "linear"
     config.schedule.warmup = "20%"
     config.schedule.initial_factor = 0.2
-    config.train.epochs = 14
-    config.train.batch_size = 128  # more would fall out of the cache
+    config.train.epochs = 10
+    config.train.batch_size = 256
     config.train.cpu_devices = 2
-    config.train.label_smoothing = 0.1
+    config.train.label_smoothing = 0.2
+    config.train.ema_decay = 0.98
+    config.evaluate.tta = "flip"
     return config
