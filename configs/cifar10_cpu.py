@@ -1,6 +1,8 @@
 """All of CIFAR-10 on two CPU cores: stages that pool before they normalise, and Muon.
 
-482,322 parameters, 0.0474 GFLOPs an image.
+482,322 parameters, 0.0474 GFLOPs an image. Test accuracy 0.8900, with flip 0.9013,
+validation 0.8916, n = 1, in 15 minutes on two cores of an Intel Xeon with nothing else
+running (results/records/cifar10_cpu.json).
 Command: python -m cifar_jax.main --config configs/cifar10_cpu.py
 """
 

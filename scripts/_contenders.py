@@ -11,7 +11,7 @@ import functools
 import os
 import resource
 import time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -127,7 +127,7 @@ class _Jax:
         from flax import traverse_util
 
         run, options = self._run, self._run.options
-        leaves = traverse_util.flatten_dict(self._state.params)
+        leaves: dict = traverse_util.flatten_dict(self._state.params)
         leaves |= traverse_util.flatten_dict(self._state.batch_stats)
         return Task(
             design=run.model.design,
@@ -233,7 +233,6 @@ class PlainFlax(_Jax):
     def __init__(self, config):
         super().__init__(config, plain=True)
         import jax
-        import jax.numpy as jnp
         import optax
 
         from cifar_jax.training.steps import normalize
@@ -262,7 +261,8 @@ class PlainFlax(_Jax):
 
         def predict(variables, images):
             images = normalize(images, options.mean, options.std)
-            return jnp.argmax(model.apply(variables, images, train=False), -1)
+            logits = cast(jax.Array, model.apply(variables, images, train=False))
+            return logits.argmax(-1)
 
         self._train_step = jax.jit(train_step, donate_argnums=0)
         self._predict = jax.jit(predict)

@@ -71,6 +71,7 @@ PLACES = {
         "seconds": (RIGHT, -4),
         "minute": (RIGHT, -2),
         "airbench96": (LEFT, 0),
+        "cifar10_cpu": (LEFT, 0),
     },
     "parameters": {
         "WRN-40-2": (LEFT, 0),
@@ -81,6 +82,7 @@ PLACES = {
         "airbench95": (LEFT, -5),
         "minute": (RIGHT, -5),
         "resnet_4p9m": (RIGHT, 3),
+        "cifar10_cpu": (LEFT, 0),
     },
 }
 
@@ -190,4 +192,4 @@ def draw(ours: Sequence[Point], path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    _cli.run(define_flags, main, __doc__)
+    _cli.run()

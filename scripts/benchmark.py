@@ -198,10 +198,9 @@ def compare(
         workers = [worker for worker in workers if worker.name in firsts]
         on_cpu = facts["ours"]["device"].startswith("cpu")
         protocol = PROTOCOLS["cpu" if on_cpu else "accelerator"]
-        warm_up, rounds, seconds = (
-            default if value is None else value
-            for default, value in zip(protocol, (None, rounds, seconds), strict=True)
-        )
+        warm_up = protocol[0]
+        rounds = protocol[1] if rounds is None else rounds
+        seconds = protocol[2] if seconds is None else seconds
         lengths = _turn_lengths(workers, kinds, warm_up, rounds, seconds, deadline)
         with _measure.GpuClocks() as clocks:
             turns = take_turns(workers, lengths, rounds)

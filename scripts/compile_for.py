@@ -374,7 +374,7 @@ def evaluation_facts(run, compiler: Compiler, batch_size: int) -> dict[str, Any]
 
     rows = -(-batch_size // run.mesh.size) * run.mesh.size  # what all can share
 
-    def split(shape, dtype):
+    def split(shape, dtype) -> Any:
         return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=run.options.split)
 
     batch = Batch(

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import Executor, Future
+from typing import Any
 
 from cifar_jax import _runtime
 from cifar_jax import config as default
@@ -33,7 +34,7 @@ class Pretended(Executor):
         self._number = self.num_deaths = 0
         threading.Thread(target=self._work, daemon=True).start()
 
-    def submit(self, fn, /, *args, **kwargs):
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Starts a run; the winner's are scored at once."""
         del kwargs
         future = Future()

@@ -436,11 +436,11 @@ def test_many_classes_are_a_picture_and_a_folded_table(tmp_path):
 
 def test_a_record_of_an_earlier_version_is_a_run(tmp_path):
     run = make_run(tmp_path / "run", data__name="cifar10")
-    row, other = made("results/cifar10_cpu.json", run).table("Runs")
-    result = json.loads(pathlib.Path("results/cifar10_cpu.json").read_text())
-    assert row["run"] == "cifar10_cpu.json" and other["run"] == "run"
+    row, other = made("results/cifar10_cpu_strides.json", run).table("Runs")
+    result = json.loads(pathlib.Path("results/cifar10_cpu_strides.json").read_text())
+    assert row["run"] == "cifar10_cpu_strides.json" and other["run"] == "run"
     assert row["test accuracy"] == f"{result['test']['accuracy']:.4f}"
-    alone = made("results/cifar10_cpu.json")
+    alone = made("results/cifar10_cpu_strides.json")
     assert alone.facts["Parameters"][0] == "661,618"
 
 
@@ -695,6 +695,6 @@ def test_packaged_weights_are_reported(tmp_path):
     (run,) = read_all(["cifar10_cpu"])
     assert run.name == "cifar10_cpu" and not run.has_directory
     seen = made("cifar10_cpu")
-    assert seen.facts["Parameters"][0] == "661,618"
+    assert seen.facts["Parameters"][0] == "482,322"
     assert "cifar_jax.evaluate" not in seen.text
     assert "--output of their own" in run.reason_not_to_evaluate()
