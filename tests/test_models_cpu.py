@@ -24,6 +24,19 @@ def layer(convolve, kernel_size, stride):
     )
 
 
+@pytest.fixture
+def divided(monkeypatch):
+    """Returns the list of sizes and numbers of devices that batches are divided by."""
+    seen, chunks = [], cpu.chunks
+
+    def record(batch, size, num_devices):
+        seen.append((size, num_devices))
+        return chunks(batch, size, num_devices)
+
+    monkeypatch.setattr(cpu, "chunks", record)
+    return seen
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("kernel_size", [1, 3, 5, 7])
 def test_gradients_are_those_of_lax(kernel_size, stride, monkeypatch):
@@ -33,6 +46,7 @@ def test_gradients_are_those_of_lax(kernel_size, stride, monkeypatch):
     batch = 6 * jax.device_count()
     x = jnp.float32(random.normal(size=(batch, 9, 8, 3)))
     kernel = jnp.float32(random.normal(size=(kernel_size, kernel_size, 3, 5)))
+    assert len(cpu.chunks(x, cpu.CHUNK_IMAGES)) == 2
     theirs, to_theirs = jax.vjp(
         layer(lax.conv_general_dilated, kernel_size, stride), x, kernel
     )
@@ -44,13 +58,14 @@ def test_gradients_are_those_of_lax(kernel_size, stride, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("per_device", "count"), [(1, 1), (4, 1), (5, 2), (8, 2), (11, 3)]
+    ("per_device", "count"), [(1, 1), (4, 1), (5, 2), (8, 2), (11, 3), (256, 32)]
 )
 def test_chunks_hold_every_image_once(per_device, count):
     batch = jnp.arange(per_device * jax.device_count())
     parts = cpu.chunks(batch, 4)
     assert len(parts) == count
-    assert max(map(len, parts)) <= 4 * jax.device_count()
+    most = max(4, per_device // cpu.MAX_CHUNKS)  # images of a device
+    assert max(map(len, parts)) <= most * jax.device_count()
     assert sorted(np.concatenate(parts)) == list(batch)
 
 
@@ -61,37 +76,25 @@ def test_devices_that_are_not_used_do_not_count():
     assert len(cpu.chunks(batch, 16, num_devices=3)) == 1  # cannot be divided evenly
 
 
-def test_a_chunk_fits_the_cache(monkeypatch):
-    sizes, chunks = [], cpu.chunks
-
-    def record(batch, size, num_devices):
-        sizes.append(size)
-        return chunks(batch, size, num_devices)
-
-    monkeypatch.setattr(cpu, "chunks", record)
+def test_a_chunk_fits_the_cache(divided):
     conv = layer(cpu.convolve, 3, 1)
     for side, channels in ((32, 64), (16, 32), (4, 64)):
         x = jax.ShapeDtypeStruct((512, side, side, channels), jnp.float32)
         kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), jnp.float32)
         jax.eval_shape(jax.grad(lambda k, x: conv(x, k).sum()), kernel, x)
-    # An image's maps before and after have 512, 64 and 8 KiB; a chunk has 1 MiB.
-    assert sizes == [4, 4, 16, 16, 128, 128]
+    # An image's maps before and after have 512, 64 and 8 KiB; a chunk has 1 MiB, or
+    # four images.
+    assert [size for size, _ in divided] == [4, 4, 16, 16, 128, 128]
 
 
-def test_the_network_divides_by_the_devices_that_it_runs_on(monkeypatch):
-    seen, chunks = [], cpu.chunks
-
-    def record(batch, size, num_devices):
-        seen.append(num_devices)
-        return chunks(batch, size, num_devices)
-
-    monkeypatch.setattr(cpu, "chunks", record)
+def test_the_network_divides_by_the_devices_that_it_runs_on(divided):
     images = jnp.zeros((2, 8, 8, 3))
     for devices in (jax.devices()[:2], None):
         model = create(num_classes=10, image_shape=(8, 8, 3), devices=devices, **SMALL)
         variables = model.init(jax.random.key(0), images, train=False)
         gradient = jax.grad(lambda v, m=model: m.apply(v, images, train=False).sum())
         jax.eval_shape(gradient, variables)
+    seen = [num_devices for _, num_devices in divided]
     assert seen == [2] * 6 + [None] * 6  # three convolutions, inputs and gradients
 
 

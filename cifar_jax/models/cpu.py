@@ -6,11 +6,11 @@ import math
 import jax
 from jax import lax
 
-# A convolution of the kernel's gradient takes as many images of one device as have this
-# many bytes of maps, before and after together: of 256 KiB to 2 MiB, 1 MiB was the
-# fastest in 14 layers on a core with 2 MB of L2 cache (jaxlib 0.10.2).
+# Bytes of maps, before and after, of one device in one convolution of the kernel's
+# gradient: of 256 KiB to 2 MiB the fastest with 2 MB of L2 cache (jaxlib 0.10.2).
 CHUNK_BYTES = 1 << 20
-CHUNK_IMAGES = 4  # the fewest that it takes
+CHUNK_IMAGES = 4  # the fewest that one takes
+MAX_CHUNKS = 32  # each is compiled on its own; beyond, they are larger
 
 
 def convolve(
@@ -26,8 +26,7 @@ def convolve(
 
     XLA:CPU computes that gradient as a convolution whose window is the whole batch of
     maps, and the larger the batch, the more of it falls out of the cache. Here it is
-    the sum over chunks of the batch that fit the cache: on one core 1.6 to 3.4 times as
-    fast as chunks of 32 images, for maps of 15x15 to 32x32 and 64 filters or more.
+    the sum over chunks of the batch that fit the cache.
 
     Args:
       x: [B, H, W, C], maps of a batch.
@@ -75,6 +74,7 @@ def chunks(
     """
     num_devices = num_devices or jax.device_count()
     per_device, rest = divmod(batch.shape[0], num_devices)
+    size = max(size, -(-per_device // MAX_CHUNKS))
     if rest or per_device <= size:
         return [batch]
     by_device = batch.reshape(num_devices, per_device, *batch.shape[1:])
