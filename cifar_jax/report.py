@@ -1,11 +1,8 @@
 """Reports on runs: python -m cifar_jax.report RUN [RUN ...].
 
 RUN is a run directory, which may still be trained in, a result.json, exported weights,
-or a name such as cifar10_cpu. Writes
-report.html, which needs no other file, and its charts as plots/*.png.
-
-python -m cifar_jax.report --records [FOLDER] writes the table of the published records
-into FOLDER/README.md and the README.md above it [FOLDER: results].
+or a name such as cifar10_cpu. Writes report.html, which needs no other file, and its
+charts as plots/*.png.
 """
 
 import datetime
@@ -13,8 +10,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cifar_jax import UserError, _cli, _packaged, _runtime
-from cifar_jax._files import OutputFolder, replacing
+from cifar_jax import _cli, _packaged, _runtime
+from cifar_jax._files import OutputFolder
 
 if TYPE_CHECKING:
     from cifar_jax.reporting.runs import Run
@@ -27,20 +24,11 @@ def define_flags(flags: _cli.Flags) -> None:
         "output", "folder [the run directory; of several runs, runs/report]"
     )
     flags.add_bool("evaluate", "first evaluate the best weights of runs that lack it")
-    flags.add_bool("records", "write the table of published records")
-    flags.add_bool(
-        "check", "with --records: write nothing, fail if a table is not up to date"
-    )
 
 
 def main(flags: _cli.Flags) -> None:
-    """Writes a report, or the table of records."""
+    """Writes a report."""
     operands = flags.operands
-    if flags.records:
-        _records(flags)
-        return
-    if flags.check:
-        raise _cli.UsageError("--check needs --records")
     if not operands:
         raise _cli.UsageError("RUN is missing, such as runs/quickstart")
     for operand in operands:
@@ -87,29 +75,6 @@ def evaluate_missing(runs: Sequence["Run"]) -> None:
             workdir=run.path, validation=not run.may_test, latency=run.ended
         )
         evaluate(request, OutputFolder(run.path / "evaluation"))
-
-
-def _records(flags: _cli.Flags) -> None:
-    operands = flags.operands
-    for name in ("output", "evaluate"):
-        if getattr(flags, name):
-            raise _cli.UsageError(f"--{name} and --records: leave one out")
-    if len(operands) > 1:
-        raise _cli.UsageError(f"unexpected argument {operands[1]!r}; give one FOLDER")
-    from cifar_jax.reporting import published
-
-    pages = published.pages(pathlib.Path(operands[0] if operands else "results"))
-    stale = [path for path, text in pages.items() if path.read_text() != text]
-    if stale and flags.check:
-        raise UserError(
-            f"{' and '.join(map(str, stale))} not up to date with the records; run "
-            "python -m cifar_jax.report --records"
-        )
-    for path in pages:
-        if path in stale:
-            with replacing(path) as temporary:
-                temporary.write_text(pages[path], encoding="utf-8")
-        print(f"{path}: {'written' if path in stale else 'up to date'}")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,6 @@ def test_a_broken_config_file_is_one_line(text, form, message, tmp_path):
         ("export", ["--workdir=runs/x", "--format=keras"], "stablehlo"),
         ("import_torch", ["--weights=x.pt"], "--mean is missing"),
         ("report", [], "RUN is missing"),
-        ("report", ["runs/x", "--check"], "--check needs --records"),
-        ("report", ["--records", "x", "y"], "unexpected argument 'y'"),
     ],
 )
 def test_wrong_usage_is_one_line(module, arguments, message):

@@ -1,10 +1,9 @@
-"""Tables of runs, as plain data: the page and the published tables write them."""
+"""Tables of runs, as plain data: the page writes them."""
 
 import dataclasses
 import functools
 import itertools
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -37,14 +36,12 @@ class Cell:
       number: Value that its column is sorted by; such cells are aligned to the right.
       series: Index of the colour that the row has in charts.
       shade: Share in [0, 1] of the background that is filled.
-      links: Pairs of text and file, in place of `text`.
     """
 
     text: str = NOTHING
     number: float | None = None
     series: int | None = None
     shade: float | None = None
-    links: Sequence[tuple[str, pathlib.Path]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
