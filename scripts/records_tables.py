@@ -11,18 +11,20 @@ import itertools
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cifar_jax import UserError, _cli
 from cifar_jax._files import read_object, replacing
 from cifar_jax.reporting.runs import Group, Run, from_file, group_runs, sample
 from cifar_jax.reporting.tables import (
-    DAGGER,
     SELECTED_ON_TEST,
     Cell,
     Table,
+    dagger,
     duration,
+    gflops,
+    make,
     mean,
     number,
     size,
@@ -98,38 +100,34 @@ def _accuracies(files: Files) -> list[Table | str]:
         for run in from_file(path):
             by_device.setdefault(run.place, []).append(run)
     groups = [group for runs in by_device.values() for group in group_runs(runs)]
-    groups.sort(key=_rank)
-    columns = ["record", "data set", "parameters", "GFLOPs per image", "seeds"]
-    columns += ["validation accuracy", "test accuracy", "test with augmentation"]
-    columns += ["time", "device"]
-    parts: list[Table | str] = [Table("", columns, list(map(_row, groups))).compact()]
+    columns = {
+        "record": lambda group: _links(run.path for run in group.runs),
+        "data set": lambda group: Cell(group.runs[0].settings["data.name"]),
+        "parameters": lambda group: number(size(group.runs[0])[0]),
+        "GFLOPs per image": lambda group: gflops(group.runs[0]),
+        "seeds": lambda group: number(len(group.by_seed)),
+        "validation accuracy": lambda group: mean(group.accuracy("val")),
+        "test accuracy": lambda g: mean(g.accuracy("test"), mark=dagger(g)),
+        "test with augmentation": lambda g: mean(
+            g.accuracy("test_tta"), mark=dagger(g)
+        ),
+        "time": lambda group: duration(group.sample(lambda run: run.seconds)),
+        "device": lambda group: Cell(group.runs[0].place or ""),
+    }
+    parts: list[Table | str] = [make("", sorted(groups, key=_rank), columns)]
     if any(group.selected_on_test for group in groups):
         parts.append(SELECTED_ON_TEST)
     return parts
 
 
+def _links(paths: Iterable[pathlib.Path]) -> Links:
+    """Returns a cell of links to files, each once."""
+    return Links(links=[(path.stem, path) for path in dict.fromkeys(paths)])
+
+
 def _rank(group: Group) -> tuple[str, float, str]:
-    run, test = group.runs[0], group.sample(lambda run: run.accuracy("test"))
+    run, test = group.runs[0], group.accuracy("test")
     return run.settings["data.name"], -test.mean if test else 0.0, run.place or ""
-
-
-def _row(group: Group) -> list[Cell]:
-    """Returns the accuracies of a group in the table of them."""
-    run, mark = group.runs[0], DAGGER if group.selected_on_test else ""
-    parameters, flops = size(run)
-    paths = dict.fromkeys(run.path for run in group.runs)
-    return [
-        Links(links=[(path.stem, path) for path in paths]),
-        Cell(run.settings["data.name"]),
-        number(parameters),
-        number(flops / 1e9 if flops else None, ".3g"),
-        number(len(group.by_seed)),
-        mean(group.sample(lambda run: run.accuracy("val"))),
-        mean(group.sample(lambda run: run.accuracy("test")), mark=mark),
-        mean(group.sample(lambda run: run.accuracy("test_tta")), mark=mark),
-        duration(group.sample(lambda run: run.seconds)),
-        Cell(run.place or ""),
-    ]
 
 
 def _notes(records: Files) -> list[str]:
@@ -149,7 +147,7 @@ def _clocks(records: Files) -> Table:
         cold = clocks["cold_process"]
         rows.append(
             [
-                Links(links=[(path.stem, path)]),
+                _links([path]),
                 number(clocks["train"]["mean"], ".1f"),
                 number(clocks["train_and_evaluate"]["mean"], ".1f"),
                 number(cold and cold["seconds"], ".1f"),
@@ -180,7 +178,7 @@ def _speeds(files: Files) -> Table:
         for key, step in (("train", "training"), ("infer", "inference")):
             if key not in contenders.get("ours", {}):
                 continue
-            row = [Links(links=[(path.stem, path)]), Cell(step)]
+            row = [_links([path]), Cell(step)]
             for name in names:
                 if name not in contenders:
                     row.append(Cell())

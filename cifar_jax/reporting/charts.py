@@ -8,7 +8,7 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from cifar_jax.evaluation.scores import Bin, ClassScores
+from cifar_jax.reporting import tables
 from cifar_jax.reporting.runs import Group, printable
 
 # Colours in light and in dark. Charts are drawn with the light ones; the page turns
@@ -68,13 +69,19 @@ _STYLE = {
     "svg.fonttype": "none",  # text stays text
 }
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
+# What networks cost, with its unit.
+_COSTS: dict[str, tuple[str, Callable[[Group], float | None]]] = {
+    "parameters": ("", lambda group: tables.size(group.runs[0])[0]),
+    "FLOPs": ("", lambda group: tables.size(group.runs[0])[1]),
+    "latency": ("s", lambda group: group.latency and group.latency / 1000),
+}
 _TRAINING: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 1.1}
 _BEST: dict[str, Any] = {"marker": "o", "ms": 8, "mfc": "none", "linestyle": "none"}
 
 
-def colour_name(number: int) -> str:
+def colour_name(number: int | None) -> str:
     """Returns the name of a series' colour; after the last comes the first."""
-    return f"series-{number % _NUM_SERIES}"
+    return "muted" if number is None else f"series-{number % _NUM_SERIES}"
 
 
 def marker(number: int) -> str:
@@ -122,8 +129,7 @@ class Chart:
             passes over the line.
           **look: Properties of the line, as matplotlib names them.
         """
-        colour = "muted" if number is None else colour_name(number)
-        x, y = list(values), list(values.values())
+        colour, x, y = colour_name(number), list(values), list(values.values())
         # A value at the edge, such as an accuracy of 1, is drawn whole.
         look = {"marker": "o" if len(x) == 1 else None, "clip_on": False, **look}
         with style():
@@ -134,7 +140,7 @@ class Chart:
 
     def name_line(self, name: str, number: int | None, **look: Any) -> None:
         """Adds a line to the legend, with the number and look that `line` takes."""
-        colour = _LIGHT["muted" if number is None else colour_name(number)]
+        colour = _LIGHT[colour_name(number)]
         if len(name) > _LONGEST_NAME:  # the ends tell names apart
             name = f"{name[: _LONGEST_NAME // 2 - 1]}…{name[-_LONGEST_NAME // 2 :]}"
         self._legend[name] = Line2D([], [], color=colour, **look)
@@ -244,24 +250,21 @@ def _curves(groups: Sequence[Group], metric: str, name: str) -> Chart:
     return chart.finish()
 
 
-def tradeoffs(
-    groups: Sequence[Group], costs: Mapping[str, Sequence[float | None]], suffix: str
-) -> list[Chart]:
+def tradeoffs(groups: Sequence[Group], suffix: str) -> list[Chart]:
     """Returns accuracy against what networks cost, of groups of one data set.
 
     A chart is left out unless two groups have an accuracy and different costs.
     """
     charts = []
-    for cost, values in costs.items():
+    for cost, (unit, cost_of) in _COSTS.items():
         points = [
             (group, x, *best)
-            for group, x in zip(groups, values, strict=True)
-            if x and (best := group.best_known())
+            for group in groups
+            if (x := cost_of(group)) and (best := group.best_known())
         ]
         if len({x for _, x, *_ in points}) < 2:
             continue
         name = f"accuracy_by_{cost.lower()}{suffix}"
-        unit = "s" if cost == "latency" else ""
         title, text = f"Accuracy against {cost}", "The table of configs has its values."
         chart = Chart(name, title, cost, "accuracy", text)
         for group, x, sample, split in points:
@@ -297,28 +300,29 @@ def classes(scores: Sequence[ClassScores], suffix: str) -> list[Chart]:
     if not 2 <= len(scores) <= _MOST_CLASSES:
         return []
     text = "The table of classes has its values."
+    title, name = "Accuracy of each class", f"class_accuracy{suffix}"
+    accuracy = Chart(name, title, "", "accuracy", text)
+    title, name = "True and predicted", f"class_counts{suffix}"
+    counts = Chart(name, title, "", "images", text)
     names = [printable(str(row["name"])) for row in scores]
-    title = "Accuracy of each class"
-    accuracy = Chart(f"class_accuracy{suffix}", title, "", "accuracy", text)
-    counts = Chart(f"class_counts{suffix}", "True and predicted", "", "images", text)
-    for k, (name, row) in enumerate(zip(names, scores, strict=True)):
-        for chart, number, what, shift, value in (
-            (accuracy, 0, "accuracy", 0, row["accuracy"]),
-            (counts, 0, "true", -0.2, row["num_examples"]),
-            (counts, 1, "predicted", 0.2, row["times_predicted"]),
-        ):
-            if value is None:  # of a class without images
-                continue
-            width = 0.4 if shift else 0.7
-            chart.axes.bar(k + shift, value, width, color=_LIGHT[colour_name(number)])
-            label = f"{value:.4f}" if chart is accuracy else f"{value:,}"
-            look = {"marker": "none", "linestyle": "none"}
-            chart.line(what, {k: value}, number, [(name, label)], **look)
+    for chart, what, key, number, shift, form in (
+        (accuracy, "accuracy", "accuracy", 0, 0, ".4f"),
+        (counts, "true", "num_examples", 0, -0.2, ","),
+        (counts, "predicted", "times_predicted", 1, 0.2, ","),
+    ):
+        rows: list[Any] = list(scores)
+        # A class without images has no accuracy.
+        values = {k: row[key] for k, row in enumerate(rows) if row[key] is not None}
+        places, width = [k + shift for k in values], 0.4 if shift else 0.7
+        colour = _LIGHT[colour_name(number)]
+        chart.axes.bar(places, list(values.values()), width, color=colour)
+        labels = [(names[k], f"{value:{form}}") for k, value in values.items()]
+        chart.line(what, values, number, labels, marker="none", linestyle="none")
+        chart.name_line(what, number, linewidth=6)
+    for k, row in enumerate(scores):
         if interval := row["accuracy_interval"]:
             line = {"color": _LIGHT["ink"], "linewidth": 1.1}
             accuracy.axes.vlines(k, *interval, **line)
-    for number, what in enumerate(("true", "predicted")):
-        counts.name_line(what, number, linewidth=6)
     for chart in (accuracy, counts):
         chart.axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
         chart.axes.grid(axis="x", visible=False)

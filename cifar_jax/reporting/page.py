@@ -104,8 +104,7 @@ def summary(runs: Sequence[Run]) -> list[str]:
         seeds = tables.plural(group.num_ended, "seed")
         parts = [f"{group.name}: {seeds} of {len(group.by_seed)} ended"]
         for split, name in (("validation", "val"), ("test", "test")):
-            accuracies = group.sample(lambda run, name=name: run.accuracy(name))
-            if accuracies:
+            if accuracies := group.accuracy(name):
                 parts.append(f"{split} accuracy {accuracies.text('.4f')}")
         if group.selected_on_test:
             parts.append("selected on the test images, so too high to compare with")

@@ -7,6 +7,7 @@ together, for a mean and a spread.
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -15,85 +16,21 @@ import shlex
 import statistics
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from cifar_jax import UserError, _packaged
 from cifar_jax import config as default
 from cifar_jax._files import check, read_object
-from cifar_jax.config import RESUMABLE_KEYS, config_to_dict, flatten
+from cifar_jax.config import RESUMABLE_KEYS, complete, config_to_dict, flatten
 from cifar_jax.evaluation import evaluate
+from cifar_jax.models import count
 from cifar_jax.training import pretrained
 from cifar_jax.training.results import Dataset, Result
 from cifar_jax.training.workdir import RunDirectory
 
-# What files hold
-
-# The settings without which a config is not one of ours, by dotted key.
-_SETTINGS = TypedDict(
-    "_SETTINGS",
-    {
-        "seed": int,
-        "data.name": str,
-        "data.validation": float,
-        "model.widths": list,
-        "train.epochs": int,
-        "train.label_smoothing": float,
-    },
-)
-
 DEFAULTS = flatten(config_to_dict(default.get_config()))
-
-
-class Row(TypedDict):
-    """A line of metrics.jsonl; any other key holds a number."""
-
-    step: int
-    epoch: int
-    split: str
-
-
-# The content of a file that scripts/records.py wrote, by dotted key: one recipe with
-# many seeds.
-Record = TypedDict(
-    "Record",
-    {
-        "recipe": str,
-        "seeds": list[dict],
-        "num_parameters": int,
-        "flops_per_image": int,
-        "device": str,
-        "num_devices": int,
-        "clocks.train.mean": float,
-        "clocks.train_and_evaluate.mean": float,
-        "clocks.cold_process.seconds": NotRequired[float],
-        "images_per_second.mean": float,
-        "flops.mean": float,
-        "share_of_peak.mean": float,
-        "data.name": str,
-        "data.note": str,
-    },
-)
-
-# One of its seeds, by dotted key.
-Seed = TypedDict(
-    "Seed",
-    {
-        "seed": int,
-        "val": NotRequired[float],
-        "test": NotRequired[float],
-        "val_tta": NotRequired[float],
-        "test_tta": NotRequired[float],
-        "best_epoch": int,
-        "epochs": int,
-        "images_per_second": float,
-        "clocks.train": float,
-        "clocks.train_and_evaluate": float,
-        "clocks.compile": float,
-        "clocks.run": float,
-    },
-)
 
 
 # One run
@@ -119,7 +56,7 @@ class Evaluation:
     split: str | None
     matrix: np.ndarray | None
     picture: bytes | None
-    errors: Mapping[str, np.ndarray] | None
+    errors: Mapping[str, np.ndarray] | None = None
     samples: Mapping[str, np.ndarray] | None = None
 
 
@@ -130,7 +67,7 @@ class Run:
     Attributes:
       path: Run directory, or the file that the result was published in.
       name: Name that no other run of the report has.
-      config: Content of config.json.
+      config: Content of config.json, under today's keys.
       dataset: Content of dataset.json; None for a published result.
       rows: Whole lines of metrics.jsonl.
       result: Content of result.json; None before the end of the run.
@@ -143,7 +80,7 @@ class Run:
       label_names: Classes, as they can be shown; none for a published result.
       image_shape: Height, width and channels; empty for a published result.
       num_nonzero: Parameters that are not zero, if some were pruned; or None.
-      settings: Config by dotted key; a key newer than the run has its default.
+      settings: Config by dotted key.
       compared: Settings that change what is computed, without the seed.
       ended: Whether the weights are final.
       may_test: Whether the test images may be looked at: not by the runs of a study.
@@ -161,14 +98,14 @@ class Run:
     name: str
     config: Mapping[str, Any]
     dataset: Dataset | None = None
-    rows: Sequence[Row] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
     result: Result | None = None
     evaluation: Evaluation | None = None
     updated: float | None = None
     imported: bool = False
 
     def __post_init__(self):
-        self.settings = {**DEFAULTS, **flatten(self.config)}
+        self.settings = flatten(self.config)
         self.compared = {
             key: value
             for key, value in self.settings.items()
@@ -182,7 +119,7 @@ class Run:
         # The last validation whose weights are kept.
         split = self.settings["evaluate.select_on"]
         kept = {path.name for path in self.path.glob("best/*")}
-        validations: list[Any] = [row for row in self.rows if row["split"] == split]
+        validations = [row for row in self.rows if row["split"] == split]
         bests = [row for row in validations if str(row["step"]) in kept]
         result, best = self.result, bests[-1] if bests else {}
         self.ended = result is not None or self.imported
@@ -207,9 +144,19 @@ class Run:
             if cost and self.latency is not None:
                 self.latency_place = f"{cost['num_devices']} x {cost['device']}"
 
+    @functools.cached_property
+    def network(self) -> pretrained.LoadedModel:
+        """The network; raises UserError where this version cannot rebuild it."""
+        return pretrained.abstract_model(self.config, cast(Any, self.dataset))
+
+    @functools.cached_property  # tracing a deep network takes a second
+    def layers(self) -> list[count.Layer]:
+        """Layers of the network, likewise."""
+        return count.layer_table(self.network.model, self.network.image_shape)
+
     def values(self, split: str, metric: str) -> dict[float, float]:
         """Returns a metric by epoch."""
-        rows: Iterable[Any] = (row for row in self.rows if row["split"] == split)
+        rows = (row for row in self.rows if row["split"] == split)
         return {row["epoch"]: row[metric] for row in rows if metric in row}
 
     def accuracy(self, name: str) -> float | None:
@@ -264,36 +211,24 @@ def read_all(paths: Sequence[str | os.PathLike]) -> list[Run]:
 
     A path that is given twice is read once.
     """
-    given = [pathlib.Path(path) for path in paths]
-    named = {str(path) for path in given} & set(_packaged.network_names())
-    given = [_packaged.find_network(p) if str(p) in named else p for p in given]
-    unique = {path.resolve(): path for path in given}
-    runs = []
+    unique = {path.resolve(): path for path in map(_packaged.find_network, paths)}
     ends = [p.parent if p.name == "result.json" else p for p in unique]
     parts = [end.parts for end in ends]
-    names = []
+    runs = []
     for own, path in zip(parts, unique.values(), strict=True):
         # The shortest end of the path that tells it from the others.
-        ends = (own[-length:] for length in range(1, len(own) + 1))
-        only = (end for end in ends if sum(p[-len(end) :] == end for p in parts) == 1)
-        name = printable("/".join(next(only, own[-1:])))
-        times = sum(name == other.split(" (")[0] for other in names)
-        name = f"{name} ({times + 1})" if times else name
-        names.append(name)
-        if path.suffix == ".safetensors" or (path / "model.safetensors").exists():
-            runs.append(_read_weights(path, name))
-            continue
-        if path.is_dir():
-            runs.append(_read_directory(path, name))
-            continue
-        published = from_file(path, name) if path.is_file() else []
-        if not published:
-            problem = "does not exist"
-            if path.is_file():
-                problem = "does not hold the accuracy of a run"
-            remedy = "give a run directory, or a file of results"
-            raise UserError(f"{path} {problem}; {remedy}")
-        runs += published
+        lengths = range(1, len(own))
+        only = (n for n in lengths if [p[-n:] for p in parts].count(own[-n:]) == 1)
+        name = printable("/".join(own[-next(only, 1) :]))
+        if path.suffix != ".json":
+            runs.append(_read_network(path, name.removesuffix(".safetensors")))
+        elif published := from_file(path, name):
+            runs += published
+        else:
+            raise UserError(
+                f"{path} does not hold the accuracy of a run; give a run directory, or "
+                "a file of results"
+            )
     return runs
 
 
@@ -303,103 +238,75 @@ def from_file(path: pathlib.Path, name: str = "") -> list[Run]:
     Returns:
       The runs; none if the file holds something else.
     """
-    content = read_object(path)
+    content: Any = read_object(path)
     is_record = content.get("kind") == "record"
     if not is_record and "best_epoch" not in content:
         return []
-    record: Any = check(flatten(content), Record, path) if is_record else None
-    config = check(content.get("config"), dict, path)
-    check(flatten(config), _SETTINGS, path)
-    if record is None:
+    config = complete(check(content.get("config"), dict, path), path)
+    if not is_record:
         return [Run(path, name, config, result=check(content, Result, path))]
     runs = []
-    for row in record["seeds"]:
-        seed: Seed = check(flatten(row), Seed, path)
+    for row in content["seeds"]:
+        seed, clocks = row["seed"], row["clocks"]
         result: Any = {"versions": {}, **content, **row}
         for split in ("val", "test", "val_tta", "test_tta"):
-            accuracy = seed.get(split)
+            accuracy = row.get(split)
             result[split] = None if accuracy is None else {"accuracy": accuracy}
         result["seconds"] = {
-            "total": seed["clocks.run"],
-            "compile": seed["clocks.compile"],
-            "train": seed["clocks.train"],
-            "evaluate": seed["clocks.train_and_evaluate"] - seed["clocks.train"],
+            "total": clocks["run"],
+            "compile": clocks["compile"],
+            "train": clocks["train"],
+            "evaluate": clocks["train_and_evaluate"] - clocks["train"],
         }
-        own_name = f"{name} seed {seed['seed']}".strip()
-        runs.append(Run(path, own_name, config | {"seed": seed["seed"]}, result=result))
+        own_name = f"{name} seed {seed}".strip()
+        runs.append(Run(path, own_name, config | {"seed": seed}, result=result))
     return runs
 
 
-def _read_directory(path: pathlib.Path, name: str) -> Run:
-    directory, metrics = RunDirectory(path), path / "metrics.jsonl"
-    dataset = directory.dataset()
-    rows = [check(row, Row, metrics) for row in directory.rows()]
+def _read_network(path: pathlib.Path, name: str) -> Run:
+    """Reads a run directory, or exported or packaged weights."""
+    card, metrics = pretrained.read_card(path), path / "metrics.jsonl"
+    dataset, rows = card["dataset"], RunDirectory(path).rows()
+    # Weights alone, or what import_torch leaves.
+    has_weights = pretrained.weights_file(path) or (path / "best" / "0").is_dir()
     return Run(
         path=path,
         name=name,
-        config=directory.config(),
+        config=card["config"],
         dataset=dataset,
         rows=rows,
-        result=directory.result(),
-        evaluation=_read_evaluation(path / "evaluation", len(dataset["label_names"])),
+        result=card["result"],
+        evaluation=_read_evaluation(path / "evaluation"),
         updated=metrics.stat().st_mtime if metrics.exists() else None,
-        imported=not rows and (path / "best" / "0").is_dir(),  # by import_torch
+        imported=bool(has_weights and not rows and card["result"] is None),
     )
 
 
-def _read_weights(path: pathlib.Path, name: str) -> Run:
-    """Reads exported or packaged weights, with the result of their run."""
-    card = pretrained.read_card(path)
-    config, result = card["config"], card["result"]
-    check(flatten(config), _SETTINGS, path)
-    if result is not None:
-        result = check({**result, "config": config}, Result, path)
-    name = name.removesuffix(".safetensors")
-    imported = result is None
-    return Run(path, name, config, card["dataset"], result=result, imported=imported)
-
-
-def _read_evaluation(folder: pathlib.Path, num_classes: int) -> Evaluation | None:
+def _read_evaluation(folder: pathlib.Path) -> Evaluation | None:
     path = folder / "evaluation.json"
     if not path.exists():
         return None
     record = check(read_object(path), evaluate.Evaluation, path)
-    matrix, pictures = None, {}
+    split = record.get("split") if record["weights"] == "best" else None
+    matrix, picture, pictures = None, None, {}
     try:
         # Files of an earlier evaluation may still lie there: read only those it names.
-        path = folder / "confusion.csv"
-        if path.name in record["files"]:
-            with path.open(newline="") as file:
-                _, *lines = csv.reader(file)
-            matrix = np.array([[int(count) for count in line[1:]] for line in lines])
-            if matrix.shape != (num_classes, num_classes):
-                raise ValueError(f"not a matrix of {num_classes} classes")
-        for name in ("errors", "samples"):
-            path = folder / f"{name}.npz"
-            if path.name in record["files"]:
-                pictures[name] = _read_pictures(path, num_classes)
-        path = folder / "confusion.png"
-        picture = path.read_bytes() if path.name in record["files"] else None
-    except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+        for path in (folder / name for name in record["files"]):
+            if path.name == "confusion.csv":
+                with path.open(newline="") as file:
+                    _, *lines = csv.reader(file)
+                matrix = np.array([[int(n) for n in line[1:]] for line in lines])
+            elif path.name == "confusion.png":
+                picture = path.read_bytes()
+            elif path.suffix == ".npz":
+                with np.load(path) as file:
+                    pictures[path.stem] = dict(file)
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {error}); evaluate the run "
             "again"
         ) from error
-    split = record.get("split") if record["weights"] == "best" else None
-    return Evaluation(record, split, matrix, picture, **{"errors": None, **pictures})
-
-
-def _read_pictures(path: pathlib.Path, num_classes: int) -> Mapping[str, np.ndarray]:
-    """Returns the arrays of errors.npz or samples.npz, checked."""
-    keys = ("images", "places", "labels", "predictions", "confidence")
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {key: file[key] for key in keys}
-    if len({len(array) for array in arrays.values()}) != 1:
-        raise ValueError("lengths differ")
-    for key in ("labels", "predictions"):
-        if not ((arrays[key] >= 0) & (arrays[key] < num_classes)).all():
-            raise ValueError(f"{key} are not classes")
-    return arrays
+    return Evaluation(record, split, matrix, picture, **pictures)
 
 
 # Groups
@@ -467,13 +374,17 @@ class Group:
         """Returns a value over the seeds that have ended; None where none has it."""
         return sample(value(run) for run in self.by_seed.values() if run.result)
 
+    def accuracy(self, name: str) -> Sample | None:
+        """Returns the accuracies of val, test, val_tta or test_tta, likewise."""
+        return self.sample(lambda run: run.accuracy(name))
+
     def best_known(self) -> tuple[Sample, str] | None:
         """Returns the test accuracy, or as long as there is none, validation's.
 
         Returns:
           The accuracies, and their split ("test" or "validation"); or None.
         """
-        test = self.sample(lambda run: run.accuracy("test"))
+        test = self.accuracy("test")
         if test and not self.selected_on_test:
             return test, "test"
         validation = sample(run.validation for run in self.by_seed.values())

@@ -1,21 +1,18 @@
 """Tables of runs, as plain data: the page writes them."""
 
 import dataclasses
-import functools
 import itertools
 import json
-from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cifar_jax import UserError
-from cifar_jax.config import flatten
 from cifar_jax.evaluation.scores import ClassScores
 from cifar_jax.models import count
 from cifar_jax.models.design import Design
 from cifar_jax.reporting.runs import DEFAULTS, Group, Run, Sample, printable
-from cifar_jax.training import pretrained
 from cifar_jax.training.progress import clock_time
 
 NOTHING = "–"
@@ -68,25 +65,33 @@ class Table:
         columns = list(zip(*self.rows, strict=True)) or [()] * len(self.columns)
         return [any(cell.number is not None for cell in column) for column in columns]
 
-    def compact(self) -> "Table":
-        """Returns the table without columns in which nothing is known."""
-        columns = zip(*self.rows, strict=True)
-        kept = [any(cell != Cell() for cell in column) for column in columns]
-        return dataclasses.replace(
-            self,
-            columns=list(itertools.compress(self.columns, kept)),
-            rows=[list(itertools.compress(row, kept)) for row in self.rows],
-        )
+
+def make(
+    caption: str, items: Collection[Any], columns: Mapping[str, Callable[[Any], Cell]]
+) -> Table:
+    """Returns a row for each item; a column in which nothing is known is left out."""
+    cells = {title: [show(item) for item in items] for title, show in columns.items()}
+    known = {t: shown for t, shown in cells.items() if any(c != Cell() for c in shown)}
+    return Table(caption, list(known), list(zip(*known.values(), strict=True)))
 
 
-def number(value: float | None, form: str = ",", mark: str = "") -> Cell:
+def number(
+    value: float | None, form: str = ",", mark: str = "", shade: float | None = None
+) -> Cell:
     """Returns a cell of a number in a `form` of Python's `format`, and a mark."""
-    return Cell() if value is None else Cell(f"{value:{form}}{mark}", value)
+    if value is None:
+        return Cell()
+    return Cell(f"{value:{form}}{mark}", value, shade=shade)
 
 
 def mean(values: Sample | None, form: str = ".4f", mark: str = "") -> Cell:
     """Returns a cell of a mean and its spread, likewise."""
     return Cell(f"{values.text(form)}{mark}", values.mean) if values else Cell()
+
+
+def dagger(of: Run | Group) -> str:
+    """Returns what marks the test accuracies of runs that were selected on them."""
+    return DAGGER if of.selected_on_test else ""
 
 
 def duration(seconds: Sample | None) -> Cell:
@@ -104,58 +109,55 @@ def plural(count: int, noun: str) -> str:
 
 def configs(groups: Sequence[Group]) -> Table:
     """Returns a row for each config: accuracy over seeds, size and speed."""
-    rows = []
-    for group in groups:
-        mark = DAGGER if group.selected_on_test else ""
-        parameters, flops = size(group.runs[0])
-        seeds, ended = len(group.by_seed), group.num_ended
-        rows.append(
-            [
-                Cell(group.name, series=group.number),
-                Cell(str(ended) if ended == seeds else f"{ended} of {seeds}", ended),
-                mean(group.sample(lambda run: run.accuracy("val"))),
-                mean(group.sample(lambda run: run.accuracy("test")), mark=mark),
-                mean(group.sample(lambda run: run.accuracy("test_tta")), mark=mark),
-                number(parameters),
-                mean(group.sample(lambda run: run.num_nonzero), ",.0f"),
-                number(flops / 1e9 if flops else None, ".3g"),
-                number(group.latency, ".3g"),
-                duration(group.sample(lambda run: run.seconds)),
-            ]
-        )
-    columns = ["config", "seeds", "validation accuracy", "test accuracy"]
-    columns += ["test with augmentation", "parameters", "nonzero", "GFLOPs per image"]
-    columns += ["latency, ms", "training time"]
+
+    def seeds(group: Group) -> Cell:
+        ended, total = group.num_ended, len(group.by_seed)
+        return Cell(str(ended) if ended == total else f"{ended} of {total}", ended)
+
     caption = "Configs: means over the seeds that have ended"
-    if any("±" in cell.text for row in rows for cell in row):
-        caption += ", ± standard deviation"
-    return Table(caption, columns, rows).compact()
+    caption += ", ± standard deviation of three or more"
+    columns = {
+        "config": lambda group: Cell(group.name, series=group.number),
+        "seeds": seeds,
+        "validation accuracy": lambda group: mean(group.accuracy("val")),
+        "test accuracy": lambda g: mean(g.accuracy("test"), mark=dagger(g)),
+        "test with augmentation": lambda g: mean(
+            g.accuracy("test_tta"), mark=dagger(g)
+        ),
+        "parameters": lambda group: number(size(group.runs[0])[0]),
+        "nonzero": lambda g: mean(g.sample(lambda run: run.num_nonzero), ",.0f"),
+        "GFLOPs per image": lambda group: gflops(group.runs[0]),
+        "latency, ms": lambda group: number(group.latency, ".3g"),
+        "training time": lambda g: duration(g.sample(lambda run: run.seconds)),
+    }
+    return make(caption, groups, columns)
 
 
 def runs(groups: Sequence[Group]) -> Table:
     """Returns a row for each run."""
-    rows = []
-    pairs = [(group.number, run) for group in groups for run in group.runs]
-    for series, run in pairs:
-        planned, result = run.settings["train.epochs"], run.result
-        epochs = "imported" if run.imported else f"{run.num_epochs} of {planned}"
-        mark = DAGGER if run.selected_on_test else ""
-        row = [
-            Cell(run.name, series=series),
-            number(run.settings["seed"]),
-            Cell(epochs, run.num_epochs),
-            number(run.best_epoch),
-            Cell(selection(run)),
-            number(run.validation, ".4f"),
-            number(run.accuracy("test"), ".4f", mark),
-            number(run.accuracy("test_tta"), ".4f", mark),
-            number(result["images_per_second"] if result else None, ",.0f"),
-            Cell(run.place or NOTHING),
-        ]
-        rows.append(row)
-    columns = ["run", "seed", "epochs", "best epoch", "selected by"]
-    columns += ["validation accuracy", "test accuracy", "test with augmentation"]
-    return Table("Runs", [*columns, "images/s", "devices"], rows).compact()
+    series = {run: group.number for group in groups for run in group.runs}
+
+    def epochs(run: Run) -> Cell:
+        planned = f"{run.num_epochs} of {run.settings['train.epochs']}"
+        return Cell("imported" if run.imported else planned, run.num_epochs)
+
+    columns = {
+        "run": lambda run: Cell(run.name, series=series[run]),
+        "seed": lambda run: number(run.settings["seed"]),
+        "epochs": epochs,
+        "best epoch": lambda run: number(run.best_epoch),
+        "selected by": lambda run: Cell(selection(run)),
+        "validation accuracy": lambda run: number(run.validation, ".4f"),
+        "test accuracy": lambda run: number(run.accuracy("test"), ".4f", dagger(run)),
+        "test with augmentation": lambda run: number(
+            run.accuracy("test_tta"), ".4f", dagger(run)
+        ),
+        "images/s": lambda run: number(
+            run.result and run.result["images_per_second"], ",.0f"
+        ),
+        "devices": lambda run: Cell(run.place or NOTHING),
+    }
+    return make("Runs", list(series), columns)
 
 
 def selection(run: Run) -> str:
@@ -169,22 +171,17 @@ def selection(run: Run) -> str:
 
 
 def differing_settings(groups: Sequence[Group]) -> Table:
-    """Returns the settings that differ between configs.
-
-    It is not a difference if a run's version of the package lacked the setting.
-    """
-    settings, rows = [group.runs[0].compared for group in groups], []
-    for key in dict.fromkeys(key for values in settings for key in values):
-        present = [values[key] for values in settings if key in values]
-        if any(value != present[0] for value in present):
-            cells = [Cell(literal(v[key])) if key in v else Cell() for v in settings]
-            rows.append([Cell(key), *cells])
-    caption = f"{plural(len(rows), 'setting')} that differ between configs"
+    """Returns the settings that differ between configs."""
     names = [group.name for group in groups]
-    if len(groups) > max(4, len(rows)):  # so many are rows, not columns
-        keys, *columns = zip(*rows, strict=True)
-        table = [[Cell(n), *column] for n, column in zip(names, columns, strict=True)]
-        return Table(caption, ["config", *(key.text for key in keys)], table)
+    settings = [group.runs[0].compared for group in groups]
+    keys = dict.fromkeys(itertools.chain(*settings))
+    cells = {key: [Cell(literal(each.get(key))) for each in settings] for key in keys}
+    cells = {key: row for key, row in cells.items() if len(set(row)) > 1}
+    caption = f"{plural(len(cells), 'setting')} that differ between configs"
+    if len(groups) > max(4, len(cells)):  # so many are rows, not columns
+        rows = [[Cell(n), *row] for n, *row in zip(names, *cells.values(), strict=True)]
+        return Table(caption, ["config", *cells], rows)
+    rows = [[Cell(key), *row] for key, row in cells.items()]
     return Table(caption, ["setting", *names], rows)
 
 
@@ -195,34 +192,35 @@ def epochs(run: Run) -> Table:
     """Returns a row for each epoch."""
     split = "test" if run.selected_on_test else "val"
     name = "test" if run.selected_on_test else "validation"
+    steps = {row["epoch"]: row["step"] for row in run.rows}
+
+    def metric(split: str, name: str, form: str) -> Callable[[int], Cell]:
+        values = run.values(split, name)
+        return lambda epoch: number(values.get(epoch), form)
+
     columns = {
-        "training loss": ("train", "loss", ".4f"),
-        "training accuracy": ("train", "accuracy", ".4f"),
-        f"{name} loss": (split, "loss", ".4f"),
-        f"{name} accuracy": (split, "accuracy", ".4f"),
-        "learning rate": ("train", "learning_rate", ".3g"),
-        "images/s": ("train", "images_per_second", ",.0f"),
+        "epoch": lambda n: Cell(f"{n} *" if n == run.best_epoch else f"{n}", n),
+        "step": lambda epoch: number(steps[epoch]),
+        "training loss": metric("train", "loss", ".4f"),
+        "training accuracy": metric("train", "accuracy", ".4f"),
+        f"{name} loss": metric(split, "loss", ".4f"),
+        f"{name} accuracy": metric(split, "accuracy", ".4f"),
+        "learning rate": metric("train", "learning_rate", ".3g"),
+        "images/s": metric("train", "images_per_second", ",.0f"),
     }
-    values = [(run.values(*place), form) for *place, form in columns.values()]
-    rows = []
-    for epoch, step in {row["epoch"]: row["step"] for row in run.rows}.items():
-        mark = " *" if epoch == run.best_epoch else ""
-        numbers = [number(metric.get(epoch), form) for metric, form in values]
-        rows.append([Cell(f"{epoch}{mark}", epoch), number(step), *numbers])
-    caption = "Epochs; * marks the best one, whose weights are kept"
-    return Table(caption, ["epoch", "step", *columns], rows).compact()
+    return make("Epochs; * marks the best one, whose weights are kept", steps, columns)
 
 
 def settings(run: Run, *, changed: bool = False) -> Table:
     """Returns the config of a run, or only what is `changed` from the default one."""
-    rows = []
-    for key, value in flatten(run.config).items():
-        usual = key in DEFAULTS and value == DEFAULTS[key]
-        if key != "seed" and not (changed and usual):
-            rows.append([Cell(key), Cell(literal(value))])
-    caption = f"{plural(len(rows), 'setting')} of {run.name}"
-    if changed:
-        caption += " that differ from the default config"
+    shown = {
+        key: value
+        for key, value in run.settings.items()
+        if key != "seed" and not (changed and value == DEFAULTS.get(key))
+    }
+    caption = f"{plural(len(shown), 'setting')} of {run.name}"
+    caption += " that differ from the default config" if changed else ""
+    rows = [[Cell(key), Cell(literal(value))] for key, value in shown.items()]
     return Table(caption, ["setting", "value"], rows)
 
 
@@ -301,7 +299,7 @@ class Network(NamedTuple):
 def network(run: Run) -> Network:
     """Returns the network of a run."""
     try:
-        rows = _layer_rows(_network_key(run))
+        network, rows = run.network, run.layers
     except UserError as error:
         return Network(error=str(error))
     sums, tables = count.total(rows), []
@@ -325,8 +323,8 @@ def network(run: Run) -> Network:
         f"{budget}. For an image of {shape}: {sums.macs:,} multiply-adds of "
         "convolutions and linear layers, twice as many FLOPs."
     )
-    model = pretrained.abstract_model(run.config, cast(Any, run.dataset)).model
-    drawn = drawing(model.design, cast(Any, run.image_shape), model.num_classes)
+    design, shape = network.model.design, network.image_shape
+    drawn = drawing(design, shape, network.num_classes)
     return Network(text, drawn, *tables)
 
 
@@ -334,19 +332,11 @@ def networks(groups: Sequence[Group]) -> list[list[Group]]:
     """Returns the groups that share a network, for each network."""
     members: dict[str, list[Group]] = {}
     for group in groups:
-        if not group.runs[0].is_record:
-            members.setdefault(_network_key(group.runs[0]), []).append(group)
+        run = group.runs[0]
+        if not run.is_record:
+            key = json.dumps([run.config["model"], run.dataset])
+            members.setdefault(key, []).append(group)
     return list(members.values())
-
-
-def _network_key(run: Run) -> str:
-    return json.dumps([{"model": run.config["model"]}, run.dataset])
-
-
-@functools.cache  # tracing a deep network takes a second
-def _layer_rows(key: str) -> list[count.Layer]:
-    network = pretrained.abstract_model(*json.loads(key))
-    return count.layer_table(network.model, network.image_shape)
 
 
 def size(run: Run) -> tuple[int | None, int | None]:
@@ -354,21 +344,16 @@ def size(run: Run) -> tuple[int | None, int | None]:
     if run.result:
         return run.result["num_parameters"], run.result["flops_per_image"]
     try:
-        total = count.total(_layer_rows(_network_key(run)))
+        total = count.total(run.layers)
     except UserError:
         return None, None
     return total.parameters, 2 * total.macs  # a multiply-add is two operations
 
 
-def costs(groups: Sequence[Group]) -> dict[str, list[float | None]]:
-    """Returns what networks cost; latency in seconds."""
-    sizes = [size(group.runs[0]) for group in groups]
-    latencies = [group.latency for group in groups]
-    return {
-        "parameters": [parameters for parameters, _ in sizes],
-        "FLOPs": [flops for _, flops in sizes],
-        "latency": [None if ms is None else ms / 1000 for ms in latencies],
-    }
+def gflops(run: Run) -> Cell:
+    """Returns a cell of the GFLOPs for one image."""
+    flops = size(run)[1]
+    return number(flops and flops / 1e9, ".3g")
 
 
 # Errors
@@ -378,10 +363,10 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Table:
     """Returns the confusion matrix int64 [K, K] of K classes, true ones in rows."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shades = np.sqrt(shares).tolist()  # the square root makes small shares visible
-    rows = []
-    for name, counts, row_shades in zip(names, matrix.tolist(), shades, strict=True):
-        pairs = zip(counts, row_shades, strict=True)
-        rows.append([Cell(name), *(Cell(f"{n:,}", n, shade=s) for n, s in pairs)])
+    rows = [
+        [Cell(name), *(number(n, shade=shade) for n, shade in zip(*row, strict=True))]
+        for name, *row in zip(names, matrix.tolist(), shades, strict=True)
+    ]
     caption = "Confusion matrix: true classes in rows, predicted classes in columns"
     return Table(caption, ["true class", *names], rows, kind="matrix")
 
@@ -390,29 +375,31 @@ def confusions(matrix: np.ndarray, names: Sequence[str]) -> Table:
     """Returns the pairs of classes in a matrix that are confused most often."""
     wrong = matrix - np.diag(np.diag(matrix))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS]
-    rows = []
-    for truth, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True):
-        images = int(wrong[truth, predicted])
-        if images:
-            share = number(images / int(matrix[truth].sum()), ".1%")
-            pair = [Cell(names[truth]), Cell(names[predicted])]
-            rows.append([*pair, number(images), share])
-    columns = ["true class", "predicted class", "images", "share of the class"]
-    return Table("Most frequent confusions", columns, rows)
+    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    columns = {
+        "true class": lambda pair: Cell(names[pair[0]]),
+        "predicted class": lambda pair: Cell(names[pair[1]]),
+        "images": lambda pair: number(int(wrong[pair])),
+        "share of the class": lambda pair: number(
+            wrong[pair] / matrix[pair[0]].sum(), ".1%"
+        ),
+    }
+    found = [pair for pair in pairs if wrong[pair]]
+    return make("Most frequent confusions", found, columns)
 
 
 def classes(scores: Sequence[ClassScores]) -> Table:
     """Returns the accuracy of each class."""
-    rows = []
-    for row in scores:
-        accuracy, interval = number(row["accuracy"], ".4f"), Cell()
-        if row["accuracy_interval"]:
-            low, high = row["accuracy_interval"]
-            interval = Cell(f"{low:.4f} to {high:.4f}", low)
-        accuracy = dataclasses.replace(accuracy, shade=row["accuracy"])
-        cells = [Cell(printable(str(row["name"]))), accuracy, interval]
-        rows.append(
-            [*cells, number(row["num_examples"]), number(row["times_predicted"])]
-        )
-    columns = ["class", "accuracy", "95% interval", "images", "times predicted"]
-    return Table("Classes", columns, rows)
+
+    def interval(row: ClassScores) -> Cell:
+        bounds = row["accuracy_interval"]
+        return Cell("{:.4f} to {:.4f}".format(*bounds), bounds[0]) if bounds else Cell()
+
+    columns = {
+        "class": lambda row: Cell(printable(str(row["name"]))),
+        "accuracy": lambda row: number(row["accuracy"], ".4f", shade=row["accuracy"]),
+        "95% interval": interval,
+        "images": lambda row: number(row["num_examples"]),
+        "times predicted": lambda row: number(row["times_predicted"]),
+    }
+    return make("Classes", scores, columns)
