@@ -147,7 +147,7 @@ def test_letters_and_keys_are_set():
     ("change", "message"),
     [
         ({"optim.learnin_rate": 1.0}, "did you mean optim.learning_rate"),
-        ({"model": 3}, "unknown factor"),
+        ({"model": 3}, "model cannot be 3"),
         ({"train.epochs.more": 3}, "unknown factor"),
         ({"N": "3"}, "factor N cannot be '3'"),
         ({"B": 0}, "factor B cannot be 0"),

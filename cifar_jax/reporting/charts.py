@@ -90,7 +90,7 @@ def marker(number: int) -> str:
 
 
 class Chart:
-    """One pair of axes.
+    """One pair of axes, to be made and drawn in a block of `style`.
 
     Attributes:
       name: Name of its file and of its element in the page.
@@ -106,10 +106,9 @@ class Chart:
         self.name, self.title, self.text = name, title, text
         self.lines: list[dict[str, Any]] = []
         self._legend: dict[str, Line2D] = {}
-        with style():
-            self.figure = Figure(figsize=_SIZE, dpi=_DPI)
-            self.axes = self.figure.subplots()
-            self.axes.set(xlabel=x, ylabel=y)
+        self.figure = Figure(figsize=_SIZE, dpi=_DPI)
+        self.axes = self.figure.subplots()
+        self.axes.set(xlabel=x, ylabel=y)
 
     def line(
         self,
@@ -132,8 +131,7 @@ class Chart:
         colour, x, y = colour_name(number), list(values), list(values.values())
         # A value at the edge, such as an accuracy of 1, is drawn whole.
         look = {"marker": "o" if len(x) == 1 else None, "clip_on": False, **look}
-        with style():
-            self.axes.plot(x, y, color=_LIGHT[colour], **look)
+        self.axes.plot(x, y, color=_LIGHT[colour], **look)
         if labels:
             points = list(zip(x, y, labels, strict=True))
             self.lines.append({"name": name, "colour": colour, "points": points})
@@ -150,20 +148,19 @@ class Chart:
         low, high = self.axes.get_ylim()
         if self.axes.get_ylabel() == "accuracy":
             self.axes.set_ylim(low, min(high, 1.0))
-        with style():
-            if 1 < len(self._legend) <= _MOST_NAMES:
-                column = 40 + _LETTER_WIDTH * max(map(len, self._legend))
-                self.figure.legend(
-                    list(self._legend.values()),
-                    list(self._legend),
-                    loc="outside upper left",
-                    ncols=max(1, int(_DPI * _SIZE[0] / column)),
-                    handlelength=1.8,
-                    columnspacing=1.4,
-                    labelcolor=_LIGHT["ink"],
-                )
-            # Once: SVG and PNG would each be laid out anew, a point or two apart.
-            ConstrainedLayoutEngine().execute(self.figure)
+        if 1 < len(self._legend) <= _MOST_NAMES:
+            column = 40 + _LETTER_WIDTH * max(map(len, self._legend))
+            self.figure.legend(
+                list(self._legend.values()),
+                list(self._legend),
+                loc="outside upper left",
+                ncols=max(1, int(_DPI * _SIZE[0] / column)),
+                handlelength=1.8,
+                columnspacing=1.4,
+                labelcolor=_LIGHT["ink"],
+            )
+        # Once: SVG and PNG would each be laid out anew, a point or two apart.
+        ConstrainedLayoutEngine().execute(self.figure)
         height = self.figure.bbox.height
         for line in self.lines:
             points = []
@@ -178,7 +175,7 @@ class Chart:
         """Returns an <svg> element whose colours are the page's CSS variables."""
         buffer = io.StringIO()
         # The salt makes ids unique within a page, and the same in each rendering.
-        with style(), matplotlib.rc_context({"svg.hashsalt": self.name}):
+        with matplotlib.rc_context({"svg.hashsalt": self.name}):
             self.figure.savefig(buffer, format="svg", facecolor="none")
         svg = buffer.getvalue()
         svg = svg[svg.index("<svg") :]
@@ -268,12 +265,13 @@ def tradeoffs(groups: Sequence[Group], suffix: str) -> list[Chart]:
         title, text = f"Accuracy against {cost}", "The table of configs has its values."
         chart = Chart(name, title, cost, "accuracy", text)
         for group, x, sample, split in points:
-            look: dict[str, Any] = dict(marker=marker(group.number), linestyle="none")
+            look: dict[str, Any] = dict(linestyle="none", markersize=6)
+            look["marker"] = marker(group.number)
             if split != "test":
                 look["markerfacecolor"] = "none"
             label = (f"{x:.4g}{unit} {cost}", f"{split} {sample.text('.4f')}")
             point = {x: sample.mean}
-            chart.line(group.name, point, group.number, [label], markersize=6, **look)
+            chart.line(group.name, point, group.number, [label], **look)
             chart.name_line(group.name, group.number, **look)
             if sample.std is not None:
                 colour = _LIGHT[colour_name(group.number)]
@@ -304,13 +302,13 @@ def classes(scores: Sequence[ClassScores], suffix: str) -> list[Chart]:
     accuracy = Chart(name, title, "", "accuracy", text)
     title, name = "True and predicted", f"class_counts{suffix}"
     counts = Chart(name, title, "", "images", text)
-    names = [printable(str(row["name"])) for row in scores]
+    rows: Sequence[Any] = scores
+    names = [printable(str(row["name"])) for row in rows]
     for chart, what, key, number, shift, form in (
         (accuracy, "accuracy", "accuracy", 0, 0, ".4f"),
         (counts, "true", "num_examples", 0, -0.2, ","),
         (counts, "predicted", "times_predicted", 1, 0.2, ","),
     ):
-        rows: list[Any] = list(scores)
         # A class without images has no accuracy.
         values = {k: row[key] for k, row in enumerate(rows) if row[key] is not None}
         places, width = [k + shift for k in values], 0.4 if shift else 0.7
@@ -319,7 +317,7 @@ def classes(scores: Sequence[ClassScores], suffix: str) -> list[Chart]:
         labels = [(names[k], f"{value:{form}}") for k, value in values.items()]
         chart.line(what, values, number, labels, marker="none", linestyle="none")
         chart.name_line(what, number, linewidth=6)
-    for k, row in enumerate(scores):
+    for k, row in enumerate(rows):
         if interval := row["accuracy_interval"]:
             line = {"color": _LIGHT["ink"], "linewidth": 1.1}
             accuracy.axes.vlines(k, *interval, **line)

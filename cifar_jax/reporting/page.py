@@ -66,7 +66,7 @@ def make(runs: Sequence[Run], now: datetime.datetime) -> Report:
     if len(runs) > 1:
         configs = tables.plural(len(groups), "config")
         title = f"{tables.plural(len(runs), 'run')} of {configs}"
-    html = environment.get_template("page.html").render(
+    context = dict(
         title=title,
         version=versions(["cifar-jax"])["cifar-jax"],
         now=now,
@@ -85,6 +85,8 @@ def make(runs: Sequence[Run], now: datetime.datetime) -> Report:
         script=script,
         script_hash=base64.b64encode(digest).decode(),
     )
+    with charts.style():
+        html = environment.get_template("page.html").render(context)
     return Report(html, drawn)
 
 

@@ -78,7 +78,6 @@ class Run:
       is_record: Whether this is a published result, without its run directory.
       has_directory: Whether this is a run directory, and neither that nor weights.
       label_names: Classes, as they can be shown; none for a published result.
-      image_shape: Height, width and channels; empty for a published result.
       num_nonzero: Parameters that are not zero, if some were pruned; or None.
       settings: Config by dotted key.
       compared: Settings that change what is computed, without the seed.
@@ -113,36 +112,32 @@ class Run:
         }
         self.is_record = self.dataset is None
         self.has_directory = (self.path / "dataset.json").exists()
-        dataset = self.dataset or {"label_names": [], "image_shape": []}
-        self.label_names = [printable(str(name)) for name in dataset["label_names"]]
-        self.image_shape = dataset["image_shape"]
+        names = self.dataset["label_names"] if self.dataset else ()
+        self.label_names = [printable(str(name)) for name in names]
         # The last validation whose weights are kept.
         split = self.settings["evaluate.select_on"]
         kept = {path.name for path in self.path.glob("best/*")}
-        validations = [row for row in self.rows if row["split"] == split]
-        bests = [row for row in validations if str(row["step"]) in kept]
-        result, best = self.result, bests[-1] if bests else {}
+        bests = (r for r in self.rows if r["split"] == split and str(r["step"]) in kept)
+        best = max(bests, key=lambda row: row["step"], default={})
+        result = self.result
         self.ended = result is not None or self.imported
         self.may_test = self.ended and self.settings["evaluate.test"]
         self.selected_on_test = split == "test"
-        self.best_epoch: int | None = 0 if self.imported else best.get("epoch")
-        self.validation: float | None = best.get("accuracy")
+        self.best_epoch = 0 if self.imported else best.get("epoch")
+        self.validation = None if self.selected_on_test else best.get("accuracy")
         self.num_epochs = max((row["epoch"] for row in self.rows), default=0)
-        pruned = result if result and result.get("sparsity") else None
-        self.num_nonzero = pruned["num_nonzero"] if pruned else None
-        self.seconds = self.place = self.latency = self.latency_place = None
+        self.num_nonzero = self.seconds = self.place = None
         if result:
             self.best_epoch, self.num_epochs = result["best_epoch"], result["epochs"]
             self.validation = self.accuracy("val")
+            self.num_nonzero = result["num_nonzero"] if result.get("sparsity") else None
             self.seconds = result["seconds"]["total"]
             self.place = f"{result['num_devices']} x {result['device']}"
-        elif self.selected_on_test:
-            self.validation = None
-        if self.evaluation:
-            cost = self.evaluation.record.get("efficiency")
-            self.latency = cost.get("latency_ms") if cost else None
-            if cost and self.latency is not None:
-                self.latency_place = f"{cost['num_devices']} x {cost['device']}"
+        self.latency = self.latency_place = None
+        cost = self.evaluation.record.get("efficiency") if self.evaluation else None
+        if cost and cost.get("latency_ms") is not None:
+            self.latency = cost["latency_ms"]
+            self.latency_place = f"{cost['num_devices']} x {cost['device']}"
 
     @functools.cached_property
     def network(self) -> pretrained.LoadedModel:

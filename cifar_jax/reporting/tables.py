@@ -318,13 +318,13 @@ def network(run: Run) -> Network:
         columns = [kind, "output", "parameters", "share", "multiply-adds", "share"]
         tables.append(Table(caption, columns, lines[:-1], total=lines[-1]))
     budget = count.budget_line(sums.parameters, run.settings["budget.limit"])
-    shape = "x".join(map(str, run.image_shape))
+    shape = "x".join(map(str, network.image_shape))
     text = (
         f"{budget}. For an image of {shape}: {sums.macs:,} multiply-adds of "
         "convolutions and linear layers, twice as many FLOPs."
     )
-    design, shape = network.model.design, network.image_shape
-    drawn = drawing(design, shape, network.num_classes)
+    design = network.model.design
+    drawn = drawing(design, network.image_shape, network.num_classes)
     return Network(text, drawn, *tables)
 
 

@@ -4,7 +4,6 @@ Nothing here needs JAX: thousands of designs are laid out in a second.
 """
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import json
@@ -14,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cifar_jax import UserError
+from cifar_jax import UserError, _packaged
 from cifar_jax.config import config_to_dict, flatten
 from cifar_jax.models import count, design, letters
 
@@ -106,24 +105,19 @@ def with_factors(base: ConfigDict, factors: Factors) -> ConfigDict:
     named = {name: v for name, v in factors.items() if letters.PATTERN.fullmatch(name)}
     keys = {key: v for key, v in factors.items() if key not in named}
     for key, value in (letters.keys(config.model, named) | keys).items():
-        *sections, last = key.split(".")
-        part: Any = config
-        for name in sections:
-            part = part.get(name) if isinstance(part, ConfigDict) else None
-        if not isinstance(part, ConfigDict) or isinstance(
-            part.get(last, ConfigDict()), ConfigDict
-        ):  # neither a key with a value nor a letter
-            known = [*letters.LETTERS, *flatten(config_to_dict(config))]
-            remedy = f"use {', '.join(letters.LETTERS)}, or a key of the config"
-            for close in difflib.get_close_matches(key, known, n=1):
-                remedy = f"did you mean {close}?"
-            raise UserError(f"unknown factor {key!r} in study.space; {remedy}")
         try:
-            part[last] = value
+            config.update_from_flattened_dict({key: value})
+        except KeyError as error:
+            remedy = f"use {', '.join(letters.LETTERS)}, or a key of the config"
+            if close := _packaged.nearest_key(key, config):
+                remedy = f"did you mean {close}?"
+            message = f"unknown factor {key!r} in study.space; {remedy}"
+            raise UserError(message) from error
         except TypeError as error:
+            usual = flatten(config_to_dict(base)).get(key)
             raise UserError(
-                f"{key} cannot be {value!r}: it is like {part[last]!r}; change the "
-                "values of study.space"
+                f"{key} cannot be {value!r}: it is like {usual!r}; change the values "
+                "of study.space"
             ) from error
     return config
 

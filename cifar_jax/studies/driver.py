@@ -18,14 +18,13 @@ import pathlib
 import queue
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import CancelledError, Executor, Future
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from cifar_jax import Stopped, UserError
-from cifar_jax._files import OutputFolder, first_line
+from cifar_jax._files import OutputFolder, first_line, read_object
 from cifar_jax.config import RESUMABLE_KEYS, config_diff, config_to_dict
 from cifar_jax.data import sources
 from cifar_jax.studies import designs, executors, plots, study, table
@@ -77,11 +76,9 @@ def run_study(
                 "a part of a study needs designs that do not depend on others; use "
                 "study.kind='grid', 'list' or 'one_at_a_time', and study.pruner='none'"
             )
-        own = made.candidates[part[0] - 1 :: part[1]]
-        made, name = (
-            dataclasses.replace(made, candidates=own),
-            "-{}-of-{}".format(*part),
-        )
+        number, total = part
+        own, name = made.candidates[number - 1 :: total], f"-{number}-of-{total}"
+        made = dataclasses.replace(made, candidates=own)
     claim(folder, config)
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context((folder / f".lock{name}").open("a"))
@@ -100,11 +97,7 @@ def run_study(
 def claim(folder: pathlib.Path, config: ConfigDict) -> None:
     """Writes the config of a study, or refuses a folder that holds another one."""
     path, new = folder / "study.json", config_to_dict(config)
-    try:
-        old = json.loads(path.read_text()) if path.exists() else new
-    except ValueError as error:
-        remedy = "remove it, and the same command writes it again"
-        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
+    old = read_object(path) if path.exists() else new
     if changed := config_diff(old, new, FREE_KEYS):
         raise UserError(
             f"{folder} holds a study of another config ({'; '.join(changed.values())})"
@@ -132,21 +125,16 @@ class Driver:
     merge: bool
 
     def __post_init__(self):
-        self._designs = {design.name: design for design in self.study.candidates}
         self._runs: dict[Key, Run] = {}
         self._waiting: collections.deque[Run] = collections.deque()
         self._running: dict[Future, Run] = {}
         self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        self._metrics: dict[Key, tuple[int, int]] = {}  # as they were read last
+        self._metrics: dict[Key, int] = {}  # bytes of metrics.jsonl that were read
         self._deaths: collections.Counter[tuple[Key, int]] = collections.Counter()
         self._stop: Stopped | None = None
-        seconds, now = self.study.options.max_seconds or math.inf, time.monotonic()
-        self._deadline, self._next_look, self._next_table = (
-            now + seconds,
-            0.0,
-            now + _TABLE_SECONDS,
-        )
-        self._winner: dict[str, Any] | None = None
+        start = time.monotonic()
+        self._deadline = start + (self.study.options.max_seconds or math.inf)
+        self._next_look, self._next_table = 0.0, start + _TABLE_SECONDS
         self._journal = Journal(self.study, self.folder, f"journal{self.name}.log")
         for run in self._journal.runs():
             is_again = self.retry_failed and run.state == "failed"
@@ -167,11 +155,9 @@ class Driver:
                     self._collect(self._ended.get(timeout=_LOOK_SECONDS))
                 if time.monotonic() >= self._next_look:
                     self._look(signals.noted)
-            rows = table.rows(self._designs.values(), self._runs.values())
+            rows = table.rows(self._journal.designs.values(), self._runs.values())
             if not self.name:
-                if not self._stop:
-                    self._score_winner(rows)
-                self._write(rows)
+                self._write(rows, None if self._stop else self._score_winner(rows))
         self._view.show(rows, self.folder)
         if self._stop:
             raise self._stop
@@ -186,7 +172,6 @@ class Driver:
         """Adds runs that are new, to be done; returns whether there are any."""
         new = {run.key: run for run in runs if run.key not in self._runs}
         self._runs |= new
-        self._designs |= {run.candidate.name: run.candidate for run in new.values()}
         self._waiting.extend(run for run in new.values() if not run.has_ended)
         return bool(new)
 
@@ -197,7 +182,8 @@ class Driver:
         seeds of designs whose first run was done, or of the best of them.
         """
         options, study = self.study.options, self.study
-        sound = [each for each in self._designs.values() if not each.skip_reason]
+        known = self._journal.designs.values()
+        sound = [design for design in known if not design.skip_reason]
         seeds = range(1 if study.is_staged else options.seeds)
         is_new = self._add(Run(design, seed) for design in sound for seed in seeds)
         if is_new or not study.is_staged or self.merge:
@@ -231,7 +217,7 @@ class Driver:
             else:
                 if not self._metrics:  # the first run: before workers would, at once
                     sources.open(data.name, data.dir, local=data.source).prepare()
-                self._metrics[run.key] = 0, 0
+                self._metrics[run.key] = 0
                 (workdir / STOP).unlink(missing_ok=True)
                 call = train, run.config(), workdir, options.threads, latency
                 future = self.executor.submit(*call)
@@ -257,7 +243,7 @@ class Driver:
         if is_new:
             getattr(self.executor, "interrupt", lambda: None)()
         if start >= self._next_table and not self.name:
-            rows = table.rows(self._designs.values(), self._runs.values())
+            rows = table.rows(self._journal.designs.values(), self._runs.values())
             self._view.show(rows)
             self._write(rows)
             seconds = time.monotonic() - start  # tables may not hold the runs up
@@ -266,19 +252,16 @@ class Driver:
 
     def _read_metrics(self, run: Run) -> None:
         """Records validations that a run has written, and prunes it."""
-        path = self._workdir(run) / "metrics.jsonl"
         try:
-            stat = path.stat()
-            version = stat.st_mtime_ns, stat.st_size
-            if self._metrics.get(run.key) == version:
-                return
-            lines = path.read_bytes().splitlines(keepends=True)
+            content = (self._workdir(run) / "metrics.jsonl").read_bytes()
         except OSError:  # not there yet
             return
-        self._metrics[run.key] = version
+        if len(content) == self._metrics.get(run.key):
+            return
+        self._metrics[run.key] = len(content)
         first = self.study.options.objectives[0]
         watched = "loss" if first == "loss" else "accuracy"
-        for line in lines:
+        for line in content.splitlines(keepends=True):
             if run.has_ended or not line.endswith(b"\n"):
                 return
             row = json.loads(line)
@@ -320,44 +303,40 @@ class Driver:
         name = designs.folder_of(run.candidate.name)
         return self.folder / "runs" / name / f"seed-{run.seed}"
 
-    def _write(self, rows: list[Row]) -> None:
+    def _write(self, rows: list[Row], winner: Mapping | None = None) -> None:
         """Writes results.csv, table.md and plots/, each file whole or not at all."""
         output = OutputFolder(self.folder)
         output.table("results.csv", *table.csv(rows))
-        output.text("table.md", table.markdown(self.study, rows, self._winner))
+        output.text("table.md", table.markdown(self.study, rows, winner))
         output = OutputFolder(self.folder / "plots")
         for name, figure in plots.draw(self.study, rows):
             output.figure(f"{name}.png", figure)
 
-    def _score_winner(self, rows: list[Row]) -> None:
+    def _score_winner(self, rows: list[Row]) -> Mapping | None:
         """Writes winner.json: the best design, which alone is scored on the test set.
 
         `validation` and `test` are accuracies by seed. Each run is scored once.
         """
-        best, threads = table.ranked(self.study, rows)[0], self.study.options.threads
-        design, done, tests, futures = best.candidate, best.done, {}, {}
-        for run in done:
+        best = table.ranked(self.study, rows)[0]
+        design, tests, futures = best.candidate, {}, {}
+        if not best.done:
+            return None
+        for run in best.done:
             workdir = self._workdir(run)
             tests[run.seed] = figures(workdir).get("test_accuracy")
             if tests[run.seed] is None:
-                call = score, run.config(), workdir, threads
+                call = score, run.config(), workdir, self.study.options.threads
                 futures[run.seed] = self.executor.submit(*call)
-        try:
-            tests |= {seed: future.result() for seed, future in futures.items()}
-        except Exception as error:
-            raise UserError(
-                f"the winner {design.name} could not be scored ({error}); the same "
-                "command tries it again"
-            ) from error
-        if done:
-            self._winner = {
-                "design": design.name,
-                "factors": design.factors,
-                "widths": design.widths,
-                "parameters": design.num_parameters,
-                "macs": done[0].figures["macs"],
-                "seeds": list(tests),
-                "validation": best.values("accuracy"),
-                "test": list(tests.values()),
-            }
-            OutputFolder(self.folder).json("winner.json", self._winner)
+        tests |= {seed: future.result() for seed, future in futures.items()}
+        winner = {
+            "design": design.name,
+            "factors": design.factors,
+            "widths": design.widths,
+            "parameters": design.num_parameters,
+            "macs": best.values("macs")[0],
+            "seeds": list(tests),
+            "validation": best.values("accuracy"),
+            "test": list(tests.values()),
+        }
+        OutputFolder(self.folder).json("winner.json", winner)
+        return winner

@@ -12,7 +12,6 @@ from typing import Any
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
-from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from cifar_jax import UserError
@@ -48,13 +47,17 @@ class _Backend(CheckedLines, BaseJournalBackend):
 
 
 class Journal:
-    """The trials of a study in its folder; those of an earlier driver are resumed."""
+    """The trials of a study in its folder; those of an earlier driver are resumed.
+
+    Attributes:
+      designs: Designs of the study that are known so far, by name.
+    """
 
     def __init__(self, study: Study, folder: pathlib.Path, name: str = "journal.log"):
-        options, epochs = study.options, study.rules.base.train.epochs
+        options, objectives = study.options, study.options.objectives
         least, factor = options.min_epochs, options.reduction_factor
         self._study, self._folder = study, folder / "runs"
-        self._designs = {design.name: design for design in study.candidates}
+        self.designs = {design.name: design for design in study.candidates}
         self._trials: dict[Key, Trial] = {}  # of runs that have not ended
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         try:
@@ -67,17 +70,16 @@ class Journal:
                 "the same command"
             ) from error
         if not optuna.get_all_study_names(storage):
-            more = [OBJECTIVES[name] for name in options.objectives]
-            goals = [StudyDirection(1 + is_better) for is_better in more]
+            goals = ["maximize" if OBJECTIVES[n] else "minimize" for n in objectives]
             optuna.create_study(study_name="study", storage=storage, directions=goals)
+        epochs = study.rules.base.train.epochs
         pruners = {
-            "none": lambda: optuna.pruners.NopPruner(),
-            "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(least, factor),
-            "hyperband": lambda: optuna.pruners.HyperbandPruner(least, epochs, factor),
+            "none": optuna.pruners.NopPruner(),
+            "halving": optuna.pruners.SuccessiveHalvingPruner(least, factor),
+            "hyperband": optuna.pruners.HyperbandPruner(least, epochs, factor),
         }
-        pruner = pruners[options.pruner]()
         self._optuna = optuna.load_study(
-            study_name="study", storage=storage, pruner=pruner
+            study_name="study", storage=storage, pruner=pruners[options.pruner]
         )
         known = {run.candidate.name for run in self.runs()}
         for path in sorted(self._folder.glob(f"*/{DESIGN}")):
@@ -98,13 +100,13 @@ class Journal:
                 self._optuna.tell(trial.number, state=TrialState.FAIL)
         runs = []
         for (name, seed), (trial, record) in newest.items():
-            if name not in self._designs:
+            if name not in self.designs:
                 rules, factors = self._study.rules, record["factors"]
-                self._designs[name] = designs.candidate(rules, factors, name)
+                self.designs[name] = designs.candidate(rules, factors, name)
             values = trial.intermediate_values or record["values"]
             values = {int(epoch): value for epoch, value in values.items()}
             state, figures = _STATES[trial.state], record["figures"]
-            design = self._designs[name]
+            design = self.designs[name]
             run = Run(design, seed, state, values, figures, record["error"])
             if not run.has_ended:  # its trial stays open
                 self._trials[run.key] = Trial(self._optuna, trial._trial_id)
@@ -142,7 +144,7 @@ class Journal:
         """Returns the first run of a new design that the sampler proposes, or None."""
         options = self._study.options
         for _ in range(_MOST_PROPOSALS):
-            if not self._study.is_sampled or len(self._designs) >= options.trials:
+            if not self._study.is_sampled or len(self.designs) >= options.trials:
                 break
             # Each draw has a seed of its own, so that a resumed study draws what an
             # uninterrupted one would have drawn.
@@ -150,13 +152,13 @@ class Journal:
             seed = (options.sampler_seed * 1_000_003 + number) % 2**32
             self._optuna.sampler = _SAMPLERS[options.sampler](seed=seed)
             trial = self._optuna.ask(self._study.distributions)
-            while (name := f"t{number:04}") in self._designs:  # of a lost journal
+            while (name := f"t{number:04}") in self.designs:  # of a lost journal
                 number += 1
             name = trial.user_attrs.get("design", name)
             design = designs.candidate(self._study.rules, trial.params, name)
-            twins = (other.identity for other in self._designs.values())
+            twins = (other.identity for other in self.designs.values())
             if not design.skip_reason and design.identity not in twins:
-                run, self._designs[name] = Run(design, 0), design
+                run, self.designs[name] = Run(design, 0), design
                 self._trials[run.key] = trial
                 self._note(run)
                 OutputFolder(self._folder / name).json(DESIGN, design.factors)

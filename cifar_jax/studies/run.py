@@ -76,12 +76,10 @@ def score(config: ConfigDict, workdir: pathlib.Path, threads: int = 0) -> float:
     _start(threads, config.train.cpu_devices, str(workdir.parent))
     import numpy as np
 
-    from cifar_jax.data import sources
     from cifar_jax.evaluation.inference import Predictor
+    from cifar_jax.training import setup
 
-    data = config.data
-    source = sources.open(data.name, data.dir, image_size=data.image_size)
-    images = source.open_split(data.test_split)
+    images = setup.open_source(config).open_split(config.data.test_split)
     logits, labels = Predictor(workdir, batch_size=500).outputs(images)
     accuracy = float(np.mean(logits[:, 0].argmax(axis=-1) == labels))
     old = {"latency": figures(workdir).get("latency")}

@@ -76,16 +76,21 @@ class Row:
         return known[:1] if name == "macs" else known
 
     def spread(self, name: str, form: str = ".4f") -> str:
-        """Returns mean and standard deviation (n - 1) as a person reads them."""
+        """Returns a figure as a person reads it; "-" if it is not known."""
         values = self.values(name)
-        std = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
-        return f"{statistics.fmean(values):{form}}{std}" if values else "-"
+        return spread(values, form) if values else "-"
 
     def cost(self, name: str) -> float:
         """Returns the mean of an objective, negative where more of it is better."""
         sign = -1 if OBJECTIVES[name] else 1
         values = self.values(name) if self.done else []
         return sign * statistics.fmean(values) if values else math.inf
+
+
+def spread(values: Sequence[float], form: str = ".4f") -> str:
+    """Returns mean and standard deviation (n - 1) as a person reads them."""
+    std = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):{form}}{std}"
 
 
 def rows(candidates: Iterable[Candidate], runs: Iterable[Run]) -> list[Row]:
@@ -210,10 +215,9 @@ def markdown(study: Study, table: Sequence[Row], winner: Mapping | None = None) 
     parts += [f"{title}:\n\n" + "\n".join(s) for title, s in lists.items() if s]
     if winner:
         test = winner["test"]
-        std = f" ± {statistics.stdev(test):.4f}" if len(test) > 1 else ""
         note = f"Chosen on validation: {winner['design']}. Its test accuracy, the only "
-        note += f"one that was looked at: {statistics.fmean(test):.4f}{std} (n = "
-        parts.append(f"{note}{len(test)}).")
+        note += f"one that was looked at: {spread(test)} (n = {len(test)})."
+        parts.append(note)
     return "\n\n".join(parts) + "\n"
 
 
