@@ -21,13 +21,9 @@ from cifar_jax.reporting.tables import (
     SELECTED_ON_TEST,
     Cell,
     Table,
-    dagger,
     duration,
-    gflops,
     make,
-    mean,
     number,
-    size,
 )
 
 BEGIN, END = "<!-- records:begin -->", "<!-- records:end -->"
@@ -103,15 +99,13 @@ def _accuracies(files: Files) -> list[Table | str]:
     columns = {
         "record": lambda group: _links(run.path for run in group.runs),
         "data set": lambda group: Cell(group.runs[0].settings["data.name"]),
-        "parameters": lambda group: number(size(group.runs[0])[0]),
-        "GFLOPs per image": lambda group: gflops(group.runs[0]),
+        "parameters": lambda group: number(group.runs[0].size[0]),
+        "GFLOPs per image": lambda g: number(g.runs[0].size[1], ".3g", scale=1e-9),
         "seeds": lambda group: number(len(group.by_seed)),
-        "validation accuracy": lambda group: mean(group.accuracy("val")),
-        "test accuracy": lambda g: mean(g.accuracy("test"), mark=dagger(g)),
-        "test with augmentation": lambda g: mean(
-            g.accuracy("test_tta"), mark=dagger(g)
-        ),
-        "time": lambda group: duration(group.sample(lambda run: run.seconds)),
+        "validation accuracy": lambda g: number(g.sample("validation"), ".4f"),
+        "test accuracy": lambda g: number(g.sample("test"), ".4f", g.mark),
+        "test with augmentation": lambda g: number(g.sample("test_tta"), ".4f", g.mark),
+        "time": lambda group: duration(group.sample("seconds")),
         "device": lambda group: Cell(group.runs[0].place or ""),
     }
     parts: list[Table | str] = [make("", sorted(groups, key=_rank), columns)]
@@ -126,7 +120,7 @@ def _links(paths: Iterable[pathlib.Path]) -> Links:
 
 
 def _rank(group: Group) -> tuple[str, float, str]:
-    run, test = group.runs[0], group.accuracy("test")
+    run, test = group.runs[0], group.sample("test")
     return run.settings["data.name"], -test.mean if test else 0.0, run.place or ""
 
 
@@ -212,8 +206,8 @@ def _studies(files: Files) -> Table:
                 Cell(design),
                 number(winner["parameters"]),
                 number(len(winner["seeds"])),
-                mean(sample(winner["validation"])),
-                mean(sample(winner["test"])),
+                number(sample(winner["validation"]), ".4f"),
+                number(sample(winner["test"]), ".4f"),
             ]
         )
     caption = (

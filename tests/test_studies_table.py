@@ -58,10 +58,10 @@ def test_errors_are_over_seeds(shown):
     _, rows = shown
     best = rows[3]
     assert best.values("accuracy") == [0.7, 0.8]
-    assert f"± {statistics.stdev([0.7, 0.8]):.4f}" in best.spread("accuracy")
-    assert best.spread("accuracy") == "0.7500 ± 0.0707"
-    assert rows[2].spread("accuracy") == "0.9000"
-    assert rows[1].spread("accuracy") == "-"
+    assert f"± {statistics.stdev([0.7, 0.8]):.4f}" in table.spread([0.7, 0.8])
+    assert table.spread(best.values("accuracy")) == "0.7500 ± 0.0707"
+    assert table.spread(rows[2].values("accuracy")) == "0.9000"
+    assert table.spread(rows[1].values("accuracy")) == "-"
 
 
 def test_a_table_says_what_failed(shown):

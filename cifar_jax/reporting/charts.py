@@ -4,11 +4,9 @@ A chart remembers where its values lie, so that the page can show those under th
 pointer. Charts that have nothing to say, such as one with a single point, are left out.
 """
 
-import contextlib
 import io
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -19,7 +17,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from cifar_jax.evaluation.scores import Bin, ClassScores
-from cifar_jax.reporting import tables
 from cifar_jax.reporting.runs import Group, printable
 
 # Colours in light and in dark. Charts are drawn with the light ones; the page turns
@@ -48,7 +45,7 @@ _MOST_CLASSES = 20  # whose names fit below a chart
 _MOST_NAMES = 8  # in a legend; more would leave no room for the chart
 _LETTER_WIDTH = 4.7  # typical, in points
 _LOG_FROM = 5  # ratio of the largest value to the smallest
-_STYLE = {
+STYLE = {
     "font.size": 9,
     "text.parse_math": False,  # names are not formulas
     "text.color": _LIGHT["ink"],
@@ -71,8 +68,8 @@ _STYLE = {
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 # What networks cost, with its unit.
 _COSTS: dict[str, tuple[str, Callable[[Group], float | None]]] = {
-    "parameters": ("", lambda group: tables.size(group.runs[0])[0]),
-    "FLOPs": ("", lambda group: tables.size(group.runs[0])[1]),
+    "parameters": ("", lambda group: group.runs[0].size[0]),
+    "FLOPs": ("", lambda group: group.runs[0].size[1]),
     "latency": ("s", lambda group: group.latency and group.latency / 1000),
 }
 _TRAINING: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 1.1}
@@ -90,7 +87,7 @@ def marker(number: int) -> str:
 
 
 class Chart:
-    """One pair of axes, to be made and drawn in a block of `style`.
+    """One pair of axes, to be made and drawn in the style of the page, `STYLE`.
 
     Attributes:
       name: Name of its file and of its element in the page.
@@ -113,7 +110,7 @@ class Chart:
     def line(
         self,
         name: str,
-        values: Mapping[float, float],
+        values: Mapping[Any, float],
         number: int | None,
         labels: Sequence[tuple[str, str]] = (),
         **look: Any,
@@ -185,15 +182,6 @@ class Chart:
         for name, colour in _LIGHT.items():
             svg = re.sub(rf"\b(fill|stroke): {colour}\b", rf"\1: var(--{name})", svg)
         return svg
-
-
-@contextlib.contextmanager
-def style() -> Iterator[None]:
-    """Draws what is drawn in the block in the style of the page."""
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        # Names may have letters that the font of PNG lacks: boxes are drawn for them.
-        warnings.filterwarnings("ignore", message="Glyph")
-        yield
 
 
 def curves(groups: Sequence[Group], suffix: str) -> list[Chart]:

@@ -9,10 +9,13 @@ import dataclasses
 import datetime
 import hashlib
 import io
+import json
 import pathlib
+import warnings
 from collections.abc import Sequence
 
 import jinja2
+import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -38,7 +41,7 @@ class Report:
         """Writes report.html, and each chart as plots/NAME.png; returns their names."""
         page, plots = OutputFolder(folder), OutputFolder(folder / "plots")
         page.text("report.html", self.html)
-        with charts.style():
+        with matplotlib.rc_context(charts.STYLE):
             for chart in self.charts:
                 plots.figure(f"{chart.name}.png", chart.figure)
         return [*page.files, *(f"plots/{name}" for name in plots.files)]
@@ -59,20 +62,20 @@ def make(runs: Sequence[Run], now: datetime.datetime) -> Report:
     )
     script = (_FOLDER / "page.js").read_text()
     digest = hashlib.sha256(script.encode()).digest()
-    groups, datasets, drawn = group_runs(runs), {}, []
+    groups, datasets, networks, drawn = group_runs(runs), {}, {}, []
     for group in groups:
-        datasets.setdefault(group.runs[0].settings["data.name"], []).append(group)
-    title = runs[0].name
-    if len(runs) > 1:
-        configs = tables.plural(len(groups), "config")
-        title = f"{tables.plural(len(runs), 'run')} of {configs}"
+        run = group.runs[0]
+        datasets.setdefault(run.settings["data.name"], []).append(group)
+        if not run.is_record:
+            network = json.dumps([run.config["model"], run.dataset])
+            networks.setdefault(network, []).append(group)
     context = dict(
-        title=title,
         version=versions(["cifar-jax"])["cifar-jax"],
         now=now,
         runs=runs,
         groups=groups,
         datasets=datasets,
+        networks=list(networks.values()),
         charts=charts,
         drawn=drawn,  # the template adds the charts that it shows
         tables=tables,
@@ -85,7 +88,9 @@ def make(runs: Sequence[Run], now: datetime.datetime) -> Report:
         script=script,
         script_hash=base64.b64encode(digest).decode(),
     )
-    with charts.style():
+    with matplotlib.rc_context(charts.STYLE), warnings.catch_warnings():
+        # Names may have letters that the font lacks: boxes are drawn for them.
+        warnings.filterwarnings("ignore", message="Glyph")
         html = environment.get_template("page.html").render(context)
     return Report(html, drawn)
 
@@ -105,9 +110,9 @@ def summary(runs: Sequence[Run]) -> list[str]:
     for group in group_runs(runs):
         seeds = tables.plural(group.num_ended, "seed")
         parts = [f"{group.name}: {seeds} of {len(group.by_seed)} ended"]
-        for split, name in (("validation", "val"), ("test", "test")):
-            if accuracies := group.accuracy(name):
-                parts.append(f"{split} accuracy {accuracies.text('.4f')}")
+        for name in ("validation", "test"):
+            if accuracies := group.sample(name):
+                parts.append(f"{name} accuracy {accuracies.text('.4f')}")
         if group.selected_on_test:
             parts.append("selected on the test images, so too high to compare with")
         lines.append(", ".join(parts))

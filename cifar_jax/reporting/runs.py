@@ -15,7 +15,7 @@ import re
 import shlex
 import statistics
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -31,6 +31,7 @@ from cifar_jax.training.results import Dataset, Result
 from cifar_jax.training.workdir import RunDirectory
 
 DEFAULTS = flatten(config_to_dict(default.get_config()))
+DAGGER = " †"
 
 
 # One run
@@ -84,13 +85,17 @@ class Run:
       ended: Whether the weights are final.
       may_test: Whether the test images may be looked at: not by the runs of a study.
       selected_on_test: Whether the best epoch was selected on the test images.
+      mark: What test accuracies are marked with if it was.
       best_epoch: Epoch of the weights in best/, or None.
       validation: Validation accuracy of that epoch, or None.
+      test: Test accuracy, or None before the end of the run.
+      test_tta: That with test-time augmentation, or None.
       num_epochs: Epochs that have ended.
       seconds: Duration of the run, or None before its end.
       place: Devices that the run used, or None before its end.
       latency: Milliseconds for one image on each device, or None.
       latency_place: Devices that the latency was measured on, or None.
+      reason_to_wait: Why the run cannot be evaluated yet; empty if it can.
     """
 
     path: pathlib.Path
@@ -123,13 +128,16 @@ class Run:
         self.ended = result is not None or self.imported
         self.may_test = self.ended and self.settings["evaluate.test"]
         self.selected_on_test = split == "test"
+        self.mark = DAGGER if self.selected_on_test else ""
         self.best_epoch = 0 if self.imported else best.get("epoch")
         self.validation = None if self.selected_on_test else best.get("accuracy")
         self.num_epochs = max((row["epoch"] for row in self.rows), default=0)
-        self.num_nonzero = self.seconds = self.place = None
+        self.test = self.test_tta = self.num_nonzero = self.seconds = self.place = None
         if result:
             self.best_epoch, self.num_epochs = result["best_epoch"], result["epochs"]
-            self.validation = self.accuracy("val")
+            scores: list[Any] = [result.get(n) for n in ("val", "test", "test_tta")]
+            accuracies = [each["accuracy"] if each else None for each in scores]
+            self.validation, self.test, self.test_tta = accuracies
             self.num_nonzero = result["num_nonzero"] if result.get("sparsity") else None
             self.seconds = result["seconds"]["total"]
             self.place = f"{result['num_devices']} x {result['device']}"
@@ -138,32 +146,28 @@ class Run:
         if cost and cost.get("latency_ms") is not None:
             self.latency = cost["latency_ms"]
             self.latency_place = f"{cost['num_devices']} x {cost['device']}"
-
-    @functools.cached_property
-    def network(self) -> pretrained.LoadedModel:
-        """The network; raises UserError where this version cannot rebuild it."""
-        return pretrained.abstract_model(self.config, cast(Any, self.dataset))
+        self.reason_to_wait = ""
+        if not self.may_test and not self.settings["data.validation"]:
+            self.reason_to_wait = "it holds out no validation images, and has not ended"
+        elif self.best_epoch is None:
+            self.reason_to_wait = "its first epoch has not ended"
 
     @functools.cached_property  # tracing a deep network takes a second
-    def layers(self) -> list[count.Layer]:
-        """Layers of the network, likewise."""
-        return count.layer_table(self.network.model, self.network.image_shape)
+    def size(self) -> tuple[int | None, int | None]:
+        """Trainable parameters, and FLOPs for one image; None if they are unknown."""
+        if self.result:
+            return self.result["num_parameters"], self.result["flops_per_image"]
+        try:
+            network = pretrained.abstract_model(self.config, cast(Any, self.dataset))
+        except UserError:
+            return None, None
+        total = count.total(count.layer_table(network.model, network.image_shape))
+        return total.parameters, 2 * total.macs  # a multiply-add is two operations
 
     def values(self, split: str, metric: str) -> dict[float, float]:
         """Returns a metric by epoch."""
         rows = (row for row in self.rows if row["split"] == split)
         return {row["epoch"]: row[metric] for row in rows if metric in row}
-
-    def accuracy(self, name: str) -> float | None:
-        """Returns the accuracy of val, test, val_tta or test_tta in the result."""
-        scores: Any = self.result.get(name) if self.result else None
-        return scores["accuracy"] if scores else None
-
-    def reason_to_wait(self) -> str:
-        """Returns why the run cannot be evaluated yet; empty if it can."""
-        if not self.may_test and not self.settings["data.validation"]:
-            return "it holds out no validation images, and has not ended"
-        return "its first epoch has not ended" if self.best_epoch is None else ""
 
     def reason_not_to_evaluate(self) -> str:
         """Returns why its best weights shall not be evaluated now; empty if they can.
@@ -179,7 +183,7 @@ class Run:
         if self.evaluation and self.evaluation.record["epoch"] == self.best_epoch:
             if self.evaluation.split == ("test" if self.may_test else "val"):
                 return "its evaluation is up to date"
-        return self.reason_to_wait()
+        return self.reason_to_wait
 
     def evaluate_command(self) -> str:
         """Returns the command that evaluates the best weights.
@@ -348,7 +352,9 @@ class Group:
 
       by_seed: The run that counts for each seed: the first, preferably one that ended.
       num_ended: Seeds whose run has ended.
+      seeds: How many have ended, and of how many if these are not all.
       selected_on_test: Whether best epochs were selected on the test images.
+      mark: What test accuracies are marked with if they were.
       latency: Median of the latencies that were measured, in milliseconds, or None.
     """
 
@@ -361,17 +367,16 @@ class Group:
         for run in sorted(self.runs, key=lambda run: run.result is None):
             self.by_seed.setdefault(run.settings["seed"], run)
         self.num_ended = sum(run.result is not None for run in self.by_seed.values())
+        ended, total = self.num_ended, len(self.by_seed)
+        self.seeds = f"{ended}" if ended == total else f"{ended} of {total}"
         self.selected_on_test = self.runs[0].selected_on_test
+        self.mark = self.runs[0].mark
         latencies = sample(run.latency for run in self.runs)
         self.latency = statistics.median(latencies.values) if latencies else None
 
-    def sample(self, value: Callable[[Run], float | None]) -> Sample | None:
-        """Returns a value over the seeds that have ended; None where none has it."""
-        return sample(value(run) for run in self.by_seed.values() if run.result)
-
-    def accuracy(self, name: str) -> Sample | None:
-        """Returns the accuracies of val, test, val_tta or test_tta, likewise."""
-        return self.sample(lambda run: run.accuracy(name))
+    def sample(self, name: str) -> Sample | None:
+        """Returns an attribute of the runs that have ended; None where none has it."""
+        return sample(getattr(run, name) for run in self.by_seed.values() if run.result)
 
     def best_known(self) -> tuple[Sample, str] | None:
         """Returns the test accuracy, or as long as there is none, validation's.
@@ -379,7 +384,7 @@ class Group:
         Returns:
           The accuracies, and their split ("test" or "validation"); or None.
         """
-        test = self.accuracy("test")
+        test = self.sample("test")
         if test and not self.selected_on_test:
             return test, "test"
         validation = sample(run.validation for run in self.by_seed.values())

@@ -2,9 +2,8 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -13,10 +12,10 @@ from cifar_jax.evaluation.scores import ClassScores
 from cifar_jax.models import count
 from cifar_jax.models.design import Design
 from cifar_jax.reporting.runs import DEFAULTS, Group, Run, Sample, printable
+from cifar_jax.training import pretrained
 from cifar_jax.training.progress import clock_time
 
 NOTHING = "–"
-DAGGER = " †"
 SELECTED_ON_TEST = (
     "† The best epoch was selected on the test images: that test accuracy is too high "
     "to compare with."
@@ -76,22 +75,28 @@ def make(
 
 
 def number(
-    value: float | None, form: str = ",", mark: str = "", shade: float | None = None
+    value: float | Sample | None,
+    form: str = ",",
+    mark: str = "",
+    *,
+    scale: float = 1,
+    shade: float | None = None,
 ) -> Cell:
-    """Returns a cell of a number in a `form` of Python's `format`, and a mark."""
+    """Returns a cell of a number, or of a mean and its spread.
+
+    Args:
+      value: Value; None if it is not known.
+      form: Form of Python's `format`.
+      mark: Text after it.
+      scale: Factor of a plain number.
+      shade: As `Cell` has it.
+    """
     if value is None:
         return Cell()
+    if isinstance(value, Sample):
+        return Cell(value.text(form) + mark, value.mean)
+    value *= scale
     return Cell(f"{value:{form}}{mark}", value, shade=shade)
-
-
-def mean(values: Sample | None, form: str = ".4f", mark: str = "") -> Cell:
-    """Returns a cell of a mean and its spread, likewise."""
-    return Cell(f"{values.text(form)}{mark}", values.mean) if values else Cell()
-
-
-def dagger(of: Run | Group) -> str:
-    """Returns what marks the test accuracies of runs that were selected on them."""
-    return DAGGER if of.selected_on_test else ""
 
 
 def duration(seconds: Sample | None) -> Cell:
@@ -109,26 +114,19 @@ def plural(count: int, noun: str) -> str:
 
 def configs(groups: Sequence[Group]) -> Table:
     """Returns a row for each config: accuracy over seeds, size and speed."""
-
-    def seeds(group: Group) -> Cell:
-        ended, total = group.num_ended, len(group.by_seed)
-        return Cell(str(ended) if ended == total else f"{ended} of {total}", ended)
-
     caption = "Configs: means over the seeds that have ended"
     caption += ", ± standard deviation of three or more"
     columns = {
-        "config": lambda group: Cell(group.name, series=group.number),
-        "seeds": seeds,
-        "validation accuracy": lambda group: mean(group.accuracy("val")),
-        "test accuracy": lambda g: mean(g.accuracy("test"), mark=dagger(g)),
-        "test with augmentation": lambda g: mean(
-            g.accuracy("test_tta"), mark=dagger(g)
-        ),
-        "parameters": lambda group: number(size(group.runs[0])[0]),
-        "nonzero": lambda g: mean(g.sample(lambda run: run.num_nonzero), ",.0f"),
-        "GFLOPs per image": lambda group: gflops(group.runs[0]),
-        "latency, ms": lambda group: number(group.latency, ".3g"),
-        "training time": lambda g: duration(g.sample(lambda run: run.seconds)),
+        "config": lambda g: Cell(g.name, series=g.number),
+        "seeds": lambda g: Cell(g.seeds, g.num_ended),
+        "validation accuracy": lambda g: number(g.sample("validation"), ".4f"),
+        "test accuracy": lambda g: number(g.sample("test"), ".4f", g.mark),
+        "test with augmentation": lambda g: number(g.sample("test_tta"), ".4f", g.mark),
+        "parameters": lambda g: number(g.runs[0].size[0]),
+        "nonzero": lambda g: number(g.sample("num_nonzero"), ",.0f"),
+        "GFLOPs per image": lambda g: number(g.runs[0].size[1], ".3g", scale=1e-9),
+        "latency, ms": lambda g: number(g.latency, ".3g"),
+        "training time": lambda g: duration(g.sample("seconds")),
     }
     return make(caption, groups, columns)
 
@@ -136,22 +134,19 @@ def configs(groups: Sequence[Group]) -> Table:
 def runs(groups: Sequence[Group]) -> Table:
     """Returns a row for each run."""
     series = {run: group.number for group in groups for run in group.runs}
-
-    def epochs(run: Run) -> Cell:
-        planned = f"{run.num_epochs} of {run.settings['train.epochs']}"
-        return Cell("imported" if run.imported else planned, run.num_epochs)
-
     columns = {
         "run": lambda run: Cell(run.name, series=series[run]),
         "seed": lambda run: number(run.settings["seed"]),
-        "epochs": epochs,
+        "epochs": lambda run: (
+            Cell(f"{run.num_epochs} of {run.settings['train.epochs']}", run.num_epochs)
+            if not run.imported
+            else Cell("imported", 0)
+        ),
         "best epoch": lambda run: number(run.best_epoch),
         "selected by": lambda run: Cell(selection(run)),
         "validation accuracy": lambda run: number(run.validation, ".4f"),
-        "test accuracy": lambda run: number(run.accuracy("test"), ".4f", dagger(run)),
-        "test with augmentation": lambda run: number(
-            run.accuracy("test_tta"), ".4f", dagger(run)
-        ),
+        "test accuracy": lambda run: number(run.test, ".4f", run.mark),
+        "test with augmentation": lambda run: number(run.test_tta, ".4f", run.mark),
         "images/s": lambda run: number(
             run.result and run.result["images_per_second"], ",.0f"
         ),
@@ -193,21 +188,20 @@ def epochs(run: Run) -> Table:
     split = "test" if run.selected_on_test else "val"
     name = "test" if run.selected_on_test else "validation"
     steps = {row["epoch"]: row["step"] for row in run.rows}
-
-    def metric(split: str, name: str, form: str) -> Callable[[int], Cell]:
-        values = run.values(split, name)
-        return lambda epoch: number(values.get(epoch), form)
-
-    columns = {
+    columns: dict[str, Callable[[Any], Cell]] = {
         "epoch": lambda n: Cell(f"{n} *" if n == run.best_epoch else f"{n}", n),
-        "step": lambda epoch: number(steps[epoch]),
-        "training loss": metric("train", "loss", ".4f"),
-        "training accuracy": metric("train", "accuracy", ".4f"),
-        f"{name} loss": metric(split, "loss", ".4f"),
-        f"{name} accuracy": metric(split, "accuracy", ".4f"),
-        "learning rate": metric("train", "learning_rate", ".3g"),
-        "images/s": metric("train", "images_per_second", ",.0f"),
+        "step": lambda n: number(steps[n]),
     }
+    for title, (of, metric, form) in {
+        "training loss": ("train", "loss", ".4f"),
+        "training accuracy": ("train", "accuracy", ".4f"),
+        f"{name} loss": (split, "loss", ".4f"),
+        f"{name} accuracy": (split, "accuracy", ".4f"),
+        "learning rate": ("train", "learning_rate", ".3g"),
+        "images/s": ("train", "images_per_second", ",.0f"),
+    }.items():
+        values = run.values(of, metric)
+        columns[title] = lambda n, values=values, form=form: number(values.get(n), form)
     return make("Epochs; * marks the best one, whose weights are kept", steps, columns)
 
 
@@ -299,9 +293,10 @@ class Network(NamedTuple):
 def network(run: Run) -> Network:
     """Returns the network of a run."""
     try:
-        network, rows = run.network, run.layers
+        network = pretrained.abstract_model(run.config, cast(Any, run.dataset))
     except UserError as error:
         return Network(error=str(error))
+    rows = count.layer_table(network.model, network.image_shape)
     sums, tables = count.total(rows), []
     for caption, kind, parts in (
         ("Parts of the network", "part", count.by_stage(rows)),
@@ -326,34 +321,6 @@ def network(run: Run) -> Network:
     design = network.model.design
     drawn = drawing(design, network.image_shape, network.num_classes)
     return Network(text, drawn, *tables)
-
-
-def networks(groups: Sequence[Group]) -> list[list[Group]]:
-    """Returns the groups that share a network, for each network."""
-    members: dict[str, list[Group]] = {}
-    for group in groups:
-        run = group.runs[0]
-        if not run.is_record:
-            key = json.dumps([run.config["model"], run.dataset])
-            members.setdefault(key, []).append(group)
-    return list(members.values())
-
-
-def size(run: Run) -> tuple[int | None, int | None]:
-    """Returns the trainable parameters, and the FLOPs for one image, if known."""
-    if run.result:
-        return run.result["num_parameters"], run.result["flops_per_image"]
-    try:
-        total = count.total(run.layers)
-    except UserError:
-        return None, None
-    return total.parameters, 2 * total.macs  # a multiply-add is two operations
-
-
-def gflops(run: Run) -> Cell:
-    """Returns a cell of the GFLOPs for one image."""
-    flops = size(run)[1]
-    return number(flops and flops / 1e9, ".3g")
 
 
 # Errors
@@ -390,15 +357,14 @@ def confusions(matrix: np.ndarray, names: Sequence[str]) -> Table:
 
 def classes(scores: Sequence[ClassScores]) -> Table:
     """Returns the accuracy of each class."""
-
-    def interval(row: ClassScores) -> Cell:
-        bounds = row["accuracy_interval"]
-        return Cell("{:.4f} to {:.4f}".format(*bounds), bounds[0]) if bounds else Cell()
-
     columns = {
         "class": lambda row: Cell(printable(str(row["name"]))),
         "accuracy": lambda row: number(row["accuracy"], ".4f", shade=row["accuracy"]),
-        "95% interval": interval,
+        "95% interval": lambda row: (
+            Cell("{:.4f} to {:.4f}".format(*bounds), bounds[0])
+            if (bounds := row["accuracy_interval"])
+            else Cell()
+        ),
         "images": lambda row: number(row["num_examples"]),
         "times predicted": lambda row: number(row["times_predicted"]),
     }

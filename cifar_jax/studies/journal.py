@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
+from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from cifar_jax import UserError
@@ -70,7 +71,7 @@ class Journal:
                 "the same command"
             ) from error
         if not optuna.get_all_study_names(storage):
-            goals = ["maximize" if OBJECTIVES[n] else "minimize" for n in objectives]
+            goals = [StudyDirection(1 + OBJECTIVES[name]) for name in objectives]
             optuna.create_study(study_name="study", storage=storage, directions=goals)
         epochs = study.rules.base.train.epochs
         pruners = {

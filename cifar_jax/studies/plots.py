@@ -22,26 +22,23 @@ _COSTS = {
 
 def draw(study: Study, rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
     """Yields the figures of a study, by name."""
-    done, one = [r for r in rows if r.values("accuracy")], "one_at_a_time"
+    done, kind = [row for row in rows if row.values("accuracy")], study.options.kind
+    drawn: dict[str, tuple] = {}
     for name, title in (study.factors or {"": ""}).items():  # a list has no factors
-        shown = table.variation(done, name) if study.options.kind == one else done
-        if shown:
-            figure, axes = _empty()
-            _by_factor(axes, shown, name, study)
-            yield f"accuracy_{title}" if title else "accuracy", figure
+        varied = table.variation(done, name) if kind == "one_at_a_time" else done
+        figure_name = f"accuracy_{title}" if title else "accuracy"
+        drawn[figure_name] = _by_factor, varied, name, study
     for name in _COSTS:
-        if done and all(row.values(name) for row in done):
-            figure, axes = _empty()
-            _pareto(axes, done, name)
-            yield f"pareto_{name}", figure
-
-
-def _empty() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set(ylabel="validation accuracy")
-    return figure, axes
+        known = [row for row in done if row.values(name)]
+        drawn[f"pareto_{name}"] = _pareto, known if known == done else [], name
+    for name, (paint, shown, *arguments) in drawn.items():
+        if shown:
+            figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+            axes = figure.subplots()
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set(ylabel="validation accuracy")
+            paint(axes, shown, *arguments)
+            yield name, figure
 
 
 def _means(rows: Sequence[Row]) -> tuple[np.ndarray, list[float]]:

@@ -75,11 +75,6 @@ class Row:
         known = [value for value in values if value is not None]
         return known[:1] if name == "macs" else known
 
-    def spread(self, name: str, form: str = ".4f") -> str:
-        """Returns a figure as a person reads it; "-" if it is not known."""
-        values = self.values(name)
-        return spread(values, form) if values else "-"
-
     def cost(self, name: str) -> float:
         """Returns the mean of an objective, negative where more of it is better."""
         sign = -1 if OBJECTIVES[name] else 1
@@ -88,9 +83,9 @@ class Row:
 
 
 def spread(values: Sequence[float], form: str = ".4f") -> str:
-    """Returns mean and standard deviation (n - 1) as a person reads them."""
+    """Returns mean and standard deviation (n - 1) as a person reads them, or "-"."""
     std = f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):{form}}{std}"
+    return f"{statistics.fmean(values):{form}}{std}" if values else "-"
 
 
 def rows(candidates: Iterable[Candidate], runs: Iterable[Run]) -> list[Row]:
@@ -157,16 +152,18 @@ def columns(study: Study, table: Sequence[Row], factors: Mapping[str, str]) -> C
     shown |= {
         "widths": lambda row: text(row.candidate.widths),
         "parameters": lambda row: f"{row.candidate.num_parameters:,}",
-        "MACs": lambda row: row.spread("macs", ",.0f"),
+        "MACs": lambda row: spread(row.values("macs"), ",.0f"),
         "seeds": lambda row: tally(row.runs) if row.runs else "",
-        "validation accuracy": lambda row: row.spread("accuracy"),
-        "loss": lambda row: row.spread("loss"),
-        "accuracy with TTA": lambda row: row.spread("accuracy_tta"),
+        "validation accuracy": lambda row: spread(row.values("accuracy")),
+        "loss": lambda row: spread(row.values("loss")),
+        "accuracy with TTA": lambda row: spread(row.values("accuracy_tta")),
     }
     # No other run of the study measures the same: shown where they are asked for.
     for name, unit in {"latency": "ms", "seconds": "s"}.items():
         if name in objectives:
-            shown[f"{name} ({unit})"] = lambda row, name=name: row.spread(name, ".3g")
+            shown[f"{name} ({unit})"] = lambda row, name=name: spread(
+                row.values(name), ".3g"
+            )
     shown["reported"] = lambda row: claims.get(row.candidate.name, "")
     if len(objectives) > 1:
         best = {row.candidate.name for row in front(study, table)}
