@@ -67,6 +67,8 @@ def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
     first also shows clocks, speeds and what studies selected.
     """
     files = {path: read_object(path) for path in sorted(folder.rglob("*.json"))}
+    if not files:
+        raise UserError(f"{folder} has no records; give the folder results")
     records = {p: file for p, file in files.items() if file.get("kind") == "record"}
     accuracies: list[Table | str] = [*_accuracies(files), *_notes(records)]
     details = [_clocks(records), _speeds(files), _studies(files)]

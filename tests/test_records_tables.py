@@ -145,6 +145,11 @@ def test_pages_without_both_markers_are_refused(results, page):
         tables.pages(results)
 
 
+def test_a_folder_without_records_changes_no_page(results):
+    with pytest.raises(UserError, match="no records; give the folder results"):
+        tables.pages(results.parent / "result")
+
+
 def test_damaged_records_are_refused(results):
     (results / "recipe.json").write_text('{"recipe": ')
     with pytest.raises(UserError, match="recipe.json is damaged"):
