@@ -22,7 +22,7 @@ from cifar_jax.models.presets import PRESETS
 def define_flags(flags: _cli.Flags) -> None:
     """Defines the command's flags."""
     flags.add_string("weights", "a state_dict, written by torch.save")
-    flags.add_string("preset", "network, such as resnet18 [what the weights tell]")
+    flags.add_enum("preset", "network [what the weights tell]", enum_values=[*PRESETS])
     _cli.define_config(flags, default.get_config)
     flags.add_string(
         "check", "FILE.npz with `images` (uint8) and the original's `logits` for them"
@@ -44,10 +44,6 @@ def main(flags: _cli.Flags) -> None:
     for name in ("weights", "mean", "std", "workdir"):
         if getattr(flags, name) is None:
             raise _cli.UsageError(f"--{name} is missing; see --help")
-    if flags.preset not in (None, *PRESETS):
-        raise _cli.UsageError(
-            f"--preset is {flags.preset}; use one of {', '.join(PRESETS)}"
-        )
     print(f"reading {flags.weights}", flush=True)
     # slow to import: not for --help
     from cifar_jax.data import arrays, sources
@@ -72,8 +68,6 @@ def main(flags: _cli.Flags) -> None:
     config.data.name = flags.data
     config.data.mean = mean = _channels("mean", flags.mean, source.image_shape[-1])
     config.data.std = std = _channels("std", flags.std, source.image_shape[-1])
-    if min(std) <= 0:
-        raise _cli.UsageError(f"--std is {','.join(flags.std)}; use values above 0")
     dataset = results.describe(source.name, source, mean, std)
     workdir, file = pathlib.Path(flags.workdir), flags.check
     original = arrays.read_npz(pathlib.Path(file), "images", "logits") if file else None

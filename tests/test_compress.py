@@ -135,8 +135,8 @@ def test_the_comparison_is_mcnemars_on_the_same_images(tmp_path, monkeypatch):
         variant(tmp_path, name, right, examples.labels)
         for name, right in (("a.onnx", first), ("b.int8.onnx", second))
     ]
-    record = compression.compare(variants, val=examples[:50], test=examples)
-    one, other = record["variants"]
+    compared = compression.compare(variants, val=examples[:50], test=examples)
+    one, other = compared
     assert one["test"]["accuracy"] == first.mean()
     assert other["test"]["accuracy"] == second.mean()
     assert other["val"]["accuracy"] == second[:50].mean()
@@ -149,9 +149,10 @@ def test_the_comparison_is_mcnemars_on_the_same_images(tmp_path, monkeypatch):
     assert other["bytes"] == len(content)
     assert gzip.decompress(gzip.compress(content, 9)) == content
     assert 20 < other["gzip_bytes"] < 100
-    for each in record["variants"]:
+    for each in compared:
         for spread in (each["latency_ms"], each["images_per_second"]):
             assert 0 < spread["min"] <= spread["median"] <= spread["max"]
+    record = {"batch_size": 64, "rounds": 15, "variants": compared}
     record |= {"device": "cpu", "versions": {"onnxruntime": "1"}}
     lines = compression.table(record).splitlines()
     assert len({line.count("|") for line in lines[:4]}) == 1

@@ -17,6 +17,7 @@ from cifar_jax.data.dataset import from_arrays
 from cifar_jax.evaluation import corruptions, efficiency
 from cifar_jax.evaluation.evaluate import Request, evaluate, summary
 from cifar_jax.evaluation.inference import Predictor
+from cifar_jax.training import pretrained
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,8 @@ def test_views_are_averaged_as_they_are_called(run, digits):
         ("flip", (1 / 2, 0, 0, 1 / 2, 0, 0)),
         ("multicrop", (1 / 4, 1 / 8, 1 / 8, 1 / 4, 1 / 8, 1 / 8)),
     ):
-        predictor = Predictor(run[0], batch_size=16, tta=tta)
+        network = pretrained.load_model(run[0])
+        predictor = Predictor(network, batch_size=16, tta=tta)
         logits, labels = predictor.outputs(table)
         forward = jax.jit(predictor.network.logits)
         expected = [np.asarray(forward(view)) for view in views]
@@ -131,7 +133,7 @@ def test_corruptions_made_here_and_read_from_a_folder_score_alike(
 
 def test_latency_is_measured(run, tmp_path, monkeypatch):
     monkeypatch.setattr(efficiency, "BATCH_SIZES", (16, 64))
-    monkeypatch.setattr(efficiency, "REPEATS", 3)
+    monkeypatch.setattr(efficiency, "SECONDS", 0.01)
     record = evaluated(run[0], tmp_path, data="digits:test[:20]", latency=True)
     cost = record["efficiency"]
     assert cost["latency_ms"] > 0
@@ -168,7 +170,7 @@ def test_runs_of_other_classes_are_not_compared(run, tmp_path):
     dataset = json.loads((other / "dataset.json").read_text())
     dataset["label_names"][0] = "nought"
     (other / "dataset.json").write_text(json.dumps(dataset))
-    with pytest.raises(UserError, match="has the label_names .*compare runs of one"):
+    with pytest.raises(UserError, match="has other label_names .*compare runs of one"):
         evaluated(run[0], tmp_path / "out", compare=[str(other)])
     assert not (tmp_path / "out").exists()
 

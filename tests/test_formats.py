@@ -243,7 +243,7 @@ def test_a_file_is_not_read_with_the_card_of_another(tmp_path):
     export.export(network, kind, path)
     assert export.load_program(path, kind).epoch == 7
     path.write_bytes(b"another")
-    with pytest.raises(UserError, match="is not the file that model.broken.json descr"):
+    with pytest.raises(UserError, match="is not the file that model.broken.json be"):
         export.load_program(path, kind)
 
 

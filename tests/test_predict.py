@@ -4,6 +4,7 @@ import csv
 import os
 import pathlib
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def workdir(tiny_run):
 
 @pytest.fixture(scope="module")
 def predictor(workdir):
-    return Predictor(workdir, batch_size=16)
+    return Predictor(pretrained.load_model(workdir), batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -162,17 +163,22 @@ def test_the_command(workdir, digits, tmp_path):
     assert sum(counts) == 45
 
 
-def test_an_output_is_never_replaced_unasked(tmp_path):
+def test_an_output_is_never_replaced_unasked(workdir, digits, tmp_path):
+    np.save(tmp_path / "x.npy", digits.images)
     output = tmp_path / "preds.csv"
-    predictions.check_path(output, overwrite=False)
     output.write_text("precious")
-    with pytest.raises(UserError, match="preds.csv exists; give --overwrite"):
-        predictions.check_path(output, overwrite=False)
-    predictions.check_path(output, overwrite=True)
-    with pytest.raises(UserError, match="is a folder; give a file"):
-        predictions.check_path(tmp_path, overwrite=True)
-    with pytest.raises(UserError, match="x is not a folder that may be"):
-        predictions.check_path(tmp_path / "x" / "preds.csv", overwrite=True)
+    arguments = [f"--workdir={workdir}", f"--input={tmp_path}/x.npy"]
+    for options, message in (
+        ([f"--output={output}"], "preds.csv exists; give --overwrite"),
+        ([f"--output={tmp_path}", "--overwrite"], "exists; give --overwrite"),
+        ([f"--output={tmp_path}/x/preds.csv"], "No such file.*check the path"),
+    ):
+        done = call("predict", *arguments, *options)
+        assert done.returncode == 1 and re.search(message, done.stderr), done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert output.read_text() == "precious"
+    done = call("predict", *arguments, f"--output={output}", "--overwrite")
+    assert done.returncode == 0 and output.read_text().startswith("ID,Labels")
 
 
 def test_only_bad_images_are_a_fault(workdir, predictor, tmp_path):

@@ -21,6 +21,7 @@ from cifar_jax import config as default
 from cifar_jax.data import sources, transforms
 from cifar_jax.data.dataset import Dataset, as_labels, from_arrays
 from cifar_jax.evaluation import scores
+from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.models import count
 from cifar_jax.models.presets import PRESETS
 from cifar_jax.training import loop, pretrained, results
@@ -48,16 +49,14 @@ class Model:
     """
 
     def __init__(self, network: LoadedModel, batch_size: int = 256):
-        self.network = network
+        self._logits = Predictor(network, batch_size=batch_size)
+        self._features = Predictor(network, batch_size=batch_size, output="features")
+        self.network = self._logits.network
         self.class_names = network.label_names
         self.image_shape = network.image_shape
         self.num_parameters = count.num_parameters(network.model, network.image_shape)
         self.config = network.config
         self.result = network.result
-        self._batch_size = batch_size
-        as_it_is = bool(network.program)
-        self._logits = network.logits if as_it_is else jax.jit(network.logits)
-        self._features = jax.jit(network.features)
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.image_shape))
@@ -106,7 +105,7 @@ class Model:
           images: Images, as `predict` takes them.
           resize: Whether images of another size are resized.
         """
-        return self._run(self._logits, self._open(images, resize))
+        return self._run(self._logits, images, resize)
 
     def features(self, images: Images, *, resize: bool = False) -> np.ndarray:
         """Returns float32 [N, D], what the classifier takes: the last maps, pooled.
@@ -119,7 +118,7 @@ class Model:
             raise UserError(
                 "an exported program has no features; load the run or its safetensors"
             )
-        return self._run(self._features, self._open(images, resize))
+        return self._run(self._features, images, resize)
 
     def evaluate(
         self, images: Images, labels: Any, *, resize: bool = False
@@ -158,16 +157,12 @@ class Model:
         dataset = from_arrays("the array of images", array)
         return transforms.resized(dataset, self.image_shape, resize=resize)
 
-    def _run(self, call: Callable, dataset: Dataset) -> np.ndarray:
-        """Computes all images, in batches padded to a few sizes that are compiled."""
+    def _run(self, predictor: Predictor, images: Images, resize: bool) -> np.ndarray:
         outputs = []
-        for batch in dataset.chunks(self._batch_size):
+        for batch, output in predictor.batches(self._open(images, resize)):
             if batch.errors:
                 raise UserError(next(iter(batch.errors.values())))
-            count = len(batch.images)
-            size = min(self._batch_size, 1 << (count - 1).bit_length())
-            images = np.pad(batch.images, ((0, size - count), (0, 0), (0, 0), (0, 0)))
-            outputs.append(np.asarray(call(images))[:count])
+            outputs.append(output[:, 0])
         return np.concatenate(outputs)
 
 

@@ -4,11 +4,10 @@ All forms are ONNX files for one runtime. In timing they take turns, round after
 so that whatever else the machine does meets all of them.
 """
 
+import functools
 import gzip
-import os
 import pathlib
 import statistics
-import time
 from collections.abc import Sequence
 from typing import NamedTuple, NotRequired, TypedDict
 
@@ -20,7 +19,7 @@ from cifar_jax import config as default
 from cifar_jax import formats
 from cifar_jax._files import OutputFolder
 from cifar_jax.data.dataset import Examples
-from cifar_jax.evaluation import scores
+from cifar_jax.evaluation import efficiency, scores
 from cifar_jax.formats import export
 from cifar_jax.training import distributed, loop, pretrained, results, setup
 
@@ -67,19 +66,13 @@ class VariantRecord(TypedDict):
     test: Accuracy
 
 
-class Measurements(TypedDict):
-    """What was measured of all forms."""
-
-    batch_size: int
-    rounds: int
-    load: dict[str, float]  # of the machine, before and after
-    variants: list[VariantRecord]
-
-
-class Record(Measurements, results.Environment):
+class Record(results.Environment):
     """compression.json."""
 
     workdir: str
+    batch_size: int
+    rounds: int
+    variants: list[VariantRecord]
     pruned: NotRequired[results.Result]  # of the run that prunes
 
 
@@ -133,7 +126,9 @@ def compress(
     record: Record = {
         "workdir": str(workdir),
         **results.environment(distributed.make_mesh()),
-        **compare(variants, val=val, test=test),
+        "batch_size": min(BATCH_SIZE, len(test)),
+        "rounds": ROUNDS,
+        "variants": compare(variants, val=val, test=test),
     }
     record["versions"] |= results.versions(("onnx", "onnxruntime"))
     if pruned is not None:
@@ -177,7 +172,7 @@ def pruning_config(
 
 def compare(
     variants: Sequence[Variant], *, val: Examples | None, test: Examples
-) -> Measurements:
+) -> list[VariantRecord]:
     """Measures size, time and accuracy.
 
     Args:
@@ -186,34 +181,25 @@ def compare(
       test: Test images.
     """
     images = test.images[:BATCH_SIZE]
-    load = os.getloadavg()[0]
     single = take_turns(variants, images[:1])
     many = take_turns(variants, images)
-    loads = {"before": load, "after": os.getloadavg()[0]}
     on_val = _accuracies(variants, val) if val else [None] * len(variants)
     on_test = _accuracies(variants, test)  # last: nothing is chosen after it
-    records = []
-    for k, variant in enumerate(variants):
-        content = variant.path.read_bytes()
-        record: VariantRecord = {
+    return [
+        {
             "file": variant.path.name,
             "num_parameters": variant.card["num_parameters"],
             "num_nonzero": variant.card["num_nonzero"],
             "check": variant.card["check"],
-            "bytes": len(content),
-            "gzip_bytes": len(gzip.compress(content, 9)),
+            "bytes": variant.path.stat().st_size,
+            "gzip_bytes": len(gzip.compress(variant.path.read_bytes(), 9)),
             "latency_ms": _spread([1000 * seconds for seconds in single[k]]),
             "images_per_second": _spread([len(images) / s for s in many[k]]),
             "val": on_val[k],
             "test": on_test[k],
         }
-        records.append(record)
-    return {
-        "batch_size": len(images),
-        "rounds": ROUNDS,
-        "load": loads,
-        "variants": records,
-    }
+        for k, variant in enumerate(variants)
+    ]
 
 
 def take_turns(variants: Sequence[Variant], images: np.ndarray) -> list[list[float]]:
@@ -224,12 +210,8 @@ def take_turns(variants: Sequence[Variant], images: np.ndarray) -> list[list[flo
     for number in range(ROUNDS):
         # Every other round backwards: no variant always follows the same one.
         for place in range(len(variants))[:: -1 if number % 2 else 1]:
-            times, start = [], time.perf_counter()
-            while not times or time.perf_counter() - start < SECONDS:
-                begin = time.perf_counter()
-                variants[place].classify(images)
-                times.append(time.perf_counter() - begin)
-            turns[place].append(statistics.median(times))
+            call = functools.partial(variants[place].classify, images)
+            turns[place].append(efficiency.median_seconds(call, SECONDS))
     return turns
 
 
@@ -289,12 +271,10 @@ def table(record: Record) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    load = record["load"]
     return "\n".join(lines) + (
         "\n\nZeros among the weights save space only when a file is compressed, and no "
         "time: dense kernels multiply with them, too.\n"
         "p: McNemar's exact test against the first row, on the same images. Times: "
-        f"medians of {record['rounds']} rounds in which the rows took turns, load "
-        f"before {load['before']:.1f}, after {load['after']:.1f}; "
+        f"medians of {record['rounds']} rounds in which the rows took turns; "
         f"{record['device']}, ONNX Runtime {record['versions']['onnxruntime']}."
     )

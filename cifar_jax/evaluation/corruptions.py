@@ -8,7 +8,8 @@ same.
 
 import dataclasses
 import io
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Mapping
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from scipy import ndimage
 
 from cifar_jax._files import OutputFolder
+from cifar_jax.data.arrays import SEVERITIES
 from cifar_jax.data.dataset import Batch, Dataset
 from cifar_jax.evaluation import plots
 from cifar_jax.evaluation.inference import Predictor
@@ -140,10 +142,6 @@ def corrupted(dataset: Dataset, name: str, severity: int, *, seed: int = 0) -> D
     )
 
 
-# By corruption, functions that open the images of each severity, the mildest first.
-Corrupted = Mapping[str, Sequence[Callable[[], Dataset]]]
-
-
 class CorruptionErrors(TypedDict):
     """Errors of a network under corruptions.
 
@@ -159,30 +157,41 @@ class CorruptionErrors(TypedDict):
 
 
 def score(
-    predictor: Predictor, datasets: Corrupted, output: OutputFolder
+    predictor: Predictor,
+    names: Collection[str],
+    open_dataset: Callable[[str, int], Dataset],
+    output: OutputFolder,
 ) -> CorruptionErrors:
-    """Scores a network under corruptions, and writes corruptions.csv and .png."""
-    errors: list[dict[str, list[float]]]
-    errors = [{name: [] for name in datasets} for _ in range(predictor.num_outputs)]
-    num_examples = 0
-    for name, severities in datasets.items():
-        for severity, open_dataset in enumerate(severities, 1):
-            logits, labels = predictor.outputs(open_dataset(), f"{name} {severity}")
-            num_examples = len(labels)
-            wrong = logits.argmax(axis=-1) != labels[:, None]  # [N, 1 or 2]
-            for error, share in zip(errors, wrong.mean(axis=0), strict=True):
-                error[name].append(float(share))
+    """Scores a network under corruptions, and writes corruptions.csv and .png.
+
+    Args:
+      predictor: Network.
+      names: Corruptions.
+      open_dataset: Opens the images under a corruption of a severity.
+      output: Folder for the table and the picture.
+    """
+    shares, num_examples = [], 0
+    for name, severity in itertools.product(names, SEVERITIES):
+        dataset = open_dataset(name, severity)
+        logits, labels = predictor.outputs(dataset, f"{name} {severity}")
+        shares.append((logits.argmax(axis=-1) != labels[:, None]).mean(axis=0))
+        num_examples = len(labels)
+    # Plain ones, and those with test-time augmentation if any.
+    tables = [
+        np.reshape(column, (len(names), len(SEVERITIES)))
+        for column in zip(*shares, strict=True)
+    ]
+    errors = [dict(zip(names, table.tolist(), strict=True)) for table in tables]
+    means = [float(table.mean()) for table in tables]
     rows = [[name, *values, np.mean(values)] for name, values in errors[0].items()]
-    severities = range(1, len(rows[0]) - 1)
-    output.table("corruptions.csv", ["corruption", *severities, "mean"], rows)
+    output.table("corruptions.csv", ["corruption", *SEVERITIES, "mean"], rows)
     output.figure("corruptions.png", plots.corruption_errors(errors[0]))
-    means = [float(np.mean(list(error.values()))) for error in errors]
     record: CorruptionErrors = {
         "num_examples": num_examples,
         "error": errors[0],
         "mean_error": means[0],
     }
-    if len(errors) > 1:  # the second row of logits has test-time augmentation
+    if len(errors) > 1:
         record["tta_error"], record["tta_mean_error"] = errors[1], means[1]
     return record
 

@@ -4,6 +4,7 @@ import pathlib
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from typing import TypedDict
 
 import jax
@@ -11,12 +12,11 @@ import numpy as np
 
 from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.models import count
-from cifar_jax.training.pretrained import weights_file
+from cifar_jax.training.pretrained import LoadedModel, weights_file
 from cifar_jax.training.results import Environment, environment
 
 BATCH_SIZES = (16, 64, 256, 1024, 4096)
-REPEATS = 20
-SECONDS = 2.0  # at most, for the repeats at one batch size after the first three
+SECONDS = 1.0  # of the repeats at one batch size, about
 
 
 class Speed(TypedDict, total=False):
@@ -43,21 +43,21 @@ class Efficiency(Speed, Environment):
 
 
 def measure(
-    predictor: Predictor, workdir: pathlib.Path, timed: Predictor | None = None
+    network: LoadedModel, workdir: pathlib.Path, *, with_speed: bool = False
 ) -> Efficiency:
     """Returns what a network costs.
 
     Args:
-      predictor: Network.
-      workdir: Run directory that it comes from.
-      timed: Network whose speed is measured, or None.
+      network: Network.
+      workdir: Run directory or file that it comes from.
+      with_speed: Whether to measure its latency and throughput as well.
     """
-    network = predictor.network
+    predictor = Predictor(network, batch_size=1)
     leaves = jax.tree.leaves(network.variables)
     steps = [p for p in (workdir / "best").glob("*") if p.name.isdecimal()]
     newest = max(steps, key=lambda path: int(path.name), default=None)
     files = newest.rglob("*") if newest else (weights_file(workdir),)
-    speed: Speed = _speed(timed) if timed else {}
+    speed: Speed = _speed(predictor) if with_speed else {}
     memory = [d.memory_stats() or {} for d in predictor.mesh.devices.flat]
     on_devices = sum(stats.get("peak_bytes_in_use", 0) for stats in memory)
     on_host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -74,16 +74,16 @@ def measure(
 
 def latency_ms(predictor: Predictor) -> float:
     """Returns the milliseconds of a call with an image for each device."""
-    return 1000 * _median_seconds(predictor, predictor.mesh.size)
+    return 1000 * _seconds(predictor, predictor.mesh.size)
 
 
 def _speed(predictor: Predictor) -> Speed:
     num_devices, rates = predictor.mesh.size, {}
     latency = latency_ms(predictor)
     for batch_size in (n for n in BATCH_SIZES if n % num_devices == 0):
-        seconds = _median_seconds(predictor, batch_size)
+        seconds = _seconds(predictor, batch_size)
         rates[batch_size] = batch_size / seconds
-        if rates[batch_size] < 0.9 * max(rates.values()) or seconds > SECONDS / 4:
+        if rates[batch_size] < 0.9 * max(rates.values()) or seconds > SECONDS / 2:
             break
     best = max(rates, key=rates.__getitem__)
     return {
@@ -95,17 +95,19 @@ def _speed(predictor: Predictor) -> Speed:
     }
 
 
-def _median_seconds(predictor: Predictor, batch_size: int) -> float:
-    call = predictor.compile(batch_size)
+def _seconds(predictor: Predictor, batch_size: int) -> float:
     shape = (batch_size, *predictor.network.image_shape)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    np.asarray(call(images))
+    predictor(images).block_until_ready()  # compiled
+    return median_seconds(lambda: np.asarray(predictor(images)), SECONDS)
+
+
+def median_seconds(call: Callable[[], object], seconds: float) -> float:
+    """Returns the median time of a call that is repeated for about so many seconds."""
     times, start = [], time.perf_counter()
-    while len(times) < REPEATS:
-        if len(times) >= 3 and time.perf_counter() - start > SECONDS:
-            break
+    while not times or time.perf_counter() - start < seconds:
         begin = time.perf_counter()
-        np.asarray(call(images))
+        call()
         times.append(time.perf_counter() - begin)
     return statistics.median(times)
 

@@ -4,14 +4,13 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Required, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from cifar_jax import UserError
+from cifar_jax import UserError, formats
 from cifar_jax._files import OutputFolder
 from cifar_jax.data import sources
-from cifar_jax.data.arrays import SEVERITIES
 from cifar_jax.data.dataset import Dataset, from_arrays
 from cifar_jax.evaluation import corruptions, efficiency, plots, scores
 from cifar_jax.evaluation.corruptions import CorruptionErrors
@@ -77,27 +76,27 @@ class Comparison(Scores):
 
 
 class Report(TypedDict, total=False):
-    """What logits and labels tell; a folder of corruptions has no such report."""
+    """What images tell; a folder of corruptions has `corruptions` alone."""
 
     scores: Scores
     classes: list[ClassScores]
     calibration: Calibration
-
-
-class Evaluation(Report, total=False):
-    """evaluation.json."""
-
-    workdir: Required[str]
-    weights: Required[str]
-    epoch: Required[int]
-    data: Required[str]
-    split: Required[str | None]  # val or test, if these are the run's own images
-    select_on: Required[str]
-    files: Required[list[str]]  # names of the tables and pictures beside it
     tta: TtaScores
     comparisons: list[Comparison]
     corruptions: CorruptionErrors
-    efficiency: Efficiency
+
+
+class Evaluation(Report):
+    """evaluation.json."""
+
+    workdir: str
+    weights: str
+    epoch: int
+    data: str
+    split: str | None  # val or test, if these are the run's own images
+    select_on: str
+    efficiency: NotRequired[Efficiency]
+    files: list[str]  # names of the tables and pictures beside it
 
 
 def evaluate(request: Request, output: OutputFolder) -> Evaluation:
@@ -111,14 +110,11 @@ def evaluate(request: Request, output: OutputFolder) -> Evaluation:
       The record.
     """
     if request.validation:  # refuses scores of validation images that say too much
-        for name, reason in (
-            ("data", "scores other images"),
-            ("temperature", "is fitted on the same images"),
-            ("compare", "needs images that no other run was trained on"),
-        ):
+        for name in ("data", "temperature", "compare"):
             if getattr(request, name):
                 raise UserError(
-                    f"--validation and --{name}: this {reason}; leave one out"
+                    f"--validation and --{name}: the run's validation images are "
+                    "scored alone; leave one out"
                 )
     return _Evaluator(request, output).run()
 
@@ -128,10 +124,11 @@ class _Evaluator:
 
     def __init__(self, request: Request, output: OutputFolder):
         self._request, self._output = request, output
-        self._predictor = self._load(
-            request.workdir, tta=request.tta, step=request.step
+        self._network = formats.load(
+            request.workdir, which=request.which, step=request.step
         )
-        self._network = self._predictor.network
+        self._predict = functools.partial(Predictor, batch_size=request.batch_size)
+        self._predictor = self._predict(self._network, tta=request.tta)
         self._data = data = self._network.config["data"]
         self._data_dir = request.data_dir or data["dir"]
         own = {
@@ -141,27 +138,21 @@ class _Evaluator:
         self._spec = request.data or own["val" if request.validation else "test"]
         self._split = next((k for k, spec in own.items() if spec == self._spec), None)
         # Before anything is computed: they may not be there.
-        self._others = {path: self._load(path) for path in request.compare}
+        self._others = {
+            path: formats.load(path, which=request.which) for path in request.compare
+        }
         for path, other in self._others.items():
             for name in ("label_names", "image_shape"):
-                ours, theirs = (
-                    getattr(network, name) for network in (self._network, other.network)
-                )
-                if ours != theirs:
+                if getattr(other, name) != getattr(self._network, name):
                     raise UserError(
-                        f"{path} has the {name} {str(theirs)[:80]}, and "
-                        f"{request.workdir} {str(ours)[:80]}; compare runs of one data "
-                        "set"
+                        f"{path} has other {name} than {request.workdir}; compare runs "
+                        "of one data set"
                     )
 
-    def _load(self, workdir: pathlib.Path | str, **options) -> Predictor:
-        request = self._request
-        return Predictor(
-            workdir, which=request.which, batch_size=request.batch_size, **options
-        )
-
     def run(self) -> Evaluation:
-        request, predictor = self._request, self._predictor
+        request = self._request
+        folder = None if request.validation else sources.corruptions(self._spec)
+        told = self._score_corrupted(folder) if folder else self._score()
         record: Evaluation = {
             "workdir": str(request.workdir),
             "weights": request.which,
@@ -169,25 +160,17 @@ class _Evaluator:
             "data": self._spec,
             "split": self._split,
             "select_on": self._network.config["evaluate"]["select_on"],
-            "files": [],  # until all are written
+            **told,
+            "efficiency": efficiency.measure(
+                self._network, request.workdir, with_speed=request.latency
+            ),
+            "files": list(self._output.files),
         }
-        folder = None if request.validation else sources.corruptions(self._spec)
-        if folder:
-            self._score_corrupted(folder, record)
-        else:
-            self._score(record)
-        record["efficiency"] = efficiency.measure(
-            predictor,
-            request.workdir,
-            # Speed is that of the plain network, without test-time augmentation.
-            timed=self._load(request.workdir) if request.latency else None,
-        )
-        record["files"] = list(self._output.files)
         self._output.json("evaluation.json", record)
         return record
 
-    def _score(self, record: Evaluation) -> None:
-        """Adds what one set of images tells."""
+    def _score(self) -> Report:
+        """Returns what one set of images tells."""
         request, names = self._request, self._network.label_names
         dataset = self._validation() if request.validation else self._open(self._spec)
         held_out = None
@@ -196,9 +179,7 @@ class _Evaluator:
             held_out = logits[:, 0], labels
         logits, labels = self._predictor.outputs(dataset, self._spec)
         plain = logits[:, 0]
-        told = report(plain, labels, dataset, names, self._output, held_out)
-        record["scores"], record["classes"] = told["scores"], told["classes"]
-        record["calibration"] = told["calibration"]
+        record = report(plain, labels, dataset, names, self._output, held_out)
         if request.tta != "none":
             augmented = scores.score(logits[:, 1], labels)
             record["tta"] = {"name": request.tta, **augmented}
@@ -206,7 +187,7 @@ class _Evaluator:
             right = plain.argmax(axis=-1) == labels
             record["comparisons"] = []
             for workdir, other in self._others.items():
-                outputs, labels = other.outputs(dataset, workdir)
+                outputs, labels = self._predict(other).outputs(dataset, workdir)
                 logits = outputs[:, 0]
                 test = scores.mcnemar(right, logits.argmax(axis=-1) == labels)
                 comparison: Comparison = {
@@ -218,21 +199,16 @@ class _Evaluator:
                 }
                 record["comparisons"].append(comparison)
         if request.corruptions:
-            corrupted = functools.partial(
-                corruptions.corrupted, dataset, seed=request.seed
-            )
-            datasets = {
-                name: [functools.partial(corrupted, name, k) for k in SEVERITIES]
-                for name in corruptions.CORRUPTIONS
-            }
             record["corruptions"] = corruptions.score(
-                self._predictor, datasets, self._output
+                self._predictor,
+                corruptions.CORRUPTIONS,
+                functools.partial(corruptions.corrupted, dataset, seed=request.seed),
+                self._output,
             )
+        return record
 
-    def _score_corrupted(
-        self, specs: Mapping[str, Sequence[str]], record: Evaluation
-    ) -> None:
-        """Adds the errors on a folder laid out as CIFAR-10-C."""
+    def _score_corrupted(self, specs: Mapping[str, Sequence[str]]) -> Report:
+        """Returns the errors on a folder laid out as CIFAR-10-C."""
         example = next(iter(specs.values()))[0]
         for name in ("temperature", "corruptions", "compare"):
             if getattr(self._request, name):
@@ -240,13 +216,13 @@ class _Evaluator:
                     f"--{name} needs one set of images, but {self._spec} holds "
                     f"{len(specs)} corruptions; leave it out, or use --data={example}"
                 )
-        datasets = {
-            name: [functools.partial(self._open, spec) for spec in severities]
-            for name, severities in specs.items()
-        }
-        record["corruptions"] = corruptions.score(
-            self._predictor, datasets, self._output
+        errors = corruptions.score(
+            self._predictor,
+            specs,
+            lambda name, severity: self._open(specs[name][severity - 1]),
+            self._output,
         )
+        return {"corruptions": errors}
 
     def _open(self, spec: str) -> Dataset:
         return sources.open_split(

@@ -1,9 +1,9 @@
 """A trained network on all local devices, and data sets run through it."""
 
-import contextlib
 import dataclasses
-import os
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,115 +11,104 @@ import numpy as np
 import rich.console
 import rich.progress
 
-from cifar_jax import UserError, formats
+from cifar_jax import UserError
 from cifar_jax.data.dataset import Batch, Dataset
 from cifar_jax.training import distributed
 from cifar_jax.training.methods import tta
+from cifar_jax.training.pretrained import LoadedModel
 
 
 class Predictor:
-    """A trained network, compiled for batches of one size on all local devices.
+    """A trained network on all local devices; any number of threads may share it.
 
     Attributes:
       network: Network, with its weights on the devices.
       mesh: Devices.
-      num_outputs: Number of rows of logits for each image: 1, or 2 with test-time
-        augmentation.
 
     Args:
-      workdir: Run directory, weights or exported program, as `formats.load` takes it.
-      which: "best", "last" or "ema"; see `pretrained.load_model`.
-      step: Step of the checkpoint; None: the newest.
+      network: Network with its weights.
       batch_size: Most images in a call; rounded up to what all devices share evenly.
       tta: Key of `tta.TTA`.
+      output: What is computed: "logits" or "features", methods of the network.
     """
 
     def __init__(
         self,
-        workdir: os.PathLike | str,
+        network: LoadedModel,
         *,
-        which: str = "best",
-        step: int | None = None,
         batch_size: int,
         tta: str = "none",
+        output: str = "logits",
     ):
         self.mesh = distributed.make_mesh()
-        replicated = distributed.replicated(self.mesh)
-        self.network = formats.load(workdir, replicated, which=which, step=step)
-        self.num_outputs = 1 if tta == "none" else 2
-        self._batch_size = batch_size
-        self._tta = tta
+        on_all = distributed.replicated(self.mesh)
+        variables = jax.device_put(network.variables, on_all)
+        self.network = dataclasses.replace(network, variables=variables)
+        self._batch_size, self._tta, self._output = batch_size, tta, output
         self._split = distributed.split(self.mesh)
-        self._calls = {}
+        self._compiled = jax.jit(self._compute, out_shardings=self._split)
 
-    def batch_size(self, dataset: Dataset) -> int:
-        """Returns the number of images in a call for this data set."""
-        if not len(dataset):
-            raise UserError(f"{dataset.name} is empty; choose another split or source")
-        most = min(self._batch_size, len(dataset))
-        return -(-most // self.mesh.size) * self.mesh.size
+    def __call__(self, images: np.ndarray) -> jax.Array:
+        """Returns the outputs, float32 [B, 1 or 2, K]; does not wait for the devices.
 
-    def compile(self, batch_size: int) -> Callable[[np.ndarray], jax.Array]:
-        """Returns `images uint8 [B, H, W, C] -> float32 [B, 1 or 2, K]`, compiled once.
-
-        The first row of logits is that of the images as they are, the second one,
-        with test-time augmentation, the mean over all views. The call does not wait
-        for the devices.
+        The first row is that of the images as they are, the second one, with test-time
+        augmentation, the mean over all views.
 
         Args:
-          batch_size: B, which all devices share evenly.
+          images: uint8 [B, H, W, C], for a B that all devices share evenly. The
+            program is compiled once for each B.
         """
-
-        def logits(variables, images: jax.Array) -> jax.Array:
-            # The weights are an argument: as constants they would be compiled in.
-            network = dataclasses.replace(self.network, variables=variables)
-            return tta.logits(network.logits, images, self._tta)
-
-        if self.network.program:
-            return lambda images: tta.logits(
+        if self.network.program:  # which cannot be traced
+            return tta.logits(
                 self.network.logits,
                 jnp.asarray(images),
                 self._tta,
                 lambda call, views: jnp.stack([call(view) for view in views]),
             )
-        variables = self.network.variables
-        if batch_size not in self._calls:
-            shape = (batch_size, *self.network.image_shape)
-            images = jax.ShapeDtypeStruct(shape, np.uint8, sharding=self._split)
-            call = jax.jit(logits, out_shardings=self._split)
-            self._calls[batch_size] = call.lower(variables, images).compile()
-        call = self._calls[batch_size]
-        return lambda images: call(variables, jax.device_put(images, self._split))
+        images = jax.device_put(images, self._split)
+        return self._compiled(self.network.variables, images)
 
-    def batches(self, dataset: Dataset) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Yields all batches in order with their logits, float32 [B, 1 or 2, K].
+    def _compute(self, variables, images: jax.Array) -> jax.Array:
+        # The weights are an argument: as constants they would be compiled in.
+        network = dataclasses.replace(self.network, variables=variables)
+        return tta.logits(getattr(network, self._output), images, self._tta)
 
+    def batches(
+        self, dataset: Dataset, what: str = ""
+    ) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Yields all batches in order with their outputs, float32 [B, 1 or 2, K].
+
+        All batches are padded to one of a few sizes, so few programs are compiled.
         While the devices compute a batch, the next one is read.
 
         Args:
           dataset: Images of the network's shape.
+          what: Text beside a progress bar on a terminal; without it there is none.
         """
-        batch_size, waiting = self.batch_size(dataset), None
-        try:
-            call = self.compile(batch_size)
-            for batch in dataset.chunks(batch_size):
-                # All batches are padded to one shape, so one program serves them all.
-                rest = batch_size - len(batch.images)
-                logits = call(np.pad(batch.images, ((0, rest), (0, 0), (0, 0), (0, 0))))
-                if waiting:
-                    previous, outputs = waiting
-                    yield previous, np.asarray(outputs)[: len(previous.images)]
-                waiting = batch, logits
-            if waiting:
-                previous, outputs = waiting
-                yield previous, np.asarray(outputs)[: len(previous.images)]
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise UserError(
-                f"the device is out of memory in batches of {batch_size:,}; use a "
-                "smaller --batch_size"
-            ) from error
+        if not len(dataset):
+            raise UserError(f"{dataset.name} is empty; choose another split or source")
+        size = min(self._batch_size, 1 << (len(dataset) - 1).bit_length())
+        size = -(-size // self.mesh.size) * self.mesh.size
+        console = rich.console.Console(stderr=True)
+        chunks = rich.progress.track(
+            dataset.chunks(size),
+            what,
+            total=-(-len(dataset) // size),
+            console=console,
+            transient=True,
+            disable=not (what and console.is_terminal),
+        )
+
+        def call(batch: Batch) -> tuple[Batch, jax.Array]:
+            rest = size - len(batch.images)
+            images = np.pad(batch.images, ((0, rest), (0, 0), (0, 0), (0, 0)))
+            return batch, self(images)
+
+        # Each call is begun before the answer of the one before it is awaited.
+        end: Any = None
+        for begun, _ in itertools.pairwise(itertools.chain(map(call, chunks), [end])):
+            batch, outputs = begun
+            yield batch, np.asarray(outputs)[: len(batch.images)]
 
     def outputs(
         self, dataset: Dataset, what: str = ""
@@ -139,36 +128,9 @@ class Predictor:
                 "with cifar_jax.predict"
             )
         logits, labels = [], []
-        with progress(what, len(dataset)) as advance:
-            for batch, outputs in self.batches(dataset):
-                if batch.errors:
-                    raise UserError(next(iter(batch.errors.values())))
-                logits.append(outputs)
-                labels.append(batch.labels)
-                advance(len(outputs))
+        for batch, outputs in self.batches(dataset, what):
+            if batch.errors:
+                raise UserError(next(iter(batch.errors.values())))
+            logits.append(outputs)
+            labels.append(batch.labels)
         return np.concatenate(logits), np.concatenate(labels)
-
-
-@contextlib.contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows a progress bar on a terminal, and nothing elsewhere.
-
-    Args:
-      description: Text beside the bar.
-      total: Number of images.
-
-    Yields:
-      A function to call with the number of images that have been done since.
-    """
-    console = rich.console.Console(stderr=True)
-    with rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(bar_width=20),
-        rich.progress.TextColumn("{task.completed:,}/{task.total:,} images"),
-        rich.progress.TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda count: bar.advance(task, count)

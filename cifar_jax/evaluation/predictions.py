@@ -2,10 +2,8 @@
 
 import csv
 import dataclasses
-import os
 import pathlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,13 +25,37 @@ class Summary:
       counts: int64 [K], number of images by the label they were given.
       num_images: Number of images.
       errors: By place, the error of each image that could not be read.
-      seconds: From the first image read to the last row written; compiling excluded.
     """
 
     counts: np.ndarray
     num_images: int = 0
     errors: dict[int, str] = dataclasses.field(default_factory=dict)
-    seconds: float = 0.0
+
+    def text(self, label_names: Sequence[str]) -> str:
+        """Returns how many images got each label, and how many an error.
+
+        Raises:
+          UserError: If all of them got an error.
+        """
+        first_error = next(iter(self.errors.values()), None)
+        if len(self.errors) == self.num_images:
+            raise UserError(
+                f"none of the {self.num_images:,} images can be read, the first one: "
+                f"{first_error}"
+            )
+        width, num_labelled = max(map(len, label_names)), self.counts.sum()
+        lines = [
+            f"{label:>4}  {name:<{width}}  {count:>9,}  {count / num_labelled:6.1%}"
+            for label, (name, count) in enumerate(
+                zip(label_names, self.counts, strict=True)
+            )
+        ]
+        if self.errors:
+            lines.append(
+                f"{len(self.errors):,} of {self.num_images:,} images could not be read "
+                f"and got an error, not a label; the first: {first_error}"
+            )
+        return "\n".join(lines)
 
 
 def write(
@@ -44,7 +66,6 @@ def write(
     top_k: int = 0,
     probabilities: bool = False,
     spreadsheet: bool = False,
-    advance: Callable[[int], None] = lambda count: None,
 ) -> Summary:
     """Labels all images of a data set and writes one row for each, in order.
 
@@ -58,19 +79,16 @@ def write(
       top_k: Number of classes in `Top1`, `Top1Probability` and so on.
       probabilities: Whether to write all probabilities, in `P_` and the class name.
       spreadsheet: Whether IDs that a spreadsheet took for formulas are quoted by '.
-      advance: Called with the number of images in each batch.
     """
     names = predictor.network.label_names
     header = _header(names, top_k, probabilities)
     summary = Summary(np.zeros(len(names), np.int64))
     ids = range(len(dataset)) if dataset.ids is None else dataset.ids
-    predictor.compile(predictor.batch_size(dataset))  # before the clock starts
-    start = time.perf_counter()
     with replacing(path) as temporary:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header)
-            for batch, outputs in predictor.batches(dataset):
+            for batch, outputs in predictor.batches(dataset, "labelling"):
                 logits, first = outputs[:, -1], summary.num_images  # with TTA, if any
                 rows = _columns(logits, top_k, probabilities)
                 for k, error in batch.errors.items():
@@ -81,10 +99,8 @@ def write(
                 labels = np.delete(logits, list(batch.errors), axis=0).argmax(axis=-1)
                 summary.counts += np.bincount(labels, minlength=len(names))
                 summary.num_images += len(logits)
-                advance(len(logits))
         if summary.errors:
             _add_errors(temporary, summary.errors)
-    summary.seconds = time.perf_counter() - start
     return summary
 
 
@@ -124,16 +140,3 @@ def _add_errors(path: pathlib.Path, errors: dict[int, str]) -> None:
         rows, writer = csv.reader(old), csv.writer(new, lineterminator="\n")
         writer.writerow([*next(rows), ERROR])
         writer.writerows([*row, errors.get(k, "")] for k, row in enumerate(rows))
-
-
-def check_path(path: pathlib.Path, overwrite: bool) -> None:
-    """Refuses an output that exists or cannot be written, before any work is done."""
-    if path.is_dir():
-        raise UserError(f"--output {path} is a folder; give a file, such as preds.csv")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; give --overwrite, or another --output")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(
-            f"--output {path} cannot be written: {path.parent} is not a folder that "
-            "may be written to; make it, or choose another"
-        )

@@ -37,21 +37,20 @@ def find(name: str) -> "Format":
     return getattr(import_module(module), attribute)
 
 
-def load(name: os.PathLike | str, sharding=None, **choice: Any) -> "LoadedModel":
+def load(workdir: os.PathLike | str, **choice: Any) -> "LoadedModel":
     """Reads a trained network from wherever it is, also from an exported program.
 
     Args:
-      name: What `pretrained.load_model` takes, or a file of `cifar_jax.export`.
-      sharding: Sharding of the weights; None: they lie on the first device.
+      workdir: What `pretrained.load_model` takes, or a file of `cifar_jax.export`.
       **choice: `which` and `step`, as `load_model` takes them.
     """
     from cifar_jax.formats import export
     from cifar_jax.training import pretrained
 
-    path = _packaged.find_network(name)
+    path = _packaged.find_network(workdir)
     if path.is_file() and path.suffix in _PROGRAMS:
         return export.load_program(path, find(_PROGRAMS[path.suffix]))
-    return pretrained.load_model(path, sharding, **choice)
+    return pretrained.load_model(path, **choice)
 
 
 def import_module(name: str):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax import UserError
+from cifar_jax._files import read_object
 from cifar_jax.data import batches
 from cifar_jax.training import results
 from cifar_jax.training.pretrained import LoadedModel, abstract_model, weights_file
@@ -120,29 +121,19 @@ def load_program(path: pathlib.Path, kind: "Format") -> LoadedModel:
     Returns:
       A network that lacks weights and computes with the file.
     """
-    try:
-        card = json.loads(card_path(path).read_text())
-        network = abstract_model(card["config"], card["dataset"])
-        epoch, result = int(card["epoch"]), card.get("result")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    beside = card_path(path)
+    card = read_object(beside) if beside.exists() else {}
+    if card.get("sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
         raise UserError(
-            f"{card_path(path)} is missing or is not a card ({error}); keep both files "
-            "that `cifar_jax.export` writes together"
-        ) from error
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if card.get("sha256", found) != found:
-        raise UserError(
-            f"{path} is not the file that {card_path(path).name} describes (SHA-256 "
-            f"{found[:12]}..., in the card {card['sha256'][:12]}...); export it again"
+            f"{path} is not the file that {beside.name} beside it describes by its "
+            "SHA-256; keep both files that `cifar_jax.export` writes together"
         )
-    try:
-        program = kind.read(path)
-    except Exception as error:  # each format raises its own
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}); export it again"
-        ) from error
     return dataclasses.replace(
-        network, variables={}, epoch=epoch, result=result, program=program
+        abstract_model(card["config"], card["dataset"]),
+        variables={},
+        epoch=card["epoch"],
+        result=card["result"],
+        program=kind.read(path),
     )
 
 

@@ -7,8 +7,8 @@ uint8 [B, H, W, C], for any B, and returns float32 logits.
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
-import jax
 import numpy as np
 import torch
 from flax import traverse_util
@@ -22,9 +22,8 @@ def translate(network: LoadedModel) -> torch_resnet.Classifier:
     """Returns the same network in PyTorch, in evaluation mode."""
     model = network.config["model"]
     module = torch_resnet.create(model, network.image_shape, network.num_classes)
-    leaves = {}
-    for tree in jax.device_get(network.variables).values():
-        leaves |= traverse_util.flatten_dict(tree)
+    flat: dict[Any, Any] = traverse_util.flatten_dict(network.variables)
+    leaves = {path[1:]: np.asarray(leaf) for path, leaf in flat.items()}
     state = module.state_dict()
     head_map = module.design.head_map(network.image_shape)
     # `state` also has what Flax has no leaf for: how many batches each BatchNorm saw.

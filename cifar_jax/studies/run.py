@@ -42,7 +42,7 @@ def train(
 
     from cifar_jax.evaluation import efficiency
     from cifar_jax.evaluation.inference import Predictor
-    from cifar_jax.training import loop
+    from cifar_jax.training import loop, pretrained
 
     def stop_if_asked(means: Mapping | None = None) -> None:
         del means
@@ -59,7 +59,8 @@ def train(
             fcntl.flock(file, fcntl.LOCK_EX)
         loop.train_and_evaluate(config, workdir, on_epoch=stop_if_asked)
         if latency:
-            value = efficiency.latency_ms(Predictor(workdir, batch_size=1))
+            network = pretrained.load_model(workdir)
+            value = efficiency.latency_ms(Predictor(network, batch_size=1))
             OutputFolder(workdir).json(MEASURED, {"latency": value})
         return Outcome("done", figures(workdir))
     except Stopped:
@@ -77,10 +78,11 @@ def score(config: ConfigDict, workdir: pathlib.Path, threads: int = 0) -> float:
     import numpy as np
 
     from cifar_jax.evaluation.inference import Predictor
-    from cifar_jax.training import setup
+    from cifar_jax.training import pretrained, setup
 
     images = setup.open_source(config).open_split(config.data.test_split)
-    logits, labels = Predictor(workdir, batch_size=500).outputs(images)
+    network = pretrained.load_model(workdir)
+    logits, labels = Predictor(network, batch_size=500).outputs(images)
     accuracy = float(np.mean(logits[:, 0].argmax(axis=-1) == labels))
     old = {"latency": figures(workdir).get("latency")}
     OutputFolder(workdir).json(MEASURED, {**old, "test_accuracy": accuracy})
