@@ -288,21 +288,21 @@ def _calibrate(
     output: OutputFolder,
 ) -> Calibration:
     """Returns the calibration; writes reliability.png."""
-    before, after = scores.calibration(logits, labels), []
-    temperature: Temperature | None = None
+    bins = scores.calibration(logits, labels)
+    drawn, temperature = {"as it is": bins}, None
     if validation is not None:
         value = scores.fit_temperature(*validation)
         after = scores.calibration(logits / value, labels)
-        temperature = {
-            "value": value,
-            "num_validation": len(validation[1]),
-            "ece": scores.calibration_error(after),
-            "loss": scores.cross_entropy(logits / value, labels),
-        }
-    value = temperature["value"] if temperature else 1.0
-    output.figure("reliability.png", plots.reliability(before, after, value))
-    error = scores.calibration_error(before)
-    return {"ece": error, "bins": before, "temperature": temperature}
+        drawn[f"at temperature {value:.2f}"] = after
+        temperature = Temperature(
+            value=value,
+            num_validation=len(validation[1]),
+            ece=scores.calibration_error(after),
+            loss=scores.cross_entropy(logits / value, labels),
+        )
+    output.figure("reliability.png", plots.reliability(drawn))
+    error = scores.calibration_error(bins)
+    return {"ece": error, "bins": bins, "temperature": temperature}
 
 
 def _keep_pictures(

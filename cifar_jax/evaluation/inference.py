@@ -59,12 +59,8 @@ class Predictor:
             program is compiled once for each B.
         """
         if self.network.program:  # which cannot be traced
-            return tta.logits(
-                self.network.logits,
-                jnp.asarray(images),
-                self._tta,
-                lambda call, views: jnp.stack([call(view) for view in views]),
-            )
+            with jax.disable_jit():
+                return self._compute({}, jnp.asarray(images))
         images = jax.device_put(images, self._split)
         return self._compiled(self.network.variables, images)
 

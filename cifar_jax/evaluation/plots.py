@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from cifar_jax.evaluation.scores import Bin, calibration_error
 
-BLUE, RED = "#2b6cb0", "#c0392b"
 _MOST_NAMED = 30  # classes whose names fit along an axis
 _MOST_COUNTED = 15  # classes whose counts can be read in the cells
 
@@ -54,43 +53,28 @@ def _heatmap(
     return axes
 
 
-def reliability(
-    before: Sequence[Bin], after: Sequence[Bin] = (), temperature: float = 1.0
-) -> Figure:
+def reliability(calibrations: Mapping[str, Sequence[Bin]]) -> Figure:
     """Draws accuracy against confidence, over how often each confidence occurs.
 
     Args:
-      before: Calibration of the network as it is.
-      after: Calibration with its logits divided by the temperature, if one was fitted.
-      temperature: Temperature fitted on validation images.
+      calibrations: Calibrations by what the legend calls them.
     """
     figure = Figure(figsize=(5.5, 6), layout="constrained")
     top, bottom = figure.subplots(2, height_ratios=(3, 1), sharex=True)
-    top.plot([0, 1], [0, 1], color="black", linestyle="--", label="perfect", zorder=3)
-    bar = {"width": 0.92 / len(before), "color": BLUE, "alpha": 0.75}
-    filled = [b for b in before if b["count"]]
-    top.bar(
-        [(b["low"] + b["high"]) / 2 for b in filled],
-        [b["accuracy"] for b in filled],
-        label=f"as it is: ECE {calibration_error(before):.3f}",
-        **bar,
-    )
-    if after:
-        filled = [b for b in after if b["count"]]
-        error = calibration_error(after)
+    top.plot([0, 1], [0, 1], color="black", linestyle="--", label="perfect")
+    for name, bins in calibrations.items():
+        filled = [b for b in bins if b["count"]]
         top.plot(
             [b["confidence"] for b in filled],
             [b["accuracy"] for b in filled],
-            color=RED,
             marker="o",
-            markersize=4,
-            label=f"at temperature {temperature:.2f}: ECE {error:.3f}",
+            label=f"{name}: ECE {calibration_error(bins):.3f}",
         )
+        counts = np.array([b["count"] for b in bins])
+        edges = [0, *(b["high"] for b in bins)]
+        bottom.stairs(counts / counts.sum(), edges, fill=True, alpha=0.5)
     top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     top.legend(loc="upper left", frameon=False)
-    counts = np.array([b["count"] for b in before])
-    centres = [(b["low"] + b["high"]) / 2 for b in before]
-    bottom.bar(centres, counts / counts.sum(), **bar)
     bottom.set(xlabel="confidence", ylabel="share of images")
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)

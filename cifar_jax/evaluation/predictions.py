@@ -13,9 +13,6 @@ from cifar_jax.data.dataset import Dataset
 from cifar_jax.evaluation import scores
 from cifar_jax.evaluation.inference import Predictor
 
-HEADER = ("ID", "Labels")
-ERROR = "Error"
-
 
 @dataclasses.dataclass
 class Summary:
@@ -81,18 +78,24 @@ def write(
       spreadsheet: Whether IDs that a spreadsheet took for formulas are quoted by '.
     """
     names = predictor.network.label_names
-    header = _header(names, top_k, probabilities)
+    if not 0 <= top_k <= len(names):
+        raise UserError(
+            f"--topk is {top_k}, and the network knows {len(names)} classes; use "
+            f"0 to {len(names)}"
+        )
     summary = Summary(np.zeros(len(names), np.int64))
     ids = range(len(dataset)) if dataset.ids is None else dataset.ids
     with replacing(path) as temporary:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
             for batch, outputs in predictor.batches(dataset, "labelling"):
                 logits, first = outputs[:, -1], summary.num_images  # with TTA, if any
-                rows = _columns(logits, top_k, probabilities)
+                columns = _columns(logits, names, top_k, probabilities)
+                if not first:
+                    writer.writerow(["ID", *columns])
+                rows = list(zip(*columns.values(), strict=True))
                 for k, error in batch.errors.items():
-                    rows[k] = [""] * (len(header) - 1)
+                    rows[k] = ("",) * len(columns)
                     summary.errors[first + k] = error
                 for id, row in zip(ids[first : first + len(rows)], rows, strict=True):
                     writer.writerow([spreadsheet_cell(id) if spreadsheet else id, *row])
@@ -104,30 +107,20 @@ def write(
     return summary
 
 
-def _header(label_names: Sequence[str], top_k: int, probabilities: bool) -> list[str]:
-    if not 0 <= top_k <= len(label_names):
-        raise UserError(
-            f"--topk is {top_k}, and the network knows {len(label_names)} classes; use "
-            f"0 to {len(label_names)}"
-        )
-    header = [*HEADER]
-    for k in range(1, top_k + 1):
-        header += [f"Top{k}", f"Top{k}Probability"]
-    return header + [f"P_{name}" for name in label_names if probabilities]
-
-
-def _columns(logits: np.ndarray, top_k: int, probabilities: bool) -> list[Sequence]:
-    """Returns what is written of each image beside its ID, for logits [B, K]."""
-    columns = [logits.argmax(axis=-1).tolist()]
-    if top_k or probabilities:
-        shares = np.char.mod("%.6f", np.exp(scores.log_probabilities(logits)))
-        best = np.argsort(-logits, axis=-1, kind="stable")[:, :top_k]
-        likely = np.take_along_axis(shares, best, axis=-1)
-        for k in range(top_k):
-            columns += [best[:, k].tolist(), likely[:, k].tolist()]
+def _columns(
+    logits: np.ndarray, label_names: Sequence[str], top_k: int, probabilities: bool
+) -> dict[str, list]:
+    """Returns what is written of images beside their IDs, for logits [B, K]."""
+    columns = {"Labels": logits.argmax(axis=-1).tolist()}
+    shares = np.exp(scores.log_probabilities(logits))
+    for k, best in enumerate(np.argsort(-logits, kind="stable").T[:top_k], 1):
+        likely = shares[np.arange(len(best)), best]
+        columns[f"Top{k}"] = best.tolist()
+        columns[f"Top{k}Probability"] = np.char.mod("%.6f", likely).tolist()
+    for name, share in zip(label_names, shares.T, strict=True):
         if probabilities:
-            columns += shares.T.tolist()
-    return list(zip(*columns, strict=True))
+            columns[f"P_{name}"] = np.char.mod("%.6f", share).tolist()
+    return columns
 
 
 def _add_errors(path: pathlib.Path, errors: dict[int, str]) -> None:
@@ -138,5 +131,5 @@ def _add_errors(path: pathlib.Path, errors: dict[int, str]) -> None:
         temporary.open("w", newline="", encoding="utf-8") as new,
     ):
         rows, writer = csv.reader(old), csv.writer(new, lineterminator="\n")
-        writer.writerow([*next(rows), ERROR])
+        writer.writerow([*next(rows), "Error"])
         writer.writerows([*row, errors.get(k, "")] for k, row in enumerate(rows))

@@ -28,7 +28,6 @@ _PROGRAMS = {
     ".pt2": "pt2",
     ".pt": "torch",
 }
-_EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "torch": "torch"}
 
 
 def find(name: str) -> "Format":
@@ -58,9 +57,8 @@ def import_module(name: str):
     try:
         return importlib.import_module(f"cifar_jax.formats.{name}")
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRAS:
-            raise
+        extra = "torch" if error.name == "torch" else "onnx"
         raise UserError(
             f"the package {error.name} is not installed; "
-            f"pip install 'cifar-jax[{_EXTRAS[error.name]}]'"
+            f"pip install 'cifar-jax[{extra}]'"
         ) from error

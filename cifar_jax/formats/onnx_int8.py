@@ -4,14 +4,11 @@ Post-training static quantisation by ONNX Runtime: it measures the ranges of all
 activations on training images, and gives each a scale.
 """
 
-import json
 import pathlib
 import tempfile
 
 import jax
 import numpy as np
-import onnx
-from onnx import helper
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -33,7 +30,7 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
     Args:
       network: Network to write; the images of its run must be on disk.
       path: File to write.
-      card: Card, which goes into the metadata.
+      card: Card, which goes into the metadata; quantisation keeps those.
     """
     source = setup.open_source(network.config)
     train, _ = setup.read_train_and_val(network.config, source)
@@ -54,9 +51,6 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
             # Processors without VNNI add two products of 8 bits in 16, and overflow.
             reduce_range=True,
         )
-    model = onnx.load(path)
-    helper.set_model_props(model, {"card": json.dumps(card)})
-    onnx.save(model, path)
 
 
 class _Calibration(quantization.CalibrationDataReader):

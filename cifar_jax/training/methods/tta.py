@@ -36,7 +36,6 @@ def logits(
     network: Callable[[jax.Array], jax.Array],
     images: jax.Array,
     name: str,
-    over_views: Callable[..., jax.Array] = jax.lax.map,
 ) -> jax.Array:
     """Returns float32 [B, 1 or 2, K]: of the images as they are, and of all views.
 
@@ -44,12 +43,10 @@ def logits(
       network: From images to logits.
       images: [B, H, W, C].
       name: Of `TTA`; "none" has the first row alone.
-      over_views: Call of the network for one view after the other, in the memory of
-        one; another than this is needed for a network that cannot be traced.
     """
     weights, views = zip(*TTA[name](images), strict=True)
     if len(views) == 1:
         return network(images)[:, None]
-    rows = over_views(network, jnp.stack(views))
+    rows = jax.lax.map(network, jnp.stack(views))  # in the memory of one view
     mean = jnp.einsum("vbk,v->bk", rows, jnp.asarray(weights))
     return jnp.stack([rows[0], mean], axis=1)
