@@ -69,7 +69,7 @@ class Flags:
     def _add(
         self, kind: str, name: str, text: str, default: Any = None, **options: Any
     ) -> None:
-        """Defines --name; `text` is for --help, `options` are absl's."""
+        """Defines --name; `text` is for --help, `options` are absl's: `required`."""
         define = getattr(absl_flags, f"DEFINE_{kind}")
         define(name, default, help=text, flag_values=self.values, **options)
 
@@ -111,6 +111,8 @@ class Flags:
     def _explained(self, error: Exception) -> str:
         """Returns in one line what is wrong with a flag, and the remedy."""
         text = first_line(error)
+        if missing := re.match(r"flag (--\w+)=None: ", text):
+            return f"{missing[1]} is missing; see --help"
         if self._config is None:
             return text
         if unknown := re.match(r"Unknown command line flag '([\w.]+)'\.?$", text):
@@ -178,7 +180,7 @@ class NetworkChoice(TypedDict):
 
 
 def chosen_network(flags: Flags) -> NetworkChoice:
-    """Returns what the flags of `define_network` ask for."""
+    """Returns what the flags of `define_network` ask for, and says so."""
     asked = [name for name in ("best", "last", "ema") if getattr(flags, name)]
     if len(asked) > 1:
         raise UsageError(f"give one of --{' and --'.join(asked)}, not both")
@@ -188,7 +190,7 @@ def chosen_network(flags: Flags) -> NetworkChoice:
         if not flags.workdir:
             raise UsageError("--workdir RUN is missing, such as runs/quickstart")
         which = asked[0] if asked else "best"
-        return {"workdir": pathlib.Path(flags.workdir), "which": which, "step": None}
+        return {"workdir": trained(flags.workdir), "which": which, "step": None}
     path = pathlib.Path(flags.checkpoint)
     folders = {"best": ["best"], "checkpoints": ["last", "ema"]}
     weights = folders.get(path.absolute().parent.name)
@@ -199,7 +201,7 @@ def chosen_network(flags: Flags) -> NetworkChoice:
     which = asked[0] if asked else weights[0]
     if which not in weights:
         raise UsageError(f"{path} holds no weights for --{which}; leave it out")
-    workdir = path.absolute().parent.parent
+    workdir = trained(path.absolute().parent.parent)
     return {"workdir": workdir, "which": which, "step": int(path.name)}
 
 

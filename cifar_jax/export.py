@@ -18,7 +18,8 @@ from cifar_jax import _cli, _runtime, formats
 def define_flags(flags: _cli.Flags) -> None:
     """Defines the command's flags."""
     _cli.define_network(flags)
-    flags.add_enum("format", "what to write", enum_values=list(formats.FORMATS))
+    names = list(formats.FORMATS)
+    flags.add_enum("format", "what to write", enum_values=names, required=True)
     flags.add_string("output", "file, or folder [RUN/export/model and its suffix]")
     flags.add_bool("overwrite", "replace an older file")
 
@@ -26,9 +27,6 @@ def define_flags(flags: _cli.Flags) -> None:
 def main(flags: _cli.Flags) -> None:
     """Writes the file and prints how it was verified."""
     chosen = _cli.chosen_network(flags)
-    if flags.format is None:
-        raise _cli.UsageError("--format is missing; see --help")
-    chosen["workdir"] = _cli.trained(chosen["workdir"])
     default = _cli.output_folder(flags, chosen["workdir"], "export")
     _runtime.start(cpu_only=True)  # a file is verified in float32
     # slow to import: not for --help

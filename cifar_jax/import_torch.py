@@ -21,16 +21,16 @@ from cifar_jax.models.presets import PRESETS
 
 def define_flags(flags: _cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.add_string("weights", "a state_dict, written by torch.save")
+    flags.add_string("weights", "a state_dict, written by torch.save", required=True)
     flags.add_enum("preset", "network [what the weights tell]", enum_values=[*PRESETS])
     _cli.define_config(flags, default.get_config)
     flags.add_string(
         "check", "FILE.npz with `images` (uint8) and the original's `logits` for them"
     )
-    flags.add_list("mean", "of each channel, such as 0.49,0.48,0.45")
-    flags.add_list("std", "of each channel")
+    flags.add_list("mean", "of each channel, such as 0.49,0.48,0.45", required=True)
+    flags.add_list("std", "of each channel", required=True)
     flags.add_string("data", "data set: class names and image shape", "cifar10")
-    flags.add_string("workdir", "run directory to make")
+    flags.add_string("workdir", "run directory to make", required=True)
 
 
 NOT_VERIFIED = (
@@ -41,9 +41,6 @@ NOT_VERIFIED = (
 
 def main(flags: _cli.Flags) -> None:
     """Makes the run directory and says how it was verified."""
-    for name in ("weights", "mean", "std", "workdir"):
-        if getattr(flags, name) is None:
-            raise _cli.UsageError(f"--{name} is missing; see --help")
     print(f"reading {flags.weights}", flush=True)
     # slow to import: not for --help
     from cifar_jax.data import arrays, sources

@@ -14,8 +14,8 @@ from cifar_jax.config import TTA_NAMES
 def define_flags(flags: _cli.Flags) -> None:
     """Defines the command's flags."""
     _cli.define_network(flags)
-    flags.add_string("input", "source of images, such as a folder")
-    flags.add_string("output", "CSV file to write")
+    flags.add_string("input", "source of images, such as a folder", required=True)
+    flags.add_string("output", "CSV file to write", required=True)
     flags.add_string("data_dir", "folder of TFDS data sets")
     flags.add_integer(
         "topk", "also write the most likely classes and their probabilities", 0
@@ -31,13 +31,9 @@ def define_flags(flags: _cli.Flags) -> None:
 def main(flags: _cli.Flags) -> None:
     """Writes the predictions, and prints what they are."""
     chosen = _cli.chosen_network(flags)
-    for name in ("input", "output"):
-        if not getattr(flags, name):
-            raise _cli.UsageError(f"--{name} is missing; see --help")
     output = pathlib.Path(flags.output)
     if output.exists() and not (flags.overwrite and output.is_file()):
         raise UserError(f"{output} exists; give --overwrite, or another --output")
-    chosen["workdir"] = _cli.trained(chosen["workdir"])
     # slow to import: not for --help
     from cifar_jax.data import sources
 

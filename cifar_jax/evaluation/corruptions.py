@@ -19,7 +19,6 @@ from scipy import ndimage
 from cifar_jax._files import OutputFolder
 from cifar_jax.data.arrays import SEVERITIES
 from cifar_jax.data.dataset import Batch, Dataset
-from cifar_jax.evaluation import plots
 from cifar_jax.evaluation.inference import Predictor
 
 # (image float64 [H, W, C] in [0, 1], strength, generator) -> image of any range
@@ -162,13 +161,13 @@ def score(
     open_dataset: Callable[[str, int], Dataset],
     output: OutputFolder,
 ) -> CorruptionErrors:
-    """Scores a network under corruptions, and writes corruptions.csv and .png.
+    """Scores a network under corruptions, and writes corruptions.csv.
 
     Args:
       predictor: Network.
       names: Corruptions.
       open_dataset: Opens the images under a corruption of a severity.
-      output: Folder for the table and the picture.
+      output: Folder for the table.
     """
     shares, num_examples = [], 0
     for name, severity in itertools.product(names, SEVERITIES):
@@ -185,7 +184,6 @@ def score(
     means = [float(table.mean()) for table in tables]
     rows = [[name, *values, np.mean(values)] for name, values in errors[0].items()]
     output.table("corruptions.csv", ["corruption", *SEVERITIES, "mean"], rows)
-    output.figure("corruptions.png", plots.corruption_errors(errors[0]))
     record: CorruptionErrors = {
         "num_examples": num_examples,
         "error": errors[0],

@@ -118,11 +118,7 @@ class Predictor:
         Returns:
           Logits float32 [N, 1 or 2, K], and labels int32 [N].
         """
-        if dataset.label_names is None:
-            raise UserError(
-                f"{dataset.name} has no labels; give a labelled source, or label it "
-                "with cifar_jax.predict"
-            )
+        dataset.examples(1)  # refuses images without labels
         logits, labels = [], []
         for batch, outputs in self.batches(dataset, what):
             if batch.errors:

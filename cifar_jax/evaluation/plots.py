@@ -6,13 +6,11 @@ Nothing here touches pyplot's global state, so no display is needed.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cifar_jax.evaluation.scores import Bin, calibration_error
 
-_MOST_NAMED = 30  # classes whose names fit along an axis
-_MOST_COUNTED = 15  # classes whose counts can be read in the cells
+_MOST_CLASSES = 20  # whose names and counts can be read
 
 
 def confusion(matrix: np.ndarray, label_names: Sequence[str]) -> Figure:
@@ -26,31 +24,18 @@ def confusion(matrix: np.ndarray, label_names: Sequence[str]) -> Figure:
     side = min(3 + 0.45 * size, 12)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    texts = np.vectorize("{:,}".format)(matrix) if size <= _MOST_COUNTED else None
-    axes = _heatmap(figure, shares, "Blues", "share of the true class", texts)
+    axes = figure.subplots()
+    mesh = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(mesh, ax=axes, label="share of the true class")
     axes.set(xlabel="label given", ylabel="true class")
-    if size <= _MOST_NAMED:
+    if size <= _MOST_CLASSES:
         axes.set_xticks(range(size), label_names, rotation=45, ha="right")
         axes.set_yticks(range(size), label_names)
+        for (row, column), count in np.ndenumerate(matrix):
+            look = {"ha": "center", "va": "center", "fontsize": 8}
+            colour = "white" if shares[row, column] > 0.55 else "black"
+            axes.text(column, row, f"{count:,}", color=colour, **look)
     return figure
-
-
-def _heatmap(
-    figure: Figure,
-    shares: np.ndarray,
-    colours: str,
-    label: str,
-    texts: np.ndarray | None,
-) -> Axes:
-    """Draws a table of shares in [0, 1], float [rows, columns], with texts in it."""
-    axes = figure.subplots()
-    mesh = axes.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="auto")
-    for (row, column), text in np.ndenumerate(texts if texts is not None else []):
-        look = {"ha": "center", "va": "center", "fontsize": 8}
-        colour = "white" if shares[row, column] > 0.55 else "black"
-        axes.text(column, row, text, color=colour, **look)
-    figure.colorbar(mesh, ax=axes, label=label)
-    return axes
 
 
 def reliability(calibrations: Mapping[str, Sequence[Bin]]) -> Figure:
@@ -78,22 +63,4 @@ def reliability(calibrations: Mapping[str, Sequence[Bin]]) -> Figure:
     bottom.set(xlabel="confidence", ylabel="share of images")
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def corruption_errors(error: Mapping[str, Sequence[float]]) -> Figure:
-    """Draws a table of error rates: a row for each corruption, a column a severity.
-
-    Args:
-      error: By corruption, the share of wrong labels at severities 1, 2 and so on.
-    """
-    names = sorted(error, key=lambda name: np.mean(error[name]))
-    table = np.array([error[name] for name in names])
-    height = 1.4 + 0.38 * len(names)
-    figure = Figure(figsize=(6.5, height), layout="constrained")
-    texts = np.vectorize("{:.3f}".format)(table)
-    axes = _heatmap(figure, table, "Reds", "error", texts)
-    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-    axes.set_xticks(range(table.shape[1]), map(str, range(1, table.shape[1] + 1)))
-    axes.set(xlabel="severity", title=f"mean error {table.mean():.3f}")
     return figure
