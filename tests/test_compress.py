@@ -41,12 +41,12 @@ def int8():
 
 
 @pytest.mark.slow
-def test_a_runs_images_are_those_it_had(run, digits_dir):
+def test_a_runs_images_are_those_it_had(run):
     workdir, _ = run
     config = json.loads((workdir / "config.json").read_text())
     prepared = setup.make(default.config_from_dict(config), None, lambda line: None)
     test = prepared.source.read(config["data"]["test_split"])
-    source = setup.open_source(config, digits_dir)
+    source = setup.open_source(config)
     test_again = source.read(config["data"]["test_split"])
     found = *setup.read_train_and_val(config, source), test_again
     for ours, theirs in zip(found, (prepared.train, prepared.val, test), strict=True):

@@ -130,13 +130,11 @@ class _Evaluator:
         self._predict = functools.partial(Predictor, batch_size=request.batch_size)
         self._predictor = self._predict(self._network, tta=request.tta)
         self._data = data = self._network.config["data"]
-        self._data_dir = request.data_dir or data["dir"]
-        own = {
-            "test": f"{data['name']}:{data['test_split']}",
-            "val": f"validation images of {data['name']}",
-        }
-        self._spec = request.data or own["val" if request.validation else "test"]
-        self._split = next((k for k, spec in own.items() if spec == self._spec), None)
+        data["dir"] = request.data_dir or data["dir"]
+        self._own_test = f"{data['name']}:{data['test_split']}"
+        self._spec = request.data or self._own_test
+        if request.validation:
+            self._spec = f"validation images of {data['name']}"
         # Before anything is computed: they may not be there.
         self._others = {
             path: formats.load(path, which=request.which) for path in request.compare
@@ -152,13 +150,14 @@ class _Evaluator:
     def run(self) -> Evaluation:
         request = self._request
         folder = None if request.validation else sources.corruptions(self._spec)
+        split = "test" if self._spec == self._own_test else None
         told = self._score_corrupted(folder) if folder else self._score()
         record: Evaluation = {
             "workdir": str(request.workdir),
             "weights": request.which,
             "epoch": self._network.epoch,
             "data": self._spec,
-            "split": self._split,
+            "split": "val" if request.validation else split,
             "select_on": self._network.config["evaluate"]["select_on"],
             **told,
             "efficiency": efficiency.measure(
@@ -227,7 +226,7 @@ class _Evaluator:
     def _open(self, spec: str) -> Dataset:
         return sources.open_split(
             spec,
-            self._data_dir,
+            self._data["dir"],
             label_names=self._network.label_names,
             image_shape=self._network.image_shape,
             resize=self._request.resize or self._data["image_size"] is not None,
@@ -236,15 +235,13 @@ class _Evaluator:
     def _validation(self) -> Dataset:
         """Returns the images that the run held out of its training images."""
         config = self._network.config
-        source = setup.open_source(config, self._data_dir)
-        _, held_out = setup.read_train_and_val(config, source)
+        _, held_out = setup.read_train_and_val(config, setup.open_source(config))
         if held_out is None:
             raise UserError(
                 "the run held out no validation images (data.validation is 0); leave "
                 "--temperature and --validation out"
             )
-        name = f"validation images of {self._data['name']}"
-        return from_arrays(name, held_out.images, held_out.labels)
+        return from_arrays("validation images", held_out.images, held_out.labels)
 
 
 def report(

@@ -150,20 +150,10 @@ class _Graph:
             x = self._conv(x, f"{name}_conv", stride)
             return x if self._design.block == "preact" else self._norm(x, f"{name}_bn")
         # Padding: every `stride`-th pixel, between channels of zeros.
-        end = np.iinfo(np.int64).max
-        numbers = {
-            "starts": [0, 0],
-            "ends": [end, end],
-            "axes": [2, 3],
-            "steps": [stride, stride],
-            "pads": [extra // 2, extra - extra // 2],
-            "channels": [1],
-        }
-        *window, pads, channels = [
-            self._array(f"{name}/{key}", np.array(value, np.int64))
-            for key, value in numbers.items()
-        ]
-        return self._add("Pad", self._add("Slice", x, *window), pads, "", channels)
+        x = self._add("MaxPool", x, kernel_shape=[1, 1], strides=[stride] * 2)
+        pads, axes = np.array([extra // 2, extra - extra // 2]), np.array([1])
+        arrays = [self._array(f"{name}/pads", pads), self._array(f"{name}/axes", axes)]
+        return self._add("Pad", x, arrays[0], "", arrays[1])
 
     def _conv(self, x: str, name: str, stride: int = 1) -> str:
         """A convolution, or a linear layer of 1x1 maps."""

@@ -281,21 +281,18 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
 
 
 def open_source(
-    config: ConfigDict | Mapping[str, Any],
-    data_dir: str | None = None,
-    report: sources.Report = print,
+    config: ConfigDict | Mapping[str, Any], report: sources.Report = print
 ) -> sources.Source:
     """Opens the data set of a config, which may be plain data.
 
     Args:
       config: Config of the run.
-      data_dir: Folder of TFDS data sets; None: that of the config.
       report: Called with a line before each slow part.
     """
     data = config["data"]
     return sources.open(
         data["name"],
-        data_dir or data["dir"],
+        data["dir"],
         image_size=data["image_size"],
         local=data["source"],
         report=report,
