@@ -72,16 +72,11 @@ def measure(
     }
 
 
-def latency_ms(predictor: Predictor) -> float:
-    """Returns the milliseconds of a call with an image for each device."""
-    return 1000 * _seconds(predictor, predictor.mesh.size)
-
-
 def _speed(predictor: Predictor) -> Speed:
     num_devices, rates = predictor.mesh.size, {}
-    latency = latency_ms(predictor)
+    latency = latency_ms(predictor, num_devices)
     for batch_size in (n for n in BATCH_SIZES if n % num_devices == 0):
-        seconds = _seconds(predictor, batch_size)
+        seconds = latency_ms(predictor, batch_size) / 1000
         rates[batch_size] = batch_size / seconds
         if rates[batch_size] < 0.9 * max(rates.values()) or seconds > SECONDS / 2:
             break
@@ -95,11 +90,12 @@ def _speed(predictor: Predictor) -> Speed:
     }
 
 
-def _seconds(predictor: Predictor, batch_size: int) -> float:
+def latency_ms(predictor: Predictor, batch_size: int) -> float:
+    """Returns the milliseconds of a call, compiling excluded."""
     shape = (batch_size, *predictor.network.image_shape)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     predictor(images).block_until_ready()  # compiled
-    return median_seconds(lambda: np.asarray(predictor(images)), SECONDS)
+    return 1000 * median_seconds(lambda: np.asarray(predictor(images)), SECONDS)
 
 
 def median_seconds(call: Callable[[], object], seconds: float) -> float:

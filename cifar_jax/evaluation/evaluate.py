@@ -262,7 +262,10 @@ def report(
       output: Folder for the tables, pictures and arrays.
       validation: Logits and labels to fit a temperature on, or None.
     """
-    matrix = scores.confusion_matrix(labels, logits.argmax(axis=-1), len(label_names))
+    from sklearn import metrics  # slow to import, and reports read evaluations
+
+    found, classes = logits.argmax(axis=-1), range(len(label_names))
+    matrix = metrics.confusion_matrix(labels, found, labels=classes)
     rows = [[name, *row] for name, row in zip(label_names, matrix, strict=True)]
     output.table("confusion.csv", ["true class", *label_names], rows)
     output.figure("confusion.png", plots.confusion(matrix, label_names))

@@ -74,7 +74,7 @@ class Predictor:
     ) -> Iterator[tuple[Batch, np.ndarray]]:
         """Yields all batches in order with their outputs, float32 [B, 1 or 2, K].
 
-        All batches are padded to one of a few sizes, so few programs are compiled.
+        All batches are filled up to one of a few sizes, so few programs are compiled.
         While the devices compute a batch, the next one is read.
 
         Args:
@@ -95,15 +95,11 @@ class Predictor:
             disable=not (what and console.is_terminal),
         )
 
-        def call(batch: Batch) -> tuple[Batch, jax.Array]:
-            rest = size - len(batch.images)
-            images = np.pad(batch.images, ((0, rest), (0, 0), (0, 0), (0, 0)))
-            return batch, self(images)
-
-        # Each call is begun before the answer of the one before it is awaited.
+        shape = (size, *dataset.image_shape)  # smaller batches are filled up
+        calls = ((batch, self(np.resize(batch.images, shape))) for batch in chunks)
         end: Any = None
-        for begun, _ in itertools.pairwise(itertools.chain(map(call, chunks), [end])):
-            batch, outputs = begun
+        # Each call is begun before the answer of the one before it is awaited.
+        for (batch, outputs), _ in itertools.pairwise(itertools.chain(calls, [end])):
             yield batch, np.asarray(outputs)[: len(batch.images)]
 
     def outputs(

@@ -66,7 +66,7 @@ def score_classes(matrix: np.ndarray, label_names: Sequence[str]) -> list[ClassS
     """Returns the scores of each class.
 
     Args:
-      matrix: int [K, K], see `confusion_matrix`.
+      matrix: int [K, K], from true classes (rows) to labels given (columns).
       label_names: K names.
     """
     counts, correct = matrix.sum(axis=1).tolist(), matrix.diagonal().tolist()
@@ -106,15 +106,6 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
     """
     best = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
     return float((best == labels[:, None]).any(axis=-1).mean())
-
-
-def confusion_matrix(
-    labels: np.ndarray, predictions: np.ndarray, num_classes: int
-) -> np.ndarray:
-    """Returns int64 [K, K]: how often images of a row's class get a column's label."""
-    cells = labels.astype(np.int64) * num_classes + predictions
-    counts = np.bincount(cells, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
 
 
 def calibration(

@@ -34,12 +34,7 @@ def translate(network: LoadedModel) -> torch_resnet.Classifier:
 
 def on_arrays(module: Callable[[torch.Tensor], torch.Tensor]) -> Classify:
     """Returns a PyTorch function as one of NumPy arrays."""
-
-    def classify(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return module(torch.tensor(images)).numpy()
-
-    return classify
+    return torch.inference_mode()(lambda images: module(torch.tensor(images)).numpy())
 
 
 def write_program(network: LoadedModel, path: pathlib.Path, card: Card) -> None:

@@ -59,8 +59,8 @@ def train(
             fcntl.flock(file, fcntl.LOCK_EX)
         loop.train_and_evaluate(config, workdir, on_epoch=stop_if_asked)
         if latency:
-            network = pretrained.load_model(workdir)
-            value = efficiency.latency_ms(Predictor(network, batch_size=1))
+            predictor = Predictor(pretrained.load_model(workdir), batch_size=1)
+            value = efficiency.latency_ms(predictor, predictor.mesh.size)
             OutputFolder(workdir).json(MEASURED, {"latency": value})
         return Outcome("done", figures(workdir))
     except Stopped:

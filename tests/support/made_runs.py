@@ -3,12 +3,13 @@
 import json
 
 import numpy as np
+from sklearn.metrics import confusion_matrix
 
 from cifar_jax import config as default
 from cifar_jax._files import OutputFolder
 from cifar_jax.config import config_to_dict
 from cifar_jax.data.dataset import from_arrays
-from cifar_jax.evaluation import evaluate, scores
+from cifar_jax.evaluation import evaluate
 
 NAMES = ("cat", "dog", "frog")
 SIZE = 24  # images that are evaluated
@@ -88,7 +89,7 @@ def make_evaluation(run, *, names=NAMES, split="test", epoch=3, latency=None):
     images = random.integers(0, 256, (SIZE, 8, 8, 3), np.uint8)
     output = OutputFolder(run / "evaluation")
     dataset = from_arrays("made", images, labels)
-    matrix = scores.confusion_matrix(labels, logits.argmax(axis=-1), len(names))
+    matrix = confusion_matrix(labels, logits.argmax(axis=-1), labels=range(len(names)))
     speed = {
         "latency_ms": latency,
         "latency_batch_size": 1,
