@@ -17,9 +17,7 @@ def define_flags(flags: _cli.Flags) -> None:
     flags.add_string("input", "source of images, such as a folder", required=True)
     flags.add_string("output", "CSV file to write", required=True)
     flags.add_string("data_dir", "folder of TFDS data sets")
-    flags.add_integer(
-        "topk", "also write the most likely classes and their probabilities", 0
-    )
+    flags.add_integer("topk", "also write the likeliest classes", 0, lower_bound=0)
     flags.add_bool("probabilities", "also write the probability of each class")
     flags.add_bool("spreadsheet", "put ' before IDs that begin like formulas: = + - @")
     flags.add_enum("tta", "test-time augmentation", "none", enum_values=TTA_NAMES)

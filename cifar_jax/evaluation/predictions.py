@@ -73,16 +73,11 @@ def write(
       predictor: Network.
       dataset: Images of its shape.
       path: CSV file to write.
-      top_k: Number of classes in `Top1`, `Top1Probability` and so on.
+      top_k: Most classes in `Top1`, `Top1Probability` and so on.
       probabilities: Whether to write all probabilities, in `P_` and the class name.
       spreadsheet: Whether IDs that a spreadsheet took for formulas are quoted by '.
     """
     names = predictor.network.label_names
-    if not 0 <= top_k <= len(names):
-        raise UserError(
-            f"--topk is {top_k}, and the network knows {len(names)} classes; use "
-            f"0 to {len(names)}"
-        )
     summary = Summary(np.zeros(len(names), np.int64))
     ids = range(len(dataset)) if dataset.ids is None else dataset.ids
     with replacing(path) as temporary:
