@@ -71,6 +71,9 @@ def test_the_record_and_its_pictures(run, tmp_path):
     for name in saved["files"]:
         if name.endswith(".png"):
             assert np.asarray(Image.open(tmp_path / name)).std() > 5
+    errors = np.load(tmp_path / "errors.npz")
+    assert (errors["predictions"] != errors["labels"]).all()
+    assert (np.diff(errors["confidence"]) <= 0).all() and len(errors["places"]) == 24
     (other,) = record["comparisons"]
     assert other["only_this_right"] == other["only_other_right"] == 0
     assert other["p_value"] == 1.0

@@ -28,15 +28,15 @@ def test_scores_are_those_of_scikit_learn(data):
     assert scores.cross_entropy(logits, labels) == pytest.approx(
         metrics.log_loss(labels, probabilities(logits))
     )
-    for k in (1, 3, 5):
-        expected = metrics.top_k_accuracy_score(labels, logits, k=k)
-        assert scores.top_k_accuracy(logits, labels, k) == pytest.approx(expected)
+    found, expected = scores.score(logits, labels), metrics.top_k_accuracy_score
+    for key, k in (("accuracy", 1), ("top5", 5)):
+        assert found[key] == pytest.approx(expected(labels, logits, k=k))
 
 
 def test_equal_logits_fill_no_more_than_k_places():
-    logits, labels = np.zeros((4, 4)), np.arange(4)
-    assert scores.top_k_accuracy(logits, labels, 1) == 0.25
-    assert scores.top_k_accuracy(logits, labels, 3) == 0.75
+    logits, labels = np.zeros((10, 10)), np.arange(10)
+    assert scores.score(logits, labels)["accuracy"] == 0.1
+    assert scores.score(logits, labels)["top5"] == 0.5
 
 
 def test_huge_logits_have_a_finite_loss():
@@ -106,9 +106,3 @@ def test_mcnemar_is_the_exact_binomial_test():
     assert (found.only_first, found.only_second) == (10, 3)
     assert found.p_value == pytest.approx(2 * tail)
     assert scores.mcnemar(first, first).p_value == 1.0
-
-
-def test_confident_errors_come_in_order():
-    logits = np.array([[5.0, 0], [0, 9.0], [3.0, 0], [0, 1.0], [7.0, 0]])
-    labels = np.array([1, 1, 1, 0, 1])
-    assert scores.confident_errors(logits, labels, 3).tolist() == [4, 0, 2]

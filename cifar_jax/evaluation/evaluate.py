@@ -274,10 +274,7 @@ def report(
         "classes": scores.score_classes(matrix, label_names),
         "calibration": _calibrate(logits, labels, validation, output),
     }
-    places = scores.confident_errors(logits, labels, NUM_PICTURES)
-    _keep_pictures("errors", places, logits, labels, dataset, output)
-    places = np.sort(np.random.default_rng(0).permutation(len(labels))[:NUM_PICTURES])
-    _keep_pictures("samples", places, logits, labels, dataset, output)
+    _keep_pictures(logits, labels, dataset, output)
     return record
 
 
@@ -306,28 +303,30 @@ def _calibrate(
 
 
 def _keep_pictures(
-    name: str,
-    places: np.ndarray,
-    logits: np.ndarray,
-    labels: np.ndarray,
-    dataset: Dataset,
-    output: OutputFolder,
+    logits: np.ndarray, labels: np.ndarray, dataset: Dataset, output: OutputFolder
 ) -> None:
-    """Writes some of the images, with what the network makes of them, as NAME.npz.
+    """Writes the most confident errors, and images at random, as .npz.
 
-    It has the `images` (uint8 [E, H, W, C]), their `places` among all, `labels` and
+    They have the `images` (uint8 [E, H, W, C]), their `places` among all, `labels` and
     `predictions`, and the `confidence` in those.
     """
-    images = [dataset.read(int(k), int(k) + 1).images[0] for k in places]
-    content = {
-        "images": np.array(images, np.uint8),
-        "places": places,
-        "labels": labels[places],
-        "predictions": logits[places].argmax(axis=-1),
-        "confidence": np.exp(scores.log_probabilities(logits[places]).max(axis=-1)),
-    }
-    with output.file(f"{name}.npz") as path, path.open("wb") as file:
-        np.savez_compressed(file, **content)
+    found = logits.argmax(axis=-1)
+    confidence = np.exp(scores.log_probabilities(logits).max(axis=-1))
+    wrong = np.flatnonzero(found != labels)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    drawn = np.random.default_rng(0).permutation(len(labels))
+    kept = {"errors": wrong[:NUM_PICTURES], "samples": np.sort(drawn[:NUM_PICTURES])}
+    for name, places in kept.items():
+        images = [dataset.read(int(k), int(k) + 1).images[0] for k in places]
+        with output.file(f"{name}.npz") as path, path.open("wb") as file:
+            np.savez_compressed(
+                file,
+                images=np.array(images, np.uint8),
+                places=places,
+                labels=labels[places],
+                predictions=found[places],
+                confidence=confidence[places],
+            )
 
 
 def summary(record: Evaluation) -> str:

@@ -51,14 +51,16 @@ def score(logits: np.ndarray, labels: np.ndarray) -> Scores:
       labels: int [N].
     """
     num_correct = int((logits.argmax(axis=-1) == labels).sum())
-    has_top = logits.shape[-1] > TOP
+    # Of equal logits the one of the lower class comes first, as argmax has it.
+    best = np.argsort(-logits, axis=-1, kind="stable")[:, :TOP]
+    in_top = float((best == labels[:, None]).any(axis=-1).mean())
     return {
         "num_examples": len(labels),
         "num_correct": num_correct,
         "accuracy": num_correct / len(labels),
         "accuracy_interval": wilson_interval(num_correct, len(labels)),
         "loss": cross_entropy(logits, labels),
-        "top5": top_k_accuracy(logits, labels, TOP) if has_top else None,
+        "top5": in_top if logits.shape[-1] > TOP else None,
     }
 
 
@@ -97,15 +99,6 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
       labels: int [N].
     """
     return float(-log_probabilities(logits)[np.arange(len(labels)), labels].mean())
-
-
-def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Returns the share of images whose class is among the k most likely ones.
-
-    Of equal logits the one of the lower class comes first, as argmax has it.
-    """
-    best = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
-    return float((best == labels[:, None]).any(axis=-1).mean())
 
 
 def calibration(
@@ -177,10 +170,3 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
     differ = only_first + only_second
     p_value = stats.binomtest(only_first, differ).pvalue if differ else 1.0
     return McNemar(only_first, only_second, float(p_value))
-
-
-def confident_errors(logits: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Returns the places of the wrongly labelled images, the most confident first."""
-    confidence = log_probabilities(logits).max(axis=-1)
-    wrong = np.flatnonzero(logits.argmax(axis=-1) != labels)
-    return wrong[np.argsort(-confidence[wrong], kind="stable")][:count]

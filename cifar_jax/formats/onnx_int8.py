@@ -4,8 +4,10 @@ Post-training static quantisation by ONNX Runtime: it measures the ranges of all
 activations on training images, and gives each a scale.
 """
 
+import dataclasses
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -34,7 +36,11 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
     """
     source = setup.open_source(network.config)
     train, _ = setup.read_train_and_val(network.config, source)
-    chosen = np.random.default_rng(0).permutation(len(train))[:NUM_CALIBRATION]
+    chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:NUM_CALIBRATION])
+    batches = (
+        {"images": train.images[part]}
+        for part in np.split(chosen, range(BATCH_SIZE, len(chosen), BATCH_SIZE))
+    )
     with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
         plain, folded = pathlib.Path(folder, "a"), pathlib.Path(folder, "b")
         onnx_file.write(network, plain, card)
@@ -43,7 +49,7 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
         quantization.quantize_static(
             str(folded),
             path,
-            _Calibration(train.images[np.sort(chosen)]),
+            _Calibration(batches),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -53,17 +59,14 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
         )
 
 
+@dataclasses.dataclass
 class _Calibration(quantization.CalibrationDataReader):
-    """Yields images in batches, once."""
+    """Yields batches of images, once."""
 
-    def __init__(self, images: np.ndarray):
-        self._batches = (
-            {"images": images[start : start + BATCH_SIZE]}
-            for start in range(0, len(images), BATCH_SIZE)
-        )
+    batches: Iterator[dict[str, np.ndarray]]
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._batches, None)
+        return next(self.batches, None)
 
 
 def verify(network: LoadedModel, classify: Classify) -> Check:
