@@ -23,7 +23,6 @@ from ml_collections import ConfigDict, config_flags
 from cifar_jax import Stopped, UserError, __version__, _packaged
 from cifar_jax._files import find_remedy, first_line
 from cifar_jax._packaged import UsageError
-from cifar_jax.config import RENAMED_KEYS
 
 START = time.perf_counter()  # of the process, nearly
 # What --workdir takes where a trained network is wanted.
@@ -56,8 +55,6 @@ class Flags:
         self.operands_allowed = False
 
     def __getattr__(self, name: str) -> Any:
-        if name == "values":  # not there yet: this object is being copied
-            raise AttributeError(name)
         return getattr(self.values, name)
 
     @property
@@ -90,17 +87,22 @@ class Flags:
         Raises:
           UsageError: If it is wrong.
         """
-        argv = self.argv
-        if "config" in self.values:
-            argv = self._load_config(argv)
         self.values.set_gnu_getopt(True)  # options may follow other arguments
+        has_config = "config" in self.values
         try:
-            if self._config is not None:  # --config.KEY, for those that `argv` has
-                del self.values.config  # which was for --help
+            _, *arguments = self.values(["", *self.argv], known_only=has_config)
+            if has_config:  # the others are --config.KEY, once the config is known
+                self._config = self._load_config()
+                self._check_keys(arguments, self._config)
+                del self.values.config
                 config_flags.DEFINE_config_dict(
-                    "config", self._config, flag_values=self.values, sys_argv=argv
+                    "config",
+                    self._config,
+                    flag_values=self.values,
+                    sys_argv=arguments,
                 )
-            self.operands = self.values(["", *argv])[1:]
+                _, *arguments = self.values(["", *arguments])
+            self.operands = arguments
         except Exception as error:  # parsers of config keys raise IndexError, say
             raise UsageError(self._explained(error)) from error
         if self.operands and not self.operands_allowed:
@@ -123,33 +125,26 @@ class Flags:
             return f"config.{wrong[1]} is {wrong[2]!r}; give a value such as {value!r}"
         return text
 
-    def _load_config(self, argv: list[str]) -> list[str]:
-        """Loads what --config names, and returns the other arguments."""
-        path, others, arguments = None, [], iter(argv)
-        for argument in arguments:
-            if match := re.fullmatch(r"--?config(?:=(.*))?", argument):
-                path = match[1] if match[1] is not None else next(arguments, None)
-            else:
-                others.append(argument)
+    def _load_config(self) -> ConfigDict:
         if (here := str(pathlib.Path.cwd())) not in sys.path:
             # A config may start from another: `from configs.records import seconds`.
             sys.path.append(here)
-        if path:
-            self.config_path, self._config = path, _packaged.read_config(path)
-        elif self.default_config:
-            self._config = self.default_config()
-        else:
-            raise UsageError("--config FILE is missing, such as quickstart")
-        keys = list(_packaged.keys(self._config))
-        for argument in others:
+        self.config_path = self.values.config or ""
+        if self.config_path:
+            return _packaged.read_config(self.config_path)
+        if self.default_config:
+            return self.default_config()
+        raise UsageError("--config FILE is missing, such as quickstart")
+
+    def _check_keys(self, arguments: Sequence[str], config: ConfigDict) -> None:
+        """Refuses --config.KEY of a key that does not exist."""
+        keys = list(_packaged.keys(config))
+        for argument in arguments:
             match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
             if match and re.sub(r"\[.*", "", match[1]) not in keys:
-                close = _packaged.nearest_key(match[1], self._config)
+                close = _packaged.nearest_key(match[1], config)
                 remedy = f"did you mean {close}?" if close else "see cifar_jax.config"
-                if match[1] in RENAMED_KEYS:
-                    remedy = f"it is now {RENAMED_KEYS[match[1]]}"
                 raise UsageError(f"config has no key {match[1]}; {remedy}")
-        return others
 
 
 def define_config(

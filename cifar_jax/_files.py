@@ -145,14 +145,30 @@ class OutputFolder:
                 figure.savefig(path, format="png", dpi=130)
 
 
-def check(tree: Any, kind: Any, path: pathlib.Path) -> Any:
+def check(tree: Any, kind: Any, path: pathlib.Path, key: str = "") -> Any:
     """Returns the JSON tree of a file if it is of a TypedDict.
 
-    Optional keys may also be null.
+    Optional keys may also be null. `key` is where the tree stands in the file.
     """
-    key = _misfit(tree, kind, "")
-    if key is not None:
+    arms = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if tree is None and types.NoneType in arms:
+        return None
+    kind = arms[0]
+    plain = dict if typing.is_typeddict(kind) else typing.get_origin(kind) or kind
+    # JSON has lists for tuples, and may have a whole number for a float.
+    plain_in_json: dict[Any, Any] = {float: (int, float), tuple: list, Any: object}
+    is_huge = isinstance(tree, int) and tree.bit_length() > 64
+    if is_huge or not isinstance(tree, plain_in_json.get(plain, plain)):
         raise misfit(path, key)
+    if typing.is_typeddict(kind):
+        for name, hint in typing.get_type_hints(kind).items():
+            optional = name in kind.__optional_keys__ or name in _NEWER
+            if tree.get(name) is not None or not optional:
+                check(tree.get(name), hint, path, f"{key}.{name}".lstrip("."))
+    elif plain is list:
+        for hint in typing.get_args(kind):
+            for number, entry in enumerate(tree):
+                check(entry, hint, path, f"{key}[{number}]")
     return tree
 
 
@@ -162,30 +178,6 @@ def misfit(path: pathlib.Path, key: str) -> UserError:
     return UserError(
         f"{path}: {what} is missing or has the wrong type; restore the file from a copy"
     )
-
-
-def _misfit(value: Any, kind: Any, key: str) -> str | None:
-    """Returns the key of the first value that has another type, or None."""
-    arguments = typing.get_args(kind)
-    if isinstance(kind, types.UnionType):
-        misfits = [_misfit(value, arm, key) for arm in arguments]
-        return None if None in misfits else misfits[0]
-    parts = []  # with the type and the key of each
-    if typing.is_typeddict(kind) and isinstance(value, dict):
-        for name, hint in typing.get_type_hints(kind).items():
-            optional = name in kind.__optional_keys__ or name in _NEWER
-            if value.get(name) is not None or not optional:
-                parts.append((value.get(name), hint, f"{key}.{name}".lstrip(".")))
-    elif typing.get_origin(kind) is list and isinstance(value, list):
-        parts = [(part, arguments[0], f"{key}[{k}]") for k, part in enumerate(value)]
-    plain = dict if typing.is_typeddict(kind) else typing.get_origin(kind) or kind
-    # JSON has lists for tuples, and may have a whole number for a float.
-    plain_in_json: dict[Any, Any] = {float: (int, float), tuple: list, Any: object}
-    is_huge = isinstance(value, int) and value.bit_length() > 64
-    if is_huge or not isinstance(value, plain_in_json.get(plain, plain)):
-        return key
-    misfits = (_misfit(*part) for part in parts)
-    return next((misfit for misfit in misfits if misfit is not None), None)
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 import difflib
 import hashlib
 import importlib
-import importlib.machinery
-import importlib.util
 import os
 import pathlib
 import re
@@ -12,12 +10,11 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import Any, cast
 
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax.config import RENAMED_KEYS
+from cifar_jax.config import RENAMED_KEYS, get_config
 
 _PACKAGE = pathlib.Path(__file__).parent
 # In an installed package, or else beside it in a checkout.
@@ -25,7 +22,7 @@ CONFIGS = _PACKAGE / "configs"
 if not CONFIGS.is_dir():
     CONFIGS = _PACKAGE.parent / "configs"
 WEIGHTS = _PACKAGE / "pretrained"
-# Names that other tools have for keys of ours.
+# Names that other tools and earlier versions have for keys of ours.
 _OTHER_NAMES = {
     "lr": "optim.learning_rate",
     "wd": "optim.weight_decay",
@@ -33,6 +30,7 @@ _OTHER_NAMES = {
     "optimizer": "optim.name",
     "dataset": "data.name",
     "scheduler": "schedule.name",
+    **{old.rpartition(".")[2]: new for old, new in RENAMED_KEYS.items()},
 }
 
 
@@ -120,13 +118,9 @@ def _execute(file: pathlib.Path) -> ModuleType:
     sys.modules.setdefault(package.__name__, package)
     parts = file.relative_to(root).with_suffix("").parts
     name = ".".join([package.__name__, *parts])
-    if name.count(".") > 1:  # the folder that it is relative to
-        importlib.import_module(name.rpartition(".")[0])
-    loader = importlib.machinery.SourceFileLoader(name, str(file))
-    spec = importlib.util.spec_from_loader(name, loader)
-    module = importlib.util.module_from_spec(cast(Any, spec))
-    loader.exec_module(module)
-    return module
+    sys.modules.pop(name, None)  # the file may have changed
+    importlib.invalidate_caches()
+    return importlib.import_module(name)
 
 
 def _reason(error: Exception, file: pathlib.Path) -> str:
@@ -134,12 +128,9 @@ def _reason(error: Exception, file: pathlib.Path) -> str:
     reason = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
     # ml_collections answers a wrong key with all that there are.
     if missing := re.search(r'Key "(\w+)" does not exist', reason):
-        close = re.search(r'Did you mean "(\w+)"', reason)
+        close = nearest_key(missing[1], get_config())
         reason = f"the key {missing[1]} does not exist"
-        reason += f"; did you mean {close[1]}?" if close else ""
-        for old, new in RENAMED_KEYS.items():
-            if old.endswith(f".{missing[1]}"):
-                reason = f"{old} is now {new}"
+        reason += f"; did you mean {close}?" if close else ""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename == str(file.absolute()):  # its innermost line
             return f"{reason} (line {frame.lineno})"

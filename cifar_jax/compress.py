@@ -44,7 +44,7 @@ def main(flags: _cli.Flags) -> None:
     from cifar_jax.training import pretrained
 
     card = pretrained.read_card(workdir)
-    config = default.config_from_dict(card["config"])
+    config = default.config_from_dict(card["config"], workdir)
     config.data.dir = flags.data_dir or config.data.dir
     formats.find("onnx")  # before an hour of training: the extra may be missing
     _runtime.start(config.train.cpu_devices)

@@ -7,6 +7,7 @@ A new key must default to the old behaviour, so that older runs can resume; a re
 one goes into `RENAMED_KEYS`.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -47,6 +48,55 @@ RENAMED_KEYS = {
 REMOVED_KEYS = ("study.together",)
 
 
+def _derived(kind: type) -> Any:
+    """Returns an option of that type; None: it follows from others."""
+    return dataclasses.field(default=None, metadata={"kind": kind})
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """The keys of `config.model`; `models.design` resolves and checks them.
+
+    Tuples have one entry for each stage, or a single one for all stages.
+    """
+
+    stage_sizes: tuple[int, ...] = (1, 1, 1, 1)  # number of residual blocks
+    widths: tuple[int, ...] = (64, 128, 256, 512)  # channels; a single one doubles
+    strides: tuple[int, ...] = _derived(tuple)  # of the first block; None: 1, then 2
+    kernel_sizes: tuple[int, ...] = (3,)  # of the blocks' convolutions; odd
+    stem: str = "conv"  # conv, or whitening: frozen filters that whiten the patches
+    stem_width: int = _derived(int)  # channels; None: the first stage's
+    # None: the first stage's; an even size makes the map a pixel smaller
+    stem_kernel: int = _derived(int)
+    stem_stride: int = 1  # stride of the stem's convolution
+    stem_pool: int = 0  # window of a max-pool of stride 2 after the stem; 0: no pool
+    block: str = "basic"  # basic (post-activation) or preact (wide ResNets)
+    shortcut: str = "projection"  # projection or padding, where a block changes shape
+    shortcut_kernel_sizes: tuple[int, ...] = (1,)  # of the projections; odd
+    # how a stage applies its stride: stride (in its first block), or pool: convolution,
+    # max-pool and BatchNorm before its blocks, which then keep the map's shape
+    downsample: str = "stride"
+    activation: str = "relu"  # relu, mish, elu, silu or gelu
+    # squeeze-and-excitation: channels divided by hidden units; 0: no such layer
+    se_ratio: int = 0
+    se_bias: bool = True  # whether its two linear layers have a bias
+    se_activation: str = _derived(str)  # None: `activation`
+    pool: int | None = _derived(int)  # of the last average; None: the whole map
+    dropout: float = 0.0  # rate before the classifier
+    logits_dropout: float = 0.0  # rate on the logits
+    block_dropout: float = 0.0  # rate between the two convolutions of each block
+    # probability of skipping the last block; it falls linearly towards the first
+    stochastic_depth: float = 0.0
+    init: str = "he"  # he (normal, fan-out), or pytorch (the default of its layers)
+    zero_init: bool = False  # the last BatchNorm scale of each basic block starts at 0
+    # the first filters of every convolution pass its input channels on unchanged
+    dirac_init: bool = False
+    bn_scale: bool = True  # False: BatchNorm has only a bias
+    bn_momentum: float = 0.9  # weight of the old running statistics in each update
+    bn_epsilon: float = 1e-5  # added to the variance
+    dtype: str = "auto"  # of the computation: bfloat16 on accelerators, float32 on CPU
+
+
 def get_config() -> ConfigDict:
     """Returns the default config, which trains resnet_4p9m on CIFAR-10."""
     config = ConfigDict()
@@ -60,7 +110,14 @@ def get_config() -> ConfigDict:
         dict(name="random_crop", padding=4, mode="zero"),
         dict(name="random_flip"),
     )
-    config.model = _model()
+    config.model = ConfigDict(
+        {
+            field.name: _optional(field.metadata["kind"])
+            if field.metadata
+            else field.default
+            for field in dataclasses.fields(ModelOptions)
+        }
+    )
     config.budget = ConfigDict()
     # the network must have fewer trainable parameters than this; None: no limit
     config.budget.limit = _optional(object, 5_000_000)
@@ -105,9 +162,7 @@ def get_study_config() -> ConfigDict:
 
 def _optional(kind: type, value=None) -> config_dict.FieldReference:
     """Returns a key that may be None; on the command line too, if `kind` is object."""
-    reference = config_dict.placeholder(kind)
-    reference.set(value)
-    return reference
+    return config_dict.FieldReference(value, field_type=kind)
 
 
 def _data() -> ConfigDict:
@@ -134,47 +189,6 @@ def _data() -> ConfigDict:
     # per-channel standard deviation; None: that of the training images
     data.std = _optional(tuple)
     return data
-
-
-def _model() -> ConfigDict:
-    model = ConfigDict()
-    # tuples have one entry for each stage, or a single one for all stages
-    model.stage_sizes = (1, 1, 1, 1)  # number of residual blocks in each stage
-    model.widths = (64, 128, 256, 512)  # channels; a single one doubles with each stage
-    model.strides = _optional(tuple)  # of each stage's first block; None: 1, then 2
-    model.kernel_sizes = (3,)  # of the blocks' convolutions; odd
-    model.stem = "conv"  # conv, or whitening: frozen filters that whiten the patches
-    model.stem_width = _optional(int)  # channels; None: the first stage's
-    # None: the first stage's; an even size makes the map a pixel smaller
-    model.stem_kernel = _optional(int)
-    model.stem_stride = 1  # stride of the stem's convolution
-    model.stem_pool = 0  # window of a max-pool of stride 2 after the stem; 0: no pool
-    model.block = "basic"  # basic (post-activation) or preact (wide ResNets)
-    model.shortcut = "projection"  # projection or padding, where a block changes shape
-    model.shortcut_kernel_sizes = (1,)  # of the projections; odd
-    # how a stage applies its stride: stride (in its first block), or pool: convolution,
-    # max-pool and BatchNorm before its blocks, which then keep the map's shape
-    model.downsample = "stride"
-    model.activation = "relu"  # relu, mish, elu, silu or gelu
-    # squeeze-and-excitation: channels divided by hidden units; 0: no such layer
-    model.se_ratio = 0
-    model.se_bias = True  # whether its two linear layers have a bias
-    model.se_activation = _optional(str)  # None: `activation`
-    model.pool = _optional(int)  # window of the last average-pool; None: the whole map
-    model.dropout = 0.0  # rate before the classifier
-    model.logits_dropout = 0.0  # rate on the logits
-    model.block_dropout = 0.0  # rate between the two convolutions of each block
-    # probability of skipping the last block; it falls linearly towards the first
-    model.stochastic_depth = 0.0
-    model.init = "he"  # he (normal, fan-out), or pytorch (the default of its layers)
-    model.zero_init = False  # the last BatchNorm scale of each basic block starts at 0
-    # the first filters of every convolution pass its input channels on unchanged
-    model.dirac_init = False
-    model.bn_scale = True  # False: BatchNorm has only a bias
-    model.bn_momentum = 0.9  # weight of the old running statistics in each update
-    model.bn_epsilon = 1e-5  # added to the variance
-    model.dtype = "auto"  # of the computation: bfloat16 on accelerators, float32 on CPU
-    return model
 
 
 def _optim() -> ConfigDict:
@@ -328,55 +342,43 @@ def config_to_dict(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def config_from_dict(values: Mapping[str, Any]) -> ConfigDict:
+def config_from_dict(values: Mapping[str, Any], path: pathlib.Path) -> ConfigDict:
     """Returns the config of an older run, to be changed and run again.
 
     Args:
       values: Content of its config.json. Keys that are newer take their defaults, and
         renamed ones their new names.
+      path: The file, for errors.
+
+    Raises:
+      UserError: If a key is unknown, or its value has another type than its default.
     """
     config = get_config()
-    values = flatten(values)
-    unknown = sorted(values.keys() - flatten(config_to_dict(config)).keys())
-    if unknown:
-        raise UserError(
-            f"the run's config has {unknown[0]}={values[unknown[0]]!r}, a key that "
-            "this version lacks; use the version of cifar_jax that made the run"
-        )
-    config.update_from_flattened_dict(
-        {key: _lists_to_tuples(value) for key, value in values.items()}
-    )
+    defaults = flatten(config_to_dict(config))
+    needed = dict.fromkeys(("seed", "data.name", "model.widths"))
+    for key, value in {**needed, **flatten(values)}.items():
+        if key not in defaults:
+            raise UserError(
+                f"{path} has the key {key!r}, which this version lacks; use the "
+                "version of cifar_jax that made the run"
+            )
+        is_lacking = value is None and defaults[key] is not None
+        is_huge = isinstance(value, int | float) and not abs(value) < 2**64  # or NaN
+        try:
+            if is_huge or (is_lacking and key != "budget.limit"):
+                raise TypeError
+            config.update_from_flattened_dict({key: _lists_to_tuples(value)})
+        except TypeError as error:
+            raise misfit(path, key) from error
     return config
 
 
 def complete(saved: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
     """Returns the config of an older run under today's keys, as plain data.
 
-    Args:
-      saved: Content of its config.json. Missing keys take their defaults; unknown ones
-        are kept.
-      path: The file, for errors.
-
-    Raises:
-      UserError: If a value has another type than its default.
+    Its arguments and errors are those of `config_from_dict`.
     """
-    defaults, flat = flatten(config_to_dict(get_config())), flatten(saved)
-    sections = {key.partition(".")[0] for key in defaults if "." in key}
-    result: dict[str, Any] = {}
-    for key in {**dict.fromkeys(("seed", "data.name", "model.widths")), **flat}:
-        section = key.rpartition(".")[0]
-        default, value = defaults.get(key), flat.get(key)
-        kinds = (int, float) if type(default) is float else (type(default),)
-        # None stands for any type, and may stand for a limit.
-        is_free = default is None or (key, value) == ("budget.limit", None)
-        is_misplaced = key in sections or section in defaults or "." in section
-        is_huge = isinstance(value, int | float) and not abs(value) < 2**64  # or NaN
-        if is_misplaced or is_huge or not (is_free or type(value) in kinds):
-            raise misfit(path, key)
-    for key, value in {**defaults, **flat}.items():
-        section, _, name = key.rpartition(".")
-        (result.setdefault(section, {}) if section else result)[name] = value
-    return result
+    return config_to_dict(config_from_dict(saved, path))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -327,10 +327,7 @@ class Torch:
         torch.backends.cudnn.benchmark = True
         self._head_map = task.design.head_map(task.image_shape)
         network = torch_resnet.TorchResNet(
-            task.design,
-            task.image_shape[2],
-            task.num_classes,
-            int(np.prod(self._head_map)),
+            task.design, task.image_shape, task.num_classes
         ).to(self._device, memory_format=torch.channels_last)
         if task.design.stem == "whitening":
             network.stem_conv.weight.requires_grad_(False)

@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from cifar_jax.models import blocks
+from cifar_jax.models.design import Part
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -17,12 +18,14 @@ def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
+def part(width=4, before=4, stride=1, kernel=3, shortcut_kernel=1):
+    return Part("stage1_block1", 0, before, width, stride, kernel, shortcut_kernel)
+
+
 def block(kind="basic", **options):
+    sizes = part(**{k: options.pop(k) for k in {*options} & {*Part._fields}})
     defaults = dict(
-        width=4,
-        stride=1,
-        kernel=3,
-        shortcut_kernel=1,
+        part=sizes,
         shortcut="projection",
         conv=blocks.conv,
         norm=functools.partial(nn.BatchNorm, use_running_average=True),
@@ -94,9 +97,7 @@ def test_the_first_of_equal_pixels_gets_the_gradient_as_in_pytorch():
 
 def test_a_pooled_stage_normalises_the_maxima():
     pool = blocks.Pool(
-        width=5,
-        window=2,
-        kernel=3,
+        part(width=5, stride=2),
         conv=blocks.conv,
         norm=functools.partial(nn.BatchNorm, use_running_average=False),
         act=lambda x: x,
@@ -179,7 +180,7 @@ def test_excite_gates_each_channel(bias):
 
 def test_padding_shortcut_subsamples_and_adds_zero_channels():
     x = jnp.abs(normal(0, 2, 5, 4, 3))
-    padded = block(shortcut="padding", width=8, stride=2)
+    padded = block(shortcut="padding", before=3, width=8, stride=2)
     variables = init(padded, jax.random.key(1), x)
     y = apply(padded, variables | {"params": zeros(variables)}, x)
     assert y.shape == (2, 3, 2, 8)
@@ -223,7 +224,7 @@ def test_a_preact_block_projects_the_activated_input_without_norm(change):
     params["shortcut_conv"] = variables["params"]["shortcut_conv"]
     params["bn1"] = {"scale": jnp.ones(4), "bias": jnp.zeros(4)}
     y = apply(changed, variables | {"params": params}, x)
-    conv = blocks.conv(changed.width, 1, changed.stride)
+    conv = blocks.conv(changed.part.width, 1, changed.part.stride)
     activated = jnp.maximum(x / jnp.sqrt(1 + 1e-5), 0)
     expected = apply(conv, {"params": params["shortcut_conv"]}, activated)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)

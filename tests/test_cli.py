@@ -66,11 +66,15 @@ def get_config():
         ("def get_config()\n", "", "SyntaxError: expected ':'"),
         ("", "", "no attribute 'get_config'"),
         ("def get_config():\n    return {}\n", "", "returns dict, not a ConfigDict"),
-        (OLD.format("train.views"), "", "train.views is now train.repeats (line 4)"),
+        (
+            OLD.format("train.views"),
+            "",
+            "the key views does not exist; did you mean train.repeats? (line 4)",
+        ),
         (
             OLD.format("train.epoch"),
             "",
-            "the key epoch does not exist; did you mean epochs? (line 4)",
+            "the key epoch does not exist; did you mean train.epochs? (line 4)",
         ),
     ],
 )

@@ -44,7 +44,9 @@ def int8():
 def test_a_runs_images_are_those_it_had(run):
     workdir, _ = run
     config = json.loads((workdir / "config.json").read_text())
-    prepared = setup.make(default.config_from_dict(config), None, lambda line: None)
+    prepared = setup.make(
+        default.config_from_dict(config, workdir), None, lambda line: None
+    )
     test = prepared.source.read(config["data"]["test_split"])
     source = setup.open_source(config)
     test_again = source.read(config["data"]["test_split"])

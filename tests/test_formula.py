@@ -271,4 +271,4 @@ def test_widest_is_the_widest_of_any_design(drawn):
         more = dataclasses.replace(design, widths=tuple(scale), stem_width=stem)
         if closed_form(more, image_shape, num_classes) < limit:
             with pytest.raises(UserError):
-                check(more, image_shape, num_classes)
+                check(more, image_shape)

@@ -15,6 +15,7 @@ from flax import traverse_util
 from onnx import TensorProto, helper, numpy_helper
 
 from cifar_jax.formats.export import Card, Classify, Format
+from cifar_jax.models.design import Part
 from cifar_jax.training.pretrained import LoadedModel
 
 OPSET = 20  # the first with Gelu
@@ -70,21 +71,16 @@ class _Graph:
 
     def build(self) -> None:
         """Adds all of the network, from `images` to `logits`."""
-        design, width = self._design, self._design.stem_width
+        design = self._design
         x = self._stem("images")
-        for stage, num_blocks in enumerate(design.stage_sizes):
-            if design.downsample == "pool":
-                name, window = f"stage{stage + 1}_pool", [design.strides[stage]] * 2
-                x = self._conv(x, f"{name}/conv")
+        for part in design.parts():
+            if part.pools:
+                window = [part.stride] * 2
+                x = self._conv(x, f"{part.name}/conv")
                 x = self._add("MaxPool", x, kernel_shape=window, strides=window)
-                x = self._act(self._norm(x, f"{name}/bn"))
-                width = design.widths[stage]
-            for index in range(num_blocks):
-                name = f"stage{stage + 1}_block{index + 1}"
-                stride = design.block_stride(stage, index)
-                extra = design.widths[stage] - width
-                x = self._block(x, name, stride, extra)
-                width = design.widths[stage]
+                x = self._act(self._norm(x, f"{part.name}/bn"))
+            else:
+                x = self._block(x, part)
         if design.block == "preact":
             x = self._act(self._norm(x, "final_bn"))
         if design.pool is None:
@@ -124,14 +120,13 @@ class _Graph:
             x = self._add("MaxPool", x, **shape)
         return x
 
-    def _block(self, x: str, name: str, stride: int, extra: int) -> str:
-        """A block that adds `extra` channels."""
-        y, preact = x, self._design.block == "preact"
+    def _block(self, x: str, part: Part) -> str:
+        y, name, preact = x, part.name, self._design.block == "preact"
         if preact:
             y = self._act(self._norm(y, f"{name}/bn1"))
-        if stride != 1 or extra:
-            x = self._shortcut(y, name, stride, extra)
-        y = self._conv(y, f"{name}/conv1", stride)
+        if part.reshapes:
+            x = self._shortcut(y, part)
+        y = self._conv(y, f"{name}/conv1", part.stride)
         y = self._act(self._norm(y, f"{name}/{'bn2' if preact else 'bn1'}"))
         y = self._conv(y, f"{name}/conv2")
         y = y if preact else self._norm(y, f"{name}/bn2")
@@ -144,8 +139,9 @@ class _Graph:
         y = self._add("Add", y, x)
         return y if preact else self._act(y)
 
-    def _shortcut(self, x: str, name: str, stride: int, extra: int) -> str:
-        name = f"{name}/shortcut"
+    def _shortcut(self, x: str, part: Part) -> str:
+        name, stride = f"{part.name}/shortcut", part.stride
+        extra = part.width - part.before
         if self._design.shortcut == "projection":
             x = self._conv(x, f"{name}_conv", stride)
             return x if self._design.block == "preact" else self._norm(x, f"{name}_bn")

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cifar_jax.models.design import Part
+
 ACTIVATIONS = {
     "relu": nn.relu,
     "mish": jax.nn.mish,  # x tanh(softplus(x)) (Misra, 2019, arXiv:1908.08681)
@@ -152,27 +154,22 @@ class Pool(nn.Module):
     arXiv:2404.00498).
     """
 
-    width: int  # number of output channels
-    window: int  # window and stride of the max-pool; 1: no pool
-    kernel: int  # size of the convolution
+    part: Part  # its sizes
     conv: Layer  # makes a convolution, as `conv` does
     norm: Layer  # makes a BatchNorm
     act: Activation
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns [B, H / window, W / window, width]."""
-        x = self.conv(self.width, self.kernel, name="conv")(x)
-        return self.act(self.norm(name="bn")(max_pool(x, self.window)))
+        """Returns [B, H / stride, W / stride, width]."""
+        x = self.conv(self.part.width, self.part.kernel, name="conv")(x)
+        return self.act(self.norm(name="bn")(max_pool(x, self.part.stride)))
 
 
 class Block(nn.Module):
     """What the two residual blocks share."""
 
-    width: int  # number of output channels
-    stride: int  # stride of the first convolution and of the shortcut
-    kernel: int  # size of both convolutions
-    shortcut_kernel: int  # size of the projection
+    part: Part  # its sizes
     shortcut: str  # "projection" or "padding", where the block changes the map's shape
     conv: Layer  # makes a convolution, as `conv` does
     norm: Layer  # makes a BatchNorm
@@ -188,17 +185,18 @@ class Block(nn.Module):
 
     def skip(self, block_input: jax.Array, x: jax.Array) -> jax.Array:
         """Returns the shortcut: the block's input, or x in another shape."""
-        if self.stride == 1 and block_input.shape[-1] == self.width:
+        part = self.part
+        if not part.reshapes:
             return block_input
         if self.shortcut == "padding":
             # Option A of He et al. (2016, arXiv:1512.03385): subsample, and add zero
             # channels on both sides, as the common PyTorch code does.
-            extra = self.width - x.shape[-1]
-            x = x[:, :: self.stride, :: self.stride, :]
+            extra = part.width - part.before
+            x = x[:, :: part.stride, :: part.stride, :]
             zeros = (extra // 2, extra - extra // 2)
             return jnp.pad(x, ((0, 0), (0, 0), (0, 0), zeros))
-        kernel = self.shortcut_kernel
-        x = self.conv(self.width, kernel, self.stride, name="shortcut_conv")(x)
+        kernel = part.shortcut_kernel
+        x = self.conv(part.width, kernel, part.stride, name="shortcut_conv")(x)
         return self.norm(name="shortcut_bn")(x) if self.normalises_shortcut else x
 
     def branch(self, y: jax.Array) -> jax.Array:
@@ -220,9 +218,10 @@ class BasicBlock(Block):
         """Returns [B, H / stride, W / stride, width]."""
         # Zero: the block starts as its shortcut (Goyal et al., 2017, arXiv:1706.02677).
         last_scale = nn.initializers.constant(0.0 if self.zero_init else 1.0)
-        y = self.conv(self.width, self.kernel, self.stride, name="conv1")(x)
+        part = self.part
+        y = self.conv(part.width, part.kernel, part.stride, name="conv1")(x)
         y = self.dropout()(self.act(self.norm(name="bn1")(y)))
-        y = self.conv(self.width, self.kernel, name="conv2")(y)
+        y = self.conv(part.width, part.kernel, name="conv2")(y)
         y = self.norm(name="bn2", scale_init=last_scale)(y)
         return self.act(self.branch(y) + self.skip(x, x))
 
@@ -239,9 +238,10 @@ class PreActBlock(Block):
         """Returns [B, H / stride, W / stride, width]."""
         y = self.act(self.norm(name="bn1")(x))
         shortcut = self.skip(x, y)
-        y = self.conv(self.width, self.kernel, self.stride, name="conv1")(y)
+        part = self.part
+        y = self.conv(part.width, part.kernel, part.stride, name="conv1")(y)
         y = self.dropout()(self.act(self.norm(name="bn2")(y)))
-        y = self.conv(self.width, self.kernel, name="conv2")(y)
+        y = self.conv(part.width, part.kernel, name="conv2")(y)
         return self.branch(y) + shortcut
 
 

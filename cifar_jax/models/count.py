@@ -111,23 +111,19 @@ def closed_form(design: Design, image_shape: ImageShape, num_classes: int) -> in
         count += design.stem_width  # a bias and no BatchNorm
     else:
         count += norm * (design.stem_width if basic else design.widths[-1])
-    before = design.stem_width  # channels of the map that a block takes
-    for stage, after in enumerate(design.widths):
-        kernel = design.kernel_sizes[stage] ** 2
-        if design.downsample == "pool":
+    for part in design.parts():
+        before, after, kernel = part.before, part.width, part.kernel**2
+        if part.pools:
             count += before * after * kernel + norm * after
-            before = after
-        for index in range(design.stage_sizes[stage]):
-            count += (before + after) * after * kernel  # two convolutions
-            count += norm * ((after if basic else before) + after)  # two BatchNorms
-            strides = design.block_stride(stage, index) != 1
-            if design.shortcut == "projection" and (strides or before != after):
-                count += before * after * design.shortcut_kernel_sizes[stage] ** 2
-                count += norm * after if basic else 0
-            if design.se_ratio:  # two linear layers
-                hidden = after // design.se_ratio
-                count += 2 * after * hidden + design.se_bias * (after + hidden)
-            before = after
+            continue
+        count += (before + after) * after * kernel  # two convolutions
+        count += norm * ((after if basic else before) + after)  # two BatchNorms
+        if part.reshapes and design.shortcut == "projection":
+            count += before * after * part.shortcut_kernel**2
+            count += norm * after if basic else 0
+        if design.se_ratio:  # two linear layers
+            hidden = after // design.se_ratio
+            count += 2 * after * hidden + design.se_bias * (after + hidden)
     return count + (math.prod(design.head_map(image_shape)) + 1) * num_classes
 
 
@@ -174,7 +170,7 @@ def largest_width_under_budget(
         wider = widened(width)
         if closed_form(wider, image_shape, num_classes) < limit:
             try:
-                check(wider, image_shape, num_classes)
+                check(wider, image_shape)
             except UserError:  # an odd whitening stem, for example
                 continue
             return wider

@@ -5,8 +5,11 @@ Nothing here needs JAX, so a design can be refused or resolved in microseconds.
 
 import dataclasses
 import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from cifar_jax import UserError
+from cifar_jax.config import ModelOptions
 
 ImageShape = tuple[int, int, int]  # height, width and channels
 
@@ -21,59 +24,58 @@ CHOICES = {
     "dtype": ("auto", "float32", "bfloat16"),
 }
 
+# Options that need another one, and why.
+_NEEDS = (
+    ("stem", "whitening", "block", "basic", "another would normalise white maps"),
+    ("downsample", "pool", "block", "basic", "pooled maps are activated already"),
+    ("zero_init", True, "block", "basic", "another does not end with a BatchNorm"),
+    ("zero_init", True, "bn_scale", True, "the last scale of a block starts at zero"),
+)
+
 # What a config may ask for; more than any known network has.
 MAX_BLOCKS, MAX_WIDTH = 1000, 1 << 16
 
-# Options that may be None, and then follow from others; a pool of None stays None.
-DERIVED = ("strides", "stem_width", "stem_kernel", "se_activation", "pool")
+
+class Part(NamedTuple):
+    """A residual block; or the convolution and max-pool that may start a stage."""
+
+    name: str  # such as stage1_block1 or stage1_pool
+    stage: int  # counted from 0
+    before: int  # channels of the map that it takes
+    width: int  # channels of the map that it gives
+    stride: int  # of the first convolution and of the shortcut; or the pool's window
+    kernel: int  # size of the convolutions
+    shortcut_kernel: int  # size of the projection
+
+    @property
+    def pools(self) -> bool:
+        """Whether this is not a block."""
+        return self.name.endswith("pool")
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether the map changes its shape, so that a block's shortcut changes it."""
+        return self.stride != 1 or self.before != self.width
 
 
-@dataclasses.dataclass(frozen=True)
-class Design:
+class Design(ModelOptions):
     """One residual network: the keys of `config.model`, with their defaults.
 
-    After `resolve`, every tuple has one entry for each stage, and the fields of
-    `DERIVED` have their values. `cifar_jax.config` says what each key means.
+    After `resolve`, every tuple has one entry for each stage, and of the options that
+    follow from others only `pool` may be None.
     """
 
-    stage_sizes: tuple[int, ...] = (1, 1, 1, 1)
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    strides: tuple[int, ...] = ()
-    kernel_sizes: tuple[int, ...] = (3,)
-    shortcut_kernel_sizes: tuple[int, ...] = (1,)
-    stem: str = "conv"
-    stem_width: int = 0
-    stem_kernel: int = 0
-    stem_stride: int = 1
-    stem_pool: int = 0
-    block: str = "basic"
-    shortcut: str = "projection"
-    downsample: str = "stride"
-    activation: str = "relu"
-    se_ratio: int = 0
-    se_bias: bool = True
-    se_activation: str = ""
-    pool: int | None = None
-    dropout: float = 0.0
-    logits_dropout: float = 0.0
-    block_dropout: float = 0.0
-    stochastic_depth: float = 0.0
-    init: str = "he"
-    zero_init: bool = False
-    dirac_init: bool = False
-    bn_scale: bool = True
-    bn_momentum: float = 0.9
-    bn_epsilon: float = 1e-5
-    dtype: str = "auto"
-
-    def block_stride(self, stage: int, index: int) -> int:
-        """Returns the stride of a block; stages and their blocks are counted from 0.
-
-        Where a convolution and a max-pool start the stage, its blocks keep the map's
-        shape.
-        """
-        strides = index == 0 and self.downsample == "stride"
-        return self.strides[stage] if strides else 1
+    def parts(self) -> Iterator[Part]:
+        """Yields what is between stem and head; the first part of a stage strides."""
+        before, pools = self.stem_width, self.downsample == "pool"
+        for stage, width in enumerate(self.widths):
+            names = [f"block{number + 1}" for number in range(self.stage_sizes[stage])]
+            stride = self.strides[stage]
+            kernels = self.kernel_sizes[stage], self.shortcut_kernel_sizes[stage]
+            for name in ["pool", *names] if pools else names:
+                name = f"stage{stage + 1}_{name}"
+                yield Part(name, stage, before, width, stride, *kernels)
+                before, stride = width, 1
 
     def map_sizes(self, image_shape: ImageShape) -> list[tuple[int, int]]:
         """Returns (height, width) of the maps after the stem and after each stage."""
@@ -96,33 +98,23 @@ class Design:
         return self.widths[-1], height // self.pool, width // self.pool
 
 
-def resolve(options: dict) -> Design:
+def resolve(options: Mapping[str, Any]) -> Design:
     """Returns the design with every short form written out.
 
     One width doubles from stage to stage, one kernel size serves all the stages, and
     strides of None are 1 and then 2 (He et al., 2016, arXiv:1512.03385).
 
     Args:
-      options: Keys of `config.model`; the others take their defaults.
+      options: Keys of `config.model`; the others, and those of None, take their
+        defaults.
     """
-    options = {k: v for k, v in options.items() if v is not None or k not in DERIVED}
+    options = {name: value for name, value in options.items() if value is not None}
     names = [field.name for field in dataclasses.fields(Design)]
     for key in options:
         if key not in names:
             close = difflib.get_close_matches(key, names, n=1) or names
             raise UserError(f"model.{key} is not an option; use {', '.join(close)}")
     raw = Design(**options)
-    for field in dataclasses.fields(Design):
-        value, kind = getattr(raw, field.name), type(field.default)
-        is_number = kind is float and type(value) is int
-        if kind in (int, float, bool, str) and type(value) is not kind:
-            if not is_number:
-                derived = field.name in DERIVED
-                example = "or None" if derived else f"such as {field.default!r}"
-                raise UserError(
-                    f"model.{field.name} is {value!r}; it needs a value of type "
-                    f"{kind.__name__}, {example}"
-                )
     stage_sizes = _ints("stage_sizes", raw.stage_sizes)
     num_stages = len(stage_sizes)
     widths = _ints("widths", raw.widths)
@@ -176,15 +168,10 @@ def _out(size, kernel: int, stride: int) -> tuple[int, int]:
     return height, width
 
 
-def check(design: Design, image_shape: ImageShape, num_classes: int) -> None:
+def check(design: Design, image_shape: ImageShape) -> None:
     """Refuses a resolved design that is not a sound network for these images."""
     check_values(design)
     _check_combinations(design)
-    if len(image_shape) != 3 or min(*image_shape, num_classes) < 1:
-        raise UserError(
-            f"images of shape {tuple(image_shape)} in {num_classes} classes cannot be "
-            "classified; the shape is (height, width, channels), all at least 1"
-        )
     if sum(design.stage_sizes) > MAX_BLOCKS or max(design.widths) > MAX_WIDTH:
         raise UserError(
             f"model.stage_sizes has {sum(design.stage_sizes):,} blocks of up to "
@@ -245,36 +232,18 @@ def check_values(design: Design) -> None:
 
 def _check_combinations(design: Design) -> None:
     """Checks options that exclude each other."""
-    basic = design.block == "basic"
-    for refused, message in (
-        (
-            design.stem == "whitening" and not basic,
-            f"model.stem is 'whitening' and model.block {design.block!r}; use "
-            "block='basic': a pre-activation block would normalise white maps",
-        ),
-        (
-            design.downsample == "pool" and not basic,
-            f"model.downsample is 'pool' and model.block {design.block!r}; use "
-            "block='basic': the maps that start a stage are activated",
-        ),
-        (
-            design.zero_init and not basic,
-            "model.zero_init needs block='basic': a pre-activation block has no "
-            "BatchNorm after its last convolution",
-        ),
-        (
-            design.zero_init and not design.bn_scale,
-            "model.zero_init needs model.bn_scale=True: the last scale of a block "
-            "starts at zero",
-        ),
-        (
-            design.shortcut == "padding" and set(design.shortcut_kernel_sizes) != {1},
+    for name, value, other, needed, reason in _NEEDS:
+        found = getattr(design, other)
+        if getattr(design, name) == value and found != needed:
+            raise UserError(
+                f"model.{name} is {value!r} and model.{other} {found!r}; use "
+                f"{other}={needed!r}: {reason}"
+            )
+    if design.shortcut == "padding" and set(design.shortcut_kernel_sizes) != {1}:
+        raise UserError(
             f"model.shortcut_kernel_sizes is {design.shortcut_kernel_sizes}, but a "
-            "padding shortcut has no kernel; use shortcut='projection', or size 1",
-        ),
-    ):
-        if refused:
-            raise UserError(message)
+            "padding shortcut has no kernel; use shortcut='projection', or size 1"
+        )
 
 
 def _check_maps(design: Design, image_shape: ImageShape) -> None:

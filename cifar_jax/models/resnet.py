@@ -49,31 +49,22 @@ class ResNet(nn.Module):
         layers = self._layers(train)
         x = self._stem(images, layers)
         num_blocks, number = sum(design.stage_sizes), 0
-        for stage, size in enumerate(design.stage_sizes):
-            if design.downsample == "pool":  # else the stage's first block has a stride
+        for part in design.parts():
+            if part.pools:  # else the stage's first block has a stride
                 x = blocks.Pool(
-                    width=design.widths[stage],
-                    window=design.strides[stage],
-                    kernel=design.kernel_sizes[stage],
-                    conv=layers["conv"],
-                    norm=layers["norm"],
-                    act=layers["act"],
-                    name=f"stage{stage + 1}_pool",
+                    part, layers["conv"], layers["norm"], layers["act"], name=part.name
                 )(x)
-            for index in range(size):
-                number += 1
-                x = blocks.BLOCKS[design.block](
-                    width=design.widths[stage],
-                    stride=design.block_stride(stage, index),
-                    kernel=design.kernel_sizes[stage],
-                    shortcut_kernel=design.shortcut_kernel_sizes[stage],
-                    shortcut=design.shortcut,
-                    # stochastic depth's rates rise in a line to the last block's
-                    drop_rate=design.stochastic_depth * number / num_blocks,
-                    zero_init=design.zero_init,
-                    name=f"stage{stage + 1}_block{index + 1}",
-                    **layers,
-                )(x)
+                continue
+            number += 1
+            x = blocks.BLOCKS[design.block](
+                part,
+                shortcut=design.shortcut,
+                # stochastic depth's rates rise in a line to the last block's
+                drop_rate=design.stochastic_depth * number / num_blocks,
+                zero_init=design.zero_init,
+                name=part.name,
+                **layers,
+            )(x)
         if design.block == "preact":
             x = layers["act"](layers["norm"](name="final_bn")(x))
         return self._head(x, train)
@@ -183,7 +174,7 @@ def create(
       **options: Fields of `Design`.
     """
     design = resolve(options)
-    check(design, tuple(image_shape), num_classes)
+    check(design, image_shape)
     platform = devices[0].platform if devices else jax.default_backend()
     auto, convolve = "bfloat16", None
     if platform == "cpu":

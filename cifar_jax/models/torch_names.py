@@ -125,10 +125,8 @@ def to_flax(
     for path, shape in shapes.items():
         value = tensors[torch_name(path)]
         if path == ("head", "kernel"):  # (K, CHW) to (HWC, K)
-            value = value.reshape(-1, *head_map).transpose(2, 3, 1, 0)
-        elif len(shape) == 4:
+            value = value.reshape(-1, *head_map)
+        if value.ndim == 4:  # a convolution, also of 1x1 maps for a linear layer
             value = value.transpose(2, 3, 1, 0)  # OIHW to HWIO
-        elif len(shape) == 2:  # a linear layer, which PyTorch has as a 1x1 convolution
-            value = value.reshape(value.shape[:2]).T
         leaves[path] = np.ascontiguousarray(value.reshape(shape))
     return leaves

@@ -6,6 +6,7 @@ JAX: `load` reads what `cifar_jax.export --format torch` has written.
 """
 
 import json
+import math
 import os
 import pathlib
 from collections import OrderedDict
@@ -14,7 +15,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from cifar_jax.models.design import Design, ImageShape, resolve
 
@@ -27,21 +27,21 @@ ACTIVATIONS = {
 }
 
 
-def _conv(before, after, kernel, stride=1):
-    return nn.Conv2d(before, after, kernel, stride, (kernel - 1) // 2, bias=False)
+def _conv(before, after, kernel, stride=1, *, bias=False):
+    return nn.Conv2d(before, after, kernel, stride, (kernel - 1) // 2, bias=bias)
 
 
 class Block(nn.Module):
     """A residual block of either kind."""
 
-    def __init__(self, design, stage, before, stride, norm):
+    def __init__(self, design, part, norm):
         super().__init__()
-        after, kernel = design.widths[stage], design.kernel_sizes[stage]
+        before, after, stride = part.before, part.width, part.stride
         self.preact = design.block == "preact"
         self.act = ACTIVATIONS[design.activation]()
-        self.conv1 = _conv(before, after, kernel, stride)
+        self.conv1 = _conv(before, after, part.kernel, stride)
         self.bn1 = norm(before if self.preact else after)
-        self.conv2 = _conv(after, after, kernel)
+        self.conv2 = _conv(after, after, part.kernel)
         self.bn2 = norm(after)
         self.se = None
         if design.se_ratio:  # its gate (Hu et al., 2018, arXiv:1709.01507)
@@ -54,8 +54,8 @@ class Block(nn.Module):
                 gate=nn.Sigmoid(),
             )
             self.se = nn.Sequential(layers)
-        self.changes = stride != 1 or before != after
-        if self.changes and design.shortcut == "padding":
+        self.reshapes = part.reshapes
+        if self.reshapes and design.shortcut == "padding":
             # Subsamples, then adds zero channels on both sides: the last entries of a
             # padding in three dimensions are those of the channels.
             extra = after - before
@@ -63,9 +63,8 @@ class Block(nn.Module):
             self.shortcut = nn.Sequential(
                 nn.AvgPool2d(1, stride), nn.ConstantPad3d(zeros, 0.0)
             )
-        elif self.changes:
-            size = design.shortcut_kernel_sizes[stage]
-            self.shortcut_conv = _conv(before, after, size, stride)
+        elif self.reshapes:
+            self.shortcut_conv = _conv(before, after, part.shortcut_kernel, stride)
             self.shortcut_bn = nn.Identity() if self.preact else norm(after)
             self.shortcut = lambda x: self.shortcut_bn(self.shortcut_conv(x))
         else:
@@ -75,7 +74,7 @@ class Block(nn.Module):
         """Returns [B, width, H / stride, W / stride]."""
         if self.preact:
             y = self.act(self.bn1(x))
-            shortcut = self.shortcut(y) if self.changes else x
+            shortcut = self.shortcut(y) if self.reshapes else x
             y = self.conv2(self.act(self.bn2(self.conv1(y))))
         else:
             shortcut = self.shortcut(x)
@@ -86,19 +85,19 @@ class Block(nn.Module):
         return y + shortcut if self.preact else self.act(y + shortcut)
 
 
-class TorchResNet(nn.Module):
-    """Images NCHW in, logits out; without dropout.
+class TorchResNet(nn.Sequential):
+    """Images [B, C, H, W] in, logits [B, num_classes] out; without dropout.
 
     Args:
       design: Options of the network, resolved.
-      channels: Number of channels of the images.
+      image_shape: (height, width, channels) of the images.
       num_classes: Length of the logits.
-      head_inputs: Number of features that the classifier takes.
     """
 
-    def __init__(self, design: Design, channels: int, num_classes: int, head_inputs):
+    def __init__(self, design: Design, image_shape: ImageShape, num_classes: int):
         super().__init__()
-        self.design = design
+        self.design, preact = design, design.block == "preact"
+        act = ACTIVATIONS[design.activation]
 
         def norm(width):
             layer = nn.BatchNorm2d(width, design.bn_epsilon, 1 - design.bn_momentum)
@@ -107,59 +106,37 @@ class TorchResNet(nn.Module):
                 layer.register_buffer("weight", torch.ones(width), persistent=False)
             return layer
 
-        self.preact = design.block == "preact"
-        self.stem_conv = nn.Conv2d(
-            channels,
+        self.stem_conv = _conv(
+            image_shape[2],
             design.stem_width,
             design.stem_kernel,
             design.stem_stride,
-            (design.stem_kernel - 1) // 2,
             bias=design.stem == "whitening",
         )
-        self.stem_bn = nn.Identity()
-        if not self.preact and design.stem == "conv":
-            self.stem_bn = norm(design.stem_width)
-        self.act = ACTIVATIONS[design.activation]()
-        before = design.stem_width  # channels of the map that a block takes
-        self.blocks = []  # their names, in order
-        for stage, num_blocks in enumerate(design.stage_sizes):
-            if design.downsample == "pool":
-                name, width = f"stage{stage + 1}_pool", design.widths[stage]
+        if not preact:
+            if design.stem == "conv":
+                self.stem_bn = norm(design.stem_width)
+            self.stem_act = act()
+        if window := design.stem_pool:
+            self.stem_pool = nn.MaxPool2d(window, 2, (window - 1) // 2)
+        for part in design.parts():
+            if part.pools:
                 layers = OrderedDict(
-                    conv=_conv(before, width, design.kernel_sizes[stage]),
-                    pool=nn.MaxPool2d(design.strides[stage]),
-                    bn=norm(width),
-                    act=ACTIVATIONS[design.activation](),
+                    conv=_conv(part.before, part.width, part.kernel),
+                    pool=nn.MaxPool2d(part.stride),
+                    bn=norm(part.width),
+                    act=act(),
                 )
-                self.add_module(name, nn.Sequential(layers))
-                self.blocks.append(name)
-                before = width
-            for index in range(num_blocks):
-                stride = design.block_stride(stage, index)
-                name = f"stage{stage + 1}_block{index + 1}"
-                self.add_module(name, Block(design, stage, before, stride, norm))
-                self.blocks.append(name)
-                before = design.widths[stage]
-        if self.preact:
-            self.final_bn = norm(before)
-        self.head = nn.Linear(head_inputs, num_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns logits [B, num_classes] of float images [B, C, H, W]."""
-        x = self.stem_conv(x)
-        x = x if self.preact else self.act(self.stem_bn(x))
-        if self.design.stem_pool:
-            window = self.design.stem_pool
-            x = F.max_pool2d(x, window, 2, (window - 1) // 2)
-        for name in self.blocks:
-            x = getattr(self, name)(x)
-        x = self.act(self.final_bn(x)) if self.preact else x
-        if self.design.pool is None:
-            x = F.adaptive_avg_pool2d(x, 1)
-        else:
-            x = F.avg_pool2d(x, self.design.pool)
-        self.head_map = x.shape[1:]
-        return self.head(x.flatten(1))
+                self.add_module(part.name, nn.Sequential(layers))
+            else:
+                self.add_module(part.name, Block(design, part, norm))
+        if preact:
+            self.final_bn = norm(design.widths[-1])
+            self.final_act = act()
+        is_whole = design.pool is None
+        self.pool = nn.AdaptiveAvgPool2d(1) if is_whole else nn.AvgPool2d(design.pool)
+        self.flatten = nn.Flatten()
+        self.head = nn.Linear(math.prod(design.head_map(image_shape)), num_classes)
 
 
 class Classifier(nn.Module):
@@ -197,9 +174,7 @@ def create(model: Mapping, image_shape: ImageShape, num_classes: int) -> TorchRe
       image_shape: (height, width, channels) of the images.
       num_classes: Length of the logits.
     """
-    design = resolve(dict(model))
-    head_inputs = int(np.prod(design.head_map(image_shape)))
-    return TorchResNet(design, image_shape[2], num_classes, head_inputs)
+    return TorchResNet(resolve(model), image_shape, num_classes)
 
 
 def load(path: os.PathLike) -> Classifier:

@@ -244,34 +244,30 @@ def drawing(
 ) -> list[Part]:
     """Returns the parts of a network to draw: equal blocks of a stage are one."""
     sizes = [f"{height}x{width}" for height, width in design.map_sizes(shape)]
-    kernel, width = design.stem_kernel, design.stem_width
+    kernel = design.stem_kernel
     stem = f"{kernel}x{kernel} convolution, stride {design.stem_stride}"
     stem = f"{design.stem}: {stem}" if design.stem != "conv" else stem
     stem += f", max-pool {design.stem_pool}" if design.stem_pool else ""
     parts = [Part("image", "", "x".join(map(str, shape)))]
-    parts.append(Part("stem", stem, f"{sizes[0]}x{width}"))
+    parts.append(Part("stem", stem, f"{sizes[0]}x{design.stem_width}"))
     excite = ", squeeze-and-excitation" if design.se_ratio else ""
-    for stage, blocks in enumerate(design.stage_sizes):
-        name, after = f"stage {stage + 1}", design.widths[stage]
-        size, output = design.kernel_sizes[stage], f"{sizes[stage + 1]}x{after}"
-        if design.downsample == "pool":
-            window = design.strides[stage]
-            text = f"{size}x{size} convolution, max-pool {window}"
-            parts.append(Part(f"{name}, pool", text, output))
-            width = after
-        for index in range(blocks):
-            stride, shortcut = design.block_stride(stage, index), "identity"
-            if stride != 1 or width != after:
-                kernel = design.shortcut_kernel_sizes[stage]
-                shortcut = f"{kernel}x{kernel} projection"
-                shortcut = "padding" if design.shortcut == "padding" else shortcut
-            text = f"two {size}x{size} convolutions, stride {stride}{excite}"
-            if parts[-1][1:4] == (text, output, shortcut):
-                parts[-1] = parts[-1]._replace(times=parts[-1].times + 1)
-            else:
-                block = f"{name}, block {index + 1}"
-                parts.append(Part(block, text, output, shortcut))
-            width = after
+    for part in design.parts():
+        kind = part.name.partition("_")[2].replace("block", "block ")
+        name, size = f"stage {part.stage + 1}, {kind}", part.kernel
+        output, shortcut = f"{sizes[part.stage + 1]}x{part.width}", "identity"
+        if part.pools:
+            text = f"{size}x{size} convolution, max-pool {part.stride}"
+            parts.append(Part(name, text, output))
+            continue
+        if part.reshapes:
+            kernel = part.shortcut_kernel
+            shortcut = f"{kernel}x{kernel} projection"
+            shortcut = "padding" if design.shortcut == "padding" else shortcut
+        text = f"two {size}x{size} convolutions, stride {part.stride}{excite}"
+        if parts[-1][1:4] == (text, output, shortcut):
+            parts[-1] = parts[-1]._replace(times=parts[-1].times + 1)
+        else:
+            parts.append(Part(name, text, output, shortcut))
     pool = "all of the map" if design.pool is None else f"{design.pool}x{design.pool}"
     parts.append(Part("classifier", f"mean over {pool}, linear", f"{num_classes}"))
     return parts

@@ -75,7 +75,7 @@ def candidate(rules: Rules, factors: Factors, name: str = "") -> Candidate:
     widths, number, reason = (), 0, None
     try:
         network = design.resolve(config.model.to_dict())
-        design.check(network, *shape)
+        design.check(network, rules.image_shape)
         if rules.widest and limit is not None:
             network = count.largest_width_under_budget(
                 network, *shape, limit, rules.multiple
