@@ -427,40 +427,46 @@ def _lists_to_tuples(value: Any) -> Any:
     return tuple(map(_lists_to_tuples, value)) if isinstance(value, list) else value
 
 
-# Bounds of the numbers in a config: the least value, and the first one too large.
-_BOUNDS = (
-    ("seed", 0, 2**32),
-    ("data.split_seed", 0, 2**32),
-    ("train.epochs", 1, None),
-    ("train.batch_size", 1, None),
-    ("train.chips", 0, None),
-    ("train.label_smoothing", 0, 1),
-    ("train.ema_decay", 0, 1),
-    ("train.accumulate", 1, None),
-    ("train.repeats", 1, None),
-    ("train.patience", 0, None),
-    ("train.max_seconds", 0, None),
-    ("train.cpu_devices", 0, None),
-    ("train.steps_per_dispatch", 0, None),
-    ("train.watchdog_seconds", 0, None),
-    ("evaluate.batch_size", 1, None),
-    ("evaluate.every_epochs", 1, None),
-    ("checkpoint.every_epochs", 1, None),
-    ("checkpoint.every_seconds", 0, None),
-    ("checkpoint.keep", 1, None),
-    ("optim.gradient_clip", 0, None),
-    ("optim.weight_decay", 0, None),
-    ("optim.sam_rho", 0, None),
-    ("prune.sparsity", 0, 1),
-)
+# The least value of numbers and the first one too large, if any, with their keys.
+_BOUNDS = {
+    (0, 2**32): ("seed", "data.split_seed"),
+    (0, 1): (
+        *("model.dropout", "model.logits_dropout", "model.block_dropout"),
+        *("model.stochastic_depth", "model.bn_momentum", "prune.sparsity"),
+        *("train.label_smoothing", "train.ema_decay"),
+    ),
+    (0, None): (
+        *("model.stem_pool", "model.se_ratio"),
+        *("optim.gradient_clip", "optim.weight_decay", "optim.sam_rho"),
+        *("train.chips", "train.patience", "train.max_seconds", "train.cpu_devices"),
+        *("train.steps_per_dispatch", "train.watchdog_seconds"),
+        *("checkpoint.every_seconds", "study.finalists", "study.threads"),
+        *("study.accelerators", "study.max_seconds"),
+    ),
+    (1, None): (
+        *("model.stem_stride", "train.epochs", "train.batch_size"),
+        *("train.accumulate", "train.repeats", "evaluate.batch_size"),
+        *("evaluate.every_epochs", "checkpoint.every_epochs", "checkpoint.keep"),
+        *("study.width_multiple", "study.seeds", "study.trials", "study.min_epochs"),
+    ),
+    (2, None): ("study.reduction_factor",),
+}
 
-
+_ACTIVATIONS = ("relu", "mish", "elu", "silu", "gelu")
 # What the keys may be that name one of several things.
 CHOICES = {
     "data.placement": ("auto", "device", "host"),
     "evaluate.best_by": ("accuracy", "loss", "last"),
     "evaluate.select_on": ("val", "test"),
     "evaluate.tta": TTA_NAMES,
+    "model.stem": ("conv", "whitening"),
+    "model.block": ("basic", "preact"),
+    "model.shortcut": ("projection", "padding"),
+    "model.downsample": ("stride", "pool"),
+    "model.activation": _ACTIVATIONS,
+    "model.se_activation": (None, *_ACTIVATIONS),
+    "model.init": ("he", "pytorch"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
     "optim.name": ("adam", "adamw", "lion", "sgd", "sgdw", "muon"),
     "optim.muon_fallback": ("adam", "adamw", "lion", "sgd", "sgdw"),
     "optim.muon_preconditioning": ("frobenius", "aol"),
@@ -469,25 +475,30 @@ CHOICES = {
         *("warmup_cosine", "constant", "linear", "step", "piecewise"),
         *("cosine_restarts", "one_cycle"),
     ),
+    "study.kind": ("list", "grid", "one_at_a_time", "sample"),
+    "study.pruner": ("none", "halving", "hyperband"),
+    "study.sampler": ("tpe", "nsga2", "random"),
+    "study.width": ("keep", "widest"),
 }
 
 
-def check_choices(values: Mapping[str, Any]) -> None:
-    """Refuses a config, as `flatten` returns it, with a name that is unknown."""
+def check_values(values: Mapping[str, Any]) -> None:
+    """Refuses unknown names and numbers out of bounds, by dotted key."""
+    for (least, below), keys in _BOUNDS.items():
+        for key in keys:
+            value = values.get(key, least)
+            if not (value >= least and (below is None or value < below)):
+                limit = f"at least {least}" + (f" and below {below}" if below else "")
+                raise UserError(f"{key} is {value}; use {limit}")
     for key, choices in CHOICES.items():
-        if values[key] not in choices:
-            raise UserError(f"{key} is {values[key]!r}; use {', '.join(choices)}")
+        if values.get(key, choices[0]) not in choices:
+            names = ", ".join(map(str, choices))
+            raise UserError(f"{key} is {values[key]!r}; use {names}")
 
 
 def check(config: ConfigDict) -> None:
     """Refuses what can be refused without JAX: unknown names, numbers out of bounds."""
-    values = flatten(config_to_dict(config))
-    for key, least, below in _BOUNDS:
-        value = values[key]
-        if value < least or (below is not None and value >= below):
-            limit = f"at least {least}" + (f" and below {below}" if below else "")
-            raise UserError(f"{key} is {value}; use {limit}")
-    check_choices(values)
+    check_values(flatten(config_to_dict(config)))
     train, evaluate = config.train, config.evaluate
     if train.batch_size % train.repeats:
         raise UserError(

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from cifar_jax import UserError
-from cifar_jax.config import get_config
+from cifar_jax.config import CHOICES, get_config
 from cifar_jax.models.blocks import ACTIVATIONS, BLOCKS
-from cifar_jax.models.design import CHOICES, Design, check, resolve
+from cifar_jax.models.design import Design, check, resolve
 
 CIFAR = (32, 32, 3)
 
@@ -42,9 +42,9 @@ def test_defaults_are_those_of_the_config():
 
 
 def test_choices_are_what_is_built():
-    assert set(CHOICES["block"]) == set(BLOCKS)
-    assert set(CHOICES["activation"]) == set(ACTIVATIONS)
-    assert set(CHOICES["se_activation"]) == set(ACTIVATIONS)
+    assert set(CHOICES["model.block"]) == set(BLOCKS)
+    assert set(CHOICES["model.activation"]) == set(ACTIVATIONS)
+    assert set(CHOICES["model.se_activation"]) == {None, *ACTIVATIONS}
 
 
 @pytest.mark.parametrize(

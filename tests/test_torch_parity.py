@@ -201,7 +201,7 @@ def test_float32_stays_within_the_fourth_digit():
         logits = model.apply(variables, images, train=False)
     flat = traverse_util.flatten_dict(variables["params"])
     flat |= traverse_util.flatten_dict(variables["batch_stats"])
-    network = TorchResNet(model.design, 3, 10, 512)
+    network = TorchResNet(model.design, (32, 32, 3), 10)
     tensors = to_torch(flat, network.state_dict(), (512, 1, 1))
     network.load_state_dict(tensors, strict=False)
     network.eval()

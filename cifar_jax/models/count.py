@@ -155,20 +155,22 @@ def largest_width_under_budget(
             stem_width=width if design.stem_width == first else design.stem_width,
         )
 
+    def count(design: Design) -> int:
+        return closed_form(design, image_shape, num_classes)
+
     # Without projections the count rises with the width, so bisection bounds it; with
     # them it may fall where a stage comes to equal the stem, so the rest is tried.
-    bound = multiple * bisect.bisect_left(
-        range(multiple, limit + multiple, multiple),
+    widths = range(multiple, limit + multiple, multiple)
+    bound = bisect.bisect_left(
+        widths,
         limit,
-        key=lambda width: closed_form(
-            dataclasses.replace(widened(width), shortcut="padding"),
-            image_shape,
-            num_classes,
+        key=lambda width: count(
+            dataclasses.replace(widened(width), shortcut="padding")
         ),
     )
-    for width in range(bound, 0, -multiple):
+    for width in reversed(widths[:bound]):
         wider = widened(width)
-        if closed_form(wider, image_shape, num_classes) < limit:
+        if count(wider) < limit:
             try:
                 check(wider, image_shape)
             except UserError:  # an odd whitening stem, for example

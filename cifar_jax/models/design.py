@@ -8,21 +8,9 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from cifar_jax import UserError
-from cifar_jax.config import ModelOptions
+from cifar_jax import UserError, config
 
 ImageShape = tuple[int, int, int]  # height, width and channels
-
-CHOICES = {
-    "stem": ("conv", "whitening"),
-    "block": ("basic", "preact"),
-    "shortcut": ("projection", "padding"),
-    "downsample": ("stride", "pool"),
-    "activation": ("relu", "mish", "elu", "silu", "gelu"),
-    "se_activation": ("relu", "mish", "elu", "silu", "gelu"),
-    "init": ("he", "pytorch"),
-    "dtype": ("auto", "float32", "bfloat16"),
-}
 
 # Options that need another one, and why.
 _NEEDS = (
@@ -58,7 +46,7 @@ class Part(NamedTuple):
         return self.stride != 1 or self.before != self.width
 
 
-class Design(ModelOptions):
+class Design(config.ModelOptions):
     """One residual network: the keys of `config.model`, with their defaults.
 
     After `resolve`, every tuple has one entry for each stage, and of the options that
@@ -171,7 +159,6 @@ def _out(size, kernel: int, stride: int) -> tuple[int, int]:
 def check(design: Design, image_shape: ImageShape) -> None:
     """Refuses a resolved design that is not a sound network for these images."""
     check_values(design)
-    _check_combinations(design)
     if sum(design.stage_sizes) > MAX_BLOCKS or max(design.widths) > MAX_WIDTH:
         raise UserError(
             f"model.stage_sizes has {sum(design.stage_sizes):,} blocks of up to "
@@ -179,7 +166,7 @@ def check(design: Design, image_shape: ImageShape) -> None:
             f"{MAX_WIDTH:,}"
         )
     narrowest = min(design.widths)
-    if not 0 <= design.se_ratio <= narrowest:
+    if design.se_ratio > narrowest:
         raise UserError(
             f"model.se_ratio is {design.se_ratio}, but the narrowest stage has "
             f"{narrowest} channels; use at most {narrowest}, or 0 for no "
@@ -204,14 +191,13 @@ def check(design: Design, image_shape: ImageShape) -> None:
 
 
 def check_values(design: Design) -> None:
-    """Checks each option by itself."""
-    for name, choices in CHOICES.items():
-        if getattr(design, name) not in choices:
-            raise UserError(
-                f"model.{name} is {getattr(design, name)!r}; use one of "
-                f"{', '.join(choices)}"
-            )
-    for name in ("stem_width", "stem_stride", "stem_kernel"):
+    """Checks what does not depend on the images."""
+    config.check_values(
+        {f"model.{name}": value for name, value in vars(design).items()}
+    )
+    if not design.bn_epsilon > 0:
+        raise UserError(f"model.bn_epsilon is {design.bn_epsilon}; use a value above 0")
+    for name in ("stem_width", "stem_kernel"):
         _ints(name, getattr(design, name))
     for name in ("kernel_sizes", "shortcut_kernel_sizes"):
         even = [k for k in _ints(name, getattr(design, name)) if k % 2 == 0]
@@ -220,18 +206,6 @@ def check_values(design: Design) -> None:
                 f"model.{name} holds {even[0]}, which is even; use an odd size such as "
                 f"{even[0] + 1}: only those leave the map's size to the stride"
             )
-    rates = ("dropout", "logits_dropout", "block_dropout", "stochastic_depth")
-    for name in (*rates, "bn_momentum"):
-        if not 0 <= getattr(design, name) < 1:
-            raise UserError(
-                f"model.{name} is {getattr(design, name)}; use at least 0 and below 1"
-            )
-    if not design.bn_epsilon > 0:
-        raise UserError(f"model.bn_epsilon is {design.bn_epsilon}; use a value above 0")
-
-
-def _check_combinations(design: Design) -> None:
-    """Checks options that exclude each other."""
     for name, value, other, needed, reason in _NEEDS:
         found = getattr(design, other)
         if getattr(design, name) == value and found != needed:
@@ -248,11 +222,11 @@ def _check_combinations(design: Design) -> None:
 
 def _check_maps(design: Design, image_shape: ImageShape) -> None:
     """Checks that every map is large enough for what is applied to it."""
-    if design.stem_pool < 0 or design.stem_stride > min(image_shape[:2]):
+    side = min(image_shape[:2])
+    if design.stem_stride > side:
         raise UserError(
-            f"model.stem_pool is {design.stem_pool} and stem_stride "
-            f"{design.stem_stride}; use a pool of at least 0 and a stride of at most "
-            f"{min(image_shape[:2])}, the image's side"
+            f"model.stem_stride is {design.stem_stride}; use at most {side}, the "
+            "image's side"
         )
     sizes = design.map_sizes(image_shape)
     for stage, (size, stride) in enumerate(

@@ -31,7 +31,6 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32  # of the computation
     param_dtype: Any = jnp.float32  # of parameters, statistics and logits
     convolve: Any = None  # computes the convolutions; None: `lax.conv_general_dilated`
-    norm: Any = nn.BatchNorm  # makes a BatchNorm
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -90,7 +89,7 @@ class ResNet(nn.Module):
                 **types,
             ),
             norm=functools.partial(
-                self.norm,
+                nn.BatchNorm,
                 use_running_average=not train,
                 momentum=design.bn_momentum,
                 epsilon=design.bn_epsilon,

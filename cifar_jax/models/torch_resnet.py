@@ -148,17 +148,13 @@ class Classifier(nn.Module):
       std: Standard deviation of each channel, with pixels in [0, 1].
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(
         self, network: TorchResNet, mean: Sequence[float], std: Sequence[float]
     ):
         super().__init__()
         self.network = network
-        for name, values in (("mean", mean), ("std", std)):
-            values = torch.tensor(values, dtype=torch.float32)[:, None, None]
-            self.register_buffer(name, values, persistent=False)
+        self.mean = nn.Buffer(torch.tensor(mean)[:, None, None], persistent=False)
+        self.std = nn.Buffer(torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Returns float32 logits [B, num_classes] of uint8 images [B, H, W, C]."""

@@ -10,23 +10,13 @@ from optuna import distributions
 from optuna.distributions import BaseDistribution
 
 from cifar_jax import UserError
+from cifar_jax.config import check_values
 from cifar_jax.data import sources
 from cifar_jax.studies import designs
 from cifar_jax.studies.designs import Candidate, Rules
 
 _COSTS = ("loss", "parameters", "macs", "latency", "seconds")
 OBJECTIVES = {"accuracy": True, **dict.fromkeys(_COSTS, False)}  # is more better?
-_CHOICES = {
-    "kind": ("list", "grid", "one_at_a_time", "sample"),
-    "sampler": ("tpe", "nsga2", "random"),
-    "pruner": ("none", "halving", "hyperband"),
-    "width": ("keep", "widest"),
-}
-_LEAST = {
-    **dict.fromkeys(("width_multiple", "seeds", "trials", "min_epochs"), 1),
-    **dict.fromkeys(("finalists", "threads", "accelerators", "max_seconds"), 0),
-    "reduction_factor": 2,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,14 +108,9 @@ def _check(base: ConfigDict, options: ConfigDict) -> None:
     kind, pruner, objectives = options.kind, options.pruner, tuple(options.objectives)
     validation, select_on = base.data.validation, base.evaluate.select_on
     every = base.evaluate.every_epochs
-    rules: dict[str, Any] = {}  # whether each is kept, by what is said if it is not
-    for key, choices in _CHOICES.items():
-        message = f"study.{key} is {options[key]!r}; use {', '.join(choices)}"
-        rules[message] = options[key] in choices
-    for key, least in _LEAST.items():
-        message = f"study.{key} is {options[key]}; use at least {least}"
-        rules[message] = options[key] >= least
-    rules |= {
+    check_values({f"study.{key}": value for key, value in options.items()})
+    # whether each is kept, by what is said if it is not
+    rules: dict[str, Any] = {
         f"study.objectives is {objectives}; use some of {', '.join(OBJECTIVES)}": (
             objectives and set(objectives) <= set(OBJECTIVES)
         ),

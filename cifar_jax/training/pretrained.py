@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError, _packaged
 from cifar_jax._files import check
-from cifar_jax.config import check_choices, complete, flatten
+from cifar_jax.config import check_values, complete, flatten
 from cifar_jax.data.dataset import MAX_CLASSES
 from cifar_jax.models import count, resnet
 from cifar_jax.training import distributed, optim, results, setup
@@ -307,7 +307,7 @@ def _abstract_state(network: LoadedModel) -> TrainState:
 
     They do not depend on the schedules, only on whether the momentum has one.
     """
-    check_choices(flatten(network.config))
+    check_values(flatten(network.config))
     constant = optax.constant_schedule(0.0)
     has_momentum = network.config["schedule"]["momentum_range"] is not None
     optimizer = optim.make_optimizer(

@@ -2,7 +2,8 @@
 
 from hypothesis import strategies as st
 
-from cifar_jax.models.design import CHOICES, resolve
+from cifar_jax.config import CHOICES
+from cifar_jax.models.design import resolve
 
 # One for each option; all of them change SMALL.
 SMALL = dict(stage_sizes=(1, 2), widths=(8, 12))
@@ -41,10 +42,10 @@ def designs(draw):
     """Draws (options, image_shape, num_classes) of a sound network."""
     num_stages = draw(st.sampled_from([1, 1, 1, 2, 2, 3, 4]))  # tracing takes its time
     side = draw(st.tuples(_SIDE, _SIDE))
-    downsample = draw(st.sampled_from(CHOICES["downsample"]))
+    downsample = draw(st.sampled_from(CHOICES["model.downsample"]))
     strides = downsample == "stride"  # a max-pool rounds down
-    block = draw(st.sampled_from(CHOICES["block"])) if strides else "basic"
-    shortcut = draw(st.sampled_from(CHOICES["shortcut"]))
+    block = draw(st.sampled_from(CHOICES["model.block"])) if strides else "basic"
+    shortcut = draw(st.sampled_from(CHOICES["model.shortcut"]))
     widths = draw(_for_stages(num_stages, st.integers(1, 40)))
     stem_width = draw(st.none() | st.integers(1, 40))
     stem_kernel = draw(st.none() | _ODD | st.just(2))
@@ -73,7 +74,7 @@ def designs(draw):
         stem_pool=draw(st.sampled_from([0, 0, 2, 3])) if strides else 0,
         block=block,
         shortcut=shortcut,
-        activation=draw(st.sampled_from(CHOICES["activation"])),
+        activation=draw(st.sampled_from(CHOICES["model.activation"])),
         se_ratio=draw(st.integers(0, min(widths))),
         se_bias=draw(st.booleans()),
         downsample=downsample,
