@@ -23,6 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from cifar_jax import Stopped, UserError, __version__, _packaged
 from cifar_jax._files import find_remedy, first_line
 from cifar_jax._packaged import UsageError
+from cifar_jax.config import config_to_dict, flatten
 
 START = time.perf_counter()  # of the process, nearly
 # What --workdir takes where a trained network is wanted.
@@ -138,7 +139,7 @@ class Flags:
 
     def _check_keys(self, arguments: Sequence[str], config: ConfigDict) -> None:
         """Refuses --config.KEY of a key that does not exist."""
-        keys = list(_packaged.keys(config))
+        keys = flatten(config_to_dict(config))
         for argument in arguments:
             match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
             if match and re.sub(r"\[.*", "", match[1]) not in keys:

@@ -8,13 +8,13 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from types import ModuleType
 
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax.config import RENAMED_KEYS, get_config
+from cifar_jax.config import RENAMED_KEYS, config_to_dict, flatten, get_config
 
 _PACKAGE = pathlib.Path(__file__).parent
 # In an installed package, or else beside it in a checkout.
@@ -137,14 +137,6 @@ def _reason(error: Exception, file: pathlib.Path) -> str:
     return reason
 
 
-def keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    """Yields all keys, also those that hold others, such as optim.learning_rate."""
-    for key in config:
-        yield prefix + key
-        if isinstance(config[key], ConfigDict):
-            yield from keys(config[key], f"{prefix}{key}.")
-
-
 def nearest_key(wrong: str, config: ConfigDict) -> str | None:
     """Returns the key that is meant by one that does not exist, or None.
 
@@ -152,7 +144,7 @@ def nearest_key(wrong: str, config: ConfigDict) -> str | None:
       wrong: Key, whole or its end, such as optim.lr or epochs.
       config: Config that lacks it.
     """
-    known, last = list(keys(config)), wrong.rpartition(".")[2]
+    known, last = list(flatten(config_to_dict(config))), wrong.rpartition(".")[2]
     base = "base." if "base" in config else ""
     if base + _OTHER_NAMES.get(last, "-") in known:
         return base + _OTHER_NAMES[last]

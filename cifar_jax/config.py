@@ -48,9 +48,37 @@ RENAMED_KEYS = {
 REMOVED_KEYS = ("study.together",)
 
 
-def _derived(kind: type) -> Any:
-    """Returns an option of that type; None: it follows from others."""
-    return dataclasses.field(default=None, metadata={"kind": kind})
+def _optional(kind: type) -> Any:
+    """Returns a key that is None, or of this type."""
+    return dataclasses.field(default_factory=lambda: config_dict.placeholder(kind))
+
+
+@dataclasses.dataclass
+class _Data:
+    """The keys of `config.data`."""
+
+    # a TFDS data set (cifar10, cifar100, digits, or one already on disk), or a path: a
+    # folder of images, .npz, .npy, a pickled batch, an official archive
+    name: str = "cifar10"
+    dir: str | None = _optional(str)  # folder of TFDS data sets; None: TFDS's default
+    # local copy of the archive to prepare the set from
+    source: str | None = _optional(str)
+    train_split: str = "train"  # TFDS split string
+    test_split: str = "test"  # TFDS split string
+    # (height, width) that all images are resized to; None: they have one size
+    image_size: tuple | None = _optional(tuple)
+    # images held out of train_split: a fraction below 1, or a count; 0: none, and the
+    # last state is scored
+    validation: float = 0.1
+    stratified: bool = True  # hold out the same fraction of each class
+    split_seed: int = 0  # apart from `seed`, so that all seeds share a validation set
+    # memory that holds the images: device; host, for data that does not fit (batches
+    # are sent ahead); or auto: device if they take at most a quarter of its memory
+    placement: str = "auto"
+    # per-channel mean of the pixels in [0, 1]; None: that of the training images
+    mean: tuple | None = _optional(tuple)
+    # per-channel standard deviation; None: that of the training images
+    std: tuple | None = _optional(tuple)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +89,15 @@ class ModelOptions:
     """
 
     stage_sizes: tuple[int, ...] = (1, 1, 1, 1)  # number of residual blocks
-    widths: tuple[int, ...] = (64, 128, 256, 512)  # channels; a single one doubles
-    strides: tuple[int, ...] = _derived(tuple)  # of the first block; None: 1, then 2
+    # channels; a single one doubles with each stage
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    # of each stage's first block; None: 1, then 2
+    strides: tuple[int, ...] = _optional(tuple)
     kernel_sizes: tuple[int, ...] = (3,)  # of the blocks' convolutions; odd
     stem: str = "conv"  # conv, or whitening: frozen filters that whiten the patches
-    stem_width: int = _derived(int)  # channels; None: the first stage's
+    stem_width: int = _optional(int)  # channels; None: the first stage's
     # None: the first stage's; an even size makes the map a pixel smaller
-    stem_kernel: int = _derived(int)
+    stem_kernel: int = _optional(int)
     stem_stride: int = 1  # stride of the stem's convolution
     stem_pool: int = 0  # window of a max-pool of stride 2 after the stem; 0: no pool
     block: str = "basic"  # basic (post-activation) or preact (wide ResNets)
@@ -80,8 +110,9 @@ class ModelOptions:
     # squeeze-and-excitation: channels divided by hidden units; 0: no such layer
     se_ratio: int = 0
     se_bias: bool = True  # whether its two linear layers have a bias
-    se_activation: str = _derived(str)  # None: `activation`
-    pool: int | None = _derived(int)  # of the last average; None: the whole map
+    se_activation: str = _optional(str)  # None: `activation`
+    # window of the last average-pool; None: the whole map
+    pool: int | None = _optional(int)
     dropout: float = 0.0  # rate before the classifier
     logits_dropout: float = 0.0  # rate on the logits
     block_dropout: float = 0.0  # rate between the two convolutions of each block
@@ -97,11 +128,161 @@ class ModelOptions:
     dtype: str = "auto"  # of the computation: bfloat16 on accelerators, float32 on CPU
 
 
+@dataclasses.dataclass
+class _Optim:
+    """The keys of `config.optim`."""
+
+    # sgd, sgdw, adam, adamw, lion, or muon (for the blocks' convolutions)
+    name: str = "sgd"
+    learning_rate: float = 0.1  # peak of the schedule
+    momentum: float = 0.9  # sgd, sgdw
+    nesterov: bool = True  # sgd, sgdw
+    b1: float = 0.9  # adam, adamw, lion
+    b2: float = 0.999  # adam, adamw, lion
+    # sgd, adam: added to the gradient; the others: multiplied by the learning rate
+    weight_decay: float = 5e-4
+    weight_decay_mask: str = "kernels"  # parameters that decay: kernels, or all
+    muon_fallback: str = "sgd"  # muon: optimiser of all other parameters
+    muon_scale: float = 0.2  # muon: its learning rate, as a fraction of the fallback's
+    muon_beta: float = 0.9  # muon: decay of the gradient's moving average
+    muon_steps: int = 3  # muon: number of Newton-Schulz iterations
+    # muon: what a matrix is divided by before them, so that they converge: frobenius
+    # (its norm), or aol, the almost orthogonal layer's bound for each row, which is
+    # tighter and saves an iteration (Boissin et al., 2025, arXiv:2512.04632)
+    muon_preconditioning: str = "frobenius"
+    # muon: each kernel gets the norm sqrt(filters) before its update, as in airbench
+    muon_renormalize: bool = False
+    muon_weight_decay: float = 5e-3  # muon: multiplied by its learning rate
+    gradient_clip: float = 0.0  # largest global norm of the gradient; 0: no clipping
+    # factors of the learning rate, by regular expressions of parameter paths; the first
+    # that matches counts: ((".*/bias", 2.0),)
+    lr_multipliers: tuple = ()
+    # sharpness-aware minimisation: radius of the perturbation; 0: off. Twice the work
+    sam_rho: float = 0.0
+    sam_adaptive: bool = False  # ASAM: radius of each weight in proportion to itself
+    sam_start: str = "0%"  # duration, as in schedule: plain steps until then
+
+
+@dataclasses.dataclass
+class _Schedule:
+    """The keys of `config.schedule`; durations: "5 epochs", "500 steps" or "5%"."""
+
+    # warmup_cosine, constant, linear, step, piecewise, cosine_restarts, or one_cycle
+    name: str = "warmup_cosine"
+    warmup: str = "5%"  # duration of the linear rise to the peak
+    length: str = "100%"  # duration until final_factor; may be longer than the run
+    initial_factor: float = 0.0  # first learning rate, as a fraction of the peak
+    final_factor: float = 0.0  # last learning rate, as a fraction of the peak
+    period: str = "10 epochs"  # cosine_restarts: duration of the first cosine
+    period_factor: int = 2  # cosine_restarts: ratio of a period to the last one
+    decay_every: str = "10 epochs"  # step: duration between two decays
+    decay_factor: float = 0.9  # step: factor of each decay
+    # piecewise: durations, and fractions of the peak: (("50%", 0.1), ("75%", 0.01))
+    milestones: tuple = ()
+    # one_cycle: momentum (or b1) at the peak, and at both ends; None: that of optim
+    momentum_range: tuple | None = _optional(tuple)
+    per_epoch: bool = False  # keep the first rate of an epoch throughout the epoch
+
+
+@dataclasses.dataclass
+class _Train:
+    """The keys of `config.train`."""
+
+    epochs: int = 100  # passes over the training images
+    batch_size: int = 512  # over all devices; repeats of an image count
+    # repeated augmentation (Hoffer et al., 2020, arXiv:1901.09335): each image is in
+    # its batch so often, augmented anew each time; an epoch has as many times the steps
+    repeats: int = 1
+    # GPUs or TPU chips that the run is meant for; if they had too few images each, the
+    # batch and the learning rate grow, as docs/accelerators.md says; 0: they do not
+    chips: int = 0
+    label_smoothing: float = 0.0  # probability shared equally by all classes
+    # decay of the moving average of weights and batch statistics, warmed up as
+    # (1 + t) / (10 + t) at step t; 0: no average
+    ema_decay: float = 0.0
+    accumulate: int = 1  # parts of a batch that are computed one after another
+    # stop after so many epochs without a better validation; 0: never
+    patience: int = 0
+    reload_best: bool = False  # start each epoch from the best weights so far
+    # save and stop after so many seconds, with exit code 0; 0: never. The same command
+    # resumes the run
+    max_seconds: float = 0.0
+    cpu_devices: int = 0  # devices that a CPU is divided into; 0: JAX's default
+    # on GPUs, only algorithms that always add up in the same order: runs repeat bit for
+    # bit on the same GPUs with the same compiled programs, and are slower
+    deterministic: bool = False
+    steps_per_dispatch: int = 0  # steps in one call of the device; 0: by its kind
+    # a run of several processes ends after so long without a step, since one of them
+    # hangs; 0: never
+    watchdog_seconds: float = 1800.0
+
+
+@dataclasses.dataclass
+class _Evaluate:
+    """The keys of `config.evaluate`."""
+
+    batch_size: int = 1000  # over all devices
+    # test-time augmentation, scored beside the plain figures at the end: none, flip, or
+    # multicrop: six views, flipped and shifted by a pixel
+    tta: str = "none"
+    every_epochs: int = 1  # validate after so many epochs; always after the last
+    best_by: str = "accuracy"  # how an epoch is selected: accuracy, loss, or last
+    # images to select it on: val; or test, as some reports do: too high to be honest
+    select_on: str = "val"
+    # score the test images at the end; a study (cifar_jax.search) scores none of them
+    # until it has selected a design
+    test: bool = True
+
+
+@dataclasses.dataclass
+class _Study:
+    """The keys of `config.study`."""
+
+    # how the space gives designs: list, grid (all combinations), one_at_a_time (one
+    # factor differs from `base`), or sample (a sampler proposes them)
+    kind: str = "list"
+    # list: dict(name="wide", change={"model.widths": (128,)}); else
+    # dict(factor="B", values=(1, 2)), and to sample from, also
+    # dict(factor="optim.learning_rate", low=1e-4, high=1e-1, log=True).
+    # A factor is a key of `base`, or one of report 004's letters: N stages, B blocks in
+    # each (B1, B2, ...: in one of them), C channels of the first, `growth` of the width
+    # from stage to stage, kernels F, shortcut kernels K, pool P (0: the whole map)
+    space: tuple = ()
+    # widths of a design: keep, or widest (the largest below base.budget.limit)
+    width: str = "keep"
+    width_multiple: int = 1  # widest: widths are multiples of it
+    seeds: int = 3  # runs of each design, of which the first has base.seed
+    # accuracy, loss (of the best validation), parameters, macs, latency (ms for one
+    # image) or seconds (of the run); the first one ranks the designs, several ask for
+    # their Pareto front
+    objectives: tuple = ("accuracy",)
+    latency: bool = False  # measure each design's latency, even if not an objective
+    sampler: str = "tpe"  # sample: tpe, nsga2, or random
+    sampler_seed: int = 0  # sample: seed of the sampler
+    trials: int = 30  # sample: number of designs that are tried, each with one seed
+    finalists: int = 5  # sample: number of the best, which are run with all seeds
+    # what ends first runs that validate badly: none, halving, or hyperband
+    pruner: str = "none"
+    min_epochs: int = 1  # epochs before which no run is pruned
+    reduction_factor: int = 3  # one of so many runs continues, each time
+    # results of a report, shown beside the measured ones: (("N3-B2", 0.9104),)
+    reported: tuple = ()
+    # CPU threads of a run, whose number changes its rounding; 0: the cores, shared by
+    # the workers of a command
+    threads: int = 0
+    # GPUs or TPU chips that a run reserves on a Ray cluster that has any; a share of a
+    # GPU (0.5) will do; 0: CPUs alone
+    accelerators: float = 1.0
+    # after which the study saves its runs and stops, with exit code 0; the same command
+    # resumes; 0: never
+    max_seconds: float = 0.0
+
+
 def get_config() -> ConfigDict:
     """Returns the default config, which trains resnet_4p9m on CIFAR-10."""
     config = ConfigDict()
     config.seed = 0  # seed of the weights, the order of the images and the augmentation
-    config.data = _data()
+    config.data = ConfigDict(vars(_Data()))
     # Transforms of the training images, applied in this order. Each of them may have
     # `start` and `stop`, fractions of the run: it acts from one until the other; and
     # `ramp`, the fraction of the run in which the images that it acts on grow from none
@@ -110,27 +291,21 @@ def get_config() -> ConfigDict:
         dict(name="random_crop", padding=4, mode="zero"),
         dict(name="random_flip"),
     )
-    config.model = ConfigDict(
-        {
-            field.name: _optional(field.metadata["kind"])
-            if field.metadata
-            else field.default
-            for field in dataclasses.fields(ModelOptions)
-        }
-    )
+    config.model = ConfigDict(vars(ModelOptions()))
     config.budget = ConfigDict()
-    # the network must have fewer trainable parameters than this; None: no limit
-    config.budget.limit = _optional(object, 5_000_000)
-    config.optim = _optim()
-    config.schedule = _schedule()
+    # the network must have fewer trainable parameters than this; None: no limit, which
+    # the command line takes since the type is object
+    config.budget.limit = config_dict.FieldReference(5_000_000, field_type=object)
+    config.optim = ConfigDict(vars(_Optim()))
+    config.schedule = ConfigDict(vars(_Schedule()))
     config.init = ConfigDict()
     # trained network whose weights training starts from, as --workdir takes it: a run
     # directory, a file, a name; another number of classes gets a new classifier. None:
     # random weights
-    config.init.workdir = _optional(str)
+    config.init.workdir = config_dict.placeholder(str)
     # duration, as in schedule: until then only the classifier is trained
     config.init.frozen = "0%"
-    config.train = _train()
+    config.train = ConfigDict(vars(_Train()))
     config.prune = ConfigDict()
     # fraction of the blocks' convolution weights that is zero in the end; 0: no pruning
     config.prune.sparsity = 0.0
@@ -141,10 +316,10 @@ def get_config() -> ConfigDict:
     config.distill = ConfigDict()
     # the teacher, as in init.workdir: a network of any size for the same classes, used
     # with its best weights; None: no distillation
-    config.distill.teacher = _optional(str)
+    config.distill.teacher = config_dict.placeholder(str)
     config.distill.weight = 0.9  # of the teacher's term in the loss; 1 - weight: labels
     config.distill.temperature = 4.0  # both networks' logits are divided by it
-    config.evaluate = _evaluate()
+    config.evaluate = ConfigDict(vars(_Evaluate()))
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 1  # save the latest state after so many epochs,
     config.checkpoint.every_seconds = 300.0  # and so often within long epochs
@@ -156,185 +331,8 @@ def get_study_config() -> ConfigDict:
     """Returns the default config of a study, which `cifar_jax.search` runs."""
     config = ConfigDict()
     config.base = get_config()  # config of every run; the study changes keys of it
-    config.study = _study()
+    config.study = ConfigDict(vars(_Study()))
     return config.lock()
-
-
-def _optional(kind: type, value=None) -> config_dict.FieldReference:
-    """Returns a key that may be None; on the command line too, if `kind` is object."""
-    return config_dict.FieldReference(value, field_type=kind)
-
-
-def _data() -> ConfigDict:
-    data = ConfigDict()
-    # a TFDS data set (cifar10, cifar100, digits, or one already on disk), or a path: a
-    # folder of images, .npz, .npy, a pickled batch, an official archive
-    data.name = "cifar10"
-    data.dir = _optional(str)  # folder of TFDS data sets; None: TFDS's default
-    data.source = _optional(str)  # local copy of the archive to prepare the set from
-    data.train_split = "train"  # TFDS split string
-    data.test_split = "test"  # TFDS split string
-    # (height, width) that all images are resized to; None: they have one size
-    data.image_size = _optional(tuple)
-    # images held out of train_split: a fraction below 1, or a count; 0: none, and the
-    # last state is scored
-    data.validation = 0.1
-    data.stratified = True  # hold out the same fraction of each class
-    data.split_seed = 0  # apart from `seed`, so that all seeds share a validation set
-    # memory that holds the images: device; host, for data that does not fit (batches
-    # are sent ahead); or auto: device if they take at most a quarter of its memory
-    data.placement = "auto"
-    # per-channel mean of the pixels in [0, 1]; None: that of the training images
-    data.mean = _optional(tuple)
-    # per-channel standard deviation; None: that of the training images
-    data.std = _optional(tuple)
-    return data
-
-
-def _optim() -> ConfigDict:
-    optim = ConfigDict()
-    # sgd, sgdw, adam, adamw, lion, or muon (for the blocks' convolutions)
-    optim.name = "sgd"
-    optim.learning_rate = 0.1  # peak of the schedule
-    optim.momentum = 0.9  # sgd, sgdw
-    optim.nesterov = True  # sgd, sgdw
-    optim.b1 = 0.9  # adam, adamw, lion
-    optim.b2 = 0.999  # adam, adamw, lion
-    # sgd, adam: added to the gradient; the others: multiplied by the learning rate
-    optim.weight_decay = 5e-4
-    optim.weight_decay_mask = "kernels"  # parameters that decay: kernels, or all
-    optim.muon_fallback = "sgd"  # muon: optimiser of all other parameters
-    optim.muon_scale = 0.2  # muon: its learning rate, as a fraction of the fallback's
-    optim.muon_beta = 0.9  # muon: decay of the gradient's moving average
-    optim.muon_steps = 3  # muon: number of Newton-Schulz iterations
-    # muon: what a matrix is divided by before them, so that they converge: frobenius
-    # (its norm), or aol, the almost orthogonal layer's bound for each row, which is
-    # tighter and saves an iteration (Boissin et al., 2025, arXiv:2512.04632)
-    optim.muon_preconditioning = "frobenius"
-    # muon: each kernel gets the norm sqrt(filters) before its update, as in airbench
-    optim.muon_renormalize = False
-    optim.muon_weight_decay = 5e-3  # muon: multiplied by its learning rate
-    optim.gradient_clip = 0.0  # largest global norm of the gradient; 0: no clipping
-    # factors of the learning rate, by regular expressions of parameter paths; the first
-    # that matches counts: ((".*/bias", 2.0),)
-    optim.lr_multipliers = ()
-    # sharpness-aware minimisation: radius of the perturbation; 0: off. Twice the work
-    optim.sam_rho = 0.0
-    optim.sam_adaptive = False  # ASAM: radius of each weight in proportion to itself
-    optim.sam_start = "0%"  # duration, as in schedule: plain steps until then
-    return optim
-
-
-def _schedule() -> ConfigDict:
-    # durations: "5 epochs", "500 steps" or "5%" of the run
-    schedule = ConfigDict()
-    # warmup_cosine, constant, linear, step, piecewise, cosine_restarts, or one_cycle
-    schedule.name = "warmup_cosine"
-    schedule.warmup = "5%"  # duration of the linear rise to the peak
-    schedule.length = "100%"  # duration until final_factor; may be longer than the run
-    schedule.initial_factor = 0.0  # first learning rate, as a fraction of the peak
-    schedule.final_factor = 0.0  # last learning rate, as a fraction of the peak
-    schedule.period = "10 epochs"  # cosine_restarts: duration of the first cosine
-    schedule.period_factor = 2  # cosine_restarts: ratio of a period to the last one
-    schedule.decay_every = "10 epochs"  # step: duration between two decays
-    schedule.decay_factor = 0.9  # step: factor of each decay
-    # piecewise: durations, and fractions of the peak: (("50%", 0.1), ("75%", 0.01))
-    schedule.milestones = ()
-    # one_cycle: momentum (or b1) at the peak, and at both ends; None: that of optim
-    schedule.momentum_range = _optional(tuple)
-    schedule.per_epoch = False  # keep the first rate of an epoch throughout the epoch
-    return schedule
-
-
-def _train() -> ConfigDict:
-    train = ConfigDict()
-    train.epochs = 100  # passes over the training images
-    train.batch_size = 512  # over all devices; repeats of an image count
-    # repeated augmentation (Hoffer et al., 2020, arXiv:1901.09335): each image is in
-    # its batch so often, augmented anew each time; an epoch has as many times the steps
-    train.repeats = 1
-    # GPUs or TPU chips that the run is meant for; if they had too few images each, the
-    # batch and the learning rate grow, as docs/accelerators.md says; 0: they do not
-    train.chips = 0
-    train.label_smoothing = 0.0  # probability shared equally by all classes
-    # decay of the moving average of weights and batch statistics, warmed up as
-    # (1 + t) / (10 + t) at step t; 0: no average
-    train.ema_decay = 0.0
-    train.accumulate = 1  # parts of a batch that are computed one after another
-    # stop after so many epochs without a better validation; 0: never
-    train.patience = 0
-    train.reload_best = False  # start each epoch from the best weights so far
-    # save and stop after so many seconds, with exit code 0; 0: never. The same command
-    # resumes the run
-    train.max_seconds = 0.0
-    train.cpu_devices = 0  # devices that a CPU is divided into; 0: JAX's default
-    # on GPUs, only algorithms that always add up in the same order: runs repeat bit for
-    # bit on the same GPUs with the same compiled programs, and are slower
-    train.deterministic = False
-    train.steps_per_dispatch = 0  # steps in one call of the device; 0: by its kind
-    # a run of several processes ends after so long without a step, since one of them
-    # hangs; 0: never
-    train.watchdog_seconds = 1800.0
-    return train
-
-
-def _evaluate() -> ConfigDict:
-    evaluate = ConfigDict()
-    evaluate.batch_size = 1000  # over all devices
-    # test-time augmentation, scored beside the plain figures at the end: none, flip, or
-    # multicrop: six views, flipped and shifted by a pixel
-    evaluate.tta = "none"
-    evaluate.every_epochs = 1  # validate after so many epochs; always after the last
-    evaluate.best_by = "accuracy"  # how an epoch is selected: accuracy, loss, or last
-    # images to select it on: val; or test, as some reports do: too high to be honest
-    evaluate.select_on = "val"
-    # score the test images at the end; a study (cifar_jax.search) scores none of them
-    # until it has selected a design
-    evaluate.test = True
-    return evaluate
-
-
-def _study() -> ConfigDict:
-    study = ConfigDict()
-    # how the space gives designs: list, grid (all combinations), one_at_a_time (one
-    # factor differs from `base`), or sample (a sampler proposes them)
-    study.kind = "list"
-    # list: dict(name="wide", change={"model.widths": (128,)}); else
-    # dict(factor="B", values=(1, 2)), and to sample from, also
-    # dict(factor="optim.learning_rate", low=1e-4, high=1e-1, log=True).
-    # A factor is a key of `base`, or one of report 004's letters: N stages, B blocks in
-    # each (B1, B2, ...: in one of them), C channels of the first, `growth` of the width
-    # from stage to stage, kernels F, shortcut kernels K, pool P (0: the whole map)
-    study.space = ()
-    # widths of a design: keep, or widest (the largest below base.budget.limit)
-    study.width = "keep"
-    study.width_multiple = 1  # widest: widths are multiples of it
-    study.seeds = 3  # runs of each design, of which the first has base.seed
-    # accuracy, loss (of the best validation), parameters, macs, latency (ms for one
-    # image) or seconds (of the run); the first one ranks the designs, several ask for
-    # their Pareto front
-    study.objectives = ("accuracy",)
-    study.latency = False  # measure each design's latency, even if not an objective
-    study.sampler = "tpe"  # sample: tpe, nsga2, or random
-    study.sampler_seed = 0  # sample: seed of the sampler
-    study.trials = 30  # sample: number of designs that are tried, each with one seed
-    study.finalists = 5  # sample: number of the best, which are run with all seeds
-    # what ends first runs that validate badly: none, halving, or hyperband
-    study.pruner = "none"
-    study.min_epochs = 1  # epochs before which no run is pruned
-    study.reduction_factor = 3  # one of so many runs continues, each time
-    # results of a report, shown beside the measured ones: (("N3-B2", 0.9104),)
-    study.reported = ()
-    # CPU threads of a run, whose number changes its rounding; 0: the cores, shared by
-    # the workers of a command
-    study.threads = 0
-    # GPUs or TPU chips that a run reserves on a Ray cluster that has any; a share of a
-    # GPU (0.5) will do; 0: CPUs alone
-    study.accelerators = 1.0
-    # after which the study saves its runs and stops, with exit code 0; the same command
-    # resumes; 0: never
-    study.max_seconds = 0.0
-    return study
 
 
 def config_to_dict(config: ConfigDict) -> dict[str, Any]:

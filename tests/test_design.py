@@ -115,7 +115,6 @@ def test_odd_maps_round_up():
         (dict(downsample="blur"), ["downsample is 'blur'", "stride, pool"]),
         (dict(downsample="pool", strides=(2, 2, 2, 5)), ["4x4", "stride of 5"]),
         (dict(zero_init=True, bn_scale=False), ["zero_init", "bn_scale"]),
-        (dict(width=85), ["model.width is not an option", "widths"]),
     ],
 )
 def test_odd_designs_refuse(options, words):

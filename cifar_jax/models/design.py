@@ -4,7 +4,6 @@ Nothing here needs JAX, so a design can be refused or resolved in microseconds.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -97,11 +96,6 @@ def resolve(options: Mapping[str, Any]) -> Design:
         defaults.
     """
     options = {name: value for name, value in options.items() if value is not None}
-    names = [field.name for field in dataclasses.fields(Design)]
-    for key in options:
-        if key not in names:
-            close = difflib.get_close_matches(key, names, n=1) or names
-            raise UserError(f"model.{key} is not an option; use {', '.join(close)}")
     raw = Design(**options)
     stage_sizes = _ints("stage_sizes", raw.stage_sizes)
     num_stages = len(stage_sizes)
@@ -122,6 +116,7 @@ def resolve(options: Mapping[str, Any]) -> Design:
         stem_width=options.get("stem_width", widths[0]),
         stem_kernel=options.get("stem_kernel", kernels[0]),
         se_activation=options.get("se_activation", raw.activation),
+        pool=options.get("pool"),
     )
 
 

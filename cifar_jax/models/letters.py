@@ -9,14 +9,12 @@ from ml_collections import ConfigDict
 from cifar_jax import UserError
 
 LETTERS = ("N", "B", "C", "F", "K", "P", "growth")
-PATTERN = re.compile(rf"{'|'.join(LETTERS)}|B([1-9])")  # B3: the third stage's blocks
+PATTERN = re.compile(rf"{'|'.join(LETTERS)}|B[1-9]")  # B3: the third stage's blocks
 
 
 def value(model: ConfigDict, letter: str) -> Any:
     """Returns the value of a letter, or None of a stage that the network lacks."""
-    sizes, match = tuple(model.stage_sizes), PATTERN.fullmatch(letter)
-    if match and match[1]:
-        return dict(enumerate(sizes, 1)).get(int(match[1]))
+    sizes = tuple(model.stage_sizes)
     return {
         "N": len(sizes),
         "B": sizes[0] if len(set(sizes)) == 1 else sizes,
@@ -24,6 +22,7 @@ def value(model: ConfigDict, letter: str) -> Any:
         "F": model.kernel_sizes[0],
         "K": model.shortcut_kernel_sizes[0],
         "P": model.pool,
+        **{f"B{stage}": size for stage, size in enumerate(sizes, 1)},
     }.get(letter)
 
 
@@ -41,10 +40,11 @@ def keys(model: ConfigDict, letters: Mapping[str, Any]) -> dict[str, Any]:
     sizes = list(model.stage_sizes)
     if "N" in letters:  # a new stage has as many blocks as the last one
         sizes = [*sizes, *(letters["N"] * sizes[-1:])][: letters["N"]]
-    if "B" in letters:
-        sizes = [letters["B"]] * len(sizes)
-    for stage in range(len(sizes)):  # with N sampled, letters of further ones are idle
-        sizes[stage] = letters.get(f"B{stage + 1}", sizes[stage])
+    # With N sampled, letters of further stages are idle.
+    sizes = [
+        letters.get(f"B{stage}", letters.get("B", size))
+        for stage, size in enumerate(sizes, 1)
+    ]
     if tuple(sizes) != tuple(model.stage_sizes):
         found["model.stage_sizes"] = tuple(sizes)
     if {"N", "C", "growth"} & set(letters):
