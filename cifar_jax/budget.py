@@ -33,12 +33,10 @@ def main(flags: _cli.Flags) -> None:
     layers = count.layer_table(model, shape)
     num_parameters, macs = count.num_parameters(model, shape), count.total(layers).macs
     closed_form = count.closed_form(model.design, shape, num_classes)
-    widths = None  # of the widest network of these proportions
-    if limit is not None:
-        fitting = count.largest_width_under_budget(
-            model.design, shape, num_classes, limit
-        )
-        widths = fitting.widths if fitting else None
+    fitting = limit is not None and count.largest_width_under_budget(
+        model.design, shape, num_classes, limit
+    )
+    widths = fitting.widths if fitting else None  # of the widest of these proportions
     if flags.json:
         facts = {
             "num_parameters": num_parameters,

@@ -442,9 +442,10 @@ _BOUNDS = {
         *("study.accelerators", "study.max_seconds"),
     ),
     (1, None): (
-        *("model.stem_stride", "train.epochs", "train.batch_size"),
-        *("train.accumulate", "train.repeats", "evaluate.batch_size"),
-        *("evaluate.every_epochs", "checkpoint.every_epochs", "checkpoint.keep"),
+        *("model.stem_width", "model.stem_kernel", "model.stem_stride"),
+        *("train.epochs", "train.batch_size", "train.accumulate", "train.repeats"),
+        *("evaluate.batch_size", "evaluate.every_epochs"),
+        *("checkpoint.every_epochs", "checkpoint.keep"),
         *("study.width_multiple", "study.seeds", "study.trials", "study.min_epochs"),
     ),
     (2, None): ("study.reduction_factor",),
@@ -484,7 +485,8 @@ def check_values(values: Mapping[str, Any]) -> None:
     """Refuses unknown names and numbers out of bounds, by dotted key."""
     for (least, below), keys in _BOUNDS.items():
         for key in keys:
-            value = values.get(key, least)
+            if (value := values.get(key)) is None:
+                continue
             if not (value >= least and (below is None or value < below)):
                 limit = f"at least {least}" + (f" and below {below}" if below else "")
                 raise UserError(f"{key} is {value}; use {limit}")

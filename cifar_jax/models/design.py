@@ -125,10 +125,10 @@ def _ints(name: str, values, num_stages: int | None = None) -> tuple[int, ...]:
 
     Args:
       name: Name of the option, for errors.
-      values: A number or a list of them.
+      values: The numbers.
       num_stages: Number of entries, which a single one stands for; None: any.
     """
-    values = tuple(values) if isinstance(values, list | tuple) else (values,)
+    values = tuple(values)
     if not values or any(type(value) is not int or value < 1 for value in values):
         raise UserError(
             f"model.{name} is {values}; it needs whole numbers of at least 1"
@@ -167,12 +167,11 @@ def check(design: Design, image_shape: ImageShape) -> None:
             f"{narrowest} channels; use at most {narrowest}, or 0 for no "
             "squeeze-and-excitation"
         )
-    widths = (design.stem_width, *design.widths)
-    for before, after in zip(widths, widths[1:], strict=False):
-        if design.shortcut == "padding" and after < before:
+    for part in design.parts():
+        if design.shortcut == "padding" and part.width < part.before:
             raise UserError(
-                f"padding shortcuts cannot narrow from {before} to {after} channels; "
-                "use shortcut='projection', or widths that do not fall"
+                f"padding shortcuts cannot narrow from {part.before} to {part.width} "
+                "channels; use shortcut='projection', or widths that do not fall"
             )
     # Each direction of a patch's space has two filters, of either sign.
     most = 2 * design.stem_kernel**2 * image_shape[2]
@@ -192,11 +191,8 @@ def check_values(design: Design) -> None:
     )
     if not design.bn_epsilon > 0:
         raise UserError(f"model.bn_epsilon is {design.bn_epsilon}; use a value above 0")
-    for name in ("stem_width", "stem_kernel"):
-        _ints(name, getattr(design, name))
     for name in ("kernel_sizes", "shortcut_kernel_sizes"):
-        even = [k for k in _ints(name, getattr(design, name)) if k % 2 == 0]
-        if even:
+        if even := [size for size in getattr(design, name) if size % 2 == 0]:
             raise UserError(
                 f"model.{name} holds {even[0]}, which is even; use an odd size such as "
                 f"{even[0] + 1}: only those leave the map's size to the stride"
@@ -217,12 +213,6 @@ def check_values(design: Design) -> None:
 
 def _check_maps(design: Design, image_shape: ImageShape) -> None:
     """Checks that every map is large enough for what is applied to it."""
-    side = min(image_shape[:2])
-    if design.stem_stride > side:
-        raise UserError(
-            f"model.stem_stride is {design.stem_stride}; use at most {side}, the "
-            "image's side"
-        )
     sizes = design.map_sizes(image_shape)
     for stage, (size, stride) in enumerate(
         zip(sizes, design.strides, strict=False), start=1
