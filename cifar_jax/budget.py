@@ -8,6 +8,7 @@ import dataclasses
 import json
 
 from cifar_jax import _cli
+from cifar_jax import config as default
 
 
 def define_flags(flags: _cli.Flags) -> None:
@@ -24,7 +25,8 @@ def main(flags: _cli.Flags) -> None:
     from cifar_jax.models import count, resnet
 
     config = flags.config
-    data, limit = config.data, count.checked_limit(config.budget.limit)
+    default.check(config)
+    data, limit = config.data, config.budget.limit
     source = sources.open(data.name, data.dir, image_size=data.image_size)
     shape, num_classes = source.image_shape, source.num_classes
     model = resnet.create(

@@ -499,7 +499,11 @@ def check_values(values: Mapping[str, Any]) -> None:
 def check(config: ConfigDict) -> None:
     """Refuses what can be refused without JAX: unknown names, numbers out of bounds."""
     check_values(flatten(config_to_dict(config)))
-    train, evaluate = config.train, config.evaluate
+    limit, train, evaluate = config.budget.limit, config.train, config.evaluate
+    if limit is not None and type(limit) is not int:
+        raise UserError(
+            f"budget.limit is {limit!r}; use a whole number, or None to lift it"
+        )
     if train.batch_size % train.repeats:
         raise UserError(
             f"train.batch_size is {train.batch_size}, which is not a multiple of "

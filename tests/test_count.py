@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from support.designs import designs
 
 from cifar_jax import UserError
+from cifar_jax.config import check, get_config
 from cifar_jax.models import count
 from cifar_jax.models.presets import PRESETS
 from cifar_jax.models.resnet import create
@@ -155,10 +156,10 @@ def test_the_budget_itself_is_too_many():
 
 @pytest.mark.parametrize("limit", [5e6, "5000000", True])
 def test_a_limit_is_a_whole_number_or_none(limit):
+    config = get_config()
+    config.budget.limit = limit
     with pytest.raises(UserError, match="budget.limit is .* whole number"):
-        count.checked_limit(limit)
-    assert count.checked_limit(None) is None
-    assert count.checked_limit(7) == 7
+        check(config)
 
 
 def test_no_budget():

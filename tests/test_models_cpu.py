@@ -1,5 +1,7 @@
 """The convolution of a CPU: gradients, and how a batch is divided."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from cifar_jax.models.resnet import create
 from cifar_jax.training import distributed
 
 SMALL = dict(stage_sizes=(1,), widths=(4,))
+convolve = functools.partial(cpu.convolve, num_devices=jax.device_count())
 
 
 def layer(convolve, kernel_size, stride):
@@ -46,11 +49,11 @@ def test_gradients_are_those_of_lax(kernel_size, stride, monkeypatch):
     batch = 6 * jax.device_count()
     x = jnp.float32(random.normal(size=(batch, 9, 8, 3)))
     kernel = jnp.float32(random.normal(size=(kernel_size, kernel_size, 3, 5)))
-    assert len(cpu.chunks(x, cpu.CHUNK_IMAGES)) == 2
+    assert len(cpu.chunks(x, cpu.CHUNK_IMAGES, jax.device_count())) == 2
     theirs, to_theirs = jax.vjp(
         layer(lax.conv_general_dilated, kernel_size, stride), x, kernel
     )
-    ours, to_ours = jax.vjp(layer(cpu.convolve, kernel_size, stride), x, kernel)
+    ours, to_ours = jax.vjp(layer(convolve, kernel_size, stride), x, kernel)
     np.testing.assert_array_equal(ours, theirs)
     gradient = jnp.float32(random.normal(size=ours.shape))
     for a, b in zip(to_ours(gradient), to_theirs(gradient), strict=True):
@@ -62,7 +65,7 @@ def test_gradients_are_those_of_lax(kernel_size, stride, monkeypatch):
 )
 def test_chunks_hold_every_image_once(per_device, count):
     batch = jnp.arange(per_device * jax.device_count())
-    parts = cpu.chunks(batch, 4)
+    parts = cpu.chunks(batch, 4, jax.device_count())
     assert len(parts) == count
     most = max(4, per_device // cpu.MAX_CHUNKS)  # images of a device
     assert max(map(len, parts)) <= most * jax.device_count()
@@ -72,12 +75,12 @@ def test_chunks_hold_every_image_once(per_device, count):
 def test_devices_that_are_not_used_do_not_count():
     batch = jnp.arange(128)
     assert len(cpu.chunks(batch, 16, num_devices=2)) == 4
-    assert len(cpu.chunks(batch, 16)) == 1  # 16 images of each of the eight
+    assert len(cpu.chunks(batch, 16, num_devices=8)) == 1  # 16 images of each
     assert len(cpu.chunks(batch, 16, num_devices=3)) == 1  # cannot be divided evenly
 
 
 def test_a_chunk_fits_the_cache(divided):
-    conv = layer(cpu.convolve, 3, 1)
+    conv = layer(convolve, 3, 1)
     for side, channels in ((32, 64), (16, 32), (4, 64)):
         x = jax.ShapeDtypeStruct((512, side, side, channels), jnp.float32)
         kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), jnp.float32)
@@ -89,13 +92,13 @@ def test_a_chunk_fits_the_cache(divided):
 
 def test_the_network_divides_by_the_devices_that_it_runs_on(divided):
     images = jnp.zeros((2, 8, 8, 3))
-    for devices in (jax.devices()[:2], None):
-        model = create(num_classes=10, image_shape=(8, 8, 3), devices=devices, **SMALL)
-        variables = model.init(jax.random.key(0), images, train=False)
-        gradient = jax.grad(lambda v, m=model: m.apply(v, images, train=False).sum())
-        jax.eval_shape(gradient, variables)
+    devices = jax.devices()[:2]
+    model = create(num_classes=10, image_shape=(8, 8, 3), devices=devices, **SMALL)
+    variables = model.init(jax.random.key(0), images, train=False)
+    gradient = jax.grad(lambda v: model.apply(v, images, train=False).sum())
+    jax.eval_shape(gradient, variables)
     seen = [num_devices for _, num_devices in divided]
-    assert seen == [2] * 6 + [None] * 6  # three convolutions, inputs and gradients
+    assert seen == [2] * 6  # three convolutions, inputs and gradients
 
 
 def test_no_image_goes_to_another_device(monkeypatch):
@@ -103,7 +106,7 @@ def test_no_image_goes_to_another_device(monkeypatch):
     monkeypatch.setattr(cpu, "CHUNK_BYTES", 1)
     mesh = distributed.make_mesh()
     split, whole = distributed.split(mesh), distributed.replicated(mesh)
-    conv = layer(cpu.convolve, 3, 1)
+    conv = layer(convolve, 3, 1)
     gradient = jax.jit(
         jax.grad(lambda kernel, x: (conv(x, kernel) ** 2).sum()),
         in_shardings=(whole, split),
@@ -116,24 +119,21 @@ def test_no_image_goes_to_another_device(monkeypatch):
         assert collective not in text
 
 
-def test_only_a_cpu_has_it(monkeypatch):
-    def make():
-        return create(num_classes=10, image_shape=(8, 8, 3), dtype="float32")
-
-    assert make().convolve is cpu.convolve
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert make().convolve is None
+def test_only_training_has_it():
+    assert create(num_classes=10, image_shape=(8, 8, 3)).convolve is None
 
 
 def test_the_network_uses_it():
     calls = []
 
-    def convolve(*args, **options):
+    def recording(*args, **options):
         calls.append(args)
-        return cpu.convolve(*args, **options)
+        return convolve(*args, **options)
 
     model = create(num_classes=10, image_shape=(8, 8, 3), **SMALL)
     images = jnp.zeros((1, 8, 8, 3))
     key = jax.random.key(0)
-    jax.eval_shape(lambda: model.clone(convolve=convolve).init(key, images, train=True))
+    jax.eval_shape(
+        lambda: model.clone(convolve=recording).init(key, images, train=True)
+    )
     assert len(calls) == 3  # the stem and the block's two

@@ -188,15 +188,6 @@ def budget_line(num_parameters: int, limit: int | None) -> str:
     return f"{num_parameters:,} parameters: {stands}"
 
 
-def checked_limit(limit) -> int | None:
-    """Returns budget.limit; raises UserError unless it is a whole number or None."""
-    if limit is None or type(limit) is int:
-        return limit
-    raise UserError(
-        f"budget.limit is {limit!r}; use a whole number, or None to lift it"
-    )
-
-
 def check_budget(
     num_parameters: int,
     limit: int | None,

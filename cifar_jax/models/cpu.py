@@ -19,7 +19,7 @@ def convolve(
     window_strides,
     padding,
     *,
-    num_devices: int | None = None,
+    num_devices: int,
     **options,
 ) -> jax.Array:
     """As `lax.conv_general_dilated`, but for how the kernel's gradient is summed.
@@ -33,7 +33,7 @@ def convolve(
       kernel: [K, K, C, width], filters.
       window_strides: Strides, as `lax.conv_general_dilated` takes them.
       padding: Padding, as it takes it.
-      num_devices: Number of devices that share the batch; None: all that there are.
+      num_devices: Number of devices that share the batch.
       **options: Its other arguments; the batch is the first axis on both sides.
 
     Returns:
@@ -64,15 +64,12 @@ def convolve(
     return conv(x, kernel)
 
 
-def chunks(
-    batch: jax.Array, size: int, num_devices: int | None = None
-) -> list[jax.Array]:
+def chunks(batch: jax.Array, size: int, num_devices: int) -> list[jax.Array]:
     """Returns [B, ...] in parts with `size` images, or fewer, of each device.
 
     Every part has images of every device, so that no image is sent to another device. A
     batch that cannot be divided evenly stays whole.
     """
-    num_devices = num_devices or jax.device_count()
     per_device, rest = divmod(batch.shape[0], num_devices)
     size = max(size, -(-per_device // MAX_CHUNKS))
     if rest or per_device <= size:

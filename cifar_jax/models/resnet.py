@@ -167,19 +167,17 @@ def create(
     Args:
       num_classes: Length of the logits.
       image_shape: (height, width, channels) of the images.
-      devices: Devices that share a batch; None: all that there are. Accelerators
-        compute in bfloat16 where the dtype is "auto". The number of CPUs changes how
-        they sum a gradient, not what the network computes.
+      devices: Devices that train the network and share a batch; None: it is not
+        trained. Accelerators compute in bfloat16 where the dtype is "auto". The number
+        of CPUs changes how they sum a gradient, not what the network computes.
       **options: Fields of `Design`.
     """
     design = resolve(options)
     check(design, image_shape)
     platform = devices[0].platform if devices else jax.default_backend()
-    auto, convolve = "bfloat16", None
-    if platform == "cpu":
-        auto, convolve = "float32", cpu.convolve
-        if devices:
-            convolve = functools.partial(cpu.convolve, num_devices=len(devices))
+    auto, convolve = "float32" if platform == "cpu" else "bfloat16", None
+    if devices and platform == "cpu":
+        convolve = functools.partial(cpu.convolve, num_devices=len(devices))
     return ResNet(
         design=design,
         num_classes=num_classes,

@@ -255,7 +255,7 @@ def _make_model(
     )
     layers = count.layer_table(model, source.image_shape)
     total = count.total(layers)
-    limit = count.checked_limit(config.budget.limit)
+    limit = config.budget.limit
     count.check_budget(total.parameters, limit, model, source.image_shape)
     report(count.format_table(count.by_stage(layers), limit))
     return model, total.parameters, total.macs
