@@ -93,16 +93,10 @@ def read_config(name: str) -> ConfigDict:
     path, *form = name.split(":", 1)
     file = find_config(path)
     try:
-        config = _execute(file).get_config(*form)
+        return _execute(file).get_config(*form).lock()
     except Exception as error:  # a config file may raise anything
         reason = _reason(error, file)
         raise UsageError(f"config {name} cannot be read: {reason}") from error
-    if not isinstance(config, ConfigDict):
-        raise UsageError(
-            f"config {name} cannot be read: get_config() returns "
-            f"{type(config).__name__}, not a ConfigDict"
-        )
-    return config
 
 
 def _execute(file: pathlib.Path) -> ModuleType:

@@ -65,7 +65,11 @@ def get_config():
         ),
         ("def get_config()\n", "", "SyntaxError: expected ':'"),
         ("", "", "no attribute 'get_config'"),
-        ("def get_config():\n    return {}\n", "", "returns dict, not a ConfigDict"),
+        (
+            "def get_config():\n    return {}\n",
+            "",
+            "'dict' object has no attribute 'lock'",
+        ),
         (
             OLD.format("train.views"),
             "",

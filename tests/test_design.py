@@ -95,10 +95,6 @@ def test_odd_maps_round_up():
             ["from 16 to 8", "projection"],
         ),
         (
-            dict(shortcut="padding", shortcut_kernel_sizes=(3,)),
-            ["shortcut_kernel_sizes", "padding"],
-        ),
-        (
             dict(stem="whitening", stem_width=56),
             ["stem_width is 56", "at most 54"],
         ),

@@ -97,7 +97,7 @@ def test_an_edited_file_is_refused_in_one_line(run, name, keys):
     [
         ("config.json", "model", [1]),
         ("config.json", "train.ema_decay", None),
-        ("config.json", "model.stage_sizes", [5000]),
+        ("config.json", "model.stage_sizes", [0]),
         ("dataset.json", "mean", math.nan),
         ("dataset.json", "image_shape", [0, 8, 1]),
         ("dataset.json", "label_names", None),

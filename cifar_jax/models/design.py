@@ -19,9 +19,6 @@ _NEEDS = (
     ("zero_init", True, "bn_scale", True, "the last scale of a block starts at zero"),
 )
 
-# What a config may ask for; more than any known network has.
-MAX_BLOCKS, MAX_WIDTH = 1000, 1 << 16
-
 
 class Part(NamedTuple):
     """A residual block; or the convolution and max-pool that may start a stage."""
@@ -154,12 +151,6 @@ def _out(size, kernel: int, stride: int) -> tuple[int, int]:
 def check(design: Design, image_shape: ImageShape) -> None:
     """Refuses a resolved design that is not a sound network for these images."""
     check_values(design)
-    if sum(design.stage_sizes) > MAX_BLOCKS or max(design.widths) > MAX_WIDTH:
-        raise UserError(
-            f"model.stage_sizes has {sum(design.stage_sizes):,} blocks of up to "
-            f"{max(design.widths):,} channels; use at most {MAX_BLOCKS:,} of "
-            f"{MAX_WIDTH:,}"
-        )
     narrowest = min(design.widths)
     if design.se_ratio > narrowest:
         raise UserError(
@@ -204,11 +195,6 @@ def check_values(design: Design) -> None:
                 f"model.{name} is {value!r} and model.{other} {found!r}; use "
                 f"{other}={needed!r}: {reason}"
             )
-    if design.shortcut == "padding" and set(design.shortcut_kernel_sizes) != {1}:
-        raise UserError(
-            f"model.shortcut_kernel_sizes is {design.shortcut_kernel_sizes}, but a "
-            "padding shortcut has no kernel; use shortcut='projection', or size 1"
-        )
 
 
 def _check_maps(design: Design, image_shape: ImageShape) -> None:
