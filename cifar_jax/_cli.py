@@ -94,13 +94,10 @@ class Flags:
             _, *arguments = self.values(["", *self.argv], known_only=has_config)
             if has_config:  # the others are --config.KEY, once the config is known
                 self._config = self._load_config()
-                self._check_keys(arguments, self._config)
+                _check_keys(arguments, self._config)
                 del self.values.config
                 config_flags.DEFINE_config_dict(
-                    "config",
-                    self._config,
-                    flag_values=self.values,
-                    sys_argv=arguments,
+                    "config", self._config, flag_values=self.values, sys_argv=arguments
                 )
                 _, *arguments = self.values(["", *arguments])
             self.operands = arguments
@@ -137,15 +134,16 @@ class Flags:
             return self.default_config()
         raise UsageError("--config FILE is missing, such as quickstart")
 
-    def _check_keys(self, arguments: Sequence[str], config: ConfigDict) -> None:
-        """Refuses --config.KEY of a key that does not exist."""
-        keys = flatten(config_to_dict(config))
-        for argument in arguments:
-            match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
-            if match and re.sub(r"\[.*", "", match[1]) not in keys:
-                close = _packaged.nearest_key(match[1], config)
-                remedy = f"did you mean {close}?" if close else "see cifar_jax.config"
-                raise UsageError(f"config has no key {match[1]}; {remedy}")
+
+def _check_keys(arguments: Sequence[str], config: ConfigDict) -> None:
+    """Refuses --config.KEY of a key that does not exist."""
+    keys = flatten(config_to_dict(config))
+    for argument in arguments:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        if match and re.sub(r"\[.*", "", match[1]) not in keys:
+            close = _packaged.nearest_key(match[1], config)
+            remedy = f"did you mean {close}?" if close else "see cifar_jax.config"
+            raise UsageError(f"config has no key {match[1]}; {remedy}")
 
 
 def define_config(

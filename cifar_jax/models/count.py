@@ -7,6 +7,7 @@ a second; the other two trace the network, which takes up to a second and no mem
 """
 
 import bisect
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -155,27 +156,19 @@ def largest_width_under_budget(
             stem_width=width if design.stem_width == first else design.stem_width,
         )
 
-    def count(design: Design) -> int:
-        return closed_form(design, image_shape, num_classes)
+    def fits(width: int, shortcut: str) -> bool:
+        wider = dataclasses.replace(widened(width), shortcut=shortcut)
+        return closed_form(wider, image_shape, num_classes) < limit
 
     # Without projections the count rises with the width, so bisection bounds it; with
     # them it may fall where a stage comes to equal the stem, so the rest is tried.
     widths = range(multiple, limit + multiple, multiple)
-    bound = bisect.bisect_left(
-        widths,
-        limit,
-        key=lambda width: count(
-            dataclasses.replace(widened(width), shortcut="padding")
-        ),
-    )
+    bound = bisect.bisect_left(widths, True, key=lambda w: not fits(w, "padding"))
     for width in reversed(widths[:bound]):
-        wider = widened(width)
-        if count(wider) < limit:
-            try:
-                check(wider, image_shape)
-            except UserError:  # an odd whitening stem, for example
-                continue
-            return wider
+        if fits(width, design.shortcut):
+            with contextlib.suppress(UserError):  # an odd whitening stem, for example
+                check(widened(width), image_shape)
+                return widened(width)
     return None
 
 
@@ -203,8 +196,8 @@ def check_budget(
     remedy = "no width fits: use fewer stages or blocks (model.stage_sizes)"
     if fitting:
         widths = ",".join(map(str, fitting.widths))
-        remedy = f"the largest width that fits is {fitting.widths[0]}: use model.widths"
-        remedy = f"{remedy}={widths}"
+        remedy = f"the largest width that fits is {fitting.widths[0]}"
+        remedy += f": use model.widths={widths}"
     raise UserError(
         f"{num_parameters:,} parameters are {num_parameters - limit:,} over the budget "
         f"(fewer than {limit:,}); {remedy}, or budget.limit=None to lift it"

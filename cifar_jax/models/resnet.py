@@ -20,8 +20,6 @@ from flax import linen as nn
 from cifar_jax.models import blocks, cpu
 from cifar_jax.models.design import Design, ImageShape, check, resolve
 
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
 
 class ResNet(nn.Module):
     """A residual network for small images."""
@@ -181,6 +179,6 @@ def create(
     return ResNet(
         design=design,
         num_classes=num_classes,
-        dtype=_DTYPES[auto if design.dtype == "auto" else design.dtype],
+        dtype=jnp.dtype(auto if design.dtype == "auto" else design.dtype),
         convolve=convolve,
     )
