@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]+$)")
-# Keys that results of earlier versions lack.
-_NEWER = {"num_nonzero", "sparsity", "init", "teacher"}
 
 
 # What a person can do about an error of the operating system, by its name.
@@ -162,8 +160,7 @@ def check(tree: Any, kind: Any, path: pathlib.Path, key: str = "") -> Any:
         raise misfit(path, key)
     if typing.is_typeddict(kind):
         for name, hint in typing.get_type_hints(kind).items():
-            optional = name in kind.__optional_keys__ or name in _NEWER
-            if tree.get(name) is not None or not optional:
+            if tree.get(name) is not None or name in kind.__required_keys__:
                 check(tree.get(name), hint, path, f"{key}.{name}".lstrip("."))
     elif plain is list:
         for hint in typing.get_args(kind):

@@ -116,7 +116,9 @@ class Processes(ThreadPoolExecutor):
         super().__init__(self.num_workers)
         if self.num_workers == 1:  # it may have them all
             accelerators = []
-        cores = sorted(os.sched_getaffinity(0))
+        cores = list(range(os.cpu_count() or 1))
+        if hasattr(os, "sched_getaffinity"):  # on Linux
+            cores = sorted(os.sched_getaffinity(0))
         threads = threads or max(1, len(cores) // self.num_workers)
         # Where the processes take all cores, each is confined to its own: threads of
         # Python and of the compiler would else slow its neighbours down.
@@ -205,7 +207,7 @@ def _serve(
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    if cores:
+    if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:

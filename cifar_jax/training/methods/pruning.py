@@ -22,8 +22,8 @@ NUM_ROUNDS = 50
 _PRUNED = re.compile(r"stage.*/kernel")
 
 
-class Sparsity(TypedDict):
-    """How many weights are zero."""
+class Sparsity(TypedDict, total=False):
+    """How many weights are zero; results of earlier versions do not say."""
 
     num_nonzero: int  # number of parameters that are not zero
     sparsity: float  # share of zeros in the kernels that pruning may touch
