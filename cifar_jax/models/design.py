@@ -3,7 +3,6 @@
 Nothing here needs JAX, so a design can be refused or resolved in microseconds.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -94,44 +93,39 @@ def resolve(options: Mapping[str, Any]) -> Design:
     """
     options = {name: value for name, value in options.items() if value is not None}
     raw = Design(**options)
-    stage_sizes = _ints("stage_sizes", raw.stage_sizes)
-    num_stages = len(stage_sizes)
-    widths = _ints("widths", raw.widths)
-    if len(widths) == 1:
-        widths = tuple(widths[0] * 2**stage for stage in range(num_stages))
-    kernels = _ints("kernel_sizes", raw.kernel_sizes, num_stages)
-    strides = options.get("strides", (1,) + (2,) * (num_stages - 1))
-    return dataclasses.replace(
-        raw,
-        stage_sizes=stage_sizes,
-        widths=_ints("widths", widths, num_stages),
-        strides=_ints("strides", strides, num_stages),
-        kernel_sizes=kernels,
-        shortcut_kernel_sizes=_ints(
-            "shortcut_kernel_sizes", raw.shortcut_kernel_sizes, num_stages
-        ),
-        stem_width=options.get("stem_width", widths[0]),
-        stem_kernel=options.get("stem_kernel", kernels[0]),
-        se_activation=options.get("se_activation", raw.activation),
-        pool=options.get("pool"),
-    )
+    num_stages = len(raw.stage_sizes)
+    tuples = {
+        "stage_sizes": raw.stage_sizes,
+        "widths": raw.widths,
+        "strides": options.get("strides", (1,) + (2,) * (num_stages - 1)),
+        "kernel_sizes": raw.kernel_sizes,
+        "shortcut_kernel_sizes": raw.shortcut_kernel_sizes,
+    }
+    full = {name: _ints(name, values, num_stages) for name, values in tuples.items()}
+    if len(raw.widths) == 1:
+        full["widths"] = tuple(n * 2**stage for stage, n in enumerate(full["widths"]))
+    derived = {
+        "stem_width": full["widths"][0],
+        "stem_kernel": full["kernel_sizes"][0],
+        "se_activation": raw.activation,
+        "pool": None,
+    }
+    return Design(**(derived | options | full))
 
 
-def _ints(name: str, values, num_stages: int | None = None) -> tuple[int, ...]:
-    """Returns whole numbers that are at least 1.
+def _ints(name: str, values, num_stages: int) -> tuple[int, ...]:
+    """Returns whole numbers that are at least 1, one for each stage.
 
     Args:
       name: Name of the option, for errors.
-      values: The numbers.
-      num_stages: Number of entries, which a single one stands for; None: any.
+      values: As many numbers as there are stages, or one for all.
+      num_stages: Number of stages.
     """
     values = tuple(values)
     if not values or any(type(value) is not int or value < 1 for value in values):
         raise UserError(
             f"model.{name} is {values}; it needs whole numbers of at least 1"
         )
-    if num_stages is None:
-        return values
     if len(values) == 1:
         values *= num_stages
     if len(values) != num_stages:
