@@ -1,7 +1,7 @@
 """Lists the commands: python -m cifar_jax."""
 
-import ast
 import pathlib
+import re
 
 from cifar_jax import _cli
 
@@ -15,10 +15,9 @@ def main(flags: _cli.Flags) -> None:
     """Prints the first line of each command's docstring."""
     commands = {}
     for path in sorted(pathlib.Path(__file__).parent.glob("[a-z]*.py")):
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        what, separator, _ = text.partition(": python -m ")
-        if separator:
-            commands[path.stem] = what
+        text = path.read_text(encoding="utf-8")
+        if match := re.match('"""(.+): python -m ', text):
+            commands[path.stem] = match[1]
     if flags.operands:
         raise _cli.UsageError(
             f"unexpected argument {flags.operands[0]!r}; a command is a module: "

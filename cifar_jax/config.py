@@ -43,10 +43,6 @@ RENAMED_KEYS = {
     "study.reduction": "study.reduction_factor",
 }
 
-# Keys of earlier versions that only changed how fast a run or study computed: files
-# that have them may be resumed without.
-REMOVED_KEYS = ("study.together",)
-
 
 def _optional(kind: type) -> Any:
     """Returns a key that is None, or of this type."""
@@ -414,7 +410,7 @@ def config_diff(
     return {
         key: f"{key} was {old.get(key)}, now {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(ignore + REMOVED_KEYS)
+        if old.get(key) != new.get(key) and not key.startswith(ignore)
     }
 
 

@@ -106,7 +106,6 @@ def test_renamed_keys_of_a_study_are_known():
     old = copy.deepcopy(new)
     old["base"] = older(views=3)
     old["study"]["reduction"] = old["study"].pop("reduction_factor")
-    old["study"]["together"] = 3  # only changed the speed
     expected = {"base.train.repeats": "base.train.repeats was 3, now 1"}
     assert default.config_diff(old, new) == expected
 
