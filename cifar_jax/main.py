@@ -8,7 +8,6 @@ import pathlib
 
 from cifar_jax import Stopped, UserError, _cli, _runtime
 from cifar_jax import config as default
-from cifar_jax.models import design
 
 
 def define_flags(flags: _cli.Flags) -> None:
@@ -44,7 +43,6 @@ def main(flags: _cli.Flags) -> int:
     """Trains, or resumes training, and prints where everything is."""
     config = flags.config
     default.check(config)
-    design.check_values(design.resolve(config.model.to_dict()))
     workdir = pathlib.Path(flags.workdir or f"runs/{flags.config_name}")
     if not flags.process_id:  # the first one speaks for all
         print(f"{flags.config_path}: {config.data.name}, into {workdir}", flush=True)

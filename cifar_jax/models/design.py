@@ -144,7 +144,7 @@ def _out(size, kernel: int, stride: int) -> tuple[int, int]:
 
 def check(design: Design, image_shape: ImageShape) -> None:
     """Refuses a resolved design that is not a sound network for these images."""
-    check_values(design)
+    _check_options(design)
     narrowest = min(design.widths)
     if design.se_ratio > narrowest:
         raise UserError(
@@ -169,7 +169,7 @@ def check(design: Design, image_shape: ImageShape) -> None:
     _check_maps(design, image_shape)
 
 
-def check_values(design: Design) -> None:
+def _check_options(design: Design) -> None:
     """Checks what does not depend on the images."""
     config.check_values(
         {f"model.{name}": value for name, value in vars(design).items()}
