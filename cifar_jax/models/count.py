@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from clu import parameter_overview
+import jax
 from flax import linen as nn
 
 from cifar_jax import UserError
@@ -35,7 +35,7 @@ class Layer:
 def num_parameters(model: ResNet, image_shape: ImageShape) -> int:
     """Returns the number of trainable parameters."""
     params = abstract_variables(model, image_shape)["params"]
-    return int(parameter_overview.count_parameters(params))  # clu's is of NumPy
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def macs(model: ResNet, image_shape: ImageShape) -> int:
@@ -54,7 +54,7 @@ def layer_table(model: ResNet, image_shape: ImageShape) -> list[Layer]:
             # A kernel is applied at each position of its output.
             positions = math.prod(out.shape[1:-1])
             macs = params["kernel"].size * positions if "kernel" in params else 0
-            size = int(parameter_overview.count_parameters(params))
+            size = sum(leaf.size for leaf in jax.tree.leaves(params))
             layers.append(Layer("/".join(module.path), out.shape[1:], size, macs))
         return out
 
