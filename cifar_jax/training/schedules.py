@@ -4,7 +4,6 @@ A schedule is a shape, in shares of the peak. All but one_cycle are a linear war
 then a decay, whose time starts where the warm-up ends.
 """
 
-import dataclasses
 import functools
 import math
 import re
@@ -14,10 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import FrozenConfigDict
 
 from cifar_jax import UserError
-
-Decay = Callable[[jax.Array], jax.Array]  # steps since the warm-up to a share
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d*)?)\s*(%|epochs?|steps?)\s*")
 
@@ -42,60 +40,41 @@ def to_steps(key: str, duration: str, *, steps_per_epoch: int, total_steps: int)
     return round(number * steps)
 
 
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """`config.schedule` with its durations in steps."""
-
-    warmup: int  # steps from `initial_factor` to the peak
-    length: int  # steps from the first one to `final_factor`
-    initial_factor: float  # first learning rate, as a share of the peak
-    final_factor: float  # last learning rate, as a share of the peak
-    period: int  # cosine_restarts: length of the first cosine
-    period_factor: int  # cosine_restarts: ratio of a period to the one before
-    decay_every: int  # step: steps between two drops
-    decay_factor: float  # step: factor of a drop
-    # piecewise: first steps, each with the share of the peak from there on
-    milestones: tuple[tuple[int, float], ...]
+# `config.schedule` with its durations in steps.
+Timing = FrozenConfigDict
 
 
-def _cosine_restarts(timing: Timing) -> Decay:
+def _cosine_restarts(step: jax.Array, timing: Timing) -> jax.Array:
     """Half cosines, each a factor longer than the one before (arXiv:1608.03983)."""
     lengths, starts = [timing.period], [0]
     while starts[-1] + lengths[-1] < timing.length:
         starts.append(starts[-1] + lengths[-1])
         lengths.append(lengths[-1] * timing.period_factor)
     starts, lengths = jnp.float32(starts), jnp.float32(lengths)
-
-    def decay(step):
-        number = jnp.searchsorted(starts, step, side="right") - 1
-        share = (step - starts[number]) / lengths[number]
-        return _anneal(1.0, timing.final_factor, share)
-
-    return decay
+    number = jnp.searchsorted(starts, step, side="right") - 1
+    share = (step - starts[number]) / lengths[number]
+    return _anneal(1.0, timing.final_factor, share)
 
 
-def _piecewise(timing: Timing) -> Decay:
+def _piecewise(step: jax.Array, timing: Timing) -> jax.Array:
     """Constant from milestone to milestone; before the first, the peak."""
     starts = jnp.float32([start - timing.warmup for start, _ in timing.milestones])
     factors = jnp.array([1.0, *(factor for _, factor in timing.milestones)])
-    return lambda step: factors[(step >= starts).sum()]
+    return factors[(step >= starts).sum()]
 
 
-DECAYS: dict[str, Callable[[Timing], Decay]] = {
-    "constant": lambda timing: jnp.ones_like,
+# From the steps since the warm-up to a share.
+DECAYS: dict[str, Callable[[jax.Array, Timing], jax.Array]] = {
+    "constant": lambda step, timing: jnp.ones_like(step),
     "cosine_restarts": _cosine_restarts,
     # A triangle with the warm-up (Smith & Topin, 2018, arXiv:1708.07120).
-    "linear": lambda timing: (
-        lambda step: 1 + (timing.final_factor - 1) * _share(step, timing)
-    ),
+    "linear": lambda step, timing: 1 + (timing.final_factor - 1) * _share(step, timing),
     "piecewise": _piecewise,
     # Drops by a factor at equal intervals (PyTorch's StepLR).
-    "step": lambda timing: (
-        lambda step: timing.decay_factor ** (step // timing.decay_every)
-    ),
+    "step": lambda step, timing: timing.decay_factor ** (step // timing.decay_every),
     # Half a cosine (Loshchilov & Hutter, 2017, arXiv:1608.03983).
-    "warmup_cosine": lambda timing: (
-        lambda step: _anneal(1.0, timing.final_factor, _share(step, timing))
+    "warmup_cosine": lambda step, timing: _anneal(
+        1.0, timing.final_factor, _share(step, timing)
     ),
 }
 
@@ -140,7 +119,7 @@ def make(
       momentum_range: one_cycle: least momentum, at the peak, and largest one; None: the
         momentum stays.
       per_epoch: Keep the values of an epoch's first step for all of it.
-      **options: The other keys of `config.schedule`; see `Timing`.
+      **options: The other keys of `config.schedule`.
     """
     if not peak > 0:
         raise UserError(f"optim.learning_rate is {peak}; use a positive one")
@@ -156,7 +135,7 @@ def make(
         return lambda step: schedule(jnp.asarray(step // hold * hold, jnp.float32))
 
     if name != "one_cycle":
-        return held(_warmed_up(peak, timing, DECAYS[name](timing))), None
+        return held(_warmed_up(peak, timing, DECAYS[name])), None
     rates = peak * timing.initial_factor, peak, peak * timing.final_factor
     rate = held(one_cycle(rates, timing.warmup, timing.length))
     if momentum_range is None:
@@ -165,13 +144,13 @@ def make(
     return rate, held(one_cycle((most, least, most), timing.warmup, timing.length))
 
 
-def _warmed_up(peak: float, timing: Timing, decay: Decay) -> optax.Schedule:
+def _warmed_up(peak: float, timing: Timing, decay: Callable) -> optax.Schedule:
     """Returns a linear warm-up to the peak, and then the decay."""
     first, warmup = timing.initial_factor, timing.warmup
 
     def schedule(step):
         rise = first + (1 - first) * step / max(warmup, 1)
-        return peak * jnp.where(step < warmup, rise, decay(step - warmup))
+        return peak * jnp.where(step < warmup, rise, decay(step - warmup, timing))
 
     return schedule
 
@@ -199,7 +178,7 @@ def _timing(options: dict[str, Any], steps_per_epoch: int, total_steps: int) -> 
         (steps("schedule.milestones", when), factor)
         for when, factor in options["milestones"]
     )
-    timing = Timing(**options | in_steps)
+    timing = Timing(options | in_steps)
     if not 0 <= timing.warmup < min(total_steps, timing.length):
         raise UserError(
             f"the warm-up takes {timing.warmup:,} steps of a run of {total_steps:,}; "
