@@ -90,20 +90,15 @@ class Progress:
           means: `loss` and `accuracy` of the epoch so far.
           learning_rate: Learning rate of the last step.
         """
-        parts = {
-            "epoch": f"epoch {epoch}/{self._num_epochs}",
-            "step": f"step {step:,}/{self._total_steps:,}",
-            "loss": f"loss {means['loss']:.4f}",
-            "accuracy": f"accuracy {means['accuracy']:.4f}",
-            "rate": f"lr {learning_rate:.2e}",
-            "speed": self._speed(step),
-        }
-        if self._console.is_terminal:  # what matters least leaves a narrow one first
-            width = self._console.width - (22 if self._console.width >= _WIDE else 0)
-            for name in ("rate", "step", "accuracy", "loss"):
-                if len("  ".join(parts.values())) >= width:
-                    del parts[name]
-        text = "  ".join(parts.values())
+        parts = (  # what matters least comes last, where a narrow terminal cuts it off
+            f"epoch {epoch}/{self._num_epochs}",
+            self._speed(step),
+            f"loss {means['loss']:.4f}",
+            f"accuracy {means['accuracy']:.4f}",
+            f"step {step:,}/{self._total_steps:,}",
+            f"lr {learning_rate:.2e}",
+        )
+        text = "  ".join(filter(None, parts))
         self.live.update(self._task, completed=step, description=text)
         now = time.perf_counter()
         is_due = now - self._last_line > SECONDS_BETWEEN_LINES
