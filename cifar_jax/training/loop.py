@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import Stopped, UserError
 from cifar_jax.config import config_to_dict
-from cifar_jax.data.sources import Examples
+from cifar_jax.data.sources import Examples, Source
 from cifar_jax.training import distributed, interrupt, pretrained, results, setup
 from cifar_jax.training import workdir as workdir_lib
 from cifar_jax.training.checkpoint import (
@@ -39,6 +39,7 @@ def train_and_evaluate(
     workdir: os.PathLike | str,
     *,
     devices: Sequence[jax.Device] | None = None,
+    source: Source | None = None,
     resume: str = "auto",
     profile: bool = False,
     on_epoch: OnEpoch | None = None,
@@ -50,6 +51,7 @@ def train_and_evaluate(
       config: Config of the run, as `cifar_jax.config` documents it.
       workdir: Run directory. An unfinished run in it is resumed.
       devices: Devices to run on; None: all, of all processes.
+      source: Data set to use in place of the config's, or None.
       resume: "auto"; "never" refuses a directory with a run, "must" one without.
       profile: Whether to trace a few steps into profile/ of the run directory.
       on_epoch: Called with `epoch`, `train` and `val` (`loss` and `accuracy`, or None)
@@ -70,7 +72,9 @@ def train_and_evaluate(
     with workdir_lib.enter(workdir, config, resume) as run:
         result = run.result()
         if result is None:
-            with _trainer(config, run, devices, profile, on_epoch, start) as trainer:
+            with _trainer(
+                config, run, devices, source, profile, on_epoch, start
+            ) as trainer:
                 while not trainer.is_over():
                     trainer.train_epoch()
                     trainer.close_epoch()
@@ -87,6 +91,7 @@ def _trainer(
     config: ConfigDict,
     run: RunDirectory,
     devices: Sequence[jax.Device] | None,
+    source: Source | None,
     profile: bool,
     on_epoch: OnEpoch | None,
     start: float,
@@ -97,7 +102,7 @@ def _trainer(
         interrupt.watchdog(stop, config.train.watchdog_seconds),
     ):
         with distributed.all_or_none():
-            prepared = setup.make(config, devices, distributed.log)
+            prepared = setup.make(config, devices, distributed.log, source)
             prepared = pretrained.with_teacher(config, prepared)
         if stop.poll() and stop.signal:
             message = f"stopped by {stop.signal.name} before the first step"
