@@ -4,7 +4,7 @@ import collections
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,29 +12,18 @@ import optax
 
 from cifar_jax import UserError
 
-
-class _Direction(NamedTuple):
-    """A transformation from gradients to directions."""
-
-    factory: Callable[
-        ..., optax.GradientTransformation
-    ]  # Optax's function that makes it
-    momentum: str  # name of the argument that a momentum schedule may move
-    option: str  # option with that argument's constant value
-    other: str  # option, and argument of the same name, that never moves
-    # whether weight decay is decoupled (Loshchilov & Hutter, 2019, arXiv:1711.05101),
-    # or added to the gradient
-    is_decoupled: bool
-
-
+# From gradients to directions: Optax's function, its argument that a momentum schedule
+# may move, the option with that argument's constant value, and an option, and argument
+# of the same name, that never moves.
 _DIRECTIONS = {
-    "adam": _Direction(optax.scale_by_adam, "b1", "b1", "b2", is_decoupled=False),
-    "adamw": _Direction(optax.scale_by_adam, "b1", "b1", "b2", is_decoupled=True),
+    "adam": (optax.scale_by_adam, "b1", "b1", "b2"),
     # The sign of a moving average (Chen et al., 2023, arXiv:2302.06675).
-    "lion": _Direction(optax.scale_by_lion, "b1", "b1", "b2", is_decoupled=True),
-    "sgd": _Direction(optax.trace, "decay", "momentum", "nesterov", is_decoupled=False),
-    "sgdw": _Direction(optax.trace, "decay", "momentum", "nesterov", is_decoupled=True),
+    "lion": (optax.scale_by_lion, "b1", "b1", "b2"),
+    "sgd": (optax.trace, "decay", "momentum", "nesterov"),
 }
+# Their weight decay is decoupled (Loshchilov & Hutter, 2019, arXiv:1711.05101); that of
+# the others is added to the gradient.
+_DECOUPLED = ("adamw", "lion", "sgdw")
 
 # Parameters that weight decay touches: those with an input axis, or all, as in PyTorch.
 WEIGHT_DECAY_MASKS = {
@@ -64,7 +53,8 @@ def make_optimizer(
       lr_multipliers: Pairs of a pattern of paths such as `stem_conv/kernel`, and a
         factor of the learning rate of matching parameters; the first match counts.
       frozen: Paths of parameters that stay as they are.
-      **options: Options of the optimizers: the other keys of `config.optim`.
+      **options: Options of the optimizers: the other keys of `config.optim`, of which
+        some are for others to read.
     """
     if name == "muon" and momentum_schedule is not None:
         raise UserError(
@@ -90,14 +80,15 @@ def make_optimizer(
     )
 
 
-def check_multipliers(lr_multipliers: Sequence, paths: Sequence[str]) -> None:
+def check_multipliers(lr_multipliers: Sequence, params: Any) -> None:
     """Refuses a pattern that is broken or matches no parameter.
 
     Args:
       lr_multipliers: Patterns and factors, as `make_optimizer` takes them.
-      paths: Paths of all parameters.
+      params: Tree of all parameters, or of their shapes.
     """
-    for pattern, factor in lr_multipliers:
+    paths = jax.tree.leaves(_labels(lambda path, _: path)(params))
+    for pattern, _ in lr_multipliers:
         try:
             matches = any(re.fullmatch(pattern, path) for path in paths)
         except re.error as error:
@@ -110,10 +101,6 @@ def check_multipliers(lr_multipliers: Sequence, paths: Sequence[str]) -> None:
                 f"optim.lr_multipliers has {pattern!r}, which matches no parameter; "
                 f"their names are like {paths[0]} and {paths[-1]}"
             )
-        if not factor >= 0:
-            raise UserError(
-                f"optim.lr_multipliers has {factor} for {pattern!r}; use 0 or more"
-            )
 
 
 def _chain(
@@ -123,17 +110,17 @@ def _chain(
     options: dict[str, Any],
 ) -> list[optax.GradientTransformation]:
     """Returns the parts of a chain: direction, weight decay, learning rate."""
-    kind = _DIRECTIONS[name]
-    factory, other = kind.factory, {kind.other: options[kind.other]}
+    factory, argument, option, other = _DIRECTIONS[name.removesuffix("w")]
+    fixed = {other: options[other]}
     if momentum is None:
-        direction = factory(**{kind.momentum: options[kind.option]}, **other)
+        direction = factory(**{argument: options[option]}, **fixed)
     else:  # the schedule's value becomes a part of the optimizer's state
-        injected = optax.inject_hyperparams(factory, static_args=(kind.other,))
-        direction = injected(**{kind.momentum: momentum}, **other)
+        injected = optax.inject_hyperparams(factory, static_args=(other,))
+        direction = injected(**{argument: momentum}, **fixed)
     decay = optax.add_decayed_weights(
         options["weight_decay"], WEIGHT_DECAY_MASKS[options["weight_decay_mask"]]
     )
-    parts = [direction, decay] if kind.is_decoupled else [decay, direction]
+    parts = [direction, decay] if name in _DECOUPLED else [decay, direction]
     return [*parts, optax.scale_by_learning_rate(schedule)]
 
 

@@ -314,7 +314,7 @@ def _abstract_state(network: LoadedModel) -> TrainState:
         schedule=constant,
         momentum_schedule=constant if has_momentum else None,
         frozen=setup.frozen_paths(network.model),
-        **setup.optimizer_options(network.config),
+        **network.config["optim"],
     )
     create = functools.partial(
         create_state,

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -406,12 +405,6 @@ def frozen_paths(model: resnet.ResNet) -> tuple[str, ...]:
     return ("stem_conv/kernel",) if model.design.stem == "whitening" else ()
 
 
-def optimizer_options(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of `optim.make_optimizer` that a config has."""
-    elsewhere = ("learning_rate", "sam_rho", "sam_adaptive", "sam_start")
-    return {k: v for k, v in dict(config["optim"]).items() if k not in elsewhere}
-
-
 def _make_optimizer(
     config: ConfigDict,
     model: resnet.ResNet,
@@ -427,13 +420,12 @@ def _make_optimizer(
     )
     if config.optim.lr_multipliers:  # else not worth tracing the network for
         params = resnet.abstract_variables(model, image_shape)["params"]
-        paths = list(traverse_util.flatten_dict(params, sep="/"))
-        optim.check_multipliers(config.optim.lr_multipliers, paths)
+        optim.check_multipliers(config.optim.lr_multipliers, params)
     return schedule, optim.make_optimizer(
         schedule=schedule,
         momentum_schedule=momentum_schedule,
         frozen=frozen_paths(model),
-        **optimizer_options(config),
+        **config.optim,
     )
 
 

@@ -1,7 +1,5 @@
 """What a config makes of a recipe, without its data; a helper of tests."""
 
-from flax import traverse_util
-
 from cifar_jax.models import resnet
 from cifar_jax.training import optim, schedules, setup
 
@@ -23,12 +21,11 @@ def make_schedule(config, steps_per_epoch):
     model = create(config)
     if config.optim.lr_multipliers:
         params = resnet.abstract_variables(model, CIFAR)["params"]
-        paths = list(traverse_util.flatten_dict(params, sep="/"))
-        optim.check_multipliers(config.optim.lr_multipliers, paths)
+        optim.check_multipliers(config.optim.lr_multipliers, params)
     optim.make_optimizer(
         schedule=schedule,
         momentum_schedule=momentum_schedule,
         frozen=setup.frozen_paths(model),
-        **setup.optimizer_options(config),
+        **config.optim,
     )
     return schedule
