@@ -280,6 +280,6 @@ def test_a_batch_that_eight_devices_cannot_share_is_one_line(target):
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "error: train.batch_size is 60, which 8 devices cannot share evenly; use 56 or "
-        "64\n"
+        "error: train.batch_size is 60, which 8 devices cannot share evenly in 1 parts "
+        "(train.accumulate); use 56 or 64\n"
     )

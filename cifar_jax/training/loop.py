@@ -287,7 +287,7 @@ class Trainer:
         }
         self._run.add_row({**row, "split": "train", **train, **speed})
         if val is not None:
-            self._run.add_row({**row, "split": self._setup.val_split, **val})
+            self._run.add_row({**row, "split": evaluate.select_on, **val})
         self.progress.end_epoch(epoch, self._step, train, val, is_best)
         self._metadata["epoch"] = epoch
         self._metrics = self._empty_metrics()
@@ -402,7 +402,7 @@ class Trainer:
             values = self._evaluate(examples, variables, augmentation)
             return cast("Scores", {**values, "num_examples": len(examples)})
 
-        if self._setup.val and self._setup.val_split == "val":
+        if self._setup.val and options.select_on == "val":
             splits["val"] = self._setup.val
             if best:
                 of_best = {key: best[key] for key in ("accuracy", "loss")}

@@ -56,8 +56,6 @@ class Setup:
     source: sources.Source  # data set
     train: sources.Examples  # images to train on
     val: sources.Examples | None  # images to select the best epoch on, or None
-    # name of those: "val", or "test" where a report selected on test images
-    val_split: str
     model: resnet.ResNet  # network, a Flax module
     num_parameters: int  # number of trainable parameters
     # floating-point operations of one forward pass: 2 x multiply-adds of convolutions
@@ -70,15 +68,10 @@ class Setup:
     mesh: Mesh  # mesh of all devices
     placement: str  # where the images lie, "device" or "host"
     steps_per_dispatch: int  # largest number of steps in one call of the devices
-    sam_start: int = 0  # first step with sharpness-aware minimisation
-    frozen_stop: int = 0  # first step that trains more than the classifier
+    sam_start: int  # first step with sharpness-aware minimisation
+    frozen_stop: int  # first step that trains more than the classifier
+    compiler_options: dict[str, bool | int | str]  # XLA's, for training and evaluation
     teacher: Teacher | None = None  # network to distil from, or None
-    is_deterministic: bool = False  # whether GPUs repeat it bit for bit
-
-    @property
-    def compiler_options(self) -> dict[str, bool | int | str]:
-        """XLA's options for training and evaluation."""
-        return {"xla_gpu_exclude_nondeterministic_ops": self.is_deterministic}
 
     @functools.cached_property
     def segments(self) -> dict[int, StepOptions]:
@@ -187,7 +180,6 @@ def make(
         source=source,
         train=train,
         val=val,
-        val_split=config.evaluate.select_on,
         model=model,
         num_parameters=num_parameters,
         flops_per_image=2 * macs,
@@ -200,7 +192,9 @@ def make(
         steps_per_dispatch=steps_per_dispatch,
         sam_start=_steps(config, "optim.sam_start", options),
         frozen_stop=_steps(config, "init.frozen", options),
-        is_deterministic=config.train.deterministic,
+        compiler_options={
+            "xla_gpu_exclude_nondeterministic_ops": config.train.deterministic
+        },
     )
 
 
@@ -264,18 +258,13 @@ def _check(config: ConfigDict, mesh: Mesh) -> None:
     """Refuses unknown choices, and a batch that the devices cannot share."""
     config_lib.check(config)
     batch_size, num_parts = config.train.batch_size, config.train.accumulate
-    below = batch_size // mesh.size * mesh.size
-    if below != batch_size:
-        choices = [str(n) for n in (below, below + mesh.size) if n > 0]
+    share = mesh.size * num_parts
+    if batch_size % share:
+        below = batch_size // share * share
         raise UserError(
             f"train.batch_size is {batch_size}, which {mesh.size} devices cannot share "
-            f"evenly; use {' or '.join(choices)}"
-        )
-    if batch_size % (num_parts * mesh.size):
-        raise UserError(
-            f"train.accumulate is {num_parts}, but {mesh.size} devices cannot share "
-            f"{batch_size / num_parts:g} of {batch_size} images evenly; use a number "
-            "of parts that divides train.batch_size"
+            f"evenly in {num_parts} parts (train.accumulate); use "
+            f"{f'{below} or ' if below else ''}{below + share}"
         )
 
 
