@@ -105,7 +105,10 @@ def train(
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
-        losses = _losses(logits, targets, teacher_logits, options)
+        smoothed = optax.smooth_labels(targets, options.label_smoothing)
+        losses = optax.softmax_cross_entropy(logits, smoothed)
+        if options.distillation:
+            losses = options.distillation.mix(losses, logits, teacher_logits)
         batch_metrics = Metrics.single_from_model_output(
             loss=losses,
             correct=jnp.float32(logits.argmax(-1) == targets.argmax(-1)),
@@ -197,20 +200,6 @@ def _inputs(
     # Whatever a transform does, each device trains on its own part of the batch.
     images, targets = jax.lax.with_sharding_constraint((images, targets), options.split)
     return images, targets, teacher_logits
-
-
-def _losses(
-    logits: jax.Array,
-    targets: jax.Array,
-    teacher_logits: jax.Array | None,
-    options: StepOptions,
-) -> jax.Array:
-    """Returns the loss of each row, float32 [B]."""
-    smoothed = optax.smooth_labels(targets, options.label_smoothing)
-    losses = optax.softmax_cross_entropy(logits, smoothed)
-    if options.distillation and teacher_logits is not None:
-        losses = options.distillation.mix(losses, logits, teacher_logits)
-    return losses
 
 
 @jax.named_scope("optimizer")
