@@ -100,10 +100,10 @@ def test_the_rules_compare_two_validations():
     closer, surer = val(4, 0.6, 1.5), val(4, 0.5, 1.3)
     better = {"accuracy": [closer, surer], "loss": [surer], "last": [closer, surer]}
     for rule, expected in better.items():
-        assert results.is_better(rule, old, None)
-        found = [new for new in (closer, surer) if results.is_better(rule, new, old)]
+        rank = results.RANKS[rule]
+        found = [new for new in (closer, surer) if rank(new) > rank(old)]
         assert found == expected, rule
-        assert results.is_better(rule, equal, old) == (rule == "last")
+        assert (rank(equal) > rank(old)) == (rule == "last")
 
 
 def test_the_last_epoch_can_be_the_one_that_is_scored(whole, validations):

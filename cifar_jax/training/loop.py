@@ -218,16 +218,16 @@ class Trainer:
     def compile(self) -> None:
         """Compiles the first call; a thread compiles the others while that one runs."""
         total_steps = self._setup.options.total_steps
-        if self.is_over() or self._step == total_steps:  # a validation may be left
+        calls = dict.fromkeys(self._setup.calls(self._step, total_steps))
+        if self.is_over() or not calls:  # a validation may be left
             return
         if not distributed.is_on_cpu(self._setup.options.split):
             distributed.log("compiling, which takes a minute or two the first time")
-        for call in self._setup.calls(self._step, total_steps):
-            if call not in self._programs:
-                self._programs[call] = self._compiler.submit(
-                    lambda call: lower(self._setup, call).compile(), call
-                )
-        self._program(next(iter(self._programs)))
+        for call in calls:
+            self._programs[call] = self._compiler.submit(
+                lambda call: lower(self._setup, call).compile(), call
+            )
+        self._program(next(iter(calls)))
 
     def close(self) -> None:
         """Waits for the checkpoints, and for a program that is being compiled."""
@@ -358,13 +358,10 @@ class Trainer:
         plan = self._setup.options.pruning_plan
         if val is None or (plan and self._step < plan.stop):  # not all is pruned yet
             return False
-        candidate: Best = {
-            "epoch": epoch,
-            "accuracy": val["accuracy"],
-            "loss": val["loss"],
-        }
-        by = self._config.evaluate.best_by
-        if not results.is_better(by, candidate, self._metadata["best"]):
+        candidate = cast("Best", {"epoch": epoch, **val})
+        best = self._metadata["best"]
+        rank = results.RANKS[self._config.evaluate.best_by]
+        if best and not rank(candidate) > rank(best):
             return False
         self._metadata["best"] = candidate
         # The averages, if there are any.

@@ -114,23 +114,13 @@ class Result(Environment, Sparsity):
     images_per_second: float  # images trained per second of the clock `train`
 
 
-# Rules for the better of two validations, `config.evaluate.best_by`.
+# Rules for the better of two validations, the one with the larger rank:
+# `config.evaluate.best_by`.
 RANKS: dict[str, Callable[[Any], tuple[float, ...]]] = {
     "accuracy": lambda val: (val["accuracy"], -val["loss"]),
     "loss": lambda val: (-val["loss"],),
     "last": lambda val: (val["epoch"],),
 }
-
-
-def is_better(by: str, val: Best, best: Best | None) -> bool:
-    """Returns whether a validation is better than the best one so far.
-
-    Args:
-      by: Rule, a key of `RANKS`.
-      val: Validation of an epoch.
-      best: Best validation so far, or None.
-    """
-    return best is None or RANKS[by](val) > RANKS[by](best)
 
 
 def summary(result: Result, path: pathlib.Path) -> str:
