@@ -110,7 +110,8 @@ def resolve(options: Mapping[str, Any]) -> Design:
         "se_activation": raw.activation,
         "pool": None,
     }
-    return Design(**(derived | options | full))
+    found: dict[str, Any] = {**derived, **options, **full}
+    return Design(**found)
 
 
 def _ints(name: str, values, num_stages: int) -> tuple[int, ...]:
