@@ -31,7 +31,9 @@ def main(flags: _cli.Flags) -> None:
     chosen = _cli.chosen_network(flags)
     output = pathlib.Path(flags.output)
     if output.exists() and not (flags.overwrite and output.is_file()):
-        raise UserError(f"{output} exists; give --overwrite, or another --output")
+        raise UserError(
+            f"{output} exists; give another --output, or --overwrite for a file"
+        )
     # slow to import: not for --help
     from cifar_jax.data import sources
 

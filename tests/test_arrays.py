@@ -129,7 +129,7 @@ def test_cifar10_c(tmp_path):
     refuse(f"{tmp_path}:snow/1", "has no split 'snow/1'; use fog, fog/1")
     assert sources.corruptions("cifar10") == {}
     np.save(tmp_path / "fog.npy", IMAGES[:9])
-    refuse(f"{tmp_path}:fog", r"labels.npy: there are 10 labels for 9 images")
+    refuse(f"{tmp_path}:fog", r"fog.npy: there are 10 labels for 9 images")
 
 
 @pytest.mark.parametrize(
@@ -145,16 +145,16 @@ def test_cifar10_c(tmp_path):
 )
 def test_labels_that_are_none_are_refused(tmp_path, labels, match):
     np.savez(tmp_path / "x.npz", images=IMAGES, labels=labels)
-    refuse(tmp_path / "x.npz", rf"x\.npz: labels\.npy: {match}")
+    refuse(tmp_path / "x.npz", rf"x\.npz: {match}")
 
 
 def test_ids_that_are_none_are_refused(tmp_path):
     for ids, match in (
-        (np.arange(9), "9 ids for 10 images"),
-        (IMAGES, "ids must be strings, or n"),
+        (np.arange(9), "ids must be strings, or numbers .*, and 10 of them"),
+        (IMAGES, "ids must be strings, or numbers"),
     ):
         np.savez(tmp_path / "x.npz", images=IMAGES, ids=ids)
-        refuse(tmp_path / "x.npz", rf"x\.npz: ids\.npy: (there are )?{match}")
+        refuse(tmp_path / "x.npz", rf"x\.npz: {match}")
 
 
 class Obeyed:

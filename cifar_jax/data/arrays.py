@@ -18,14 +18,7 @@ import numpy as np
 
 from cifar_jax import UserError
 from cifar_jax._files import first_line
-from cifar_jax.data.dataset import (
-    Dataset,
-    Splits,
-    as_ids,
-    as_images,
-    as_labels,
-    from_arrays,
-)
+from cifar_jax.data.dataset import Dataset, Splits, from_arrays
 
 # An array that is compressed is held whole: this is what it may grow to, all in all
 # and as a multiple. Images of few colours shrink to a tenth.
@@ -63,9 +56,8 @@ def npz_splits(path: pathlib.Path) -> Splits:
                     n for key in keys for n in (f"{split}_{key}", f"{key}_{split}")
                 ]
             infos.append(next((members[n] for n in names if n in members), None))
-        if images := infos[0]:
-            open_split = functools.partial(_open_npz, path, images, *infos[1:])
-            splits[split or UNNAMED] = open_split
+        if infos[0]:
+            splits[split or UNNAMED] = functools.partial(_open_npz, path, infos)
     if not splits:
         raise UserError(
             f"{path} holds the arrays {str(sorted(members))[:200]}; name them images "
@@ -80,7 +72,7 @@ def read_npz(path: pathlib.Path, *names: str) -> list[np.ndarray]:
     for name in names:
         if name not in members:
             raise UserError(f"{path} lacks {name}; save it with numpy.savez")
-    return [_read_member(path, members[name])[0] for name in names]
+    return [_read_member(path, members[name]) for name in names]
 
 
 def _members(path: pathlib.Path) -> dict[str, zipfile.ZipInfo]:
@@ -95,26 +87,13 @@ def _members(path: pathlib.Path) -> dict[str, zipfile.ZipInfo]:
         raise _damaged(path, error) from error
 
 
-def _open_npz(
-    path: pathlib.Path,
-    images_info: zipfile.ZipInfo,
-    labels_info: zipfile.ZipInfo | None,
-    ids_info: zipfile.ZipInfo | None,
-) -> Dataset:
-    images = as_images(*_read_member(path, images_info))
-    labels = ids = None
-    if labels_info is not None:
-        values, where = _read_member(path, labels_info)
-        labels = as_labels(values, len(images), where)
-    if ids_info is not None:
-        values, where = _read_member(path, ids_info)
-        ids = as_ids(values, len(images), where)
-    return from_arrays(str(path), images, labels, ids=ids)
+def _open_npz(path: pathlib.Path, infos: list[zipfile.ZipInfo | None]) -> Dataset:
+    return from_arrays(
+        str(path), *(info and _read_member(path, info) for info in infos)
+    )
 
 
-def _read_member(path: pathlib.Path, info: zipfile.ZipInfo) -> tuple[np.ndarray, str]:
-    """Returns an array of an .npz file, and what errors call it."""
-    where = f"{path}: {info.filename}"
+def _read_member(path: pathlib.Path, info: zipfile.ZipInfo) -> np.ndarray:
     is_stored = info.compress_type == zipfile.ZIP_STORED
     limit = min(MAX_INFLATED, max(1 << 26, info.compress_size * _MAX_RATIO))
     try:
@@ -130,9 +109,9 @@ def _read_member(path: pathlib.Path, info: zipfile.ZipInfo) -> tuple[np.ndarray,
         file = io.BytesIO(content)
         shape, order, dtype = _read_header(file, len(content))
         array = np.frombuffer(content, dtype, math.prod(shape), offset=file.tell())
-        return array.reshape(shape, order=order), where
+        return array.reshape(shape, order=order)
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds
-        raise _damaged(where, error) from error
+        raise _damaged(f"{path}: {info.filename}", error) from error
 
 
 def open_npy(path: pathlib.Path) -> Dataset:
@@ -142,14 +121,10 @@ def open_npy(path: pathlib.Path) -> Dataset:
     those of CIFAR-10.1 are), those of another `NAME.npy` in `NAME_labels.npy` or
     `labels.npy`.
     """
-    images = as_images(read_npy(path), str(path))
     stem = path.stem.removesuffix("_data").removesuffix("_images")
-    for name in (f"{stem}_labels.npy", "labels.npy"):
-        labels_path = path.with_name(name)
-        if labels_path.is_file() and labels_path != path:
-            labels = as_labels(read_npy(labels_path), len(images), str(labels_path))
-            return from_arrays(str(path), images, labels)
-    return from_arrays(str(path), images)
+    beside = [path.with_name(name) for name in (f"{stem}_labels.npy", "labels.npy")]
+    labels = [other for other in beside if other.is_file() and other != path][:1]
+    return from_arrays(str(path), *map(read_npy, (path, *labels)))
 
 
 def corrupted_splits(folder: pathlib.Path) -> Splits:
@@ -165,9 +140,8 @@ def corrupted_splits(folder: pathlib.Path) -> Splits:
     names = (path.stem for path in folder.glob("*.npy") if path.is_file())
 
     def open_split(name: str, severity: int | None) -> Dataset:
-        path, labels_path = folder / f"{name}.npy", folder / "labels.npy"
-        images = as_images(read_npy(path), str(path))
-        labels = as_labels(read_npy(labels_path), len(images), str(labels_path))
+        path = folder / f"{name}.npy"
+        images, labels = read_npy(path), read_npy(folder / "labels.npy")
         if severity is None:
             return from_arrays(str(path), images, labels)
         size, rest = divmod(len(images), len(SEVERITIES))

@@ -121,25 +121,22 @@ def histogram(images: np.ndarray) -> np.ndarray:
 Splits = Mapping[str, Callable[[], Dataset]]
 
 
-def from_arrays(
-    name: str,
-    images: np.ndarray,
-    labels: np.ndarray | None = None,
-    *,
-    ids: Sequence[str | int] | None = None,
-) -> Dataset:
+def from_arrays(name: str, images: Any, labels: Any = None, ids: Any = None) -> Dataset:
     """Returns a data set of arrays, which may be mapped from a file.
 
     The names of its classes are their numbers.
 
     Args:
       name: Name for errors.
-      images: uint8 [N, H, W, C].
-      labels: int32 [N], checked by `as_labels`.
-      ids: Name or number of each image.
+      images: Images, as `as_images` takes them.
+      labels: Labels, as `as_labels` takes them; None: it has none.
+      ids: Integers or strings, a list or an array [N]; None: it has none.
     """
-    label_names = None
+    images, label_names = as_images(images, name), None
+    if ids is not None:
+        ids = _as_ids(ids, len(images), name)
     if labels is not None:
+        labels = as_labels(labels, len(images), name)
         label_names = tuple(str(k) for k in range(int(labels.max(initial=0)) + 1))
 
     def read(start: int, stop: int) -> Batch:
@@ -216,14 +213,8 @@ def as_labels(values: Any, count: int, where: str) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def as_ids(values: Any, count: int, where: str) -> list[str | int]:
-    """Returns the names or numbers that a source gives its images.
-
-    Args:
-      values: Integers or strings: a list, or an array [N].
-      count: N, the number of images.
-      where: Name of the file, for errors.
-    """
+def _as_ids(values: Any, count: int, where: str) -> list[str | int]:
+    """Returns the names or numbers that a source gives its N images."""
     try:
         ids = values.tolist() if isinstance(values, np.ndarray) else values
     except (ValueError, SystemError):  # a string array that is not Unicode
@@ -233,15 +224,10 @@ def as_ids(values: Any, count: int, where: str) -> list[str | int]:
     is_sound = isinstance(ids, list) and all(
         isinstance(v, str) or (type(v) is int and v.bit_length() <= 64) for v in ids
     )
-    if not is_sound:
+    if not is_sound or len(ids) != count:
         raise UserError(
-            f"{where}: ids must be strings, or numbers of at most 64 bits; leave them "
-            "out"
-        )
-    if len(ids) != count:
-        raise UserError(
-            f"{where}: there are {len(ids):,} ids for {count:,} images; give one for "
-            "each image"
+            f"{where}: ids must be strings, or numbers of at most 64 bits, and "
+            f"{count:,} of them; leave them out"
         )
     # A lone surrogate cannot be written.
     return [

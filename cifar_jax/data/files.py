@@ -4,10 +4,10 @@ import functools
 import pathlib
 
 from cifar_jax import UserError
-from cifar_jax.data import archives, arrays, dataset, folders, pickles
+from cifar_jax.data import archives, arrays, folders, pickles
 from cifar_jax.data.archive_spec import ArchiveSpec
 from cifar_jax.data.arrays import UNNAMED
-from cifar_jax.data.dataset import Batch, Dataset, ImageShape, Splits
+from cifar_jax.data.dataset import Batch, Dataset, ImageShape, Splits, from_arrays
 
 MAX_PICKLE_BYTES = 2 << 30
 
@@ -124,16 +124,9 @@ def _open_pickle(path: pathlib.Path) -> Dataset:
             f"{path} has {path.stat().st_size:,} bytes; pickles of at most "
             f"{MAX_PICKLE_BYTES:,} are read: save it as .npy"
         )
-    where = str(path)
-    batch = pickles.read_batch(path.read_bytes(), where)
+    batch = pickles.read_batch(path.read_bytes(), str(path))
     if "data" not in batch:
         keys = str(sorted(batch))[:200]  # str() escapes new lines within the keys
         raise UserError(f"{path} holds the keys {keys}; name its images data")
-    images = dataset.as_images(batch["data"], where)
     labels = next((batch[key] for key in arrays.LABEL_KEYS if key in batch), None)
-    if labels is not None:
-        labels = dataset.as_labels(labels, len(images), where)
-    ids = batch.get("ids")
-    if ids is not None:
-        ids = dataset.as_ids(ids, len(images), where)
-    return dataset.from_arrays(where, images, labels, ids=ids)
+    return from_arrays(str(path), batch["data"], labels, batch.get("ids"))

@@ -19,7 +19,7 @@ from PIL import Image
 from cifar_jax import UserError, _packaged, _runtime, formats
 from cifar_jax import config as default
 from cifar_jax.data import sources, transforms
-from cifar_jax.data.dataset import Dataset, as_images, as_labels, from_arrays
+from cifar_jax.data.dataset import Dataset, as_labels, from_arrays
 from cifar_jax.evaluation import scores
 from cifar_jax.evaluation.inference import Predictor
 from cifar_jax.models import count
@@ -147,9 +147,9 @@ class Model:
             mode = {1: "L", 3: "RGB"}[self.image_shape[2]]
             pixels = np.asarray(images.convert(mode))
             images = pixels.reshape(images.height, images.width, -1)
-        array, name = np.asarray(images), "the array of images"
-        array = as_images(array[None] if array.ndim == 3 else array, name)
-        dataset = from_arrays(name, array)
+        array = np.asarray(images)
+        array = array[None] if array.ndim == 3 else array
+        dataset = from_arrays("the array of images", array)
         return transforms.resized(dataset, self.image_shape, resize=resize)
 
     def _run(self, predictor: Predictor, images: Images, resize: bool) -> np.ndarray:
