@@ -85,7 +85,7 @@ def test_an_edited_file_is_refused_in_one_line(run, name, keys):
     refused = 0
     texts = list(edits(content, keys))
     for number, text in enumerate(texts):
-        path.write_text(text)
+        path.write_text(text + "\n")
         refused += read(run, "ema" if number % 5 == 0 else "best")
     assert refused > 0.5 * len(texts)
     path.write_text(content)

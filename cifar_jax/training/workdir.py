@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import pathlib
-import socket
 import sys
 import time
 import uuid
@@ -171,16 +170,15 @@ class RunDirectory:
         """Returns the rows of metrics.jsonl, without a last line that was cut off."""
         if not self._metrics.exists():
             return []
-        lines, rows = self._metrics.read_bytes().split(b"\n"), []
+        # A line is written with its end: what follows the last one was cut off.
+        *lines, _ = self._metrics.read_bytes().split(b"\n")
+        rows = []
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
                 if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
                     raise ValueError("it has no epoch")
             except (ValueError, RecursionError) as error:
-                # A line is written with its end: without it, the last one is cut off.
-                if number == len(lines) and isinstance(error, json.JSONDecodeError):
-                    break
                 raise UserError(
                     f"{self._metrics} is damaged in line {number} ({error}); restore "
                     "it from a copy, or take the line out"
@@ -279,16 +277,15 @@ class TensorBoard:
         if hidden := "torch" not in modules:
             modules["torch"] = None
         try:
+            from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import Event
-            from tensorboardX.record_writer import RecordWriter
         finally:
             if hidden:
                 del modules["torch"]
         self._event = Event
-        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
-        self._writer = RecordWriter(os.path.join(folder, name))
-        self._write(purge_step, file_version="brain.Event:2")
+        prefix = pathlib.Path(folder, "events")
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(prefix), f".{time.time_ns()}")
         self._write(purge_step, session_log={"status": "START"})
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -303,7 +300,7 @@ class TensorBoard:
 
     def _write(self, step: int, **content: Any) -> None:
         event = self._event(wall_time=time.time(), step=step, **content)
-        self._writer.write(event.SerializeToString())
+        self._writer.write_event(event)
 
     def close(self) -> None:
         """Closes the file; writes that failed have been reported."""
