@@ -152,7 +152,7 @@ def test_nothing_is_called(protocol, place, tmp_path, monkeypatch):
 def test_other_objects_are_refused(value):
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         batch = {"data": IMAGES, "labels": value}
-        refuse(pickle.dumps(batch, protocol), r"it (names|uses|holds) ")
+        refuse(pickle.dumps(batch, protocol), "it (names|is damaged, or holds|holds) ")
 
 
 SYSTEM = b"cposix\nsystem\n"
@@ -164,37 +164,37 @@ NDARRAY = b"cnumpy\nndarray\n"
     ("content", "match"),
     [
         (SYSTEM + CALL + b"R.", "it names 'posix.system'"),
-        (b"(S'touch canary'\niposix\nsystem\n.", "it uses the instruction INST"),
+        (b"(S'touch canary'\niposix\nsystem\n.", "it is damaged, or holds more"),
         (MARK + SYSTEM + b"S'touch canary'\no.", "it names 'posix.system'"),
-        (MARK + NDARRAY + b"S'touch canary'\no.", "it uses the instruction OBJ"),
-        (NDARRAY + b")\x81.", "it uses the instruction NEWOBJ"),
-        (NDARRAY + b")}\x92.", "it uses the instruction NEWOBJ_EX"),
-        (b"\x82\x01.", "it uses the instruction EXT1"),
-        (b"\x83\x01\x00.", "it uses the instruction EXT2"),
-        (b"\x84\x01\x00\x00\x00.", "it uses the instruction EXT4"),
-        (b"Pos.system\n.", "it uses the instruction PERSID"),
-        (b"S'x'\nQ.", "it uses the instruction BINPERSID"),
-        (b"\x97.", "it uses the instruction NEXT_BUFFER"),
-        (NDARRAY + b"}b.", "it sets the state of a _Function"),
+        (MARK + NDARRAY + b"S'touch canary'\no.", "it is damaged, or holds more"),
+        (NDARRAY + b")\x81.", "it is damaged, or holds more"),
+        (NDARRAY + b")}\x92.", "it is damaged, or holds more"),
+        (b"\x82\x01.", "it is damaged, or holds more"),
+        (b"\x83\x01\x00.", "it is damaged, or holds more"),
+        (b"\x84\x01\x00\x00\x00.", "it is damaged, or holds more"),
+        (b"Pos.system\n.", "it is damaged, or holds more"),
+        (b"S'x'\nQ.", "it is damaged, or holds more"),
+        (b"\x97.", "it is damaged, or holds more"),
+        (NDARRAY + b"}b.", "it sets the state of a partial"),
         (b"]}b.", "it sets the state of a list"),
         (b"}(S'__class__'\nI1\nsb.", "damaged|sets"),
-        (NDARRAY + b"(I9\ntR.", "it makes an array without its content"),
-        (b"I1\n2.", "it uses the instruction DUP"),
-        (b"c__builtin__\nbytes\n(I9\ntR.", "in another way than latin1"),
-        (b"I1\n)R.", "it calls a function that is not"),
-        (b"]I1\nR.", "it calls a function that is not"),
-        (b"cnumpy\ndtype\nI1\nR.", "it calls a function that is not"),
+        (NDARRAY + b"(I9\ntR.", "it holds a _Call instead of a dictionary"),
+        (b"I1\n2.", "it is damaged, or holds more"),
+        (b"c__builtin__\nbytes\n(I9\ntR.", "it is damaged|not in latin1"),
+        (b"I1\n)R.", "it is damaged"),
+        (b"]I1\nR.", "it is damaged"),
+        (b"cnumpy\ndtype\nI1\nR.", "it is damaged"),
         (b"\x8c\x02os\x8c\x06system\x93.", "it names 'os.system'"),
         (b"I1\nI2\n\x93.", "STACK_GLOBAL requires str"),
         (b"cnumpy.core.multiarray\nscalar.__globals__\n.", "it names"),
         (b"cnumpy\nload\n.", "it names 'numpy.load'"),
         (b"c_codecs\ndecode\n.", "it names '_codecs.decode'"),
-        (b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.", "in another way than latin1"),
+        (b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.", "it is damaged|not in latin1"),
         (b"}I1\nI2\ns.", "keys that are not strings"),
         (b"}(I1\nt(I1\nts.", "keys that are not strings"),
-        (b"}S'a'\n(I1\nu.", "sets items of something|damaged"),
-        (b"I1\nI2\na.", "it is damaged: .*'int' object has no attribute 'append'"),
-        (b"\x80\x06}.", "unsupported pickle protocol: 6.*in protocol 0 to 5"),
+        (b"}S'a'\n(I1\nu.", "keys that are not strings"),
+        (b"I1\nI2\na.", "it is damaged"),
+        (b"\x80\x06}.", "in protocol 0 to 5"),
         (b"h\x07.", "Memo value not found at index 7"),
         (b"jABCD.", "Memo value not found at index"),
         (b"0.", "it is damaged"),
@@ -203,10 +203,10 @@ NDARRAY = b"cnumpy\nndarray\n"
         (b"\x87.", "it is damaged"),
         (b"cnumpy\n\\u0000\n.", "it names 'numpy"),
         (b"\x8c\x03a\nb\x8c\x03\x1b[m\x93.", r"it names 'a\\nb.\\x1b\[m'"),
-        (b"", "it is truncated"),
-        (b"}", "it is truncated"),
-        (b"\xff", "it is not a pickle"),
-        (b"<html>", "it is not a pickle"),
+        (b"", "it is damaged"),
+        (b"}", "it is damaged"),
+        (b"\xff", "it is damaged"),
+        (b"<html>", "it is damaged"),
         (b"].", "it holds a list instead of a dictionary"),
         (b"(.", "it is damaged"),
     ],
@@ -225,7 +225,7 @@ def test_a_size_beyond_the_file_allocates_nothing():
         b"\x8b\xff\xff\xff\x7f.",  # LONG4
         b"I" + b"9" * 10_000 + b"\n.",
     ):
-        refuse(content, "it is (damaged|truncated)")
+        refuse(content, "it is damaged")
     memo = b"}r\xff\xff\xff\x7f."  # an entry of the memo that a list would not hold
     assert pickles.read_batch(memo, "batch.pkl") == {}
 
@@ -238,18 +238,13 @@ def test_a_shape_that_its_bytes_do_not_fill_is_refused(shape):
     old = pickle.dumps((6, 12), 2)[2:-3]  # as tuple2 within
     new = pickle.dumps(shape, 2)[2:-1].replace(b"q\x00", b"")
     assert good.count(old) == 1
-    refuse(good.replace(old, new), "bytes for an array|without a shape")
+    refuse(good.replace(old, new), "it is damaged")
 
 
 def test_a_conversion_cannot_be_repeated_without_end():
     call = b"(g1\nS'latin1'\ntR0"
     content = b"c_codecs\nencode\np0\n0V" + b"x" * 100_000 + b"\np1\n0"
-    refuse(content + 1000 * (b"g0\n" + call) + b"}.", "it makes more bytes than it")
-
-
-def test_a_pickle_that_never_ends_is_refused(monkeypatch):
-    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", 1000)
-    refuse(b"}" + 2000 * b"N0" + b".", "more than 1,000 instructions")
+    refuse(content + 1000 * (b"g0\n" + call) + b"}.", "it encodes too much")
 
 
 def test_what_holds_itself_is_read():

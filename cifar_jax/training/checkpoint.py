@@ -148,7 +148,7 @@ class CheckpointFolder:
         step: int | None = None,
         epoch: int | None = None,
     ) -> tuple[Any, Any] | None:
-        """Returns the newest undamaged checkpoint, or None if there are none at all.
+        """Returns the newest undamaged checkpoint, or None if the folder has none.
 
         Damaged ones are reported, and renamed to damaged-STEP. With several processes,
         all use the one that process 0 finds undamaged.
@@ -163,8 +163,9 @@ class CheckpointFolder:
           The arrays, and the metadata.
 
         Raises:
-          UserError: If there are checkpoints but all are damaged, or if the machine
-            fails (memory, network, permissions); no file is touched then.
+          UserError: If there are others than the one that is asked for, if all are
+            damaged, or if the machine fails (memory, network, permissions); no file is
+            touched then.
         """
         self._manager.wait_until_finished()
         if not self._read_only:
@@ -188,6 +189,12 @@ class CheckpointFolder:
             raise UserError(
                 f"no checkpoint in {self._folder} can be read ({reasons}); restore the "
                 "folder from a copy, or start again in another --workdir"
+            )
+        if steps := ", ".join(map(str, self.steps())):
+            wanted = f"step {step}" if epoch is None else f"epoch {epoch}, the best"
+            raise UserError(
+                f"{self._folder} has no checkpoint of {wanted}; its steps are {steps}: "
+                "restore the folder from a copy, or choose one of them with --checkpoint"
             )
         return None
 

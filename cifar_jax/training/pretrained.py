@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import pathlib
-import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -153,20 +152,21 @@ def read_card(workdir: os.PathLike | str) -> dict[str, Any]:
     """
     path = _packaged.find_network(workdir)
     if weights := weights_file(path):
-        return _open_weights(weights, {})
+        return _open_weights(weights)[0]
     run = RunDirectory(path)
     return {"config": run.config(), "dataset": run.dataset(), "result": run.result()}
 
 
-def _open_weights(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the card of a file of weights, and fills `tensors` with its arrays."""
+def _open_weights(
+    path: pathlib.Path,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns the card of a file of weights, and its arrays by name."""
     with _explained(path), safetensors.safe_open(path, framework="numpy") as file:
         card = json.loads((file.metadata() or {})["card"])
-        for name in file.keys():  # noqa: SIM118
-            tensors[name] = file.get_tensor(name)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         card["config"] = complete(card["config"], path)
         check(card["dataset"], results.Dataset, path)
-        return {"result": None, **card, "epoch": int(card["epoch"])}
+        return {"result": None, **card, "epoch": int(card["epoch"])}, tensors
 
 
 @contextlib.contextmanager
@@ -176,12 +176,7 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (
-        safetensors.SafetensorError,
-        # of a malformed card
-        *(AttributeError, KeyError, TypeError, ValueError),
-        *(OverflowError, RecursionError),
-    ) as error:
+    except Exception as error:  # a malformed card raises many kinds
         raise UserError(
             f"{path} is not a network of `cifar_jax.export --format safetensors` "
             f"({type(error).__name__}: {error}); give one, or export it again"
@@ -190,8 +185,7 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
 
 def _read_weights(path: pathlib.Path, sharding: Sharding) -> LoadedModel:
     """Reads a file of weights, float32 or float16, whose metadata is the card."""
-    tensors: dict[str, np.ndarray] = {}
-    card = _open_weights(path, tensors)
+    card, tensors = _open_weights(path)
     with _explained(path):
         network = abstract_model(card["config"], card["dataset"])
     tensors = {
@@ -281,21 +275,10 @@ def _restore(
     epoch: int | None = None,
 ) -> tuple[Any, Any]:
     """Returns variables and metadata of the newest checkpoint, or of one."""
-    restored, steps = None, []
     if folder.exists():
-        checkpoints = CheckpointFolder(folder, keep=None)
-        steps = checkpoints.steps()
-        restored = checkpoints.restore(template, sharding, step, epoch)
-        checkpoints.close()
-    if restored is not None:
-        return restored
-    if steps:
-        wanted = f"step {step}" if epoch is None else f"epoch {epoch}, the run's best"
-        raise UserError(
-            f"{folder} has no checkpoint of {wanted}; its steps are "
-            f"{', '.join(map(str, steps))}: restore the folder from a copy, or choose "
-            "one of them with --checkpoint"
-        )
+        with contextlib.closing(CheckpointFolder(folder, keep=None)) as checkpoints:
+            if restored := checkpoints.restore(template, sharding, step, epoch):
+                return restored
     raise UserError(
         f"{folder} does not hold a network yet; wait for the first validation of the "
         "run, or train with the same --workdir until then"
@@ -341,10 +324,9 @@ def with_teacher(config: ConfigDict, setup: Setup) -> Setup:
     for name in ("label_names", "image_shape"):
         theirs, ours = getattr(network, name), getattr(setup.source, name)
         if theirs != ours:
-            short = functools.partial(textwrap.shorten, width=80, placeholder="...")
             raise UserError(
-                f"distill.teacher is {workdir}, whose {name} are {short(str(theirs))}, "
-                f"not the data's {short(str(ours))}; use a network trained on such data"
+                f"distill.teacher is {workdir}, whose {name} are {str(theirs)[:80]}, "
+                f"not the data's {str(ours)[:80]}; use a network trained on such data"
             )
     distillation = Distillation(
         # The variables are an argument: constants would be compiled into the step.

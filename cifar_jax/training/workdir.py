@@ -178,6 +178,8 @@ class RunDirectory:
                 row = json.loads(line)
                 if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
                     raise ValueError("it has no epoch")
+                if not {"step", "split"} <= row.keys():
+                    raise ValueError("it has no step or no split")
             except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"{self._metrics} is damaged in line {number} ({error}); restore "
@@ -304,7 +306,7 @@ class TensorBoard:
 
     def close(self) -> None:
         """Closes the file; writes that failed have been reported."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # closed already
             self._writer.close()
 
 
