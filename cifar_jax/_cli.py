@@ -184,7 +184,7 @@ def chosen_network(flags: Flags) -> NetworkChoice:
         if not flags.workdir:
             raise UsageError("--workdir RUN is missing, such as runs/quickstart")
         which = asked[0] if asked else "best"
-        return {"workdir": pathlib.Path(flags.workdir), "which": which, "step": None}
+        return {"workdir": trained(flags.workdir), "which": which, "step": None}
     path = pathlib.Path(flags.checkpoint)
     folders = {"best": ["best"], "checkpoints": ["last", "ema"]}
     weights = folders.get(path.absolute().parent.name)
@@ -195,7 +195,7 @@ def chosen_network(flags: Flags) -> NetworkChoice:
     which = asked[0] if asked else weights[0]
     if which not in weights:
         raise UsageError(f"{path} holds no weights for --{which}; leave it out")
-    workdir = path.absolute().parent.parent
+    workdir = trained(path.absolute().parent.parent)
     return {"workdir": workdir, "which": which, "step": int(path.name)}
 
 

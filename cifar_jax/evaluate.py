@@ -41,7 +41,6 @@ def define_flags(flags: _cli.Flags) -> None:
 def main(flags: _cli.Flags) -> None:
     """Evaluates, and prints the figures."""
     network = _cli.chosen_network(flags)
-    network["workdir"] = _cli.trained(network["workdir"])
     folder = _cli.output_folder(flags, network["workdir"], "evaluation")
     # slow to import: not for --help
     from cifar_jax.data import sources

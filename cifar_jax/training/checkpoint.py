@@ -194,7 +194,7 @@ class CheckpointFolder:
             wanted = f"step {step}" if epoch is None else f"epoch {epoch}, the best"
             raise UserError(
                 f"{self._folder} has no checkpoint of {wanted}; its steps are {steps}: "
-                "restore the folder from a copy, or choose one of them with --checkpoint"
+                "restore the folder from a copy, or choose one with --checkpoint"
             )
         return None
 
