@@ -15,17 +15,6 @@ def epoch_order(key: jax.Array, epoch: jax.Array, num_examples: int) -> jax.Arra
     return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
 
 
-def repeat(index: jax.Array | np.ndarray, repeats: int) -> jax.Array | np.ndarray:
-    """Returns the indices of a batch [N] several times over, as [N * repeats].
-
-    The copies of an image are N apart, so that mixing, which mixes neighbours, mixes
-    different images.
-    """
-    if repeats == 1:
-        return index
-    return index[np.arange(len(index) * repeats) % len(index)]
-
-
 def every_example(
     num_examples: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:

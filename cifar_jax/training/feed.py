@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax.data import batches
@@ -52,7 +53,8 @@ def train_stored(
         index = jax.lax.dynamic_slice_in_dim(
             stored.index, position * num_images, num_images
         )
-        index = batches.repeat(index, options.repeats)
+        # Copies of an image are far apart, since mixing mixes neighbours.
+        index = jnp.tile(index, options.repeats)
         index = jax.lax.with_sharding_constraint(index, options.split)
         with jax.named_scope("gather"):
             batch = Batch(stored.images[index], stored.labels[index], index)
@@ -160,8 +162,7 @@ class Feed:
 
         def send(step):
             rows = on_host[step * num_images :][:num_images]
-            rows = np.asarray(batches.repeat(rows, options.repeats))
-            return self._rows(self._setup.train, rows)
+            return self._rows(self._setup.train, np.tile(rows, options.repeats))
 
         sent = map(send, range(position, options.steps_per_epoch))
         with contextlib.closing(prefetch(sent, BATCHES_AHEAD)) as ahead:
