@@ -346,18 +346,6 @@ def test_mistakes_are_refused_in_one_line(transform, parts):
         assert part in message
 
 
-def test_a_missing_index_is_named():
-    pipeline = augment.make_pipeline([dict(name="alternating_flip")])
-    with pytest.raises(ValueError, match="alternating_flip needs the epoch and index"):
-        pipeline(jax.random.key(0), *batch(), epoch=0)
-
-
-def test_a_missing_progress_is_named():
-    pipeline = augment.make_pipeline([dict(name="mixup", ramp=0.5)])
-    with pytest.raises(ValueError, match=r"ramp=0.5.*needs the progress of the run"):
-        pipeline(KEY, *batch(), epoch=0)
-
-
 def test_whole_number_options_stand_for_fractions():
     images, labels = batch()
     pipeline = augment.make_pipeline(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cifar_jax.data.augment import checks
 from cifar_jax.data.augment.warp import gather
@@ -53,28 +52,20 @@ def color_jitter(
     centre = jnp.array([float(name != "hue") for name in names])[None]
     order_key, factor_key = jax.random.split(key)
     shape = (images.shape[0], len(names))
-    places = _draw_places(order_key, *shape)
+    order = jnp.argsort(jax.random.uniform(order_key, shape), axis=1)
     low = jnp.where(centre > 0, jnp.maximum(centre - spread, 0), -spread)
     factors = jax.random.uniform(factor_key, shape, minval=low, maxval=centre + spread)
     levels = as_levels(images)
-    for position in range(len(names)):
-        kinds = jnp.argmax(places == position, axis=1)
-        chosen = jnp.where(places == position, factors, 0).sum(axis=1)
+    for kinds in order.T:
+        is_kind = kinds[:, None] == jnp.arange(len(names))[None]
+        chosen = jnp.where(is_kind, factors, 0).sum(axis=1)
         if "hue" in names:
             is_hue = kinds == names.index("hue")
             shifted = shift_hue(levels, jnp.where(is_hue, chosen, 0.0))
-            levels = where_image(is_hue, shifted, levels)
+            levels = jnp.where(is_hue[:, None, None, None], shifted, levels)
             chosen = jnp.where(is_hue, 1.0, chosen)
         levels = enhance(levels, kinds, chosen, names=names)
     return levels.astype(images.dtype)
-
-
-def _draw_places(key: jax.Array, batch: int, count: int) -> jax.Array:
-    """Returns int32 [batch, count]: a random order of each row, without a sort."""
-    order = jax.random.uniform(key, (batch, count))
-    own, other = order[:, :, None], order[:, None]
-    is_earlier = np.tri(count, k=-1, dtype=bool)[None]  # where two draws are equal
-    return ((other < own) | ((other == own) & is_earlier)).sum(axis=-1)
 
 
 def enhance(
@@ -96,15 +87,11 @@ def enhance(
     for kind, name in enumerate(names):
         if name in DEGENERATES:
             changed = jnp.broadcast_to(DEGENERATES[name](levels), levels.shape)
-            degenerate = where_image(kinds == kind, changed, degenerate)
+            is_kind = (kinds == kind)[:, None, None, None]
+            degenerate = jnp.where(is_kind, changed, degenerate)
     base, top = degenerate.astype(jnp.float32), levels.astype(jnp.float32)
     blended = base + factors[:, None, None, None] * (top - base)
     return jnp.clip(blended, 0, 255).astype(jnp.uint8)  # cuts fractions off, as PIL
-
-
-def where_image(condition: jax.Array, images: jax.Array, others: jax.Array):
-    """Returns `images` where the condition, bool [B], holds, and else `others`."""
-    return jnp.where(condition[:, None, None, None], images, others)
 
 
 def shift_hue(levels: jax.Array, shifts: jax.Array) -> jax.Array:

@@ -11,22 +11,19 @@ from cifar_jax.data.augment.warp import fill_color
 NUM_ATTEMPTS = 10  # as torchvision, before an image is left as it is
 
 
-def box_mask(
-    top: jax.Array, left: jax.Array, heights: jax.Array, widths: jax.Array, shape
-) -> jax.Array:
+def box_mask(corner: jax.Array, box: jax.Array, shape: tuple[int, int]) -> jax.Array:
     """Returns bool [B, H, W]: the pixels of one box an image, cut off at its edges.
 
     Args:
-      top: int32 [B], first row; may lie outside.
-      left: int32 [B], first column; may lie outside.
-      heights: int32 [B], number of rows.
-      widths: int32 [B], number of columns.
+      corner: int32 [B, 2], first row and column; may lie outside.
+      box: int32 [B, 2], number of rows and columns.
       shape: (H, W) of the images.
     """
-    rows, columns = (jnp.arange(size)[None] for size in shape)
-    top, left = top[:, None], left[:, None]
-    in_rows = (rows >= top) & (rows < top + heights[:, None])
-    in_columns = (columns >= left) & (columns < left + widths[:, None])
+    inside = []
+    for axis, side in enumerate(shape):
+        start, place = corner[:, axis, None], jnp.arange(side)[None]
+        inside.append((place >= start) & (place < start + box[:, axis, None]))
+    in_rows, in_columns = inside
     return in_rows[:, :, None] & in_columns[:, None, :]
 
 
@@ -56,8 +53,9 @@ def cutout(
     centre_key, chosen_key = jax.random.split(key)
     centre = jax.random.randint(centre_key, (batch, 2), 0, jnp.array([[height, width]]))
     corner = centre - size // 2
-    sizes = jnp.where(jax.random.bernoulli(chosen_key, p, (batch,)), size, 0)
-    mask = box_mask(corner[:, 0], corner[:, 1], sizes, sizes, (height, width))
+    chosen = jax.random.bernoulli(chosen_key, p, (batch, 1))
+    box = jnp.where(chosen, jnp.array([[size, size]]), 0)
+    mask = box_mask(corner, box, (height, width))
     return jnp.where(mask[..., None], fill_color(images, value), images)
 
 
@@ -101,5 +99,5 @@ def random_erasing(
     is_first = fits & (jnp.cumsum(fits, axis=1) == 1)
     box = jnp.where(is_first[..., None], boxes, 0).sum(axis=1)
     corner = jax.random.randint(keys[3], (batch, 2), 0, sides[None] - box + 1)
-    mask = box_mask(corner[:, 0], corner[:, 1], box[:, 0], box[:, 1], (height, width))
+    mask = box_mask(corner, box, (height, width))
     return jnp.where(mask[..., None], fill_color(images, value), images)

@@ -31,7 +31,7 @@ def mixup(
         the identity.
       p: Fraction of the images that are mixed.
     """
-    weights = _draw_shares(key, images.shape[0], alpha=alpha, p=p)
+    weights = _draw_shares(key, images.shape[:1], alpha=alpha, p=p)
     images = images.astype(jnp.float32)
     mixed = _lerp(images, weights[:, None, None, None])
     return mixed, _lerp(labels, weights[:, None])
@@ -60,14 +60,14 @@ def cutmix(
     """
     batch, height, width, _ = images.shape
     share_key, centre_key = jax.random.split(key)
-    shares = _draw_shares(share_key, batch, alpha=alpha, p=p)
+    shares = _draw_shares(share_key, (batch,), alpha=alpha, p=p)
     sides = jnp.array([[height, width]])
     box = sides.astype(jnp.float32) * jnp.sqrt(1 - shares)[:, None]
     box = jnp.floor(box).astype(jnp.int32)
     centre = jax.random.randint(centre_key, (batch, 2), 0, sides)
     # As the authors: half the box, rounded down, on either side of the centre.
     corner, box = centre - box // 2, box // 2 * 2
-    mask = box_mask(corner[:, 0], corner[:, 1], box[:, 0], box[:, 1], (height, width))
+    mask = box_mask(corner, box, (height, width))
     weights = 1 - mask.mean(axis=(1, 2))
     mixed = jnp.where(mask[..., None], jnp.roll(images, -1, axis=0), images)
     return mixed, _lerp(labels, weights[:, None])
@@ -140,11 +140,12 @@ def _place_patches(key: jax.Array, point: jax.Array, height: int, width: int):
     return rows + patch * height, columns, heights * widths
 
 
-def _draw_shares(key: jax.Array, shape, *, alpha: float, p: float) -> jax.Array:
+def _draw_shares(
+    key: jax.Array, shape: tuple[int, ...], *, alpha: float, p: float
+) -> jax.Array:
     """Returns Beta(alpha, alpha) draws, and 1 for the images that stay unmixed."""
     checks.require(alpha >= 0, f"the Beta distribution's parameter is {alpha}", ">= 0")
     p = checks.probability(p)
-    shape = shape if isinstance(shape, tuple) else (shape,)
     if alpha == 0:
         return jnp.ones(shape)
     beta_key, chosen_key = jax.random.split(key)

@@ -121,7 +121,7 @@ class Pipeline:
         *,
         epoch: ArrayLike,
         index: jax.Array | None = None,
-        progress: ArrayLike | None = None,
+        progress: ArrayLike = 1.0,
         active: Sequence[bool] | None = None,
         run_key: jax.Array | None = None,
     ) -> Batch:
@@ -154,8 +154,6 @@ class Pipeline:
             before, (images, labels) = (images, labels), apply(images, labels)
             window = self.windows[position]
             if window.ramp:
-                if progress is None:
-                    raise ValueError(f"{window} needs the progress of the run")
                 window_key = jax.random.fold_in(key, len(self.windows) + position)
                 after = images, labels
                 images, labels = window.choose(window_key, progress, before, after)
@@ -199,8 +197,6 @@ def _make_transform(
 
     def bound(key, images, labels, **context):
         given = {keyword: context[keyword] for keyword in wanted}
-        if any(given.get(keyword, 0) is None for keyword in ("epoch", "index")):
-            raise ValueError(f"{name} needs the epoch and index of the batch")
         if "labels" in parameters:
             return function(key, images, labels, **given, **options)
         return function(key, images, **given, **options), labels
