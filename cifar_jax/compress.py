@@ -38,7 +38,7 @@ def main(flags: _cli.Flags) -> None:
     if not (flags.prune or flags.int8):
         raise _cli.UsageError("nothing to do; give --prune, --int8, or both")
     workdir = _cli.trained(flags.workdir)
-    output = OutputFolder(_cli.output_folder(flags, workdir, "compression"))
+    folder = _cli.output_folder(flags, workdir, "compression")
     # slow to import: not for --help
     from cifar_jax import formats
     from cifar_jax.training import pretrained
@@ -60,9 +60,12 @@ def main(flags: _cli.Flags) -> None:
             epochs=flags.epochs,
             learning_rate=flags.learning_rate,
         )
-    record = compression.compress(config, workdir, output, pruning, int8=flags.int8)
-    print(compression.table(record))
-    print(f"{output.path}: compression.json, compression.md, and the networks")
+    record = compression.compress(config, workdir, folder, pruning, int8=flags.int8)
+    table, output = compression.table(record), OutputFolder(folder)
+    output.json("compression.json", record)
+    output.text("compression.md", table + "\n")
+    print(table)
+    print(f"{folder}: compression.json, compression.md, and the networks")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 
 from cifar_jax import config as default
 from cifar_jax import formats
-from cifar_jax._files import OutputFolder
 from cifar_jax.data.dataset import Examples
 from cifar_jax.evaluation import efficiency, scores
 from cifar_jax.formats import export
@@ -87,7 +86,7 @@ class Variant(NamedTuple):
 def compress(
     config: ConfigDict,
     workdir: pathlib.Path,
-    output: OutputFolder,
+    folder: pathlib.Path,
     pruning: ConfigDict | None,
     *,
     int8: bool,
@@ -97,7 +96,7 @@ def compress(
     Args:
       config: Config of the run.
       workdir: Run directory.
-      output: Folder for the networks, the pruned run, and the record.
+      folder: Folder for the networks and the pruned run.
       pruning: Config of the run that prunes, see `pruning_config`; or None.
       int8: Whether to write networks with 8 bits as well.
 
@@ -106,18 +105,18 @@ def compress(
     """
     networks, pruned = {"original": workdir}, None
     if pruning:
-        networks["pruned"] = output.path / "pruned"
+        networks["pruned"] = folder / "pruned"
         pruned = loop.train_and_evaluate(pruning, networks["pruned"])
     kinds = ["onnx", "onnx-int8"] if int8 else ["onnx"]
     variants = []
-    for name, folder in networks.items():
+    for name, run in networks.items():
         cpu = jax.devices("cpu")[0]
         where = jax.sharding.SingleDeviceSharding(cpu)
         with jax.default_device(cpu):  # a file is verified in float32
-            network = pretrained.load_model(folder, where)
+            network = pretrained.load_model(run, where)
             network.config["data"]["dir"] = config.data.dir
             for kind in map(formats.find, kinds):
-                path = output.path / f"{name}{kind.suffix}"
+                path = folder / f"{name}{kind.suffix}"
                 card = export.export(network, kind, path, overwrite=True)
                 variants.append(Variant(path, kind.read(path), card))
     source = setup.open_source(config)
@@ -133,8 +132,6 @@ def compress(
     record["versions"] |= results.versions(("onnx", "onnxruntime"))
     if pruned is not None:
         record["pruned"] = pruned
-    output.json("compression.json", record)
-    output.text("compression.md", table(record) + "\n")
     return record
 
 
