@@ -93,7 +93,11 @@ def read_config(name: str) -> ConfigDict:
     path, *form = name.split(":", 1)
     file = find_config(path)
     try:
-        return _execute(file).get_config(*form).lock()
+        config = _execute(file).get_config(*form)
+        if not isinstance(config, ConfigDict):
+            kind = type(config).__name__
+            raise TypeError(f"get_config() returns {kind}, not a ConfigDict")
+        return config.lock()
     except Exception as error:  # a config file may raise anything
         reason = _reason(error, file)
         raise UsageError(f"config {name} cannot be read: {reason}") from error

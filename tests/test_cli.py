@@ -65,11 +65,7 @@ def get_config():
         ),
         ("def get_config()\n", "", "SyntaxError: expected ':'"),
         ("", "", "no attribute 'get_config'"),
-        (
-            "def get_config():\n    return {}\n",
-            "",
-            "'dict' object has no attribute 'lock'",
-        ),
+        ("def get_config():\n    return {}\n", "", "returns dict, not a ConfigDict"),
         (
             OLD.format("train.views"),
             "",
