@@ -93,7 +93,7 @@ def test_splits_are_files(tmp_path):
     joined = read(str(tmp_path), "all")
     assert len(joined) == 9
     np.savez(tmp_path / "test.npz", x_test=IMAGES, x_train=IMAGES)
-    match = "test.npz holds the splits train, test; give it as a source of its own"
+    match = "test.npz has no split 'images'; use train, test"
     refuse(read, str(tmp_path), "test", match=match)
 
 

@@ -57,7 +57,9 @@ def npz_splits(path: pathlib.Path) -> Splits:
                 ]
             infos.append(next((members[n] for n in names if n in members), None))
         if infos[0]:
-            splits[split or UNNAMED] = functools.partial(_open_npz, path, infos)
+            splits[split or UNNAMED] = lambda infos=infos: from_arrays(
+                str(path), *(info and _read_member(path, info) for info in infos)
+            )
     if not splits:
         raise UserError(
             f"{path} holds the arrays {str(sorted(members))[:200]}; name them images "
@@ -85,12 +87,6 @@ def _members(path: pathlib.Path) -> dict[str, zipfile.ZipInfo]:
             }
     except Exception as error:  # zipfile raises many kinds
         raise _damaged(path, error) from error
-
-
-def _open_npz(path: pathlib.Path, infos: list[zipfile.ZipInfo | None]) -> Dataset:
-    return from_arrays(
-        str(path), *(info and _read_member(path, info) for info in infos)
-    )
 
 
 def _read_member(path: pathlib.Path, info: zipfile.ZipInfo) -> np.ndarray:

@@ -4,7 +4,7 @@ import functools
 import pathlib
 
 from cifar_jax import UserError
-from cifar_jax.data import archives, arrays, folders, pickles
+from cifar_jax.data import archives, arrays, folders, pickles, transforms
 from cifar_jax.data.archive_spec import ArchiveSpec
 from cifar_jax.data.arrays import UNNAMED
 from cifar_jax.data.dataset import Batch, Dataset, ImageShape, Splits, from_arrays
@@ -87,20 +87,12 @@ class FileStore:
         parts = {p.stem: p for p in (*outer, *inner) if p.stem in _SPLIT_NAMES}
         if parts and all(p.name in _SPLIT_NAMES for p in inner):
             return {
-                split: functools.partial(self._open_part, part)
+                split: lambda part=part: transforms.select(
+                    self._find_splits(part), None, UNNAMED, str(part)
+                )
                 for split, part in parts.items()
             }
         return {UNNAMED: functools.partial(self._open_folder, path)}
-
-    def _open_part(self, path: pathlib.Path) -> Dataset:
-        """Opens a source in a folder of splits, which must have no splits itself."""
-        splits = self._find_splits(path)
-        if set(splits) != {UNNAMED}:
-            raise UserError(
-                f"{path} holds the splits {', '.join(splits)}; give it as a source of "
-                "its own"
-            )
-        return splits[UNNAMED]()
 
 
 def _archive_splits(path: pathlib.Path, spec: ArchiveSpec) -> Splits:
@@ -112,8 +104,10 @@ def _archive_splits(path: pathlib.Path, spec: ArchiveSpec) -> Splits:
             images, labels = examples()[split]
             return Batch(images[start:stop], labels["label"][start:stop])
 
-        size, name = spec.num_records(split), f"{path}:{split}"
-        return Dataset(name, spec.image_shape, size, read, spec.labels["label"])
+        size = spec.num_records(split)
+        return Dataset(
+            f"{path}:{split}", spec.image_shape, size, read, spec.labels["label"]
+        )
 
     return {split: functools.partial(open_split, split) for split in spec.files}
 

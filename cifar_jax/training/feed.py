@@ -158,13 +158,10 @@ class Feed:
             stored = Batch(*self._on_devices(self._setup.train), order)
             yield ((call, stored) for call in calls)
             return
-        on_host, num_images = np.asarray(order), options.images_per_step
-
-        def send(step):
-            rows = on_host[step * num_images :][:num_images]
-            return self._rows(self._setup.train, np.tile(rows, options.repeats))
-
-        sent = map(send, range(position, options.steps_per_epoch))
+        used = np.asarray(order)[: options.steps_per_epoch * options.images_per_step]
+        rows = used.reshape(options.steps_per_epoch, -1)[position:]
+        rows = np.tile(rows, options.repeats)
+        sent = (self._rows(self._setup.train, batch) for batch in rows)
         with contextlib.closing(prefetch(sent, BATCHES_AHEAD)) as ahead:
             yield zip(calls, ahead, strict=True)
 

@@ -135,7 +135,9 @@ def make(
         return lambda step: schedule(jnp.asarray(step // hold * hold, jnp.float32))
 
     if name != "one_cycle":
-        return held(_warmed_up(peak, timing, DECAYS[name])), None
+        decay = DECAYS[name]
+        rate = functools.partial(_warmed_up, peak=peak, timing=timing, decay=decay)
+        return held(rate), None
     rates = peak * timing.initial_factor, peak, peak * timing.final_factor
     rate = held(one_cycle(rates, timing.warmup, timing.length))
     if momentum_range is None:
@@ -144,15 +146,13 @@ def make(
     return rate, held(one_cycle((most, least, most), timing.warmup, timing.length))
 
 
-def _warmed_up(peak: float, timing: Timing, decay: Callable) -> optax.Schedule:
-    """Returns a linear warm-up to the peak, and then the decay."""
+def _warmed_up(
+    step: jax.Array, *, peak: float, timing: Timing, decay: Callable
+) -> jax.Array:
+    """Rises linearly to the peak, and then decays."""
     first, warmup = timing.initial_factor, timing.warmup
-
-    def schedule(step):
-        rise = first + (1 - first) * step / max(warmup, 1)
-        return peak * jnp.where(step < warmup, rise, decay(step - warmup, timing))
-
-    return schedule
+    rise = first + (1 - first) * step / max(warmup, 1)
+    return peak * jnp.where(step < warmup, rise, decay(step - warmup, timing))
 
 
 def _share(step: jax.Array, timing: Timing) -> jax.Array:
