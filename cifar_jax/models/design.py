@@ -10,6 +10,9 @@ from cifar_jax import UserError, config
 
 ImageShape = tuple[int, int, int]  # height, width and channels
 
+# A card of a few bytes can name a network that would take hours to make.
+MAX_BLOCKS, MAX_WIDTH = 1000, 1 << 16
+
 # Options that need another one, and why.
 _NEEDS = (
     ("stem", "whitening", "block", "basic", "another would normalise white maps"),
@@ -146,6 +149,12 @@ def _out(size, kernel: int, stride: int) -> tuple[int, int]:
 def check(design: Design, image_shape: ImageShape) -> None:
     """Refuses a resolved design that is not a sound network for these images."""
     _check_options(design)
+    if sum(design.stage_sizes) > MAX_BLOCKS or max(design.widths) > MAX_WIDTH:
+        raise UserError(
+            f"model.stage_sizes has {sum(design.stage_sizes):,} blocks of up to "
+            f"{max(design.widths):,} channels; use at most {MAX_BLOCKS:,} of "
+            f"{MAX_WIDTH:,}"
+        )
     narrowest = min(design.widths)
     if design.se_ratio > narrowest:
         raise UserError(

@@ -254,12 +254,7 @@ class CheckpointFolder:
 
     def _read(self, step: int, template: Any, sharding: Sharding) -> tuple[Any, Any]:
         """Returns the arrays and metadata of a checkpoint, whose digest must match."""
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=sharding
-            ),
-            template,
-        )
+        abstract = distributed.abstract(template, sharding)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(

@@ -64,6 +64,13 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
+def abstract(tree: Any, sharding: Sharding) -> Any:
+    """Returns what is known of arrays before they are on the devices."""
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree
+    )
+
+
 def put(tree: Any, sharding: Sharding, rows: np.ndarray | None = None) -> Any:
     """Returns host arrays, or rows of them, on the devices of all processes.
 

@@ -1,8 +1,9 @@
 """How images reach the training step, and the calls of the devices that it makes.
 
-With `data.placement` "device" all images lie there, as uint8: a call takes several
-steps, each of which gathers its batch by the epoch's order. With "host" a thread
-gathers the batches ahead of the devices, in the same order, so the losses are the same.
+With `data.placement` "device" the training images lie there, as uint8: a call takes
+several steps, each of which gathers its batch by the epoch's order. With "host" a
+thread gathers the batches ahead of the devices, in the same order, so the losses are
+the same.
 """
 
 import collections
@@ -72,38 +73,31 @@ def lower(setup: Setup, call: Call) -> jax.stages.Lowered:
       setup: The run.
       call: Which part of the run it belongs to, and how many steps it takes.
     """
-    options, stored = setup.segments[call.segment], setup.placement == "device"
-    run: Any = functools.partial(steps.train, options=options)
-    if stored:
-        run = functools.partial(train_stored, options=options, num_steps=call.num_steps)
+    options = setup.segments[call.segment]
+    data: Any = setup.train
+    replicated = sharding = distributed.replicated(setup.mesh)
+    if setup.placement == "device":
+        run: Any = functools.partial(
+            train_stored, options=options, num_steps=call.num_steps
+        )
+    else:  # a batch, of whatever rows
+        run = functools.partial(steps.train, options=options)
+        data, sharding = data[np.zeros(options.batch_size, int)], options.split
     functools.update_wrapper(run, run.func)  # its name is what a profile shows
-    images, labels = setup.train.images, setup.train.labels
-    data: Any = (images, labels, labels)  # the index is like the labels
-    if not stored:
-        shapes = [(options.batch_size, *array.shape[1:]) for array in data]
-        data = map(_abstract, data, shapes, 3 * [options.split])
-    replicated = distributed.replicated(setup.mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    arguments = (
-        jax.eval_shape(setup.create_state, key),
-        jax.eval_shape(Metrics.empty),
-        Batch(*data),
-        key,
-        setup.teacher.variables if setup.teacher else None,
+    state = jax.eval_shape(setup.create_state, key)
+    metrics = jax.eval_shape(Metrics.empty)
+    batch = Batch(data.images, data.labels, data.labels)  # the index is like the labels
+    teacher = setup.teacher.variables if setup.teacher else None
+    state, metrics, key, teacher = distributed.abstract(
+        (state, metrics, key, teacher), replicated
     )
-    arguments = jax.tree.map(lambda a: _abstract(a, a.shape, replicated), arguments)
     return jax.jit(
         run,
         out_shardings=replicated,
         donate_argnums=0,
         compiler_options=setup.compiler_options,
-    ).lower(*arguments)
-
-
-def _abstract(array: Any, shape: tuple[int, ...], sharding: Any) -> Any:
-    """Returns what is known of an array; the sharding is for one without its own."""
-    sharding = getattr(array, "sharding", None) or sharding
-    return jax.ShapeDtypeStruct(shape, array.dtype, sharding=sharding)
+    ).lower(state, metrics, distributed.abstract(batch, sharding), key, teacher)
 
 
 def evaluation_call(setup: Setup) -> jax.stages.Wrapped:
@@ -135,11 +129,6 @@ class Feed:
             functools.partial(batches.epoch_order, num_examples=len(setup.train)),
             out_shardings=self._replicated,
         )
-        self._take = jax.jit(
-            lambda arrays, index: jax.tree.map(lambda array: array[index], arrays),
-            out_shardings=self._split,
-        )
-        self._stored = {}  # by id: examples, and their arrays on the devices
 
     @contextlib.contextmanager
     def epoch(
@@ -155,7 +144,7 @@ class Feed:
         start = epoch * options.steps_per_epoch
         calls = self._setup.calls(start + position, start + options.steps_per_epoch)
         if self._setup.placement == "device":
-            stored = Batch(*self._on_devices(self._setup.train), order)
+            stored = Batch(*self._stored, order)
             yield ((call, stored) for call in calls)
             return
         used = np.asarray(order)[: options.steps_per_epoch * options.images_per_step]
@@ -177,26 +166,19 @@ class Feed:
         num_devices = self._setup.mesh.size
         batch_size = -(-min(batch_size, len(examples)) // num_devices) * num_devices
         for rows, mask in batches.every_example(len(examples), batch_size):
-            mask = distributed.put(mask, self._split)
-            yield self._rows(examples, rows), mask
+            yield self._rows(examples, rows), distributed.put(mask, self._split)
 
     def _rows(self, examples: Examples, rows: np.ndarray) -> Batch:
         """Returns rows int32 [B] of the examples on the devices, split over them."""
-        index = distributed.put(rows, self._split)
-        if self._setup.placement == "device":
-            images, labels = self._take(self._on_devices(examples), index)
-        else:
-            arrays = (examples.images, examples.labels)
-            images, labels = distributed.put(arrays, self._split, rows)
-        return Batch(images, labels, index)
+        arrays = (examples.images, examples.labels)
+        images, labels = distributed.put(arrays, self._split, rows)
+        return Batch(images, labels, distributed.put(rows, self._split))
 
-    def _on_devices(self, examples: Examples) -> tuple[jax.Array, jax.Array]:
-        """Returns all images and labels on the devices, sent there once."""
-        if id(examples) not in self._stored:
-            arrays = (examples.images, examples.labels)
-            arrays = distributed.put(arrays, self._replicated)
-            self._stored[id(examples)] = examples, arrays
-        return self._stored[id(examples)][1]
+    @functools.cached_property
+    def _stored(self) -> tuple[jax.Array, jax.Array]:
+        """All training images and labels, on the devices."""
+        train = self._setup.train
+        return distributed.put((train.images, train.labels), self._replicated)
 
 
 def prefetch(items: Iterator[T], depth: int) -> Generator[T, None, None]:
