@@ -257,6 +257,12 @@ def run_command(command: ModuleType, argv: Sequence[str]) -> int:
             raise  # a fault of the program, whose traceback is needed
         print(f"error: {error}; {remedy}", file=sys.stderr)
         return 1
+    except RuntimeError as error:  # JAX's own is one
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        remedy = "use a smaller --batch_size, or train.batch_size in another --workdir"
+        print(f"error: the device is out of memory; {remedy}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -6,7 +6,7 @@ overridden: --config.optim.learning_rate=0.05.
 
 import pathlib
 
-from cifar_jax import Stopped, UserError, _cli, _runtime
+from cifar_jax import Stopped, _cli, _runtime
 from cifar_jax import config as default
 
 
@@ -47,7 +47,6 @@ def main(flags: _cli.Flags) -> int:
     if not flags.process_id:  # the first one speaks for all
         print(f"{flags.config_path}: {config.data.name}, into {workdir}", flush=True)
     # slow to import: neither for --help nor for a mistake
-    import jax
 
     from cifar_jax.training import distributed, dry_run, loop
 
@@ -74,14 +73,7 @@ def main(flags: _cli.Flags) -> int:
         return stopped.exit_code
     except Exception as error:
         distributed.exit_if_peer_died(error)
-        is_of_device = isinstance(error, jax.errors.JaxRuntimeError)
-        if not is_of_device or "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(
-            f"the device is out of memory (train.batch_size is "
-            f"{config.train.batch_size}); use a smaller batch in another "
-            "--workdir"
-        ) from error
+        raise
     return 0
 
 

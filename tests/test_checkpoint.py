@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -63,13 +64,16 @@ class Opened:
 
     def __init__(self, folder, keep=2):
         self.lines = []
-        self.checkpoints = CheckpointFolder(folder, keep=keep, report=self.lines.append)
+        self._log = mock.patch.object(distributed, "log", self.lines.append)
+        self._log.start()
+        self.checkpoints = CheckpointFolder(folder, keep=keep)
 
     def __enter__(self):
         return self.checkpoints, self.lines
 
     def __exit__(self, *error):
         self.checkpoints.close()
+        self._log.stop()
 
 
 def save(folder, *steps, keep=2):
@@ -411,7 +415,7 @@ def damaged(self, step, *args, **kwargs):
 ocp.CheckpointManager.restore = damaged
 placement = distributed.replicated(distributed.make_mesh())
 put = lambda step: {"x": distributed.put(np.full(4, step, np.float32), placement)}
-checkpoints = CheckpointFolder(folder, keep=2, report=distributed.log)
+checkpoints = CheckpointFolder(folder, keep=2)
 for step in (10, 20):
     checkpoints.save(step, put(step), {})
 checkpoints.wait()

@@ -251,7 +251,7 @@ def test_a_part_of_the_flags_is_refused():
 
 
 def test_one_process_agrees_with_itself():
-    assert distributed.broadcast("a") == "a"
+    assert distributed.exchange("a") == ["a"]
     with pytest.raises(UserError, match="^mine$"), distributed.all_or_none():
         raise UserError("mine")
     assert distributed.is_primary()

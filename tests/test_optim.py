@@ -205,6 +205,7 @@ def test_muons_momentum_does_not_move():
     [
         ((("head/kernal", 2.0),), "'head/kernal', which matches no parameter; their"),
         ((("(", 2.0),), r"'\(', which is not a regular expression"),
+        (((".*", -1.0),), "has -1.0 for '.*'; use 0 or more"),
     ],
 )
 def test_multipliers_that_make_no_sense_are_refused(multipliers, match):

@@ -179,7 +179,7 @@ def test_a_run_may_be_refused_or_insisted_on(run):
 def check_space(run, num_bytes):
     """Asks for so much room for the state, which is kept twice and once more."""
     state = np.broadcast_to(np.uint8(0), num_bytes)
-    with contextlib.closing(Checkpointer(run, make_config().checkpoint, print)) as made:
+    with contextlib.closing(Checkpointer(run, make_config().checkpoint)) as made:
         made.check_space(state, np.zeros(1))
 
 

@@ -71,9 +71,8 @@ def read(
             counts = np.bincount(labels[kind], minlength=len(class_names))
             if (counts != len(images) / len(class_names)).any():
                 raise UserError(
-                    f"{path}: split {split} holds {counts.tolist()} images of the "
-                    f"classes instead of {len(images) // len(class_names)} of "
-                    f"each; {spec.remedy}"
+                    f"{path}: split {split} does not hold every {kind} from 0 to "
+                    f"{len(class_names) - 1} equally often; {spec.remedy}"
                 )
         examples[split] = images, labels
     return examples
@@ -227,26 +226,15 @@ def _parse(
                 f"{where} holds images {images.shape} instead of "
                 f"{(count, *spec.image_shape)}; {spec.remedy}"
             )
-        labels = {
+        return images, {
             kind: as_labels(batch[key], count, where) for kind, key in spec.keys.items()
         }
-    else:
-        _check_size(len(content), where, spec, split)
-        records = np.frombuffer(content, np.uint8).reshape(count, -1)
-        images = as_images(records[:, len(spec.labels) :], where)
-        labels = {
-            kind: records[:, column].astype(np.int32)
-            for column, kind in enumerate(spec.labels)
-        }
-    for kind, values in labels.items():
-        num_classes = len(spec.labels[kind])
-        if values.max() >= num_classes:
-            index = int(np.argmax(values >= num_classes))
-            raise UserError(
-                f"{where}: record {index} has {kind} {values[index]}, but the labels "
-                f"are 0 to {num_classes - 1}; {spec.remedy}"
-            )
-    return images, labels
+    _check_size(len(content), where, spec, split)
+    records = np.frombuffer(content, np.uint8).reshape(count, -1)
+    return as_images(records[:, len(spec.labels) :], where), {
+        kind: records[:, column].astype(np.int32)
+        for column, kind in enumerate(spec.labels)
+    }
 
 
 def _check_size(size: int, where: str, spec: ArchiveSpec, split: str) -> None:

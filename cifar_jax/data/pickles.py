@@ -122,6 +122,15 @@ def _array(call: _Call) -> np.ndarray:
     return values.reshape(shape, order=order)
 
 
+class _Dictionary(dict):
+    """A dictionary of strings: to hash a tuple of tuples may take for ever."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not isinstance(key, str | bytes):
+            raise UnpicklingError("it has keys that are not strings")
+        super().__setitem__(key, value)
+
+
 class _Unpickler(_PythonUnpickler):
     """Python's unpickler, in Python, without all that a batch does not need.
 
@@ -156,23 +165,14 @@ class _Unpickler(_PythonUnpickler):
         (size,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(size)))  # as many as there are
 
+    def load_empty_dictionary(self):
+        self.append(_Dictionary())
+
     def load_dict(self):
-        items = self.pop_mark()
-        self.append({})
-        self._set_items(items)
-
-    def load_setitem(self):
-        value, key = self.stack.pop(), self.stack.pop()
-        self._set_items([key, value])
-
-    def load_setitems(self):
-        self._set_items(self.pop_mark())
-
-    def _set_items(self, items: list[Any]) -> None:
-        # To hash a tuple of tuples may take for ever.
-        if not all(isinstance(key, str | bytes) for key in items[::2]):
-            raise UnpicklingError("it has keys that are not strings")
-        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        items, made = self.pop_mark(), _Dictionary()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            made[key] = value
+        self.append(made)
 
     def load_build(self):
         state, target = self.stack.pop(), self.stack[-1]

@@ -63,12 +63,8 @@ def _pixelate(image, factor, random):
 
 
 def _to_pil(image: np.ndarray) -> Image.Image:
-    pixels = _to_bytes(image)
+    pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-
-
-def _to_bytes(image: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 # Each corruption with its strengths at severities 1 to 5.
@@ -124,7 +120,7 @@ def corrupt(
     for k, image in enumerate(images):
         random = np.random.default_rng((seed, severity, start + k))
         changed = function(image / 255, strengths[severity - 1], random)
-        corrupted[k] = _to_bytes(changed)
+        corrupted[k] = np.asarray(_to_pil(changed)).reshape(image.shape)
     return corrupted
 
 

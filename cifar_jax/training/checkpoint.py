@@ -58,18 +58,10 @@ class CheckpointFolder:
       folder: Folder of the checkpoints, which is made if it does not exist.
       keep: Number of the newest ones that are kept; None: all, and nothing in the
         folder is ever changed, for a run may be writing to it.
-      report: Called with a message for each damaged checkpoint that is skipped.
     """
 
-    def __init__(
-        self,
-        folder: os.PathLike,
-        *,
-        keep: int | None,
-        report: Callable[[str], None] = print,
-    ):
+    def __init__(self, folder: os.PathLike, *, keep: int | None):
         self._folder = pathlib.Path(folder).absolute()
-        self._report = report
         self._read_only = keep is None
         self._explained = functools.partial(
             explained, f"a checkpoint cannot be written to {self._folder}", Exception
@@ -172,7 +164,7 @@ class CheckpointFolder:
             self._change(self._undo_replacing)
         candidates = [saved for saved in self.steps() if step in (None, saved)]
         if not self._read_only:
-            candidates = json.loads(distributed.broadcast(json.dumps(candidates)))
+            candidates = json.loads(distributed.exchange(json.dumps(candidates))[0])
         damaged = {}
         for used in reversed(candidates):
             restored, reason = self._try(used, template, sharding)
@@ -180,7 +172,9 @@ class CheckpointFolder:
                 damaged[used] = reason
             elif epoch in (None, restored[1].get("epoch")):
                 for bad, why in damaged.items():
-                    self._report(f"checkpoint {bad} is damaged ({why}); using {used}")
+                    distributed.log(
+                        f"checkpoint {bad} is damaged ({why}); using {used}"
+                    )
                     if not self._read_only:
                         self._rename(bad, "damaged")
                 return restored
@@ -209,7 +203,7 @@ class CheckpointFolder:
             if later > step and delete:
                 self._manager.delete(later)
             elif later > step:
-                self._report(
+                distributed.log(
                     f"{self._folder / str(later)} is newer than step {step}; it is "
                     f"kept as newer-{later}"
                 )
@@ -243,7 +237,7 @@ class CheckpointFolder:
                     ) from error
         if self._read_only:
             return restored, reason
-        verdict = distributed.broadcast(reason)
+        verdict = distributed.exchange(reason)[0]
         with distributed.all_or_none():
             if reason and not verdict:
                 raise UserError(
@@ -302,25 +296,22 @@ class Checkpointer:
     Args:
       run: Run directory to save into.
       options: `config.checkpoint`.
-      report: Called with a message for each damaged checkpoint that is skipped.
 
     Attributes:
       best: Checkpoints of the best weights; their metadata is a `Best`.
       timer: Timer since the last save of a state.
     """
 
-    def __init__(
-        self, run: RunDirectory, options: ConfigDict, report: Callable[[str], None]
-    ):
+    def __init__(self, run: RunDirectory, options: ConfigDict):
         self._run = run
         self._keep = options.keep
         self._every_seconds = options.every_seconds
         self.timer = Timer(self._every_seconds)
         self._position: tuple[int, int] | None = None  # of the newest state on disk
-        self._latest = CheckpointFolder(run.checkpoints, keep=self._keep, report=report)
+        self._latest = CheckpointFolder(run.checkpoints, keep=self._keep)
         # Each latest state finds the best weights that it names, and one save may be
         # under way.
-        self.best = CheckpointFolder(run.best, keep=self._keep + 1, report=report)
+        self.best = CheckpointFolder(run.best, keep=self._keep + 1)
 
     def check_space(self, tree: Any, variables: Any) -> None:
         """Refuses a disk that is too small for all checkpoints of these arrays."""

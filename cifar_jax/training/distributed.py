@@ -163,16 +163,24 @@ def all_or_none() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _exchange(f"{error}" or type(error).__name__)
+        exchange(f"{error}" or type(error).__name__)
         raise
-    for process, message in enumerate(_exchange("")):
+    for process, message in enumerate(exchange("")):
         if message:
             raise UserError(f"process {process}: {message}")
 
 
-def broadcast(text: str) -> str:
-    """A collective: returns, in all processes, the text of process 0."""
-    return _exchange(text)[0]
+def exchange(text: str) -> list[str]:
+    """A collective: returns the texts of all processes, in their order."""
+    client = distributed.global_state.client
+    if client is None:
+        return [text]
+    key = f"cifar_jax/{next(_rounds)}"
+    client.key_value_set(f"{key}/{jax.process_index()}", text)
+    return [
+        client.blocking_key_value_get(f"{key}/{process}", WAIT_MS)
+        for process in range(jax.process_count())
+    ]
 
 
 class LateMax:
@@ -193,19 +201,6 @@ class LateMax:
         mesh, answer = make_mesh(), self._reduced
         self._reduced = _max(put(np.full(mesh.size, number, np.int32), split(mesh)))
         return 0 if answer is None else int(answer)
-
-
-def _exchange(text: str) -> list[str]:
-    """Returns the texts of all processes, when each has given its own."""
-    client = distributed.global_state.client
-    if client is None:
-        return [text]
-    key = f"cifar_jax/{next(_rounds)}"
-    client.key_value_set(f"{key}/{jax.process_index()}", text)
-    return [
-        client.blocking_key_value_get(f"{key}/{process}", WAIT_MS)
-        for process in range(jax.process_count())
-    ]
 
 
 def exit_if_peer_died(error: BaseException) -> None:

@@ -182,7 +182,7 @@ class Trainer:
             "teacher": teacher.source if teacher else None,
             "seconds": {"total": 0.0, "compile": 0.0, "train": 0.0, "evaluate": 0.0},
         }
-        self.checkpoints = Checkpointer(run, config.checkpoint, distributed.log)
+        self.checkpoints = Checkpointer(run, config.checkpoint)
         with distributed.all_or_none():
             template = {"state": self._state, "metrics": self._metrics}
             self.checkpoints.check_space(template, self._state.eval_variables)

@@ -88,7 +88,7 @@ def check_multipliers(lr_multipliers: Sequence, params: Any) -> None:
       params: Tree of all parameters, or of their shapes.
     """
     paths = jax.tree.leaves(_labels(lambda path, _: path)(params))
-    for pattern, _ in lr_multipliers:
+    for pattern, factor in lr_multipliers:
         try:
             matches = any(re.fullmatch(pattern, path) for path in paths)
         except re.error as error:
@@ -100,6 +100,10 @@ def check_multipliers(lr_multipliers: Sequence, params: Any) -> None:
             raise UserError(
                 f"optim.lr_multipliers has {pattern!r}, which matches no parameter; "
                 f"their names are like {paths[0]} and {paths[-1]}"
+            )
+        if not factor >= 0:
+            raise UserError(
+                f"optim.lr_multipliers has {factor} for {pattern!r}; use 0 or more"
             )
 
 

@@ -380,7 +380,9 @@ def initialize(
     workdir = config.init.workdir
     if workdir is None:
         if setup.options.pruning_plan:
-            state = state.replace(params=pruning.unpruned(state.params))
+            state = state.replace(
+                params=pruning.with_zeros_as(pruning.TINY, state.params)
+            )
         return state, None
     network = _load_for("init.workdir", workdir, setup)
     variables, classes = dict(network.variables), setup.source.num_classes

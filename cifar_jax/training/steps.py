@@ -97,7 +97,7 @@ def train(
 
     def loss_fn(params, batch_stats, images, targets, teacher_logits, key):
         if options.pruning_plan:
-            params = pruning.mask_gradient(params)
+            params = pruning.with_zeros_as(0.0, params)
         logits, updates = state.apply_fn(
             {"params": params, "batch_stats": batch_stats},
             images,

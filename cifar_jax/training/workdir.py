@@ -257,7 +257,7 @@ def enter(
         with distributed.all_or_none():
             stack.enter_context(run.lock())
         with distributed.all_or_none():
-            run.check_shared(distributed.broadcast(run.token))
+            run.check_shared(distributed.exchange(run.token)[0])
             run.check(config, resume)
         yield run
 

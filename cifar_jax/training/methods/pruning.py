@@ -53,17 +53,13 @@ class Plan:
         return during & (((step - self.start) % every == 0) | (step == self.stop))
 
 
-def unpruned(params: Any) -> Any:
-    """Returns a fresh network's weights without zeros, which would count as pruned.
+def with_zeros_as(value: float, params: Any) -> Any:
+    """Returns the weights, with another value for those that are zero.
 
-    Kernels may start with zeros (`model.dirac_init`) that are to learn.
+    With 0.0 the weights are the same, but pruned ones get no gradient. With `TINY` the
+    zeros of a fresh network (`model.dirac_init`) can learn, and do not count as pruned.
     """
-    return _map_kernels(lambda w: jnp.where(w == 0, TINY, w), params)
-
-
-def mask_gradient(params: Any) -> Any:
-    """Returns the same weights; the pruned ones get no gradient."""
-    return _map_kernels(lambda w: jnp.where(w == 0, 0.0, w), params)
+    return _map_kernels(lambda w: jnp.where(w == 0, value, w), params)
 
 
 def prune(
