@@ -192,7 +192,7 @@ NDARRAY = b"cnumpy\nndarray\n"
         (b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.", "it is damaged|not in latin1"),
         (b"}I1\nI2\ns.", "keys that are not strings"),
         (b"}(I1\nt(I1\nts.", "keys that are not strings"),
-        (b"}S'a'\n(I1\nu.", "keys that are not strings"),
+        (b"}S'a'\n(I1\nu.", "it is damaged"),
         (b"I1\nI2\na.", "it is damaged"),
         (b"\x80\x06}.", "in protocol 0 to 5"),
         (b"h\x07.", "Memo value not found at index 7"),

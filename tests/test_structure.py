@@ -13,10 +13,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "cifar_jax"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.read_text().strip())
 
-# The aim is 17,500 lines, of which 11,500 with code; comments and docstrings should be
-# free. Both are what the package has today: lower them when code goes.
-MAX_LINES = 18_490
-MAX_CODE_LINES = 12_560
+# Of the package; the second without comments and docstrings, which are to be free.
+MAX_LINES = 17_500
+MAX_CODE_LINES = 11_500
 MAX_MODULES = 115
 MAX_MODULES_IN_A_FOLDER = 15  # __init__ and __main__ are not counted
 MAX_FUNCTIONS_PER_1000_LINES = 45

@@ -130,7 +130,7 @@ class Source:
         """
         dataset = self.open_split(split)
         # Some data sets hold a whole file, of which the caller now gets a copy.
-        del self._opened[split]
+        self._opened.pop(split, None)
         return dataset.examples()
 
 

@@ -140,7 +140,7 @@ class CheckpointFolder:
         step: int | None = None,
         epoch: int | None = None,
     ) -> tuple[Any, Any] | None:
-        """Returns the newest undamaged checkpoint, or None if the folder has none.
+        """Returns arrays and metadata of the newest undamaged checkpoint, if any.
 
         Damaged ones are reported, and renamed to damaged-STEP. With several processes,
         all use the one that process 0 finds undamaged.
@@ -151,32 +151,24 @@ class CheckpointFolder:
           step: The only step to look at; None: all.
           epoch: Epoch that the metadata must have; None: any.
 
-        Returns:
-          The arrays, and the metadata.
-
         Raises:
-          UserError: If there are others than the one that is asked for, if all are
-            damaged, or if the machine fails (memory, network, permissions); no file is
-            touched then.
+          UserError: If there are only others, if all are damaged, or if the machine
+            fails (memory, network, permissions); no file is touched then.
         """
         self._manager.wait_until_finished()
-        if not self._read_only:
-            self._change(self._undo_replacing)
-        candidates = [saved for saved in self.steps() if step in (None, saved)]
+        self._change(self._undo_replacing)
+        damaged, candidates = {}, [s for s in self.steps() if step in (None, s)]
         if not self._read_only:
             candidates = json.loads(distributed.exchange(json.dumps(candidates))[0])
-        damaged = {}
         for used in reversed(candidates):
             restored, reason = self._try(used, template, sharding)
             if restored is None:
                 damaged[used] = reason
             elif epoch in (None, restored[1].get("epoch")):
                 for bad, why in damaged.items():
-                    distributed.log(
-                        f"checkpoint {bad} is damaged ({why}); using {used}"
-                    )
-                    if not self._read_only:
-                        self._rename(bad, "damaged")
+                    message = f"checkpoint {bad} is damaged ({why}); using {used}"
+                    distributed.log(message)
+                    self._rename(bad, "damaged")
                 return restored
         if damaged:
             reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
@@ -262,7 +254,12 @@ class CheckpointFolder:
         return restored["tree"], metadata
 
     def _change(self, change: Callable[[], Any]) -> None:
-        """Changes the folder in process 0; all processes then list it anew."""
+        """Changes the folder in process 0; all processes then list it anew.
+
+        Nothing is changed where all is read-only.
+        """
+        if self._read_only:
+            return
         with distributed.all_or_none(), self._explained():
             if distributed.is_primary():
                 change()

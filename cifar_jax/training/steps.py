@@ -86,10 +86,7 @@ def train(
 
     Randomness is a pure function of the run's `key`, that of its seed, and the state's
     step. `metrics` are the means over the epoch so far; `teacher` holds the variables
-    of the network to distil from, if there is one.
-
-    Returns:
-      The new state, and the metrics with this batch.
+    of the network to distil from, if there is one. Returns state and metrics after it.
     """
     step_key = jax.random.fold_in(split_key(key)[1], state.step)
     augment_key, dropout_key = jax.random.split(step_key)
@@ -109,10 +106,8 @@ def train(
         losses = optax.softmax_cross_entropy(logits, smoothed)
         if options.distillation:
             losses = options.distillation.mix(losses, logits, teacher_logits)
-        batch_metrics = Metrics.single_from_model_output(
-            loss=losses,
-            correct=jnp.float32(logits.argmax(-1) == targets.argmax(-1)),
-        )
+        correct = jnp.float32(logits.argmax(-1) == targets.argmax(-1))
+        batch_metrics = Metrics.single_from_model_output(loss=losses, correct=correct)
         return losses.mean(), (updates["batch_stats"], batch_metrics)
 
     grad_fn = jax.grad(loss_fn, has_aux=True)
