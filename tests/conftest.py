@@ -14,6 +14,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # More of XLA's optimisations take longer than they save on networks this small; the
 # processes that tests start inherit this.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# The cores are busy with the workers: threads of libraries would wait in loops.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 from support.commands import xla_flags
 
 os.environ["XLA_FLAGS"] = xla_flags(num_devices=8)
@@ -25,9 +27,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_collection_finish():
-    """Keeps what is imported out of each collection of garbage from now on."""
+    """Keeps what is imported out of collections of garbage, which become fewer."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
