@@ -36,9 +36,11 @@ def test_a_run_enters_the_files_in_the_documented_order(digits_dir, tmp_path):
         f"--config={ROOT / 'configs' / 'quickstart.py'}",
         f"--workdir={tmp_path / 'run'}",
         f"--config.data.dir={digits_dir}",
+        "--config.data.train_split=train[:20%]",
         "--config.model.widths=(8,)",
         "--config.model.stage_sizes=(1,)",
         "--config.model.strides=(1,)",
+        "--config.model.stem_stride=4",
         "--config.train.epochs=1",
         "--config.train.cpu_devices=0",
     ]

@@ -58,7 +58,7 @@ def made(digits_dir, **keys):
 
 
 def test_a_run_uses_the_rule(digits_dir):
-    prepared = made(digits_dir, train__chips=16)
+    prepared = made(digits_dir, data__train_split="train", train__chips=16)
     assert prepared.options.batch_size == 1024
     assert prepared.options.steps_per_epoch == 1
     with pytest.raises(UserError, match="train.chips is -1; use at least 0"):

@@ -26,7 +26,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 def run(digits_dir, tmp_path_factory):
     """A run that has learnt something, and its result."""
     workdir = tmp_path_factory.mktemp("run")
-    config = tiny_config(digits_dir)
+    whole = dict(data__train_split="train", train__batch_size=128)
+    config = tiny_config(digits_dir, **whole)
     config.augment = ()
     config.optim.name, config.optim.learning_rate = "adam", 0.02
     config.train.epochs, config.evaluate.every_epochs = 6, 6

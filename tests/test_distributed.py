@@ -20,7 +20,14 @@ from cifar_jax.training import distributed, loop
 COMMAND = [sys.executable, "-u", "-m", "cifar_jax.main"]
 QUICKSTART = ROOT / "configs/quickstart.py"
 # Fifty steps, after which rounding is amplified.
-RUN = {**TINY, "optim.learning_rate": 0.05, "train.epochs": 5}
+RUN = {
+    **TINY,
+    "data.train_split": "train",
+    "model.stem_stride": 2,
+    "train.batch_size": 128,
+    "train.epochs": 5,
+    "optim.learning_rate": 0.05,
+}
 HEARTBEAT = 10
 # A kink in the path, of ReLU or a rounded coordinate, makes much of little rounding.
 PLAIN = """

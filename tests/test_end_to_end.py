@@ -32,12 +32,12 @@ def test_a_run_directory_keeps_its_contract(finished):
         assert (workdir / name).exists(), name
     assert list((workdir / "tb").iterdir()), "TensorBoard has nothing to show"
     assert result["test"]["num_examples"] == 360
-    assert result["val"]["num_examples"] == 144
+    assert result["val"]["num_examples"] == 72
     assert 0 <= result["test"]["accuracy"] <= 1
     for split in ("test", "val"):  # a mirrored digit is another digit, or none
         assert result[f"{split}_tta"]["num_examples"] == result[split]["num_examples"]
         assert result[f"{split}_tta"]["loss"] != result[split]["loss"]
-    steps = (1437 - 144) // 128
+    steps = (718 - 72) // 64
     assert (result["epochs"], result["steps"]) == (2, 2 * steps)
     keys = [(row["step"], row["epoch"], row["split"]) for row in rows(workdir)]
     assert keys == [
@@ -197,7 +197,7 @@ def test_without_validation_the_last_state_is_scored(digits_dir, tmp_path):
     config.data.mean, config.data.std = (0.3,) * 3, (0.4,) * 3  # constants do as well
     result = train(config, tmp_path)
     assert result["val"] is None
-    assert result["steps"] == 1437 // 128
+    assert result["steps"] == 718 // 64
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(digits_dir, tmp_path):

@@ -150,7 +150,7 @@ def moments(workdir):
 def test_kills_change_nothing(digits_dir, tmp_path):
     """SIGKILL at random moments: in compiling, training, saving and validating."""
     generator, kills, workdir = random.Random(0), 0, tmp_path / "run"
-    flags = ["--config.train.epochs=30"]
+    flags = ["--config.train.epochs=40"]
     while kills < 8:
         moment = generator.choice(moments(workdir))
         # So that it is often saving; what follows the kills need not save each step.

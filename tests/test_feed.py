@@ -13,7 +13,7 @@ from cifar_jax.training import distributed, setup
 from cifar_jax.training.feed import Feed, evaluation_call, lower
 from cifar_jax.training.state import Metrics, means
 
-BATCH = 128
+BATCH = 64
 PLACES = [("device", 1), ("device", 8), ("host", 1), ("host", 8)]
 KEY = jax.random.key(3)
 
@@ -178,7 +178,7 @@ def test_seeds_share_a_program(digits_dir):
 def test_calls_on_an_accelerator_divide_an_epoch(prepared, monkeypatch):
     monkeypatch.setattr(distributed, "is_on_cpu", lambda sharding: False)
     lengths = {}
-    for batch_size in (14, 18, 30, 200, 12):
+    for batch_size in (7, 9, 15, 100, 6):
         setup_ = prepared(steps_per_dispatch=0, train=dict(batch_size=batch_size))
         lengths[setup_.options.steps_per_epoch] = setup_.steps_per_dispatch
     assert lengths == {92: 46, 71: 71, 43: 43, 6: 50, 107: 50}

@@ -18,7 +18,7 @@ def test_a_dry_run_needs_no_data_and_leaves_nothing(tmp_path, monkeypatch, capsy
     assert list(tmp_path.iterdir()) == []
     output = capsys.readouterr().out
     assert "resuming at step 2" in output
-    assert "made 276 and 50 images of noise, trained 2 steps" in output
+    assert "made 148 and 50 images of noise, trained 2 steps" in output
 
 
 def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path, monkeypatch):

@@ -101,7 +101,7 @@ def test_its_runs_are_ordinary_ones_that_leave_the_test_set_alone(finished):
     for workdir in path.glob("runs/narrow/*"):
         result = json.loads((workdir / "result.json").read_text())
         assert result["test"] is None and f"seed-{result['seed']}" == workdir.name
-        assert result["val"]["num_examples"] == 144
+        assert result["val"]["num_examples"] == 72
         assert (workdir / "best").exists() and (workdir / "metrics.jsonl").exists()
 
 

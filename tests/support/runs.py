@@ -20,12 +20,15 @@ from cifar_jax.training.feed import Feed
 ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = [sys.executable, "-u", "-m", "cifar_jax.main"]
 TINY_RUN = "tests/support/tiny.py"
+# Ten steps in an epoch.
 TINY = {
+    "data.train_split": "train[:50%]",
     "model.widths": (8, 16),
     "model.stage_sizes": (1, 1),
     "model.strides": (1, 2),
+    "model.stem_stride": 4,
     "train.epochs": 2,
-    "train.batch_size": 128,
+    "train.batch_size": 64,
     "train.ema_decay": 0.9,
     "optim.learning_rate": 0.002,
     "evaluate.tta": "flip",
@@ -37,7 +40,6 @@ def tiny_config(digits_dir, **keys):
     config = default.get_config()
     config.data.name, config.data.dir = "digits", digits_dir
     config.augment = (dict(name="random_crop", padding=2), dict(name="random_flip"))
-    config.model.stem_stride = 2
     changed = {key.replace("__", "."): value for key, value in keys.items()}
     for key, value in {**TINY, **changed}.items():
         section, name = key.split(".")

@@ -24,9 +24,10 @@ def config_of(data_dir=None, **keys):
     config = default.get_study_config()
     base = config.base
     base.data.name, base.data.dir = "digits", data_dir
+    base.data.train_split = "train[:50%]"
     base.augment = ()
-    base.model.update(stage_sizes=(1, 1), widths=(4, 8), stem_stride=2)
-    base.train.epochs, base.train.batch_size = 1, 256
+    base.model.update(stage_sizes=(1, 1), widths=(4, 8), stem_stride=4)
+    base.train.epochs, base.train.batch_size = 1, 128
     base.optim.name, base.optim.learning_rate = "adam", 0.01
     config.study.kind = "grid"
     config.study.space = (dict(factor="C", values=(2, 4)),)
