@@ -6,7 +6,9 @@ import json
 import pathlib
 import re
 import shutil
+from unittest import mock
 
+import jinja2
 import numpy as np
 import pytest
 from support.chromium import Page, needed
@@ -96,9 +98,24 @@ class Seen(html.parser.HTMLParser):
         return sum(tag == name and without not in above for name, above in self.tags)
 
 
-def made(*paths):
-    """Returns the page of a report as a reader sees it."""
-    return Seen(page.make(read_all(paths), NOW).html)
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """Compiles the template of the page once for all tests."""
+    made = []
+
+    def environment(make=jinja2.Environment, **options):
+        made[:] = made or [make(**options)]
+        return made[0]
+
+    with mock.patch.object(jinja2, "Environment", environment):
+        yield
+
+
+def made(*paths, drawn=False):
+    """Returns the page of a report as a reader sees it, its charts drawn or empty."""
+    svg = charts.Chart.svg if drawn else lambda chart: "<svg></svg>"
+    with mock.patch.object(charts.Chart, "svg", svg):
+        return Seen(page.make(read_all(paths), NOW).html)
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +346,7 @@ def test_a_chart_that_has_nothing_to_say_is_left_out(tmp_path):
         )
     )
     make_evaluation(run)
-    seen = made(run)
+    seen = made(run, drawn=True)
     bars = ["class_accuracy", "class_counts"]
     assert list(seen.lines) == ["accuracy", *bars, "reliability"]
     svg = seen.source.partition('id="accuracy"')[2].partition("</svg>")[0]
@@ -535,7 +552,7 @@ def test_the_page_holds_all_it_needs(comparison, tmp_path):
 
 
 def test_the_values_under_the_pointer_are_where_the_picture_has_them(tmp_path):
-    seen = made(make_run(tmp_path / "run", epochs=4))
+    seen = made(make_run(tmp_path / "run", epochs=4), drawn=True)
     svg = seen.source.partition('id="loss"')[2].partition("</svg>")[0]
     path = re.search(r'<path d="([^"]+)"[^>]*stroke-dasharray[^>]*--series-1', svg)
     drawn = np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path[1]), float)
