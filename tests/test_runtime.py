@@ -55,11 +55,11 @@ if sys.argv[1] == "start":
     _runtime.start(cpu_devices=3)
 call = jax.jit(lambda x: jnp.tanh(x @ x.T) @ x)
 x, faults = jnp.full((3072, 8), 0.01), []
-for _ in range(30):
+for _ in range(16):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     x = call(x).block_until_ready()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(statistics.median_low(faults[15:]), jax.device_count())
+print(statistics.median_low(faults[8:]), jax.device_count())
 """
 
 

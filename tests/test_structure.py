@@ -1,6 +1,7 @@
 """The structure of the package: its size, its rooms, its imports, and its English."""
 
 import ast
+import functools
 import io
 import itertools
 import pathlib
@@ -50,9 +51,15 @@ PHRASES = re.compile(
 )
 
 
+@functools.cache
+def nodes_of(path):
+    """Returns all nodes of a file's syntax tree, parsed once for all tests."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def functions(path):
     """Yields each function of a file, also those within others."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -71,7 +78,7 @@ def code_lines(path):
             tokenize.ENDMARKER,
         ):
             lines.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes_of(path):
         documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         if isinstance(node, documented) and ast.get_docstring(node) is not None:
             lines.difference_update(
@@ -82,7 +89,7 @@ def code_lines(path):
 
 def imported(path):
     """Yields the dotted names that a file imports, within functions too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -183,7 +190,7 @@ def test_no_import_circle():
 
 def private(path):
     """Yields what a file uses of others that call it private."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
             owner = ast.unparse(node.value)
             if owner not in ("self", "cls") and node.attr not in PUBLIC:
@@ -235,7 +242,7 @@ def test_one_docstring_layout():
     wrong = []
     sections = ("Args:", "Attributes:", "Returns:", "Raises:", "Yields:")
     for path in FILES:
-        nodes = ast.walk(ast.parse(path.read_text()))
+        nodes = nodes_of(path)
         classes = (n for n in nodes if isinstance(n, ast.ClassDef))
         for node in itertools.chain(functions(path), classes):
             lines = (ast.get_docstring(node) or "").splitlines()
