@@ -32,6 +32,31 @@ VARIANTS = {
     "silu": dict(activation="silu"),
     "gelu": dict(activation="gelu", se_ratio=4),
 }
+# Variants that do not meet in one layer share a network, so that few are compiled: all
+# but the basic one, and the one that differs only as it starts.
+NETWORKS = (
+    "preact preact_kernels preact_se",
+    "preact_padding",
+    "padding elu stem_pool_2",
+    "kernels se",
+    "strides mish",
+    "stem_stride_and_pool gelu",
+    "whitening silu",
+    "pool_flattens no_bn_scale",
+    "pool_drops_the_rest batch_norm",
+    "pooled_stages",
+    "stem_kernel_2",
+)
+
+
+def joined(names):
+    """Returns the options of a network of variants."""
+    options = {}
+    for name in names.split():
+        assert not options.keys() & VARIANTS[name].keys() - {"block"}
+        options |= VARIANTS[name]
+    return SMALL | options
+
 
 _ODD = st.sampled_from([1, 3, 5])
 _SIDE = st.integers(36, 72)  # six halvings leave a pixel, where a pool rounds down too
