@@ -16,7 +16,7 @@ from cifar_jax.data.augment import policy_tables as tables
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
-SIDE = 32
+SIDE = 16
 BATCH = 4096
 KEY = jax.random.key(0)
 # Seeds are fixed: a right distribution fails only if the code changes its draws, and
@@ -49,7 +49,7 @@ def assert_uniform(values, low, high):
 
 
 def positions(batch=BATCH):
-    """uint8 [batch, 32, 32, 2]: row and column of each pixel, from 1."""
+    """uint8 [batch, 16, 16, 2]: row and column of each pixel, from 1."""
     grid = np.stack(np.mgrid[1 : SIDE + 1, 1 : SIDE + 1], axis=-1).astype(np.uint8)
     return np.broadcast_to(grid, (batch, SIDE, SIDE, 2))
 
@@ -96,9 +96,9 @@ def coefficients(**options):
     probe = np.broadcast_to(probe, (BATCH, SIDE, SIDE, 3)).astype(np.float32)
     images = run("random_affine", probe, interpolation="bilinear", **options)
     # Differences over the inner pixels, where bilinear sampling is exact.
-    a = (images[:, 16, 20, :2] - images[:, 16, 12, :2]) / 8
-    b = (images[:, 20, 16, :2] - images[:, 12, 16, :2]) / 8
-    offset = images[:, 16, 16, :2] - 16.5 * (a + b)
+    a = (images[:, 8, 10, :2] - images[:, 8, 6, :2]) / 4
+    b = (images[:, 10, 8, :2] - images[:, 6, 8, :2]) / 4
+    offset = images[:, 8, 8, :2] - 8.5 * (a + b)
     return np.stack([a, b, offset], axis=-1)
 
 
@@ -117,10 +117,10 @@ def test_scales_and_shears_are_uniform_and_shear_is_along_x():
 
 
 def test_translations_are_whole_pixels_of_a_uniform_share():
-    offsets = coefficients(translate=(0.1, 0.25))[:, :, 2]
+    offsets = coefficients(translate=(0.2, 0.25))[:, :, 2]
     shifts = np.round(offsets)
     assert abs(offsets - shifts).max() < 1e-3
-    for axis, limit in enumerate([3.2, 8.0]):
+    for axis, limit in enumerate([3.2, 4.0]):
         whole = np.arange(-int(limit), int(limit) + 1)
         edges = np.clip([whole - 0.5, whole + 0.5], -limit, limit)
         expected = BATCH * (edges[1] - edges[0]) / (2 * limit)
@@ -167,15 +167,15 @@ def boxes_of(masks):
 
 def test_cutout_squares_are_centred_on_a_uniform_pixel():
     images = np.full((BATCH, SIDE, SIDE, 3), 200, np.uint8)
-    cut = run("cutout", images, size=16, value=(1, 2, 3))
+    cut = run("cutout", images, size=8, value=(1, 2, 3))
     mask = cut[..., 0] != 200
     assert (cut[mask] == [1, 2, 3]).all()
     boxes = boxes_of(mask)
     for axis in (0, 1):
         start, length = boxes[:, axis], boxes[:, axis + 2]
-        centre = np.where(start > 0, start + 8, length - 8)
+        centre = np.where(start > 0, start + 4, length - 4)
         assert_uniform_counts(centre, SIDE)
-        expected = np.minimum(centre + 8, SIDE) - np.maximum(centre - 8, 0)
+        expected = np.minimum(centre + 4, SIDE) - np.maximum(centre - 4, 0)
         np.testing.assert_array_equal(length, expected)
 
 
