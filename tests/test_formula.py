@@ -242,7 +242,7 @@ def test_no_width_fits():
     assert largest_width_under_budget(excited, CIFAR, 10, 50_000) is None
 
 
-@pytest.mark.parametrize("num_designs", [30, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_designs", [15, pytest.param(250, marks=pytest.mark.slow)])
 def test_the_formula_is_the_network(num_designs):
     @settings(max_examples=num_designs, deadline=None, derandomize=True)
     @given(designs())

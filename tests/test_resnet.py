@@ -19,23 +19,28 @@ SMALL = dict(stage_sizes=(1, 1), widths=(8,))
 SHAPE = (16, 16, 3)
 
 
-def start(key=0, **options):
+@functools.cache
+def initialised(**options):
     model = create(num_classes=10, image_shape=SHAPE, **(SMALL | options))
     images = jnp.zeros((1, *SHAPE))
-    init = jax.jit(
-        lambda key: model.init(key, images, train=False),
-        compiler_options={"xla_backend_optimization_level": 0},  # to compile sooner
-    )
-    return model, init(jax.random.key(key))
+    init = jax.jit(lambda key: model.init(key, images, train=False))
+    return model, init(jax.random.key(0))
+
+
+def start(**options):
+    """Returns a network and variables of it that a test may change."""
+    model, variables = initialised(**options)
+    return model, jax.tree.map(lambda leaf: leaf, variables)
+
+
+@functools.cache
+def program(model, **options):
+    """Returns a network as one program: its operations one by one compile longer."""
+    return jax.jit(functools.partial(model.apply, **options))
 
 
 def apply(model, variables, images, *, rngs=None, **options):
-    """Runs a network as one program: its operations one by one compile longer."""
-    run = jax.jit(
-        functools.partial(model.apply, **options),
-        compiler_options={"xla_backend_optimization_level": 0},  # to compile sooner
-    )
-    return run(variables, images, rngs=rngs or {})
+    return program(model, **options)(variables, images, rngs=rngs or {})
 
 
 def batch(num_images=4):
@@ -111,7 +116,7 @@ def test_bfloat16_computes_the_same_network():
 def test_statistics_move_in_training_and_stay_in_evaluation():
     model, variables = start(bn_momentum=0.8)
     images = batch()
-    _, updates = apply(model, variables, images, train=True, mutable=["batch_stats"])
+    _, updates = apply(model, variables, images, train=True, mutable="batch_stats")
     stem = variables["params"]["stem_conv"]["kernel"]
     maps = jax.lax.conv_general_dilated(
         images, stem, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -120,7 +125,7 @@ def test_statistics_move_in_training_and_stay_in_evaluation():
     mean, var = maps.mean(axis=(0, 1, 2)), maps.var(axis=(0, 1, 2))  # biased
     np.testing.assert_allclose(moved["mean"], 0.2 * mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(moved["var"], 0.8 + 0.2 * var, rtol=1e-4)
-    _, kept = apply(model, variables, images, train=False, mutable=["batch_stats"])
+    _, kept = apply(model, variables, images, train=False, mutable="batch_stats")
     for before, after in zip(
         jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(kept), strict=True
     ):
@@ -138,7 +143,7 @@ def test_dropout_of_logits_drops_logits():
     model, variables = start(logits_dropout=0.5)
     key = {"dropout": jax.random.key(3)}
     plain = model.clone(design=start()[0].design)
-    arguments = dict(train=True, mutable=["batch_stats"])
+    arguments = dict(train=True, mutable="batch_stats")
     kept, _ = apply(plain, variables, batch(64), **arguments)
     dropped, _ = apply(model, variables, batch(64), rngs=key, **arguments)
     zero = dropped == 0
@@ -152,7 +157,7 @@ def test_dropout_before_the_classifier_drops_features():
     model, variables = start(dropout=0.5)
     head = variables["params"]["head"]
     head["kernel"], head["bias"] = jnp.eye(16, 10), jnp.ones(10)
-    arguments = dict(train=True, mutable=["batch_stats"])
+    arguments = dict(train=True, mutable="batch_stats")
     plain, _ = apply(start()[0], variables, batch(64), **arguments)
     logits, _ = apply(
         model, variables, batch(64), rngs={"dropout": jax.random.key(3)}, **arguments
@@ -172,7 +177,7 @@ def test_dropout_in_blocks_needs_a_key_and_only_in_training(block):
             variables,
             batch(),
             train=True,
-            mutable=["batch_stats"],
+            mutable="batch_stats",
             rngs={"dropout": jax.random.key(seed)},
         )[0]
         for seed in (0, 0, 1)
@@ -244,7 +249,7 @@ def test_a_network_learns_a_batch_by_heart():
             {"params": params, "batch_stats": batch_stats},
             images,
             train=True,
-            mutable=["batch_stats"],
+            mutable="batch_stats",
         )
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean(), updates["batch_stats"]
