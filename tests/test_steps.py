@@ -1,5 +1,7 @@
 """The compiled steps: what one step, several of them and an evaluation compute."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,12 +58,9 @@ def test_the_metrics_are_those_of_the_batch():
     run = Run(label_smoothing=0.1)
     images, labels = examples(32)
     index = np.asarray(run.order)[:16]
-    logits, _ = run.state.apply_fn(
-        run.state.variables,
-        steps.normalize(images[index], MEAN, STD),
-        train=True,
-        mutable=["batch_stats"],
-    )
+    network = functools.partial(run.state.apply_fn, train=True, mutable=["batch_stats"])
+    normal = steps.normalize(images[index], MEAN, STD)
+    logits, _ = jax.jit(network)(run.state.variables, normal)
     targets = 0.9 * np.eye(NUM_CLASSES)[labels[index]] + 0.1 / NUM_CLASSES
     seen = means(run.train(1).metrics)
     loss = -(targets * log_softmax(logits)).sum(-1).mean()
@@ -278,7 +277,7 @@ def test_sam_takes_the_gradient_of_its_papers_worst_case(adaptive):
     rate, rho = 0.1, 0.05
     run = Run(optimizer=optax.sgd(rate), sam_rho=rho, sam_adaptive=adaptive)
     params, stats = run.state.params, run.state.batch_stats
-    gradient = jax.grad(lambda params: loss_of(run, params, stats))
+    gradient = jax.jit(jax.grad(lambda params: loss_of(run, params, stats)))
     flat, unflatten = jax.flatten_util.ravel_pytree(params)
     grad, _ = jax.flatten_util.ravel_pytree(gradient(params))
     sizes = jnp.abs(flat) + 0.01 if adaptive else jnp.ones_like(flat)

@@ -80,6 +80,7 @@ class Run:
             split=distributed.split(self.mesh),
         )
         self.options = steps.StepOptions(**defaults | options)
+        self._evaluations = {}
         self.data = jax.device_put(examples(num_examples), self.replicated)
         start = create_state(
             jax.random.key(0),
@@ -110,13 +111,16 @@ class Run:
         return self
 
     def evaluate(self, images, labels, batch_size, **options):
-        call = jax.jit(
-            functools.partial(
-                steps.evaluate,
-                apply_fn=self.state.apply_fn,
-                options=self.options,
-                **options,
-            )
+        call = self._evaluations.setdefault(
+            str(options),
+            jax.jit(
+                functools.partial(
+                    steps.evaluate,
+                    apply_fn=self.state.apply_fn,
+                    options=self.options,
+                    **options,
+                )
+            ),
         )
         metrics = Metrics.empty()
         for index, mask in batches.every_example(len(labels), batch_size):
