@@ -94,7 +94,7 @@ def test_an_evaluation_has_every_image_exactly_once(
     few = setup_.val[:37]
     losses = np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(37), few.labels]
     feed, evaluate = Feed(setup_, KEY), evaluation_call(setup_)
-    for batch_size in (7, 16, 1000):
+    for batch_size in (7, 1000):
         metrics, seen = Metrics.empty(), []
         for batch, mask in feed.every_example(few, batch_size):
             metrics = evaluate(metrics, variables, batch, mask, augmentation="none")

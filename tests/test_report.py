@@ -1,5 +1,6 @@
 """Reports of runs: what the page says, of what, and what it must not say."""
 
+import contextlib
 import datetime
 import html.parser
 import json
@@ -113,8 +114,12 @@ def compiled_once():
 
 def made(*paths, drawn=False):
     """Returns the page of a report as a reader sees it, its charts drawn or empty."""
-    svg = charts.Chart.svg if drawn else lambda chart: "<svg></svg>"
-    with mock.patch.object(charts.Chart, "svg", svg):
+    with contextlib.ExitStack() as stack:
+        if not drawn:
+            empty = mock.patch.object(charts.Chart, "svg", lambda chart: "<svg></svg>")
+            stack.enter_context(empty)
+            layout = mock.patch.object(charts.ConstrainedLayoutEngine, "execute")
+            stack.enter_context(layout)
         return Seen(page.make(read_all(paths), NOW).html)
 
 
