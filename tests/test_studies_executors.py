@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from support.calls import facts, pause
 from support.commands import environment
 from support.studying import config_of
 
@@ -25,15 +26,6 @@ def pool(tmp_path):
     pool = _runtime.Processes(2, 1, tmp_path / "logs")
     yield pool
     pool.shutdown(cancel_futures=True)
-
-
-def pause(seconds):
-    time.sleep(seconds)
-    return os.getpid()
-
-
-def facts():
-    return os.getpid(), os.environ["NPROC"], os.getcwd()
 
 
 def test_calls_are_done_by_processes_of_their_own(pool, tmp_path):
