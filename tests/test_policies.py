@@ -18,13 +18,14 @@ def make_config(digits_dir, **options):
     """Returns the config of a run whose validations go up and down."""
     config = default.get_config()
     config.data.name, config.data.dir = "digits", digits_dir
+    config.data.train_split = "train[:50%]"
     config.augment = ()
     config.model.widths, config.model.stage_sizes = (8,), (1,)
     config.model.strides, config.model.stem_stride = (1,), 4
     # The rate rises half-way, by so much that what was learned is lost.
     config.optim.learning_rate, config.schedule.name = 0.1, "piecewise"
     config.schedule.warmup, config.schedule.milestones = "0%", (("50%", 20.0),)
-    config.train.epochs, config.train.batch_size = NUM_EPOCHS, 256
+    config.train.epochs, config.train.batch_size = NUM_EPOCHS, 128
     for key, value in options.items():
         section, name = key.split("__")
         config[section][name] = value
@@ -205,7 +206,7 @@ def test_a_time_limit_saves_and_the_same_command_resumes(whole, digits_dir, tmp_
         ),
         (dict(train__accumulate=3), "cannot share evenly in 3 parts.*; use 255 or 258"),
         (dict(train__accumulate=0), "train.accumulate is 0; use at least 1"),
-        (dict(train__repeats=3), "is 256, which is not a multiple of train.repeats, 3"),
+        (dict(train__repeats=3), "is 128, which is not a multiple of train.repeats, 3"),
         (dict(train__repeats=0), "train.repeats is 0; use at least 1"),
         (dict(evaluate__tta="crop"), "tta is 'crop'; use none, flip, multicrop"),
         (dict(optim__sam_rho=0.1, optim__sam_start="0.8"), "sam_start is '0.8'"),
