@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings(
 FACTS = {"epoch": 3, "best": None, "seconds": {"total": 0.1}, "names": ["a", "b"]}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def collect():
     """Keeps the warnings that are ignored here from the tests of other modules."""
     yield

@@ -50,10 +50,10 @@ def decoded(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(digits_dir, tmp_path_factory):
-    """A folder with decoded images, which is to be copied, and the examples."""
+    """A folder with decoded test images, which is to be copied, and the examples."""
     folder = tmp_path_factory.mktemp("whole") / "tfds"
     shutil.copytree(digits_dir, folder, ignore=shutil.ignore_patterns("pixels-*"))
-    return folder, read(folder)
+    return folder, read(folder, "test")
 
 
 def check_same(one, other):
@@ -108,13 +108,13 @@ def damage(path, kind):
 )
 def test_a_damaged_file_is_made_anew(whole, tmp_path, decoded, kind):
     folder = shutil.copytree(whole[0], tmp_path / "tfds")
-    check_same(read(folder), whole[1])
+    check_same(read(folder, "test"), whole[1])
     assert not decoded
-    good = kept(folder).read_bytes()
-    damage(kept(folder), kind)
-    check_same(read(folder), whole[1])
-    assert len(decoded) == 1437
-    assert kept(folder).read_bytes() == good
+    good = kept(folder, "test").read_bytes()
+    damage(kept(folder, "test"), kind)
+    check_same(read(folder, "test"), whole[1])
+    assert len(decoded) == 360
+    assert kept(folder, "test").read_bytes() == good
 
 
 def test_an_outdated_file_is_made_anew(folder, decoded):

@@ -27,7 +27,7 @@ DATASET_KEYS += ["image_shape.0", "mean.0", "std.0", "label_names.0"]
 RESULT_KEYS = ["best_epoch", "best_digest", "test", "seconds", "versions"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def collect():
     """Keeps the warnings that are ignored here from the tests of other modules."""
     yield
