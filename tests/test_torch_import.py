@@ -263,6 +263,9 @@ def negative(tensor):
         lambda: torch.empty(8, device="meta"),
         lambda: torch.nested.nested_tensor([torch.ones(2)]),
         lambda: torch.ones((1,) * 70),
+        lambda: torch.ones(1).expand(1 << 40),
+        lambda: torch.ones(1, dtype=torch.float16).expand(1 << 40),
+        lambda: torch.ones(8, dtype=torch.complex64),
         lambda: torch.ones(8).to_sparse(),
     ],
 )

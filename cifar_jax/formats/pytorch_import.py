@@ -20,6 +20,7 @@ from cifar_jax.training import pretrained, results
 from cifar_jax.training.checkpoint import CheckpointFolder
 from cifar_jax.training.workdir import RunDirectory
 
+MAX_WEIGHTS = 1 << 27  # in a file: 0.5 GB of them
 _WRAPPERS = ("state_dict", "model_state_dict", "net", "model")  # keys around a state
 # Of the original's logits, as a share of the largest: its device may round otherwise.
 CHECK_TOLERANCE = 1e-3
@@ -128,6 +129,10 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         for key in _WRAPPERS:
             if isinstance(content.get(key), Mapping):
                 content = content[key]
+        tensors = content.values()
+        total = sum(tensor.numel() for tensor in tensors)  # a view can claim any number
+        if total > MAX_WEIGHTS or any(tensor.is_complex() for tensor in tensors):
+            raise ValueError("too many weights, or complex ones")
         return {
             name: tensor.float().numpy(force=True) for name, tensor in content.items()
         }
