@@ -204,7 +204,7 @@ def test_a_time_limit_saves_and_the_same_command_resumes(whole, digits_dir, tmp_
             dict(train__reload_best=True, train__ema_decay=0.9),
             "needs train.ema_decay=0",
         ),
-        (dict(train__accumulate=3), "cannot share evenly in 3 parts.*; use 255 or 258"),
+        (dict(train__accumulate=3), "cannot share evenly in 3 parts.*; use 126 or 129"),
         (dict(train__accumulate=0), "train.accumulate is 0; use at least 1"),
         (dict(train__repeats=3), "is 128, which is not a multiple of train.repeats, 3"),
         (dict(train__repeats=0), "train.repeats is 0; use at least 1"),

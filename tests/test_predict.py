@@ -169,8 +169,8 @@ def test_an_output_is_never_replaced_unasked(workdir, digits, tmp_path):
     output.write_text("precious")
     arguments = [f"--workdir={workdir}", f"--input={tmp_path}/x.npy"]
     for options, message in (
-        ([f"--output={output}"], "preds.csv exists; give --overwrite"),
-        ([f"--output={tmp_path}", "--overwrite"], "exists; give --overwrite"),
+        ([f"--output={output}"], "preds.csv exists; give another --output, or --overw"),
+        ([f"--output={tmp_path}", "--overwrite"], "exists; give another --output"),
         ([f"--output={tmp_path}/x/preds.csv"], "No such file.*check the path"),
     ):
         done = call("predict", *arguments, *options)
