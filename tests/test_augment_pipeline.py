@@ -14,7 +14,7 @@ from support.augment_images import natural_images
 
 from cifar_jax import UserError
 from cifar_jax.data import augment
-from cifar_jax.data.augment.pipeline import CONTEXT
+from cifar_jax.data.augment.pipeline import CONTEXT, make_pipeline
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -374,3 +374,13 @@ def test_the_alternating_flip_follows_the_seed_of_the_run():
         return (found != images).any((1, 2, 3)).tolist()
 
     assert flipped(9, 0) == flipped(8, 0) != flipped(9, 5)
+
+
+@pytest.mark.parametrize("given", [{"index": np.arange(4)}, {"progress": 0.5}])
+def test_a_chain_that_lacks_what_it_needs_is_refused(given):
+    transforms = ({"name": "cutout", "ramp": 0.5}, {"name": "alternating_flip"})
+    chain = make_pipeline(transforms, image_shape=(8, 8, 3))
+    images, labels = np.zeros((4, 8, 8, 3), np.uint8), np.zeros((4, 10), np.float32)
+    keys = jax.random.split(jax.random.key(0))
+    with pytest.raises(ValueError, match="None"):
+        chain(keys[0], images, labels, epoch=0, run_key=keys[1], **given)

@@ -121,7 +121,7 @@ class Pipeline:
         *,
         epoch: ArrayLike,
         index: jax.Array | None = None,
-        progress: ArrayLike = 1.0,
+        progress: Any = None,
         active: Sequence[bool] | None = None,
         run_key: jax.Array | None = None,
     ) -> Batch:
