@@ -56,11 +56,16 @@ class Task:
 _contender: Any = None
 
 
-def start(name: str, argument: Any) -> None:
-    """Makes the contender of this process."""
+def start(name: str, argument: Any, cache: str | None) -> None:
+    """Makes the contender of this process; without a cache, compile time counts."""
     global _contender
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several share a GPU
-    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # compile time counts
+    if cache is None:
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+        os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+    else:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(cache, "torch")
     _contender = CONTENDERS[name](argument)
 
 
@@ -91,7 +96,6 @@ class _Jax:
         import cifar_jax.training.setup as setup_lib
         from cifar_jax.training.state import split_key
 
-        jax.config.update("jax_enable_compilation_cache", False)  # compile time counts
         devices = jax.devices()[:1] if plain else None
         run = setup_lib.make(config, devices, lambda line: None)
         if plain:

@@ -68,12 +68,13 @@ LEFT, RIGHT = -1, 1
 PLACES = {
     "petaflops": {
         "resnet_4p9m": (LEFT, 2),
-        "seconds": (RIGHT, -4),
-        "minute": (RIGHT, -2),
+        "seconds": (LEFT, 0),
+        "minute": (RIGHT, 0),
         "airbench96": (LEFT, 0),
         "cifar10_cpu": (LEFT, 0),
     },
     "parameters": {
+        "best": (LEFT, 0),
         "WRN-40-2": (LEFT, 0),
         "WRN-40-2, cutout": (LEFT, 0),
         "WRN-40-2, AutoAugment": (LEFT, 0),

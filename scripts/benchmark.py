@@ -61,6 +61,7 @@ def define_flags(flags: _cli.Flags) -> None:
     flags.add_float("seconds", "length of a turn", lower_bound=0.0)
     flags.add_float("minutes", "time limit; 0: none", 0.0, lower_bound=0.0)
     flags.add_string("output", "file [results/benchmarks/ and the config's name]")
+    flags.add_string("cache", "folder that keeps compiled programs [compile all anew]")
 
 
 def main(flags: _cli.Flags) -> None:
@@ -80,6 +81,7 @@ def main(flags: _cli.Flags) -> None:
         rounds=flags.rounds,
         seconds=flags.seconds,
         minutes=flags.minutes,
+        cache=flags.cache,
     )
     _measure.write_json(pathlib.Path(flags.output or path), record)
     print(table(record))
@@ -116,17 +118,18 @@ class Worker:
     Args:
       name: Name of the contender.
       argument: What it is made from: a config, or for PyTorch a task.
+      cache: Folder that keeps compiled programs; None: all are compiled anew.
 
     Raises:
       UserError: If it cannot be made here.
     """
 
-    def __init__(self, name: str, argument: Any):
+    def __init__(self, name: str, argument: Any, cache: str | None = None):
         self.name = name
         self._pool = concurrent.futures.ProcessPoolExecutor(
             1, mp_context=multiprocessing.get_context("spawn")
         )
-        self._submit(None, _contenders.start, name, argument)
+        self._submit(None, _contenders.start, name, argument, cache)
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Returns what a method of the contender returns."""
@@ -164,6 +167,7 @@ def compare(
     rounds: int | None,
     seconds: float | None,
     minutes: float,
+    cache: str | None = None,
 ) -> dict[str, Any]:
     """Measures contenders side by side; the first one is "ours".
 
@@ -174,24 +178,19 @@ def compare(
       rounds: Turns of each contender; None: by the platform, as `PROTOCOLS` has it.
       seconds: Length of a turn, about; None: by the platform.
       minutes: Time limit, for which turns are made shorter; 0: none.
+      cache: Folder that keeps compiled programs; None: all are compiled anew, and the
+        first calls tell how long that takes.
 
     Raises:
       UserError: If the comparison is not fair, or ours fails. Others may fail.
     """
     deadline = time.monotonic() + 60 * minutes if minutes else None
-    load, faults, workers = os.getloadavg()[0], {}, []
+    load, faults = os.getloadavg()[0], {}
     with contextlib.ExitStack() as stack:
-        for name in names:
-            try:
-                is_torch = name.startswith("torch")
-                worker = Worker(name, workers[0].call("task") if is_torch else config)
-                stack.callback(worker.close)
-                workers.append(worker)
-            except UserError as error:
-                if name == "ours":
-                    raise
-                faults[name] = str(error)
-        task = workers[0].call("task")
+        ours = Worker(names[0], config, cache)
+        stack.callback(ours.close)
+        task = ours.call("task")
+        workers = [ours, *_start_others(names[1:], config, task, cache, stack, faults)]
         facts = {worker.name: worker.call("facts") for worker in workers}
         checks = check_fairness(workers, facts, task)
         firsts = _first_calls(workers, kinds, deadline, faults)
@@ -214,6 +213,7 @@ def compare(
         "checks": checks,
         "rounds": rounds,
         "warm_up_steps": warm_up,
+        "compiled_before": cache is not None,
         "gpu": gpu,
         "faults": faults,
         "load": {"before": load, "after": os.getloadavg()[0]},
@@ -232,6 +232,24 @@ def compare(
             for name in firsts
         },
     }
+
+
+def _start_others(names, config, task, cache, stack, faults) -> list[Worker]:
+    """Returns the other contenders, started side by side; notes why one is missing."""
+
+    def start(name):
+        is_torch = name.startswith("torch")
+        return Worker(name, task if is_torch else config, cache)
+
+    workers = []
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        for name, future in [(name, threads.submit(start, name)) for name in names]:
+            try:
+                workers.append(future.result())
+                stack.callback(workers[-1].close)
+            except UserError as error:
+                faults[name] = str(error)
+    return workers
 
 
 def _first_calls(workers, kinds, deadline, faults) -> dict[str, dict[str, float]]:
@@ -265,7 +283,9 @@ def check_fairness(workers, facts, task) -> dict[str, Any]:
     random, dtype = np.random.default_rng(0), facts["ours"]["dtype"]
     variables = random_variables(random, task.shapes)
     images = random.normal(size=(8, *task.image_shape)).astype(np.float32)
-    logits = {w.name: w.call("logits", variables, images) for w in workers}
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        calls = [threads.submit(w.call, "logits", variables, images) for w in workers]
+    logits = {w.name: c.result() for w, c in zip(workers, calls, strict=True)}
     scale = np.linalg.norm(logits["ours"])
     distances = {
         name: float(np.linalg.norm(values - logits["ours"]) / scale)
@@ -379,6 +399,8 @@ def table(record: dict[str, Any]) -> str:
         f"{record['contenders']['ours']['device']}; load before "
         f"{record['load']['before']:.1f}, after {record['load']['after']:.1f}"
     )
+    if record.get("compiled_before"):
+        lines.append("programs were kept in --cache: first calls may not have compiled")
     lines += record["faults"].values()
     if gpu := record["gpu"]:
         lines.append(f"{gpu['name']}, driver {gpu['driver_version']}, {gpu['sm_mhz']}")

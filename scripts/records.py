@@ -6,6 +6,7 @@ Type the same command again to resume: finished seeds are skipped, and a run tha
 begun resumes from its checkpoint. The clocks, in seconds: `train`, the steps alone,
 without compiling; `train_and_evaluate`; and `cold_process`, the whole process of the
 first seed, which finds nothing compiled: imports, data, compiling, training, saving.
+With JAX_COMPILATION_CACHE_DIR set, its programs are used, and no process is cold.
 """
 
 import concurrent.futures
@@ -147,20 +148,22 @@ def run_seeds(
     """Runs the missing seeds and writes the file after each, within `limit` seconds."""
     end = time.monotonic() + limit
     with _measure.GpuClocks() as clocks, contextlib.ExitStack() as stack:
-        pool = None
+        pool, cache = None, os.environ.get("JAX_COMPILATION_CACHE_DIR")
         for seed in missing(record):
             left = end - time.monotonic()
             if _is_too_late(record, left):
                 break
             folder = workdir / f"seed{seed}"
             resumed = folder.exists()
-            is_cold = record["clocks"]["cold_process"] is None and not resumed
+            is_first = record["clocks"]["cold_process"] is None and not resumed
+            is_cold = is_first and cache is None
             if is_cold:
                 stack.close()
                 pool = None
                 shutil.rmtree(workdir / "compiled", ignore_errors=True)
             start = time.perf_counter()
-            pool = pool or stack.enter_context(_process(workdir))
+            own = str((workdir / "compiled").absolute())
+            pool = pool or stack.enter_context(_process(cache or own))
             result = pool.submit(run, config, seed, folder, left).result()
             seconds = time.perf_counter() - start
             if result is None:  # stopped, and saved
@@ -179,9 +182,8 @@ def run_seeds(
 
 
 @contextlib.contextmanager
-def _process(workdir: pathlib.Path) -> Iterator[concurrent.futures.Executor]:
+def _process(cache: str) -> Iterator[concurrent.futures.Executor]:
     """Yields a process that has the device to itself, until the block ends."""
-    cache = str((workdir / "compiled").absolute())
     with concurrent.futures.ProcessPoolExecutor(
         1,
         mp_context=multiprocessing.get_context("spawn"),  # JAX does not survive a fork

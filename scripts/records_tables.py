@@ -28,6 +28,12 @@ from cifar_jax.reporting.tables import (
 
 BEGIN, END = "<!-- records:begin -->", "<!-- records:end -->"
 
+# Folders whose accuracies are not among the records: what was tried on the way, which
+# results/README.md shows in a table of its own, and runs that show something else.
+COMPARISONS, OTHERS = "comparisons", "reliability"
+
+COMPARED = "Recipes that were compared, on validation images where there are some:"
+
 Files = Mapping[pathlib.Path, dict[str, Any]]
 
 
@@ -66,12 +72,17 @@ def pages(folder: pathlib.Path) -> dict[pathlib.Path, str]:
     Those are README.md in the folder and above it, where they hold the markers. The
     first also shows clocks, speeds and what studies selected.
     """
-    files = {path: read_object(path) for path in sorted(folder.rglob("*.json"))}
-    if not files:
+    read = {path: read_object(path) for path in sorted(folder.rglob("*.json"))}
+    if not read:
         raise UserError(f"{folder} has no records; give the folder results")
+    rooms = {path: path.relative_to(folder).parts[0] for path in read}
+    files = {p: f for p, f in read.items() if rooms[p] not in (COMPARISONS, OTHERS)}
+    compared = {p: f for p, f in read.items() if rooms[p] == COMPARISONS}
     records = {p: file for p, file in files.items() if file.get("kind") == "record"}
     accuracies: list[Table | str] = [*_accuracies(files), *_notes(records)]
-    details = [_clocks(records), _speeds(files), _studies(files)]
+    details: list[Table | str] = [_clocks(records), _speeds(files), _studies(files)]
+    if compared:
+        details += [COMPARED, *_accuracies(compared)]
     texts = {}
     for path in (folder.parent / "README.md", folder / "README.md"):
         text = path.read_text("utf-8") if path.exists() else ""
@@ -168,7 +179,8 @@ def _speeds(files: Files) -> Table:
     measured = {
         p: file["contenders"] for p, file in files.items() if "contenders" in file
     }
-    names = list(dict.fromkeys(itertools.chain(*measured.values())))
+    longest_first = sorted(measured.values(), key=lambda by_name: -len(by_name))
+    names = list(dict.fromkeys(itertools.chain(*longest_first)))
     rows = []
     for path, contenders in measured.items():
         for key, step in (("train", "training"), ("infer", "inference")):

@@ -316,7 +316,7 @@ def accuracies(content) -> set[str]:
 def test_published_accuracies_come_from_result_files(page):
     files = [
         path
-        for folder in (".", "compression", "finetuning", "records")
+        for folder in (".", "comparisons", "compression", "finetuning", "records")
         for path in ROOT.glob(f"results/{folder}/*.json")
     ]
     known = set().union(*(accuracies(json.loads(f.read_text())) for f in files))
