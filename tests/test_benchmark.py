@@ -24,11 +24,13 @@ def test_contenders_agree_and_take_turns(digits_dir, tmp_path):
     output = tmp_path / "folder" / "speed.json"
     data = f"--config.data.dir={digits_dir}"
     names = f"--contenders={','.join(NAMES)}"
+    cache = tmp_path / "cache"
     code, text, message = scripts.call(
-        "benchmark", *TINY, data, names, f"--output={output}"
+        "benchmark", *TINY, data, names, f"--output={output}", f"--cache={cache}"
     )
     assert code == 0, message
     record = json.loads(output.read_text())
+    assert record["compiled_before"] and list(cache.glob("jit_*"))
     assert list(record["contenders"]) == ["ours", *NAMES]
     assert not record["faults"] and record["peak_flops"] > 0
     distances = record["checks"]["distance_of_logits"]

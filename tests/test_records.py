@@ -7,6 +7,7 @@ from scipy import stats
 from support import scripts
 
 records = scripts.load("records")
+CACHE = "JAX_COMPILATION_CACHE_DIR"
 TINY = (
     "--config=configs/quickstart.py",
     "--config.model.widths=(4, 4, 8)",
@@ -20,15 +21,19 @@ def made(digits_dir, tmp_path_factory):
     """A record of one seed of two, and how to call the script for it."""
     folder = tmp_path_factory.mktemp("record")
 
-    def call(*arguments):
-        return scripts.call(
-            "records",
-            *TINY,
-            f"--config.data.dir={digits_dir}",
-            f"--output={folder}/r.json",
-            f"--workdir={folder}/runs",
-            *arguments,
-        )
+    def call(*arguments, cache=None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv(CACHE, raising=False)
+            if cache:
+                patch.setenv(CACHE, str(cache))
+            return scripts.call(
+                "records",
+                *TINY,
+                f"--config.data.dir={digits_dir}",
+                f"--output={folder}/r.json",
+                f"--workdir={folder}/runs",
+                *arguments,
+            )
 
     code, text, message = call("--seeds=4")
     assert code == 0, message
@@ -70,6 +75,18 @@ def test_a_resumed_record_keeps_its_seeds(made):
     # out of time: nothing begins
     code, text, _ = call("--seeds=4,7,8", "--minutes=0.01")
     assert code == 0 and "seeds 8 are left; run the same command to resume" in text
+
+
+@pytest.mark.slow
+def test_with_a_cache_no_process_is_cold(made, tmp_path):
+    path, call, _ = made
+    arguments = (f"--output={tmp_path}/r.json", f"--workdir={tmp_path}/runs")
+    cache = path.parent / "runs" / "compiled"
+    code, _, message = call("--seeds=4", *arguments, cache=cache)
+    assert code == 0, message
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["clocks"]["cold_process"] is None and not record["seeds"][0]["cold"]
+    assert cache.exists() and not (tmp_path / "runs" / "compiled").exists()
 
 
 @pytest.mark.slow

@@ -137,6 +137,16 @@ def test_what_studies_have_chosen_is_shown(results):
     assert rows(page, 2)[0]["selected"] == "N 3, name sgd"
 
 
+def test_what_recipes_were_chosen_by_is_apart_from_the_records(results):
+    (results / "comparisons").mkdir()
+    tried = json.dumps(make_record((0.7, 0.7)))
+    (results / "comparisons" / "tried.json").write_text(tried)
+    above, own = tables.pages(results).values()
+    assert "tried" not in above and len(rows(own)) == 2
+    (row,) = rows(own[own.index(tables.COMPARED) :])
+    assert row["record"] == "[tried](comparisons/tried.json)"
+
+
 @pytest.mark.parametrize("page", ["", tables.BEGIN, tables.END + tables.BEGIN])
 def test_pages_without_both_markers_are_refused(results, page):
     (results / "README.md").unlink()
