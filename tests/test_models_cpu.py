@@ -29,12 +29,12 @@ def layer(convolve, kernel_size, stride):
 
 @pytest.fixture
 def divided(monkeypatch):
-    """Returns the list of sizes and numbers of devices that batches are divided by."""
+    """Returns the list of numbers of devices that batches are divided by."""
     seen, chunks = [], cpu.chunks
 
-    def record(batch, size, num_devices):
-        seen.append((size, num_devices))
-        return chunks(batch, size, num_devices)
+    def record(batch, num_devices):
+        seen.append(num_devices)
+        return chunks(batch, num_devices)
 
     monkeypatch.setattr(cpu, "chunks", record)
     return seen
@@ -43,13 +43,12 @@ def divided(monkeypatch):
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("kernel_size", [1, 3, 5, 7])
 def test_gradients_are_those_of_lax(kernel_size, stride, monkeypatch):
-    monkeypatch.setattr(cpu, "CHUNK_BYTES", 1)
-    monkeypatch.setattr(cpu, "CHUNK_IMAGES", 4)
+    monkeypatch.setattr(cpu, "CHUNK", 4)
     random = np.random.default_rng(0)
     batch = 6 * jax.device_count()
     x = jnp.float32(random.normal(size=(batch, 9, 8, 3)))
     kernel = jnp.float32(random.normal(size=(kernel_size, kernel_size, 3, 5)))
-    assert len(cpu.chunks(x, cpu.CHUNK_IMAGES, jax.device_count())) == 2
+    assert len(cpu.chunks(x, jax.device_count())) == 2
     theirs, to_theirs = jax.vjp(
         layer(lax.conv_general_dilated, kernel_size, stride), x, kernel
     )
@@ -63,9 +62,10 @@ def test_gradients_are_those_of_lax(kernel_size, stride, monkeypatch):
 @pytest.mark.parametrize(
     ("per_device", "count"), [(1, 1), (4, 1), (5, 2), (8, 2), (11, 3), (256, 32)]
 )
-def test_chunks_hold_every_image_once(per_device, count):
+def test_chunks_hold_every_image_once(per_device, count, monkeypatch):
+    monkeypatch.setattr(cpu, "CHUNK", 4)
     batch = jnp.arange(per_device * jax.device_count())
-    parts = cpu.chunks(batch, 4, jax.device_count())
+    parts = cpu.chunks(batch, jax.device_count())
     assert len(parts) == count
     most = max(4, per_device // cpu.MAX_CHUNKS)  # images of a device
     assert max(map(len, parts)) <= most * jax.device_count()
@@ -73,21 +73,10 @@ def test_chunks_hold_every_image_once(per_device, count):
 
 
 def test_devices_that_are_not_used_do_not_count():
-    batch = jnp.arange(128)
-    assert len(cpu.chunks(batch, 16, num_devices=2)) == 4
-    assert len(cpu.chunks(batch, 16, num_devices=8)) == 1  # 16 images of each
-    assert len(cpu.chunks(batch, 16, num_devices=3)) == 1  # cannot be divided evenly
-
-
-def test_a_chunk_fits_the_cache(divided):
-    conv = layer(convolve, 3, 1)
-    for side, channels in ((32, 64), (16, 32), (4, 64)):
-        x = jax.ShapeDtypeStruct((512, side, side, channels), jnp.float32)
-        kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), jnp.float32)
-        jax.eval_shape(jax.grad(lambda k, x: conv(x, k).sum()), kernel, x)
-    # An image's maps before and after have 512, 64 and 8 KiB; a chunk has 1 MiB, or
-    # four images.
-    assert [size for size, _ in divided] == [4, 4, 16, 16, 128, 128]
+    batch = jnp.arange(256)
+    assert len(cpu.chunks(batch, num_devices=2)) == 4
+    assert len(cpu.chunks(batch, num_devices=8)) == 1  # 32 images of each
+    assert len(cpu.chunks(batch, num_devices=3)) == 1  # cannot be divided evenly
 
 
 def test_the_network_divides_by_the_devices_that_it_runs_on(divided):
@@ -97,13 +86,11 @@ def test_the_network_divides_by_the_devices_that_it_runs_on(divided):
     variables = model.init(jax.random.key(0), images, train=False)
     gradient = jax.grad(lambda v: model.apply(v, images, train=False).sum())
     jax.eval_shape(gradient, variables)
-    seen = [num_devices for _, num_devices in divided]
-    assert seen == [2] * 6  # three convolutions, inputs and gradients
+    assert divided == [2] * 6  # three convolutions, inputs and gradients
 
 
 def test_no_image_goes_to_another_device(monkeypatch):
-    monkeypatch.setattr(cpu, "CHUNK_IMAGES", 2)
-    monkeypatch.setattr(cpu, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(cpu, "CHUNK", 2)
     mesh = distributed.make_mesh()
     split, whole = distributed.split(mesh), distributed.replicated(mesh)
     conv = layer(convolve, 3, 1)
