@@ -148,7 +148,8 @@ def run_seeds(
     """Runs the missing seeds and writes the file after each, within `limit` seconds."""
     end = time.monotonic() + limit
     with _measure.GpuClocks() as clocks, contextlib.ExitStack() as stack:
-        pool, cache = None, os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        # Where it is set but empty, JAX keeps nothing.
+        pool, cache = None, os.environ.get("JAX_COMPILATION_CACHE_DIR") or None
         for seed in missing(record):
             left = end - time.monotonic()
             if _is_too_late(record, left):
