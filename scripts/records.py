@@ -298,6 +298,8 @@ def _add(
         record[key] = result[key]
     seconds, rate = result["seconds"], result["images_per_second"]
     flops = 3 * result["flops_per_image"] * rate  # backward counts as two forward ones
+    # The devices that a CPU is divided into share its cores: one uses them all.
+    num_peaks = 1 if facts["device"].startswith("cpu") else facts["num_devices"]
     scores = {k: result[k]["accuracy"] if result.get(k) else None for k in SCORES}
     record["seeds"].append(
         {
@@ -307,7 +309,7 @@ def _add(
             "images_per_second": rate,
             "flops": flops,
             "peak": {"flops": peak},
-            "share_of_peak": flops / (peak * facts["num_devices"]),
+            "share_of_peak": flops / (peak * num_peaks),
             "clocks": {
                 "train": seconds["train"],
                 "train_and_evaluate": seconds["train"] + seconds["evaluate"],
