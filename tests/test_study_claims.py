@@ -11,13 +11,17 @@ from scipy import stats
 STUDIES = pathlib.Path(__file__).parents[1] / "results/studies"
 
 
-def differences(study):
-    """Returns by design: difference from the first one, and corrected p of Welch."""
+def accuracies(study):
     seeds = defaultdict(list)
     with open(STUDIES / study / "results.csv", newline="") as file:
         for row in csv.DictReader(file):
             seeds[row["design"]].append(float(row["accuracy"] or "nan"))
-    base, *others = seeds
+    return seeds
+
+
+def differences(study):
+    """Returns by design: difference from the first one, and corrected p of Welch."""
+    base, *others = seeds = accuracies(study)
     found = {}
     for name in others:
         if len(seeds[name]) > 1:
@@ -63,3 +67,26 @@ def test_twice_the_epochs_are_better_and_no_teacher_is_shown():
     page = (STUDIES / "distillation/README.md").read_text()
     difference, p = found["base, twice the epochs"]
     assert f"{difference:.3f} better than the base (p = {p:.3f})" in page
+
+
+def test_the_rates_of_large_batches_are_those_of_their_table():
+    found = accuracies("many_chips")
+    mean = {name: statistics.fmean(values) for name, values in found.items()}
+    rules = ("batch 512, rate x sqrt(8)", "batch 512, rate x 8")
+    designs = ("batch 64", "batch 64, rate x 2", "batch 512", *rules)
+    expected = []
+    for name in ("sgd", "adamw", "muon"):
+        pair = (found[f"{name}, {rule}"] for rule in rules)
+        p = 3 * stats.ttest_ind(*pair, equal_var=False).pvalue
+        scores = [f"{mean[f'{name}, {design}']:.3f}" for design in designs]
+        expected.append([name, *scores, f"{min(p, 1):.3f}"])
+    assert table("many_chips/README.md", 7) == expected
+
+
+def test_no_setting_near_muons_is_shown_to_differ():
+    found = differences("muon")
+    assert len(found) == 7 and min(p for _, p in found.values()) > 0.05
+    page = (STUDIES / "muon/README.md").read_text()
+    for name in ("learning_rate0.1", "lr_multipliers_._bn._bias_4.0_"):
+        difference, p = found[name]
+        assert f"({difference:+.3f}, p = {p:.3f})" in page
