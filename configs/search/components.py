@@ -71,6 +71,16 @@ def base():
     return config
 
 
+def few_images(config):
+    """Shrinks a study to 400 training images, an epoch and a seed; returns it."""
+    config.base.data.train_split = "train[:1%]"
+    config.base.data.validation = 100
+    config.base.train.epochs = 1
+    config.base.train.batch_size = 50
+    config.study.seeds = 1
+    return config
+
+
 def get_config(variant="full"):
     config = default.get_study_config()
     config.base = base()
@@ -78,10 +88,4 @@ def get_config(variant="full"):
     config.study.space = tuple(
         dict(name=name, change=change) for name, change in ITEMS.items()
     )
-    if is_small(variant):
-        config.base.data.train_split = "train[:1%]"
-        config.base.data.validation = 100
-        config.base.train.epochs = 1
-        config.base.train.batch_size = 50
-        config.study.seeds = 1
-    return config
+    return few_images(config) if is_small(variant) else config

@@ -45,8 +45,6 @@ def get_config(variant="full"):
         for name, factor in factors.items()
     )
     if is_small(variant):
-        config.base.data.train_split = "train[:1300]"
-        config.base.data.validation = 100
-        config.base.train.epochs = 1
-        config.study.seeds = 1
+        components.few_images(config)
+        config.base.data.train_split = "train[:1300]"  # more than two batches of 512
     return config

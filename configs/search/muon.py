@@ -33,10 +33,4 @@ def get_config(variant="full"):
         ),
         dict(factor="train.ema_decay", values=(0.9, 0.99)),
     )
-    if is_small(variant):
-        config.base.data.train_split = "train[:1%]"
-        config.base.data.validation = 100
-        config.base.train.epochs = 1
-        config.base.train.batch_size = 50
-        config.study.seeds = 1
-    return config
+    return components.few_images(config) if is_small(variant) else config
