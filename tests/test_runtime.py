@@ -1,6 +1,7 @@
 """Process set-up: where compiled programs are kept, and what malloc keeps."""
 
 import platform
+import statistics
 import subprocess
 import sys
 
@@ -73,7 +74,8 @@ def faults_and_devices(mode):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 def test_freed_memory_is_used_again(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
-    # One process in hundreds faults all the same; the cause is not known.
-    tries = (faults_and_devices("start") for _ in range(3))
-    assert any(faults < 100 and num_devices == 3 for faults, num_devices in tries)
+    # Two of three: one process faulted all the same, once in CI; why is not known.
+    faults, devices = zip(*(faults_and_devices("start") for _ in range(3)), strict=True)
+    assert statistics.median(faults) < 100
+    assert devices == (3, 3, 3)
     assert next(faults_and_devices("leave")) > 5000
