@@ -122,6 +122,9 @@ class ModelOptions:
     bn_momentum: float = 0.9  # weight of the old running statistics in each update
     bn_epsilon: float = 1e-5  # added to the variance
     dtype: str = "auto"  # of the computation: bfloat16 on accelerators, float32 on CPU
+    # what a CPU that trains rounds the operands of convolutions to: float32, bfloat16,
+    # or auto: bfloat16 on CPUs with AMX, which multiply it faster. Sums are float32
+    conv_precision: str = "float32"
 
 
 @dataclasses.dataclass
@@ -462,6 +465,7 @@ CHOICES = {
     "model.se_activation": (None, *_ACTIVATIONS),
     "model.init": ("he", "pytorch"),
     "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.conv_precision": ("auto", "float32", "bfloat16"),
     "optim.name": ("adam", "adamw", "lion", "sgd", "sgdw", "muon"),
     "optim.muon_fallback": ("adam", "adamw", "lion", "sgd", "sgdw"),
     "optim.muon_preconditioning": ("frobenius", "aol"),

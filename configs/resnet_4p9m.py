@@ -58,6 +58,7 @@ def on_a_cpu(config):
         dict(name="alternating_flip"),
         dict(name="cutout", size=8, value=(125.0, 123.0, 114.0), stop=0.85),
     )
+    config.model.conv_precision = "auto"
     config.optim.name = "muon"
     config.optim.learning_rate = 0.2
     config.schedule.name = "linear"
@@ -65,7 +66,7 @@ def on_a_cpu(config):
     config.schedule.initial_factor = 0.2
     config.train.epochs = 12
     config.train.batch_size = 256
-    config.train.cpu_devices = 2
+    config.train.cpu_devices = 1  # several would each do all of Muon
     config.train.ema_decay = 0.995
     config.evaluate.every_epochs = 1
     config.checkpoint.every_epochs = 1

@@ -6,6 +6,7 @@ each other, and memory is known of a whole process alone. A contender has `facts
 `logits(variables, images)` and `peak_memory()`.
 """
 
+import copy
 import dataclasses
 import functools
 import os
@@ -115,11 +116,14 @@ class _Jax:
         import jax
         import jax.numpy as jnp
 
+        from cifar_jax.models import gemm
         from cifar_jax.training import results
 
         facts = results.environment(self._run.mesh)
         facts["versions"] |= _measure.gpu_libraries()
+        convolve = getattr(self._run.model.convolve, "func", None)
         return {
+            "conv_precision": "bfloat16" if convolve is gemm.convolve else "dtype",
             "num_parameters": sum(p.size for p in jax.tree.leaves(self._state.params)),
             "batch_size": self._run.options.batch_size,
             "dtype": jnp.dtype(self._run.model.dtype).name,
@@ -482,8 +486,16 @@ class Torch:
             self._torch.cuda.synchronize()
 
 
+def ours_in_float32(config) -> Ours:
+    """Makes ours without the rounding that `model.conv_precision` may ask for."""
+    config = copy.deepcopy(config)
+    config.model.conv_precision = "float32"
+    return Ours(config)
+
+
 CONTENDERS = {
     "ours": Ours,
+    "ours_float32": ours_in_float32,
     "plain_flax": PlainFlax,
     "torch": functools.partial(Torch, mode=None),
     "torch_compiled": functools.partial(Torch, mode="default"),

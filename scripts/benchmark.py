@@ -89,7 +89,7 @@ def main(flags: _cli.Flags) -> None:
 
 def available() -> list[str]:
     """Returns the contenders whose packages are here; autotuning is for GPUs."""
-    names = list(_contenders.CONTENDERS)
+    names = [name for name in _contenders.CONTENDERS if name != "ours_float32"]
     if importlib.util.find_spec("torch") is None:
         return [name for name in names if not name.startswith("torch")]
     return names if pathlib.Path("/dev/nvidia0").exists() else names[:-1]
@@ -292,15 +292,18 @@ def check_fairness(workers, facts, task) -> dict[str, Any]:
         for name, values in logits.items()
     }
     furthest = np.max(list(distances.values()))  # NaN, if there is one
-    if not furthest <= LOGITS_TOLERANCE[dtype]:
+    precision = facts["ours"]["conv_precision"]
+    tolerance = LOGITS_TOLERANCE[dtype if precision == "dtype" else precision]
+    if not furthest <= tolerance:
         raise UserError(
             f"logits of shared weights lie up to {furthest:.2g} apart, as a share; the "
-            f"limit is {LOGITS_TOLERANCE[dtype]}: the networks differ"
+            f"limit is {tolerance}: the networks differ"
         )
     return {
         "num_parameters": facts["ours"]["num_parameters"],
         "batch_size": task.batch_size,
         "dtype": dtype,
+        "conv_precision": precision,
         "augment": ["random_crop", "random_flip"],
         "optimizer": task.optimizer["name"],
         "distance_of_logits": distances,

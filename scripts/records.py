@@ -235,15 +235,22 @@ def run(
         return None
 
 
-def describe_device(config) -> tuple[dict[str, Any], float]:
-    """Returns devices and versions, and the matrix peak in FLOP/s of one device."""
+def describe_device(config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns devices and versions, and the matrix peak of one device.
+
+    The peak is `flops`, FLOP/s, and the `dtype` that it multiplies, as the run does.
+    """
+    from cifar_jax.models import gemm
     from cifar_jax.training import distributed, results
 
     facts = results.environment(distributed.make_mesh())
     facts["versions"] |= _measure.gpu_libraries()
-    auto = "float32" if facts["device"].startswith("cpu") else "bfloat16"
-    dtype = auto if config.model.dtype == "auto" else config.model.dtype
-    return dict(facts), _measure.matrix_peak(dtype)
+    dtype, is_cpu = config.model.dtype, facts["device"].startswith("cpu")
+    if dtype == "auto":
+        dtype = "float32" if is_cpu else "bfloat16"
+    if is_cpu and gemm.rounds(config.model.conv_precision):
+        dtype = "bfloat16"
+    return dict(facts), {"flops": _measure.matrix_peak(dtype), "dtype": dtype}
 
 
 def describe_data(config) -> dict[str, Any]:
@@ -283,7 +290,7 @@ def _add(
     record: dict[str, Any],
     result: dict[str, Any],
     facts: dict[str, Any],
-    peak: float,
+    peak: dict[str, Any],
     **more: object,
 ) -> None:
     """Adds a seed's row, and what the record says of network and device."""
@@ -308,8 +315,8 @@ def _add(
             **{key: result[key] for key in ("best_epoch", "epochs", "steps")},
             "images_per_second": rate,
             "flops": flops,
-            "peak": {"flops": peak},
-            "share_of_peak": flops / (peak * num_peaks),
+            "peak": peak,
+            "share_of_peak": flops / (peak["flops"] * num_peaks),
             "clocks": {
                 "train": seconds["train"],
                 "train_and_evaluate": seconds["train"] + seconds["evaluate"],
@@ -332,7 +339,8 @@ def summarize(record: dict[str, Any]) -> None:
         record[key] = summary([row[key] for row in warm])
     for key in ("train", "train_and_evaluate"):
         record["clocks"][key] = summary([row["clocks"][key] for row in warm])
-    record["peak"] = {"flops": statistics.median(row["peak"]["flops"] for row in rows)}
+    median = statistics.median(row["peak"]["flops"] for row in rows)
+    record["peak"] = rows[0]["peak"] | {"flops": median}
 
 
 def summary(values: list[float | None]) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ TINY = (
     "--rounds=2",
     "--seconds=0",
 )
-NAMES = ["plain_flax"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
+NAMES = ["ours_float32", "plain_flax"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
 
 
 @pytest.mark.slow
@@ -61,10 +61,14 @@ def test_networks_that_differ_are_not_compared():
         *(None, (4, 4, 1), 2, 9, 8, (), (), 0.0, {"name": "sgd"}, 1, {})
     )
     facts = {"num_parameters": 3, "batch_size": 8, "dtype": "float32"}
+    facts["conv_precision"] = "dtype"
     workers = [Fake("ours", 1.0), Fake("other", 1.01)]
     both = {worker.name: facts for worker in workers}
     with pytest.raises(benchmark.UserError, match="the networks differ"):
         benchmark.check_fairness(workers, both, task)
+    rounding = dict.fromkeys(both, facts | {"conv_precision": "bfloat16"})
+    agreed = benchmark.check_fairness(workers, rounding, task)
+    assert agreed["conv_precision"] == "bfloat16"
     both["other"] = facts | {"num_parameters": 4}
     with pytest.raises(benchmark.UserError, match="differ in their num_parameters"):
         benchmark.check_fairness(workers, both, task)

@@ -1,4 +1,4 @@
-"""The convolution of a CPU: gradients, and how a batch is divided."""
+"""The convolutions of a CPU: gradients, and how a batch is divided."""
 
 import functools
 
@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from jax import lax
 
-from cifar_jax.models import cpu
+from cifar_jax.models import cpu, gemm
 from cifar_jax.models.resnet import create
 from cifar_jax.training import distributed
 
 SMALL = dict(stage_sizes=(1,), widths=(4,))
 convolve = functools.partial(cpu.convolve, num_devices=jax.device_count())
+rounding = functools.partial(gemm.convolve, num_devices=jax.device_count())
 
 
 def layer(convolve, kernel_size, stride):
@@ -59,6 +60,45 @@ def test_gradients_are_those_of_lax(kernel_size, stride, monkeypatch):
         assert jnp.linalg.norm(a - b) <= 1e-6 * jnp.linalg.norm(b)
 
 
+def rounded(x):
+    """Returns float32 numbers that bfloat16 can hold."""
+    return jnp.asarray(x, jnp.bfloat16).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("batch", [1, jax.device_count()])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 5, 7])
+def test_rounding_convolutions_are_those_of_lax_on_rounded_numbers(
+    kernel_size, stride, batch
+):
+    random = np.random.default_rng(0)
+    channels = gemm.MIN_CHANNELS
+    shapes = (batch, 9, 8, channels), (kernel_size, kernel_size, channels, 5)
+    x, kernel = (jnp.float32(random.normal(size=shape)) for shape in shapes)
+    exact = layer(lax.conv_general_dilated, kernel_size, stride)
+    theirs, to_theirs = jax.vjp(exact, rounded(x), rounded(kernel))
+    ours, to_ours = jax.vjp(layer(rounding, kernel_size, stride), x, kernel)
+    gradient = jnp.float32(random.normal(size=ours.shape))
+    pairs = zip(
+        (ours, *to_ours(gradient)), (theirs, *to_theirs(rounded(gradient))), strict=True
+    )
+    for a, b in pairs:
+        assert a.dtype == jnp.float32
+        assert jnp.linalg.norm(a - b) <= 1e-6 * jnp.linalg.norm(b)
+    unrounded = exact(x, kernel)
+    distance = jnp.linalg.norm(ours - unrounded) / jnp.linalg.norm(unrounded)
+    assert 1e-4 < distance < 1e-2
+
+
+def test_few_channels_are_not_rounded():
+    random = np.random.default_rng(0)
+    x = jnp.float32(random.normal(size=(2, 8, 8, 3)))
+    kernel = jnp.float32(random.normal(size=(3, 3, 3, 8)))
+    np.testing.assert_array_equal(
+        layer(rounding, 3, 1)(x, kernel), layer(convolve, 3, 1)(x, kernel)
+    )
+
+
 @pytest.mark.parametrize(
     ("per_device", "count"), [(1, 1), (4, 1), (5, 2), (8, 2), (11, 3), (256, 32)]
 )
@@ -89,21 +129,39 @@ def test_the_network_divides_by_the_devices_that_it_runs_on(divided):
     assert divided == [2] * 6  # three convolutions, inputs and gradients
 
 
-def test_no_image_goes_to_another_device(monkeypatch):
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("convolve", [convolve, rounding])
+def test_no_image_goes_to_another_device(convolve, stride, monkeypatch):
     monkeypatch.setattr(cpu, "CHUNK", 2)
+    monkeypatch.setattr(gemm, "MIN_CHANNELS", 3)
     mesh = distributed.make_mesh()
     split, whole = distributed.split(mesh), distributed.replicated(mesh)
-    conv = layer(convolve, 3, 1)
+    conv = layer(convolve, 3, stride)
     gradient = jax.jit(
-        jax.grad(lambda kernel, x: (conv(x, kernel) ** 2).sum()),
+        jax.grad(lambda kernel, x: (conv(x, kernel) ** 2).sum(), (0, 1)),
         in_shardings=(whole, split),
-        out_shardings=whole,
+        out_shardings=(whole, split),
     )
     x = jnp.ones((4 * mesh.size, 8, 8, 3))
     text = gradient.lower(jnp.ones((3, 3, 3, 5)), x).compile().as_text()
     assert "all-reduce" in text  # of the kernel's gradient
     for collective in ("all-gather", "all-to-all", "collective-permute"):
         assert collective not in text
+
+
+@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "auto"])
+def test_a_cpu_with_amx_rounds_where_it_is_left_to_it(precision, amx, monkeypatch):
+    monkeypatch.setattr(gemm, "is_fast", lambda: amx)
+    model = create(
+        num_classes=10,
+        image_shape=(8, 8, 3),
+        devices=jax.devices(),
+        conv_precision=precision,
+        **SMALL,
+    )
+    rounds = precision == "bfloat16" or (precision == "auto" and amx)
+    assert model.convolve.func is (gemm.convolve if rounds else cpu.convolve)
 
 
 def test_only_training_has_it():

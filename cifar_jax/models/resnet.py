@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cifar_jax.models import blocks, cpu
+from cifar_jax.models import blocks, cpu, gemm
 from cifar_jax.models.design import Design, ImageShape, check, resolve
 
 
@@ -175,7 +175,8 @@ def create(
     platform = devices[0].platform if devices else jax.default_backend()
     auto, convolve = "float32" if platform == "cpu" else "bfloat16", None
     if devices and platform == "cpu":
-        convolve = functools.partial(cpu.convolve, num_devices=len(devices))
+        way = gemm if gemm.rounds(design.conv_precision) else cpu
+        convolve = functools.partial(way.convolve, num_devices=len(devices))
     return ResNet(
         design=design,
         num_classes=num_classes,
