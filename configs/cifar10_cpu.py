@@ -1,6 +1,8 @@
 """All of CIFAR-10 on two CPU cores: stages that pool before they normalise, and Muon.
 
-1,060,426 parameters, 0.095 GFLOPs an image.
+1,060,426 parameters, 0.095 GFLOPs an image. With cifar10_cpu.py:full test accuracy
+0.9007, with flip 0.9099, n = 3, in 8:46 to 9:56 minutes on two cores of an Intel Xeon
+with AMX (results/records/cifar10_cpu-full.json).
 Commands: python -m cifar_jax.main --config configs/cifar10_cpu.py
 cifar10_cpu.py:full trains on all 50,000 images, and tests the last state;
 cifar10_cpu.py:tiny runs everything, small, in a few seconds.

@@ -16,7 +16,9 @@ TINY = (
     "--rounds=2",
     "--seconds=0",
 )
-NAMES = ["ours_float32", "plain_flax"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
+NAMES = ["ours_float32", "plain_flax"] + ["torch"] * (
+    importlib.util.find_spec("torch") is not None
+)
 
 
 @pytest.mark.slow
@@ -77,7 +79,7 @@ def test_networks_that_differ_are_not_compared():
 def test_a_mistake_is_one_line():
     code, _, message = scripts.call("benchmark", *TINY, "--contenders=keras")
     assert code == 2 and message.count("\n") == 1
-    assert "--contenders has 'keras'; use ours, plain_flax" in message
+    assert "--contenders has 'keras'; use ours, ours_float32, plain_flax" in message
 
 
 def test_turns_alternate_and_ratios_are_within_a_round():

@@ -90,6 +90,13 @@ def test_rounding_convolutions_are_those_of_lax_on_rounded_numbers(
     assert 1e-4 < distance < 1e-2
 
 
+def test_a_network_in_bfloat16_keeps_its_dtype():
+    x = jnp.ones((2, 8, 8, gemm.MIN_CHANNELS), jnp.bfloat16)
+    kernel = jnp.ones((3, 3, gemm.MIN_CHANNELS, 4), jnp.bfloat16)
+    y, pull = jax.vjp(layer(rounding, 3, 2), x, kernel)
+    assert {a.dtype for a in (y, *pull(y))} == {jnp.dtype("bfloat16")}
+
+
 def test_few_channels_are_not_rounded():
     random = np.random.default_rng(0)
     x = jnp.float32(random.normal(size=(2, 8, 8, 3)))
@@ -152,7 +159,10 @@ def test_no_image_goes_to_another_device(convolve, stride, monkeypatch):
 @pytest.mark.parametrize("amx", [True, False])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "auto"])
 def test_a_cpu_with_amx_rounds_where_it_is_left_to_it(precision, amx, monkeypatch):
-    monkeypatch.setattr(gemm, "is_fast", lambda: amx)
+    flags = f"flags : fpu sse{' amx_bf16' * amx} amx_tile"
+    monkeypatch.setattr(gemm.pathlib.Path, "exists", lambda path: True)
+    monkeypatch.setattr(gemm.pathlib.Path, "read_text", lambda path: flags)
+    gemm.rounds.cache_clear()
     model = create(
         num_classes=10,
         image_shape=(8, 8, 3),
@@ -160,6 +170,7 @@ def test_a_cpu_with_amx_rounds_where_it_is_left_to_it(precision, amx, monkeypatc
         conv_precision=precision,
         **SMALL,
     )
+    gemm.rounds.cache_clear()
     rounds = precision == "bfloat16" or (precision == "auto" and amx)
     assert model.convolve.func is (gemm.convolve if rounds else cpu.convolve)
 

@@ -717,6 +717,6 @@ def test_packaged_weights_are_reported(tmp_path):
     (run,) = read_all(["cifar10_cpu"])
     assert run.name == "cifar10_cpu" and not run.has_directory
     seen = made("cifar10_cpu")
-    assert seen.facts["Parameters"][0] == "482,322"
+    assert seen.facts["Parameters"][0] == "1,060,426"
     assert "cifar_jax.evaluate" not in seen.text
     assert "--output of their own" in run.reason_not_to_evaluate()

@@ -165,7 +165,7 @@ def load(name: os.PathLike | str, *, which: str = "best") -> Model:
     """Returns a trained network.
 
     >>> cifar_jax.load("cifar10_cpu")
-    Model(482,322 parameters, images 32x32x3, 10 classes)
+    Model(1,060,426 parameters, images 32x32x3, 10 classes)
 
     Args:
       name: Name of packaged weights (`list_models(pretrained=True)`), a run directory,

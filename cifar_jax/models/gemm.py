@@ -4,6 +4,13 @@ XLA:CPU turns a convolution in bfloat16 into one in float32, but not a matrix pr
 (jaxlib 0.10.2). A CPU whose matrix unit (AMX) takes bfloat16 multiplies it several
 times as fast. Products are rounded as on a TPU, which multiplies float32 so by default:
 operands are bfloat16, sums float32.
+
+The pixels under a filter's row are put side by side, as channels, so that the maps of
+a 3x3 filter are stored three times, not nine times as in im2col (Chellapilla et al.,
+2006). One product then gives the shares of all rows of the filters; they are added,
+each moved by its row. The gradient of the maps is such a correlation too. That of the
+filters is one product of what the forward pass stored with the output's gradient,
+moved by a row for each row of the filters.
 """
 
 import functools
@@ -18,20 +25,20 @@ from cifar_jax.models import cpu
 # With fewer input channels a product is too narrow to be worth its operands.
 MIN_CHANNELS = 16
 
+KEEP = 0, 0  # no padding
 _total = functools.partial(functools.reduce, jnp.add)
 Padding = tuple[tuple[int, int], ...]  # of rows and of columns: before, after
 
 
-def rounds(precision: str) -> bool:
-    """Returns whether a CPU rounds operands, for a value of model.conv_precision."""
-    return precision == "bfloat16" or (precision == "auto" and is_fast())
-
-
 @functools.cache
-def is_fast() -> bool:
-    """Returns whether this CPU has a matrix unit for bfloat16 (Linux alone tells)."""
-    facts = pathlib.Path("/proc/cpuinfo")
-    return facts.exists() and " amx_bf16" in facts.read_text()
+def rounds(precision: str) -> bool:
+    """Returns whether a CPU rounds operands, for a value of model.conv_precision.
+
+    "auto" does where the CPU has a matrix unit for bfloat16; Linux alone tells.
+    """
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    has_unit = cpuinfo.exists() and " amx_bf16" in cpuinfo.read_text()
+    return precision == "bfloat16" or (precision == "auto" and has_unit)
 
 
 def convolve(
@@ -46,26 +53,27 @@ def convolve(
     """As `cpu.convolve`, but for how products are rounded, in both directions.
 
     Args:
-      x: float32 [B, H, W, C], maps of a batch.
-      kernel: float32 [K, K, C, width], filters.
+      x: [B, H, W, C], maps of a batch.
+      kernel: [K, K, C, width], filters.
       window_strides: Strides, as `lax.conv_general_dilated` takes them.
       padding: Numbers of rows and of columns before and after the map.
       num_devices: Number of devices that share the batch.
       **options: Its other arguments; the batch is the first axis on both sides.
 
     Returns:
-      float32 [B, H', W', width].
+      [B, H', W', width], of the dtype of x.
     """
     if x.shape[-1] < MIN_CHANNELS:
         return cpu.convolve(
             x, kernel, window_strides, padding, num_devices=num_devices, **options
         )
     padding: Padding = tuple((before, after) for before, after in padding)
-    stride = window_strides[0]
+    dtype, stride = x.dtype, window_strides[0]
+    x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
     if stride > 1:
         x, kernel = space_to_depth(x, kernel, stride, padding)
-        padding = ((0, 0), (0, 0))
-    return _correlate(x, kernel, padding, num_devices)
+        padding = KEEP, KEEP
+    return _correlate(x, kernel, padding, num_devices).astype(dtype)
 
 
 def space_to_depth(
@@ -91,29 +99,23 @@ def space_to_depth(
         (length + sum(pad) - size) // stride + taps
         for length, pad in zip(sizes, padding, strict=True)
     ]
-    for axis, (count, (before, _)) in enumerate(zip(blocks, padding, strict=True), 1):
-        after = count * stride - x.shape[axis] - before
-        x = _pad(x, axis, before, after)
+    amounts = (
+        (before, count * stride - length - before)
+        for count, length, (before, _) in zip(blocks, sizes, padding, strict=True)
+    )
+    x = _pad(x, KEEP, *amounts, KEEP)
     x = x.reshape(batch, blocks[0], stride, blocks[1], stride, channels)
     x = x[:, :, :phases, :, :phases].transpose(0, 1, 3, 2, 4, 5)
-    for axis in (0, 1):
-        kernel = _pad(kernel, axis, 0, taps * phases - size)
+    more = 0, taps * phases - size
+    kernel = _pad(kernel, more, more, KEEP, KEEP)
     kernel = kernel.reshape(taps, phases, taps, phases, channels, width)
     kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
-    return (
-        x.reshape(batch, *blocks, phases**2 * channels),
-        kernel.reshape(taps, taps, phases**2 * channels, width),
-    )
+    kernel = kernel.reshape(taps, taps, -1, width)
+    return x.reshape(batch, *blocks, -1), kernel
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _correlate(x, kernel, padding: Padding, num_devices: int) -> jax.Array:
-    """Returns the correlation without a stride, [B, H', W', width]."""
-    return _forward(x, kernel, padding, num_devices)[0]
-
-
-def _forward(x, kernel, padding, num_devices):
-    """Returns the correlation, and what its gradients need."""
+def _forward(x, kernel, padding: Padding, num_devices: int):
+    """Returns the correlation without a stride, and what its gradients need."""
     columns = _columns(x, kernel.shape[1], padding)
     return _multiply(columns, kernel), (columns, kernel)
 
@@ -122,27 +124,31 @@ def _backward(padding, num_devices, saved, gradient):
     """Returns the gradients of the maps and of the filters."""
     columns, kernel = saved
     size, _, channels, width = kernel.shape
-    over = tuple((size - 1 - before, size - 1 - after) for before, after in padding)
+    last = size - 1
+    over = tuple((last - before, last - after) for before, after in padding)
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     x_gradient = _multiply(_columns(gradient, size, over), turned)
 
     # Rows of zeros take what a filter's rows move beyond the end of a map.
     batch, height, line, _ = gradient.shape
-    gradient = _pad(gradient, 1, 0, columns.shape[1] - height).reshape(-1, width)
+    below = 0, columns.shape[1] - height
+    gradient = _pad(gradient, KEEP, below, KEEP, KEEP).reshape(-1, width)
     # A product with the identity transposes: XLA:CPU fuses transposing with what
     # follows, and takes three times as long.
     gradient = _product(jnp.eye(width), gradient, 1)
     parts = num_devices if batch % num_devices == 0 else 1
     gradient = gradient.reshape(width, parts, -1)  # no image moves between devices
     moved = _total(
-        _place(_pad(gradient, 2, i * line, -i * line), 0, i, size) for i in range(size)
+        _pad(gradient, (i * width, (last - i) * width), KEEP, (i * line, -i * line))
+        for i in range(size)
     )
     columns = columns.reshape(-1, size * channels)
-    kernel_gradient = _product(moved.reshape(size * width, -1), columns, 0)
-    kernel_gradient = kernel_gradient.reshape(size, width, size, channels)
-    return x_gradient, kernel_gradient.transpose(0, 2, 3, 1)
+    gradient = _product(moved.reshape(size * width, -1), columns, 0)
+    gradient = gradient.reshape(size, width, size, channels)
+    return x_gradient, gradient.transpose(0, 2, 3, 1)
 
 
+_correlate = jax.custom_vjp(lambda *args: _forward(*args)[0], nondiff_argnums=(2, 3))
 _correlate.defvjp(_forward, _backward)
 
 
@@ -153,10 +159,13 @@ def _columns(x: jax.Array, taps: int, padding: Padding) -> jax.Array:
     float32 maps, as it fuses bfloat16 ones as slowly.
     """
     rows, (left, right) = padding
-    x = _pad(x, 1, *rows)
-    moved = (_pad(x, 2, left - i, right - (taps - 1 - i)) for i in range(taps))
-    beside = (_place(x, 3, i, taps) for i, x in enumerate(moved))
-    return _total(beside).astype(jnp.bfloat16)
+    n, last = x.shape[-1], taps - 1
+    x = _pad(x, KEEP, rows, KEEP, KEEP)  # once, as it is slower within each term
+    columns = _total(
+        _pad(x, KEEP, KEEP, (left - i, right - last + i), (i * n, (last - i) * n))
+        for i in range(taps)
+    )
+    return columns.astype(jnp.bfloat16)
 
 
 def _multiply(columns: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -176,14 +185,7 @@ def _product(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
     return lax.dot_general(a, b, contracted, preferred_element_type=jnp.float32)
 
 
-def _place(x: jax.Array, axis: int, index: int, count: int) -> jax.Array:
-    """Returns zeros with x as the part of this index among so many of its size."""
-    size = x.shape[axis]
-    return _pad(x, axis, index * size, (count - 1 - index) * size)
-
-
-def _pad(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
-    """Returns x with zeros before and after it, or less of it where these are < 0."""
-    padding = [(0, 0, 0)] * x.ndim
-    padding[axis] = (before, after, 0)
-    return lax.pad(x, jnp.zeros((), x.dtype), padding)
+def _pad(x: jax.Array, *amounts: tuple[int, int]) -> jax.Array:
+    """Returns x with zeros before and after it, by axis; less of it where below 0."""
+    zero = jnp.zeros((), x.dtype)
+    return lax.pad(x, zero, [(before, after, 0) for before, after in amounts])
