@@ -92,7 +92,9 @@ class _Jax:
         from cifar_jax import _runtime
 
         _runtime.start(0 if plain else config.train.cpu_devices)
+        import _measure
         import jax
+        import jax.numpy as jnp
 
         import cifar_jax.training.setup as setup_lib
         from cifar_jax.training.state import split_key
@@ -102,6 +104,9 @@ class _Jax:
         if plain:
             run = dataclasses.replace(run, model=run.model.clone(convolve=None))
         self._run, self._optimizer = run, dict(config.optim.to_dict())
+        self._product_dtype = (
+            jnp.dtype(run.model.dtype).name if plain else _measure.product_dtype(config)
+        )
         key = jax.random.key(config.seed)
         self._keys = key, *split_key(key)
         # Optimising so many random numbers would take LLVM minutes.
@@ -116,14 +121,12 @@ class _Jax:
         import jax
         import jax.numpy as jnp
 
-        from cifar_jax.models import gemm
         from cifar_jax.training import results
 
         facts = results.environment(self._run.mesh)
         facts["versions"] |= _measure.gpu_libraries()
-        convolve = getattr(self._run.model.convolve, "func", None)
         return {
-            "conv_precision": "bfloat16" if convolve is gemm.convolve else "dtype",
+            "conv_precision": self._product_dtype,
             "num_parameters": sum(p.size for p in jax.tree.leaves(self._state.params)),
             "batch_size": self._run.options.batch_size,
             "dtype": jnp.dtype(self._run.model.dtype).name,
@@ -164,10 +167,10 @@ class _Jax:
         return np.asarray(apply(tree, images))
 
     def matrix_peak(self) -> float:
-        """Returns the FLOP/s of a large matrix product in the compute dtype."""
+        """Returns the FLOP/s of a large matrix product, as convolutions multiply."""
         import _measure
 
-        return _measure.matrix_peak(self._run.model.dtype)
+        return _measure.matrix_peak(self._product_dtype)
 
     def peak_memory(self) -> int:
         """Returns the most bytes held so far: on the devices, or by the process."""

@@ -107,6 +107,19 @@ def spread(values: list[float]) -> dict[str, float]:
     }
 
 
+def product_dtype(config) -> str:
+    """Returns the dtype of what a config's convolutions multiply on JAX's devices."""
+    import jax
+
+    from cifar_jax.models import gemm
+
+    on_cpu = jax.default_backend() == "cpu"
+    if on_cpu and gemm.rounds(config.model.conv_precision):
+        return "bfloat16"
+    auto = "float32" if on_cpu else "bfloat16"
+    return auto if config.model.dtype == "auto" else config.model.dtype
+
+
 def matrix_peak(dtype: Any) -> float:
     """Returns the FLOP/s of a large matrix product on JAX's first device.
 

@@ -293,7 +293,7 @@ def check_fairness(workers, facts, task) -> dict[str, Any]:
     }
     furthest = np.max(list(distances.values()))  # NaN, if there is one
     precision = facts["ours"]["conv_precision"]
-    tolerance = LOGITS_TOLERANCE[dtype if precision == "dtype" else precision]
+    tolerance = LOGITS_TOLERANCE[precision]
     if not furthest <= tolerance:
         raise UserError(
             f"logits of shared weights lie up to {furthest:.2g} apart, as a share; the "

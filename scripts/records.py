@@ -240,16 +240,11 @@ def describe_device(config) -> tuple[dict[str, Any], dict[str, Any]]:
 
     The peak is `flops`, FLOP/s, and the `dtype` that it multiplies, as the run does.
     """
-    from cifar_jax.models import gemm
     from cifar_jax.training import distributed, results
 
     facts = results.environment(distributed.make_mesh())
     facts["versions"] |= _measure.gpu_libraries()
-    dtype, is_cpu = config.model.dtype, facts["device"].startswith("cpu")
-    if dtype == "auto":
-        dtype = "float32" if is_cpu else "bfloat16"
-    if is_cpu and gemm.rounds(config.model.conv_precision):
-        dtype = "bfloat16"
+    dtype = _measure.product_dtype(config)
     return dict(facts), {"flops": _measure.matrix_peak(dtype), "dtype": dtype}
 
 

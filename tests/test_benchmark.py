@@ -63,7 +63,7 @@ def test_networks_that_differ_are_not_compared():
         *(None, (4, 4, 1), 2, 9, 8, (), (), 0.0, {"name": "sgd"}, 1, {})
     )
     facts = {"num_parameters": 3, "batch_size": 8, "dtype": "float32"}
-    facts["conv_precision"] = "dtype"
+    facts["conv_precision"] = "float32"
     workers = [Fake("ours", 1.0), Fake("other", 1.01)]
     both = {worker.name: facts for worker in workers}
     with pytest.raises(benchmark.UserError, match="the networks differ"):
