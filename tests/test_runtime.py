@@ -79,3 +79,31 @@ def test_freed_memory_is_used_again(monkeypatch):
     assert statistics.median(faults) < 100
     assert devices == (3, 3, 3)
     assert next(faults_and_devices("leave")) > 5000
+
+
+# Bytes that malloc maps from the kernel for a block of 1.5 GB, which nobody touches.
+MAPPED = """
+import ctypes
+from cifar_jax import _runtime
+
+_runtime.start()
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+library.malloc(ctypes.c_size_t(3 * 2**29))
+
+
+class MallInfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "abcdefghij"]
+
+
+library.mallinfo2.restype = MallInfo
+print(library.mallinfo2().e)  # hblkhd
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_memory_of_large_steps_comes_from_the_heap():
+    done = subprocess.run(
+        [sys.executable, "-c", MAPPED], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 2**30
