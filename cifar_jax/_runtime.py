@@ -20,7 +20,7 @@ from typing import Any
 import absl.logging
 
 # Parameters of glibc's mallopt(3), from malloc.h.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 
 
 def start(cpu_devices: int = 0, *, cpu_only: bool = False) -> None:
@@ -58,16 +58,17 @@ def _tune_malloc() -> None:
     XLA allocates the temporary arrays of a step anew in each step: 90 MB for a small
     network, 1.2 GB for one of 0.5 GFLOPs an image. glibc maps such large blocks from
     the kernel and hands them back, so each step pays a page fault for every 4 KB of
-    them, a quarter of its time on two cores. In a heap that never shrinks they fault
-    once.
+    them, a quarter of its time on two cores. In a heap that does not shrink they fault
+    once. There may be several copies of the largest, as others fill the gaps it leaves.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     values = {
         _ARENA_MAX: 1,  # the arenas of other threads map what exceeds 64 MB
-        _MMAP_MAX: 0,
-        _TRIM_THRESHOLD: -1,
+        _MMAP_THRESHOLD: min(memory // 16, 2**31 - 1),  # larger ones are mapped
+        _TRIM_THRESHOLD: 2**31 - 1,
         _TOP_PAD: 64 * 2**20,  # the heap grows in steps of this size
     }
     for parameter, value in values.items():

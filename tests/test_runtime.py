@@ -1,5 +1,6 @@
 """Process set-up: where compiled programs are kept, and what malloc keeps."""
 
+import os
 import platform
 import statistics
 import subprocess
@@ -81,15 +82,15 @@ def test_freed_memory_is_used_again(monkeypatch):
     assert next(faults_and_devices("leave")) > 5000
 
 
-# Bytes that malloc maps from the kernel for a block of 1.5 GB, which nobody touches.
+# Bytes that malloc maps from the kernel for an untouched block of so many bytes.
 MAPPED = """
-import ctypes
+import ctypes, sys
 from cifar_jax import _runtime
 
 _runtime.start()
 library = ctypes.CDLL(None)
 library.malloc.restype = ctypes.c_void_p
-library.malloc(ctypes.c_size_t(3 * 2**29))
+library.malloc(ctypes.c_size_t(int(sys.argv[1])))
 
 
 class MallInfo(ctypes.Structure):
@@ -102,8 +103,12 @@ print(library.mallinfo2().e)  # hblkhd
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
-def test_memory_of_large_steps_comes_from_the_heap():
-    done = subprocess.run(
-        [sys.executable, "-c", MAPPED], capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) < 2**30
+def test_blocks_up_to_a_share_of_the_memory_come_from_the_heap():
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = min(memory // 16, 2**31 - 1)
+    mapped = []
+    for size in (limit - 2**20, limit + 2**20):
+        command = [sys.executable, "-c", MAPPED, str(size)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        mapped.append(int(done.stdout))
+    assert mapped[0] < 2**20 < limit <= mapped[1]
