@@ -1,4 +1,4 @@
-"""The best small residual networks for CIFAR-scale images, under a parameter budget.
+"""Small residual networks for CIFAR-scale images, under a parameter budget.
 
     model = cifar_jax.load("cifar10_cpu")  # a name, a run directory or exported weights
     model.predict("image.png", resize=True)

@@ -1,6 +1,6 @@
 """What the commands share: their flags, one-line errors, and exit codes.
 
-0: done. 1: a fault. 2: wrong usage. 130, 143: stopped by SIGINT or SIGTERM.
+0: done. 1: a fault. 2: wrong usage. 130, 143, 129: stopped by SIGINT, SIGTERM, SIGHUP.
 
 A command is a module with `define_flags(flags)` and `main(flags)`; its docstring is
 what --help prints first.

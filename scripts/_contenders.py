@@ -218,7 +218,7 @@ class Ours(_Jax):
         return (self._step - start) * self._run.options.batch_size
 
     def infer(self, num_batches: int) -> int:
-        """Evaluates, as in validation: after the first time, images on the devices."""
+        """Evaluates, as in validation: batches come from the host's memory."""
         import jax
 
         size = self._run.options.batch_size

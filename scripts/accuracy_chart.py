@@ -28,6 +28,7 @@ class Point:
       accuracy: Test accuracy; the mean, of several seeds.
       views: How the test images were shown.
       source: Where this is published.
+      images: Number of training images.
     """
 
     name: str
@@ -37,11 +38,12 @@ class Point:
     accuracy: float
     views: str
     source: str
+    images: int = 50_000
 
     @property
     def petaflops(self) -> float:
         """Operations of the training, in 10^15: a backward pass is two forward ones."""
-        return 3 * 50_000 * self.epochs * self.gflops / 1e6
+        return 3 * self.images * self.epochs * self.gflops / 1e6
 
 
 HE = "He et al., 2015, arXiv:1512.03385"
@@ -104,13 +106,12 @@ def main(flags: _cli.Flags) -> None:
 def read(folder: pathlib.Path) -> list[Point]:
     """Returns what the records in a folder reached, plain and with six views.
 
-    They are result.json files of runs, and what scripts/records.py writes.
 
     Raises:
       UserError: If there is none.
     """
     points = []
-    for path in sorted([*folder.glob("*.json"), *folder.glob("records/*.json")]):
+    for path in sorted(folder.glob("records/*.json")):
         record = json.loads(path.read_text())
         scores = {"test": "plain"}
         if record["config"]["evaluate"].get("tta") == "multicrop":
@@ -122,9 +123,10 @@ def read(folder: pathlib.Path) -> list[Point]:
                     record["num_parameters"] / 1e6,
                     record["flops_per_image"] / 1e9,
                     record["config"]["train"]["epochs"],
-                    record[key].get("mean") or record[key]["accuracy"],
+                    record[key]["mean"],
                     views,
                     path.relative_to(folder.parent).as_posix(),
+                    round(50_000 * (1 - record["config"]["data"]["validation"])),
                 )
             )
     if not points:

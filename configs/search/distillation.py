@@ -8,8 +8,8 @@ python -m cifar_jax.main --config FILE:teacher --workdir runs/teacher
 python -m cifar_jax.search --config FILE
 
 where FILE is configs/search/distillation.py.
-Measured (results/studies/distillation): a teacher at half the weight gives 0.016 of
-validation accuracy, the epochs that it costs 0.049.
+Measured (results/studies/distillation): twice the epochs give 0.049 of validation
+accuracy; of a teacher no effect is shown.
 small: 500 images and one seed; its teacher is of the variant small_teacher.
 """
 

@@ -1,8 +1,8 @@
 """The optimiser's settings of seconds.py, one changed at a time: what may be nearby.
 
-Rate and momentum of Muon, the higher rate of BatchNorm's biases, and the average of the
-weights; a network of 68,098 parameters on 8,000 images of CIFAR-10 for five epochs,
-2,000 others validate.
+The learning rate, the momentum of the SGD that trains what Muon does not, the higher
+rate of BatchNorm's biases, and the average of the weights; a network of 68,098
+parameters on 8,000 images of CIFAR-10 for five epochs, 2,000 others validate.
 Measured (results/studies/muon): no difference is shown.
 
 small: 500 images, an epoch and one seed, to see that everything runs.
