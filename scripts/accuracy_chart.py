@@ -106,7 +106,6 @@ def main(flags: _cli.Flags) -> None:
 def read(folder: pathlib.Path) -> list[Point]:
     """Returns what the records in a folder reached, plain and with six views.
 
-
     Raises:
       UserError: If there is none.
     """

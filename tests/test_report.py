@@ -458,11 +458,12 @@ def test_many_classes_are_a_picture_and_a_folded_table(tmp_path):
 
 def test_a_record_of_an_earlier_version_is_a_run(tmp_path):
     run = make_run(tmp_path / "run", data__name="cifar10")
-    row, other = made("results/comparisons/cifar10_cpu_strides.json", run).table("Runs")
-    result = json.loads(pathlib.Path("results/comparisons/cifar10_cpu_strides.json").read_text())
+    path = "results/comparisons/cifar10_cpu_strides.json"
+    row, other = made(path, run).table("Runs")
+    result = json.loads(pathlib.Path(path).read_text())
     assert row["run"] == "cifar10_cpu_strides.json" and other["run"] == "run"
     assert row["test accuracy"] == f"{result['test']['accuracy']:.4f}"
-    alone = made("results/comparisons/cifar10_cpu_strides.json")
+    alone = made(path)
     assert alone.facts["Parameters"][0] == "661,618"
 
 
