@@ -496,9 +496,30 @@ def check_values(values: Mapping[str, Any]) -> None:
             raise UserError(f"{key} is {values[key]!r}; use {names}")
 
 
+def _check_pairs(values: Mapping[str, Any]) -> None:
+    """Refuses what should be pairs of certain types, and is not, by dotted key."""
+    number = int, float
+    momenta = values.get("schedule.momentum_range")
+    for key, pairs, kind, example in (
+        ("optim.lr_multipliers", values["optim.lr_multipliers"], str, '(".*/bias", 2)'),
+        ("schedule.milestones", values["schedule.milestones"], str, '("50%", 0.1)'),
+        ("schedule.momentum_range", [momenta or (0, 1)], number, "(0.85, 0.95)"),
+    ):
+        for pair in pairs:
+            is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+            if not (is_pair and all(map(isinstance, pair, (kind, number)))):
+                raise UserError(f"{key} has {pair!r}; use a pair such as {example}")
+
+
 def check(config: ConfigDict) -> None:
     """Refuses what can be refused without JAX: unknown names, numbers out of bounds."""
-    check_values(flatten(config_to_dict(config)))
+    if "study" in config:
+        raise UserError(
+            "this is the config of a study, not of a run; use cifar_jax.search"
+        )
+    values = flatten(config_to_dict(config))
+    check_values(values)
+    _check_pairs(values)
     limit, train, evaluate = config.budget.limit, config.train, config.evaluate
     if limit is not None and type(limit) is not int:
         raise UserError(

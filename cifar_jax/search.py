@@ -104,7 +104,7 @@ def show_plan(study: "Study", *, measure: bool, workers: int) -> None:
     columns["MACs"] = lambda row: f"{macs[row.candidate.name]:,}"
     num_designs = study.options.trials if study.is_sampled else len(rows)
     note = f"{num_designs} designs, {study.num_runs} runs"
-    if measure:
+    if measure and rows:
         middle = sorted(rows, key=macs.__getitem__)[len(rows) // 2]
         print(f"measuring a run of {middle}", flush=True)
         factor = dry_run.seconds(rows[middle].candidate.config) / macs[middle]

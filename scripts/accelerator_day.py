@@ -36,7 +36,7 @@ BENCHMARK = (
 )
 # What the tiny form adds: a turn each, and not PyTorch's compiler, which takes minutes.
 SHORT = " --rounds=1 --seconds=0 --contenders=plain_flax"
-DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops"
+DETERMINISTIC = MAIN + LIMIT + " --config.train.deterministic"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,6 @@ class Step:
       form: Form of the config on the accelerator.
       tiny: What the tiny form adds to the command.
       least_minutes: With less time left the step is not begun.
-      xla_flags: Flags of XLA.
       is_cold: Whether it finds nothing compiled, because that is timed. The others
         share what they compile, and which algorithms XLA found to be the fastest.
     """
@@ -61,7 +60,6 @@ class Step:
     form: str = ""
     tiny: str = ""
     least_minutes: float = 1.0
-    xla_flags: str = ""
     is_cold: bool = False
 
 
@@ -113,8 +111,8 @@ STEPS = (
     ),
     # 7. What determinism costs, and whether two such runs are bit-identical. Seeds in
     # one vmapped step have no code, and none is written before this shows a need.
-    Step("deterministic/1.json", MAIN + LIMIT, S, "full", xla_flags=DETERMINISTIC),
-    Step("deterministic/2.json", MAIN + LIMIT, S, "full", xla_flags=DETERMINISTIC),
+    Step("deterministic/1.json", DETERMINISTIC, S, "full"),
+    Step("deterministic/2.json", DETERMINISTIC, S, "full"),
     # 2 again: the seed that is done is read from its run directory.
     Step(
         "records/best-full-more.json",
@@ -210,8 +208,6 @@ def run(
 ) -> int:
     """Runs a step's command; a run's result.json becomes its file. Returns its code."""
     environment = dict(os.environ)
-    if step.xla_flags:
-        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {step.xla_flags}"
     if not step.is_cold:
         compiled = str(pathlib.Path(flags.workdir, "compiled").absolute())
         environment.setdefault("JAX_COMPILATION_CACHE_DIR", compiled)

@@ -59,6 +59,17 @@ def test_a_runs_images_are_those_it_had(run):
     assert setup.read_train_and_val(config, source)[1] is None
 
 
+def test_pruning_trains_what_it_prunes():
+    """The run may have been fine-tuned, with its first epochs for the classifier."""
+    config = default.get_config()
+    config.init.update(workdir="another", frozen="3 epochs")
+    config.train.max_seconds = 1.0
+    dataset = {"mean": [0.5] * 3, "std": [0.2] * 3}
+    pruning = compression.pruning_config(config, "run", dataset, sparsity=0.5)
+    assert pruning.init.to_dict() == {"workdir": "run", "frozen": "0%"}
+    assert pruning.train.max_seconds == 0
+
+
 def test_int8_predicts_nearly_the_same(run, int8, tmp_path, monkeypatch):
     import onnx
     from onnxruntime import quantization

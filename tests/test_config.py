@@ -10,6 +10,7 @@ from support.commands import call
 
 from cifar_jax import UserError, _packaged
 from cifar_jax import config as default
+from cifar_jax.studies import study
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILE = pathlib.Path("config.json")
@@ -123,3 +124,26 @@ def test_keys_that_only_change_where_a_run_computes_may_differ():
     old, new = (as_dict(default.get_config()) for _ in range(2))
     new["data"]["dir"], new["checkpoint"]["keep"], new["seed"] = "elsewhere", 5, 1
     assert set(default.config_diff(old, new)) == {"seed"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("optim.lr_multipliers", (".*/bias", 2.0), "has '.*/bias'; use a pair such as"),
+        ("optim.lr_multipliers", ((".*/bias", "2"),), ".* use a pair such as"),
+        ("schedule.milestones", ("50%", 0.1), "has '50%'; use a pair such as"),
+        ("schedule.momentum_range", (0.9,), r"has \[0.9\]; use a pair such as"),
+    ],
+)
+def test_what_should_be_pairs_is_checked(key, value, message):
+    config = default.get_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=f"{key} {message}"):
+        default.check(config)
+
+
+def test_the_config_of_a_study_is_not_taken_for_that_of_a_run():
+    with pytest.raises(UserError, match=r"config of a study.*use cifar_jax\.search"):
+        default.check(default.get_study_config())
+    with pytest.raises(UserError, match=r"config of a run.*use cifar_jax\.main"):
+        study.make(default.get_config())

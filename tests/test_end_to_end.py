@@ -1,5 +1,6 @@
 """The main job as a user meets it: run directories, resumption, devices, mistakes."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from support.runs import (
 )
 
 from cifar_jax import Stopped, UserError
+from cifar_jax.training import loop, setup
 
 
 @pytest.fixture
@@ -112,6 +114,53 @@ def test_a_network_over_the_budget_never_compiles(digits_dir, tmp_path, monkeypa
     with pytest.raises(UserError, match=r"over the budget \(fewer than 5,000\)"):
         train(config, tmp_path)
     assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("key", ["label_names", "std"])
+def test_other_images_are_refused_and_nothing_is_lost(
+    tiny_run, digits_dir, tmp_path, key
+):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    (run / "result.json").unlink()
+    dataset = json.loads((run / "dataset.json").read_text())
+    dataset[key].reverse()
+    dataset[key][0] = dataset[key][0] * 2
+    (run / "dataset.json").write_text(json.dumps(dataset))
+    before = contents(run)
+    with pytest.raises(UserError, match=f"trained on other images: their {key} is"):
+        train(tiny_config(digits_dir), run)
+    assert contents(run) == before
+
+
+def test_epochs_of_another_length_are_refused(
+    tiny_run, digits_dir, tmp_path, monkeypatch
+):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    (run / "result.json").unlink()
+    make = setup.make
+
+    def shorter(*args):
+        prepared = make(*args)
+        options = dataclasses.replace(prepared.options, steps_per_epoch=11)
+        return dataclasses.replace(prepared, options=options)
+
+    monkeypatch.setattr(setup, "make", shorter)
+    with pytest.raises(UserError, match="another length than 11 steps"):
+        train(tiny_config(digits_dir), run)
+
+
+def test_a_state_is_saved_in_time_where_a_call_is_an_epoch(
+    digits_dir, tmp_path, monkeypatch
+):
+    config = tiny_config(digits_dir, data__validation=0, train__epochs=4)
+    config.train.steps_per_dispatch = 11
+    config.checkpoint.every_epochs, config.checkpoint.every_seconds = 1000, 0.0
+    saved, save = [], loop.Trainer._save
+    monkeypatch.setattr(
+        loop.Trainer, "_save", lambda self: (saved.append(self._step), save(self))
+    )
+    train(config, tmp_path)
+    assert set(saved) == {11, 22, 33, 44}
 
 
 def test_divergence_stops_and_keeps_the_finite_state(digits_dir, tmp_path):

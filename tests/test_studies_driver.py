@@ -89,6 +89,12 @@ def test_a_study_without_a_good_run_says_so(tmp_path):
     assert "no good" in (tmp_path / "table.md").read_text()
 
 
+def test_a_sampled_study_in_which_nothing_fits_says_so(tmp_path):
+    space = (dict(factor="C", low=2048, high=4096),)
+    with pytest.raises(UserError, match="no run of the study has ended well"):
+        study(tmp_path, **SAMPLED | {"study.space": space})
+
+
 def test_a_run_that_kills_its_process_three_times_is_closed(tmp_path):
     died = _runtime.WorkerDied("signal 9; see logs/worker-1.log")
     executor = Pretended(outcomes={"C2/seed-0": [died] * 9})

@@ -155,13 +155,13 @@ def pruning_config(
       learning_rate: Peak of the learning rate; None: a quarter of the run's.
     """
     pruning = config.copy_and_resolve_references()
-    pruning.init.workdir = str(workdir)
+    pruning.init.update(workdir=str(workdir), frozen="0%")
     pruning.prune.update(sparsity=sparsity, start="0%", stop="50%")
     pruning.data.update(mean=tuple(dataset["mean"]), std=tuple(dataset["std"]))
     pruning.schedule = default.get_config().schedule
     pruning.optim.learning_rate = learning_rate or config.optim.learning_rate / 4
     epochs = epochs or max(2, config.train.epochs // 5)
-    pruning.train.update(epochs=epochs, patience=0, reload_best=False)
+    pruning.train.update(epochs=epochs, patience=0, reload_best=False, max_seconds=0.0)
     # Nothing is chosen on the test set: the table alone has it, at the end.
     pruning.evaluate.update(every_epochs=1, select_on="val", test=False)
     return pruning

@@ -157,7 +157,8 @@ class Driver:
                     self._look(signals.noted)
             rows = table.rows(self._journal.designs.values(), self._runs.values())
             if not self.name:
-                self._write(rows, None if self._stop else self._score_winner(rows))
+                is_over = rows and not self._stop
+                self._write(rows, self._score_winner(rows) if is_over else None)
         self._view.show(rows, self.folder)
         if self._stop:
             raise self._stop

@@ -53,6 +53,10 @@ class Study:
 
 def make(config: ConfigDict) -> Study:
     """Checks a study's config, lays its designs out, and holds them to the budget."""
+    if "study" not in config:
+        raise UserError(
+            "this is the config of a run, not of a study; use cifar_jax.main"
+        )
     base, options = config.base.copy_and_resolve_references(), config.study
     _check(base, options)
     base.evaluate.test = False  # only the winner is scored, at the end

@@ -18,7 +18,10 @@ NUM_STEPS = 2
 NUM_MEASURED = 6  # steps whose time is measured
 NUM_TEST = 50
 # The config's durations may be longer than this run.
-_CONSTANT = {"name": "constant", "warmup": "0%", "momentum_range": None}
+_CONSTANT = {
+    **{"name": "constant", "warmup": "0%", "length": "100%", "momentum_range": None},
+    **{"period": "1 epochs", "decay_every": "1 epochs", "milestones": ()},
+}
 
 
 class Noise(sources.Source):
@@ -75,7 +78,9 @@ def seconds(config: ConfigDict) -> float:
     ):
         result = loop.train_and_evaluate(short, workdir, source=noise)
     size = len(setup.open_source(config).open_split(config.data.train_split))
-    num_images = config.train.epochs * size
+    held_out = config.data.validation
+    size -= held_out * size if held_out < 1 else held_out
+    num_images = config.train.epochs * config.train.repeats * size
     return result["seconds"]["compile"] + num_images / result["images_per_second"]
 
 
@@ -90,6 +95,7 @@ def _rehearsal(
     num_images = num_steps * config.train.batch_size // max(config.train.repeats, 1)
     noise = Noise(source, {"train": num_images + num_val, "test": NUM_TEST})
     config.data.update(train_split="train", test_split="test", validation=num_val)
+    config.data.stratified = False
     config.schedule = ConfigDict({**config.schedule, **_CONSTANT})
     config.prune.update(start="0%", stop="50%")
     config.train.update(epochs=1, max_seconds=0.0)

@@ -205,6 +205,13 @@ class Trainer:
             pretrained.check_teacher(self._setup, self._metadata.get("teacher"))
             self._state, self._metrics = tree["state"], tree["metrics"]
             self._step = self._metadata["step"]
+            steps = self._setup.options.steps_per_epoch
+            if not 0 <= self._step - self._metadata["epoch"] * steps <= steps:
+                raise UserError(
+                    f"{self._run.path} was trained in epochs of another length than "
+                    f"{steps} steps; use as many images as before, or choose another "
+                    "--workdir"
+                )
             self.progress.log(f"resuming at step {self._step:,}")
         self._run.rewind(self._metadata["epoch"], self._step)
 
@@ -232,6 +239,8 @@ class Trainer:
     def close(self) -> None:
         """Waits for the checkpoints, and for a program that is being compiled."""
         with contextlib.closing(self.checkpoints):
+            if self._profiler:
+                self._profiler.close()
             self._compiler.shutdown(cancel_futures=True)
 
     def train_epoch(self) -> None:
@@ -295,7 +304,9 @@ class Trainer:
         if last and not self._setup.val:  # nothing to select by: the last is kept
             best: Best = {"epoch": epoch}
             self.checkpoints.best.save(self._step, self._state.eval_variables, best)
-        due = epoch % self._config.checkpoint.every_epochs == 0
+        # Polled in any case: all processes must poll equally often.
+        due = self.checkpoints.timer.poll()
+        due |= epoch % self._config.checkpoint.every_epochs == 0
         # A state saved before its validation stays: closing the epoch can be repeated.
         if last or ((is_best or due) and self.checkpoints.saved_step != self._step):
             self._save()

@@ -167,6 +167,19 @@ class Profiler:
             jax.profiler.start_trace(self._folder)
         elif self._num_calls == self._last:
             jax.block_until_ready(pending)
-            jax.profiler.stop_trace()
-            distributed.log(f"a trace of {self._last - 1} calls is in {self._folder}")
+            self._stop()
         self._num_calls += 1
+
+    def close(self) -> None:
+        """Ends a trace that a short run has not ended, or says that there is none."""
+        if 1 < self._num_calls <= self._last:
+            self._stop()
+        elif self._num_calls < 2:
+            distributed.log(
+                "no trace, as the first call is left out and there was no other; use "
+                "a smaller train.steps_per_dispatch"
+            )
+
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        distributed.log(f"a trace of {self._num_calls - 1} calls is in {self._folder}")

@@ -192,9 +192,10 @@ def make(
         steps_per_dispatch=steps_per_dispatch,
         sam_start=_steps(config, "optim.sam_start", options),
         frozen_stop=_steps(config, "init.frozen", options),
-        compiler_options={
-            "xla_gpu_exclude_nondeterministic_ops": config.train.deterministic
-        },
+        # Absent rather than False, which would overrule XLA_FLAGS.
+        compiler_options={"xla_gpu_exclude_nondeterministic_ops": True}
+        if config.train.deterministic
+        else {},
     )
 
 

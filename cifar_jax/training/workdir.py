@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import functools
 import json
+import operator
 import os
 import pathlib
 import sys
@@ -12,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
@@ -114,6 +116,13 @@ class RunDirectory:
                 )
             time.sleep(0.1)
 
+    def _holds_work(self) -> bool:
+        """Returns whether there is something to lose."""
+        # An imported network has only its best weights.
+        folders = (self.checkpoints, self.best)
+        states = (path for folder in folders for path in folder.glob("*"))
+        return self._result.exists() or any(path.name.isdigit() for path in states)
+
     def check(self, config: ConfigDict, resume: str = "auto") -> None:
         """Refuses a directory that holds the work of another config.
 
@@ -122,10 +131,7 @@ class RunDirectory:
           resume: "auto": a run is resumed or started; "never": a run must not be here;
             "must": one must be.
         """
-        # An imported network has only its best weights.
-        folders = (self.checkpoints, self.best)
-        states = (path for folder in folders for path in folder.glob("*"))
-        holds_work = self._result.exists() or any(p.name.isdigit() for p in states)
+        holds_work = self._holds_work()
         if resume == "must" and not holds_work:
             raise UserError(
                 f"there is nothing to resume in {self.path} (--resume=must); give the "
@@ -189,7 +195,20 @@ class RunDirectory:
         return rows
 
     def claim(self, config: ConfigDict, dataset: Dataset) -> None:
-        """Writes config.json and dataset.json."""
+        """Writes config.json and dataset.json.
+
+        Raises:
+          UserError: If the run that is here was trained on other images.
+        """
+        if self._holds_work() and self._dataset.exists():
+            old = self.dataset()
+            for key in ("image_shape", "label_names", "mean", "std"):
+                same = np.allclose if key in ("mean", "std") else operator.eq
+                if not same(old[key], dataset[key]):
+                    raise UserError(
+                        f"{self.path} was trained on other images: their {key} is "
+                        "another; use the same again, or choose another --workdir"
+                    )
         self._write_json(self._dataset, dataset)
         self._write_json(self._config, config_to_dict(config))
 
