@@ -15,7 +15,9 @@ Open: mixing until the end; trivial_augment_wide at p=0.5; only crop, cutout, Cu
 
 Commands: python -m cifar_jax.main --config configs/resnet_4p9m.py
 resnet_4p9m.py:full trains on all 50,000 images, and tests the last state;
-resnet_4p9m.py:cpu trains the network for 12 epochs with Muon, on two CPU cores;
+resnet_4p9m.py:cpu trains the network for 12 epochs with Muon, on two CPU cores, in less
+than 86 minutes: test accuracy 0.9134, with flip 0.9178, one seed; by then it has fitted
+its 45,000 images to 0.954 (results/comparisons/resnet_4p9m-cpu-12-epochs.json);
 resnet_4p9m.py:tiny runs everything, small, in about a minute on a CPU.
 """
 
