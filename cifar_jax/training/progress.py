@@ -167,19 +167,17 @@ class Profiler:
             jax.profiler.start_trace(self._folder)
         elif self._num_calls == self._last:
             jax.block_until_ready(pending)
-            self._stop()
+            self.close()
         self._num_calls += 1
 
     def close(self) -> None:
-        """Ends a trace that a short run has not ended, or says that there is none."""
+        """Ends a trace that is under way, or says that a short run has none."""
         if 1 < self._num_calls <= self._last:
-            self._stop()
+            jax.profiler.stop_trace()
+            number = self._num_calls - 1
+            distributed.log(f"a trace of {number} calls is in {self._folder}")
         elif self._num_calls < 2:
             distributed.log(
                 "no trace, as the first call is left out and there was no other; use "
                 "a smaller train.steps_per_dispatch"
             )
-
-    def _stop(self) -> None:
-        jax.profiler.stop_trace()
-        distributed.log(f"a trace of {self._num_calls - 1} calls is in {self._folder}")
