@@ -27,6 +27,9 @@ from cifar_jax.training.steps import StepOptions, normalize
 
 # Five million patches of 3x3 pixels: more change no digit that matters.
 NUM_WHITENING_IMAGES = 5000
+# XLA's options for train.deterministic. Without it none is given: False would overrule
+# XLA_FLAGS.
+DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": True}
 # Share of a device's memory for the training images; activations need the rest.
 DEVICE_SHARE = 0.25
 # The rule of `for_chips`: images of a chip below which the batch grows, the largest
@@ -192,10 +195,7 @@ def make(
         steps_per_dispatch=steps_per_dispatch,
         sam_start=_steps(config, "optim.sam_start", options),
         frozen_stop=_steps(config, "init.frozen", options),
-        # Absent rather than False, which would overrule XLA_FLAGS.
-        compiler_options={"xla_gpu_exclude_nondeterministic_ops": True}
-        if config.train.deterministic
-        else {},
+        compiler_options=DETERMINISTIC if config.train.deterministic else {},
     )
 
 
