@@ -29,7 +29,9 @@ from cifar_jax.training.steps import StepOptions, normalize
 NUM_WHITENING_IMAGES = 5000
 # XLA's options for train.deterministic. Without it none is given: False would overrule
 # XLA_FLAGS.
-DETERMINISTIC = {"xla_gpu_exclude_nondeterministic_ops": True}
+DETERMINISTIC: dict[str, bool | int | str] = {
+    "xla_gpu_exclude_nondeterministic_ops": True
+}
 # Share of a device's memory for the training images; activations need the rest.
 DEVICE_SHARE = 0.25
 # The rule of `for_chips`: images of a chip below which the batch grows, the largest
