@@ -499,11 +499,12 @@ def check_values(values: Mapping[str, Any]) -> None:
 def _check_pairs(values: Mapping[str, Any]) -> None:
     """Refuses what should be pairs of certain types, and is not, by dotted key."""
     number = int, float
-    momenta = values.get("schedule.momentum_range")
+    momenta = values["schedule.momentum_range"]
+    ranges = [] if momenta is None else [momenta]
     for key, pairs, kind, example in (
         ("optim.lr_multipliers", values["optim.lr_multipliers"], str, '(".*/bias", 2)'),
         ("schedule.milestones", values["schedule.milestones"], str, '("50%", 0.1)'),
-        ("schedule.momentum_range", [momenta or (0, 1)], number, "(0.85, 0.95)"),
+        ("schedule.momentum_range", ranges, number, "(0.85, 0.95)"),
     ):
         for pair in pairs:
             is_pair = isinstance(pair, tuple | list) and len(pair) == 2

@@ -132,6 +132,7 @@ def test_keys_that_only_change_where_a_run_computes_may_differ():
         ("optim.lr_multipliers", (".*/bias", 2.0), "has '.*/bias'; use a pair such as"),
         ("optim.lr_multipliers", ((".*/bias", "2"),), ".* use a pair such as"),
         ("schedule.milestones", ("50%", 0.1), "has '50%'; use a pair such as"),
+        ("schedule.momentum_range", (), ".* use a pair such as"),
         ("schedule.momentum_range", (0.9,), r"has \[0.9\]; use a pair such as"),
     ],
 )

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "cifar_jax"
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.read_text().strip())
 
 # Of the package; the second without comments and docstrings, which are to be free.
-MAX_LINES = 17_550
+MAX_LINES = 17_500
 MAX_CODE_LINES = 11_670
 MAX_MODULES = 115
 MAX_MODULES_IN_A_FOLDER = 15  # __init__ and __main__ are not counted

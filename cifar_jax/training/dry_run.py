@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cifar_jax.config import get_config
 from cifar_jax.data import sources
 from cifar_jax.data.dataset import Dataset, from_arrays
 from cifar_jax.training import distributed, loop, setup
@@ -17,11 +18,6 @@ from cifar_jax.training import distributed, loop, setup
 NUM_STEPS = 2
 NUM_MEASURED = 6  # steps whose time is measured
 NUM_TEST = 50
-# The config's durations may be longer than this run.
-_CONSTANT = {
-    **{"name": "constant", "warmup": "0%", "length": "100%", "momentum_range": None},
-    **{"period": "1 epochs", "decay_every": "1 epochs", "milestones": ()},
-}
 
 
 class Noise(sources.Source):
@@ -96,7 +92,9 @@ def _rehearsal(
     noise = Noise(source, {"train": num_images + num_val, "test": NUM_TEST})
     config.data.update(train_split="train", test_split="test", validation=num_val)
     config.data.stratified = False
-    config.schedule = ConfigDict({**config.schedule, **_CONSTANT})
+    # The config's durations may be longer than this run.
+    config.schedule = get_config().schedule
+    config.schedule.update(name="constant", warmup="0%")
     config.prune.update(start="0%", stop="50%")
     config.train.update(epochs=1, max_seconds=0.0)
     config.optim.sam_start = "1 steps"

@@ -27,8 +27,7 @@ from cifar_jax.training.steps import StepOptions, normalize
 
 # Five million patches of 3x3 pixels: more change no digit that matters.
 NUM_WHITENING_IMAGES = 5000
-# XLA's options for train.deterministic. Without it none is given: False would overrule
-# XLA_FLAGS.
+# Given for train.deterministic alone: False would overrule XLA_FLAGS.
 DETERMINISTIC: dict[str, bool | int | str] = {
     "xla_gpu_exclude_nondeterministic_ops": True
 }
