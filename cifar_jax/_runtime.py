@@ -68,7 +68,7 @@ def _tune_malloc() -> None:
     values = {
         _ARENA_MAX: 1,  # the arenas of other threads map what exceeds 64 MB
         _MMAP_THRESHOLD: min(memory // 16, 2**31 - 1),  # larger ones are mapped
-        _TRIM_THRESHOLD: 2**31 - 1,
+        _TRIM_THRESHOLD: -1,  # never, however much is free
         _TOP_PAD: 64 * 2**20,  # the heap grows in steps of this size
     }
     for parameter, value in values.items():

@@ -82,7 +82,8 @@ def test_freed_memory_is_used_again(monkeypatch):
     assert next(faults_and_devices("leave")) > 5000
 
 
-# Bytes that malloc maps from the kernel for an untouched block of so many bytes.
+# Bytes that malloc maps from the kernel for an untouched block of so many bytes; and
+# those of the heap when as many blocks of that size as are asked for have been freed.
 MAPPED = """
 import ctypes, sys
 from cifar_jax import _runtime
@@ -90,7 +91,10 @@ from cifar_jax import _runtime
 _runtime.start()
 library = ctypes.CDLL(None)
 library.malloc.restype = ctypes.c_void_p
-library.malloc(ctypes.c_size_t(int(sys.argv[1])))
+size, number = ctypes.c_size_t(int(sys.argv[1])), int(sys.argv[2])
+blocks = [library.malloc(size) for _ in range(number or 1)]
+for block in blocks[:number]:
+    library.free(ctypes.c_void_p(block))
 
 
 class MallInfo(ctypes.Structure):
@@ -98,17 +102,22 @@ class MallInfo(ctypes.Structure):
 
 
 library.mallinfo2.restype = MallInfo
-print(library.mallinfo2().e)  # hblkhd
+facts = library.mallinfo2()
+print(facts.a if number else facts.e)  # arena, hblkhd
 """
+
+
+def mapped_or_kept(size, number=0):
+    command = [sys.executable, "-c", MAPPED, str(size), str(number)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 def test_blocks_up_to_a_share_of_the_memory_come_from_the_heap():
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = min(memory // 16, 2**31 - 1)
-    mapped = []
-    for size in (limit - 2**20, limit + 2**20):
-        command = [sys.executable, "-c", MAPPED, str(size)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        mapped.append(int(done.stdout))
-    assert mapped[0] < 2**20 < limit <= mapped[1]
+    assert mapped_or_kept(limit - 2**20) < 2**20 < limit
+    assert mapped_or_kept(limit + 2**20) >= limit
+    number = 3 * 2**30 // (limit - 2**20) + 1
+    assert mapped_or_kept(limit - 2**20, number) > 3 * 2**30  # none is handed back
