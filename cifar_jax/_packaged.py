@@ -2,14 +2,14 @@
 
 import difflib
 import hashlib
-import importlib
 import os
 import pathlib
 import re
+import runpy
 import sys
 import traceback
 from collections.abc import Iterable
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 from ml_collections import ConfigDict
 
@@ -103,8 +103,8 @@ def read_config(name: str) -> ConfigDict:
         raise UsageError(f"config {name} cannot be read: {reason}") from error
 
 
-def _execute(file: pathlib.Path) -> ModuleType:
-    """Returns the module of a config file.
+def _execute(file: pathlib.Path) -> SimpleNamespace:
+    """Returns what a config file defines.
 
     It may start from another one: `from . import seconds`. The package that such an
     import is relative to is the folder `configs` around the file, or its own folder.
@@ -114,11 +114,9 @@ def _execute(file: pathlib.Path) -> ModuleType:
     package = ModuleType(f"_configs_{hashlib.sha256(bytes(root)).hexdigest()[:12]}")
     package.__path__ = [str(root)]
     sys.modules.setdefault(package.__name__, package)
-    parts = file.relative_to(root).with_suffix("").parts
-    name = ".".join([package.__name__, *parts])
-    sys.modules.pop(name, None)  # the file may have changed
-    importlib.invalidate_caches()
-    return importlib.import_module(name)
+    folders = file.relative_to(root).parts[:-1]
+    name = ".".join([package.__name__, *folders, file.stem.replace(".", "_")])
+    return SimpleNamespace(**runpy.run_path(os.fspath(file), run_name=name))
 
 
 def _reason(error: Exception, file: pathlib.Path) -> str:

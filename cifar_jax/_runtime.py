@@ -19,6 +19,8 @@ from typing import Any
 
 import absl.logging
 
+from cifar_jax import UserError
+
 # Parameters of glibc's mallopt(3), from malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 
@@ -100,7 +102,7 @@ def _cache_folder() -> pathlib.Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-class WorkerDied(Exception):
+class WorkerDied(UserError):
     """The process that did a run has died: what it did may be the reason."""
 
 

@@ -180,7 +180,9 @@ class _Schedule:
     milestones: tuple = ()
     # one_cycle: momentum (or b1) at the peak, and at both ends; None: that of optim
     momentum_range: tuple | None = _optional(tuple)
-    per_epoch: bool = False  # keep the first rate of an epoch throughout the epoch
+    # keep the first rate of an epoch throughout the epoch; a warm-up then needs an
+    # initial_factor above 0
+    per_epoch: bool = False
 
 
 @dataclasses.dataclass
@@ -210,7 +212,8 @@ class _Train:
     # on GPUs, only algorithms that always add up in the same order: runs repeat bit for
     # bit on the same GPUs with the same compiled programs, and are slower
     deterministic: bool = False
-    steps_per_dispatch: int = 0  # steps in one call of the device; 0: by its kind
+    # steps in one call of the device, where the images lie on it; 0: by its kind
+    steps_per_dispatch: int = 0
     # a run of several processes ends after so long without a step, since one of them
     # hangs; 0: never
     watchdog_seconds: float = 1800.0
@@ -306,7 +309,7 @@ def get_config() -> ConfigDict:
     config.init.frozen = "0%"
     config.train = ConfigDict(vars(_Train()))
     config.prune = ConfigDict()
-    # fraction of the blocks' convolution weights that is zero in the end; 0: no pruning
+    # fraction of the stages' kernels that is zero in the end; 0: no pruning
     config.prune.sparsity = 0.0
     # durations, as in schedule: the smallest weights are pruned from `start` until
     # `stop`, and only a later epoch can be selected
@@ -321,7 +324,8 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict(vars(_Evaluate()))
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 1  # save the latest state after so many epochs,
-    config.checkpoint.every_seconds = 300.0  # and so often within long epochs
+    # and so often within long epochs; 0: after every call of the device
+    config.checkpoint.every_seconds = 300.0
     config.checkpoint.keep = 2  # number of latest states that are kept
     return config.lock()  # a config file that misspells a key is refused
 
@@ -438,7 +442,7 @@ _BOUNDS = {
         *("train.chips", "train.patience", "train.max_seconds", "train.cpu_devices"),
         *("train.steps_per_dispatch", "train.watchdog_seconds"),
         *("checkpoint.every_seconds", "study.finalists", "study.threads"),
-        *("study.accelerators", "study.max_seconds"),
+        *("study.accelerators", "study.max_seconds", "data.validation"),
     ),
     (1, None): (
         *("model.stem_width", "model.stem_kernel", "model.stem_stride"),
@@ -522,30 +526,30 @@ def check(config: ConfigDict) -> None:
     check_values(values)
     _check_pairs(values)
     limit, train, evaluate = config.budget.limit, config.train, config.evaluate
-    if limit is not None and type(limit) is not int:
-        raise UserError(
-            f"budget.limit is {limit!r}; use a whole number, or None to lift it"
-        )
-    if train.batch_size % train.repeats:
-        raise UserError(
-            f"train.batch_size is {train.batch_size}, which is not a multiple of "
-            f"train.repeats, {train.repeats}; use one that is"
-        )
-    on_test = evaluate.select_on == "test"
-    if on_test and config.data.validation:
-        raise UserError(
-            f"evaluate.select_on is 'test', but data.validation is "
-            f"{config.data.validation}; use 0, or select_on='val'"
-        )
-    if not (config.data.validation or on_test):
-        for key in ("patience", "reload_best"):
-            if train[key]:
-                raise UserError(
-                    f"train.{key} is {train[key]}, but data.validation is 0; hold out "
-                    "validation images"
-                )
-    if train.reload_best and train.ema_decay:
-        raise UserError(
-            f"train.reload_best needs train.ema_decay=0, not {train.ema_decay}: the "
-            "best weights are averages"
-        )
+    held_out, on_test = config.data.validation, evaluate.select_on == "test"
+    needs = "but data.validation is 0; hold out validation images"
+    needs = "" if held_out or on_test else needs
+    wrong = {
+        f"budget.limit is {limit!r}; use a whole number, or None to lift it": (
+            limit is not None and type(limit) is not int
+        ),
+        f"train.batch_size is {train.batch_size}, which is not a multiple of "
+        f"train.repeats, {train.repeats}; use one that is": (
+            train.batch_size % train.repeats
+        ),
+        f"evaluate.select_on is 'test', but data.validation is {held_out}; use 0, or "
+        "select_on='val'": on_test and held_out,
+        f"train.patience is {train.patience}, {needs}": (needs and train.patience),
+        f"train.reload_best is {train.reload_best}, {needs}": (
+            needs and train.reload_best
+        ),
+        f"train.patience is {train.patience}, but evaluate.best_by is 'last', by which "
+        "each validation is better; use accuracy or loss": (
+            train.patience and evaluate.best_by == "last"
+        ),
+        f"train.reload_best needs train.ema_decay=0, not {train.ema_decay}: the best "
+        "weights are averages": train.reload_best and train.ema_decay,
+    }
+    for message, is_wrong in wrong.items():
+        if is_wrong:
+            raise UserError(message)

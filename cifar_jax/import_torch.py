@@ -50,8 +50,9 @@ def main(flags: _cli.Flags) -> None:
 
     _runtime.start(cpu_only=True)  # the weights are verified in float32
     pytorch_import = formats.import_module("pytorch_import")
-    source = sources.open(flags.data)
     config, weights = flags.config, pathlib.Path(flags.weights)
+    data = config.data
+    source = sources.open(flags.data, data.dir, image_size=data.image_size)
     told = torch_names.detect(pytorch_import.read(weights))
     if not (flags.preset or told):
         raise UserError(
@@ -60,11 +61,12 @@ def main(flags: _cli.Flags) -> None:
     config.model.update(PRESETS.get(flags.preset, {}))
     config.model.update(told)
     overrides = config_flags.get_override_values(flags.values["config"])
-    config.update_from_flattened_dict(overrides)
+    # What it was trained on is not known: no images count as held out.
+    config.update_from_flattened_dict({"data.validation": 0.0} | overrides)
     config.budget.limit = None  # holds for what is trained here
-    config.data.name = flags.data
-    config.data.mean = mean = _channels("mean", flags.mean, source.image_shape[-1])
-    config.data.std = std = _channels("std", flags.std, source.image_shape[-1])
+    data.name = flags.data
+    data.mean = mean = _channels("mean", flags.mean, source.image_shape[-1])
+    data.std = std = _channels("std", flags.std, source.image_shape[-1])
     dataset = results.describe(source.name, source, mean, std)
     workdir, file = pathlib.Path(flags.workdir), flags.check
     original = arrays.read_npz(pathlib.Path(file), "images", "logits") if file else None

@@ -27,8 +27,7 @@ def main(flags: _cli.Flags) -> None:
     start = time.perf_counter()
     source = sources.open(flags.dataset, flags.data_dir, local=flags.source)
     if flags.source and source.path:
-        path = source.path
-        print(f"{source.name} is in {path}; to prepare it again, delete that folder")
+        print(f"{source.name} is in {source.path}; --source was not needed")
         return
     path = source.prepare()
     print(f"{source.name} is in {path} ({time.perf_counter() - start:.1f} s)")

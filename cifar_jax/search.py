@@ -95,25 +95,27 @@ def show_plan(study: "Study", *, measure: bool, workers: int) -> None:
     shape, num_classes = study.rules.image_shape, study.rules.num_classes
     candidates = study.candidates or examples(study)
     rows = {c.name: table.Row(c) for c in candidates if not c.skip_reason}
-    macs = {}
+    macs, work = {}, {}  # of an image, of a run
     for name, row in rows.items():
-        options = row.candidate.config.model.to_dict()
-        model = resnet.create(num_classes=num_classes, image_shape=shape, **options)
+        config = row.candidate.config
+        options = dict(num_classes=num_classes, image_shape=shape)
+        model = resnet.create(**options, **config.model.to_dict())
         macs[name] = count.macs(model, shape)
+        work[name] = macs[name] * config.train.epochs * config.train.repeats
     columns = table.columns(study, list(rows.values()), study.factors)
     columns["MACs"] = lambda row: f"{macs[row.candidate.name]:,}"
     num_designs = study.options.trials if study.is_sampled else len(rows)
     note = f"{num_designs} designs, {study.num_runs} runs"
     if measure and rows:
-        middle = sorted(rows, key=macs.__getitem__)[len(rows) // 2]
+        middle = sorted(rows, key=work.__getitem__)[len(rows) // 2]
         print(f"measuring a run of {middle}", flush=True)
-        factor = dry_run.seconds(rows[middle].candidate.config) / macs[middle]
-        times = {name: clock_time(number * factor) for name, number in macs.items()}
+        factor = dry_run.seconds(rows[middle].candidate.config) / work[middle]
+        times = {name: clock_time(number * factor) for name, number in work.items()}
         columns["time of a run"] = lambda row: times[row.candidate.name]
-        mean = sum(macs.values()) / len(rows) * factor
+        mean = sum(work.values()) / len(rows) * factor
         total = clock_time(study.num_runs * mean / workers)
         note += f": about {total} here with --workers={workers}. That of {middle} is "
-        note += f"measured ({threads} CPU threads), the others follow from the MACs"
+        note += f"measured ({threads} CPU threads); MACs and epochs tell the others"
     print(table.grid(columns, rows.values()))
     for candidate in candidates:
         if candidate.skip_reason:

@@ -80,6 +80,7 @@ def stages(
             index=jnp.arange(len(examples)),
             progress=progress,
             active=active,
+            run_key=jax.random.key(seed),
         )
         images = np.asarray(as_levels(images))
         rows.append(Row(title, images, np.asarray(mixed)))

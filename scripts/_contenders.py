@@ -99,7 +99,9 @@ class _Jax:
         import cifar_jax.training.setup as setup_lib
         from cifar_jax.training.state import split_key
 
-        devices = jax.devices()[:1] if plain else None
+        # Several GPUs would not be compared with one of PyTorch's.
+        is_one = plain or jax.default_backend() != "cpu"
+        devices = jax.devices()[:1] if is_one else None
         run = setup_lib.make(config, devices, lambda line: None)
         if plain:
             run = dataclasses.replace(run, model=run.model.clone(convolve=None))

@@ -63,10 +63,11 @@ class Step:
     is_cold: bool = False
 
 
-# 1. The brief's command for two epochs; the same run, stopped after 20 s and resumed.
+# 1. The brief's command for two epochs; a longer run, stopped after 15 s and resumed.
 FIRST = MAIN + " --config.train.epochs=2"
-STOPPED = FIRST + " --config.train.max_seconds={stop}"
-RESUMED = FIRST + " --resume=must"
+LONGER = MAIN + " --config.train.epochs={epochs}"
+STOPPED = LONGER + " --config.train.max_seconds={stop}"
+RESUMED = LONGER + " --resume=must"
 R, S, M, B = (
     f"configs/{name}.py"
     for name in ("resnet_4p9m", "records/seconds", "records/minute", "records/best")
@@ -74,8 +75,8 @@ R, S, M, B = (
 # Compiling a network's first config took two and a half minutes on an H200, scoring
 # included: so what is missing whole comes before single seeds.
 STEPS = (
-    Step("first.json", FIRST, R),
-    Step("resumed.json", f"{STOPPED} && {RESUMED}", R),
+    Step("reliability/first.json", FIRST, R),
+    Step("reliability/resumed.json", f"{STOPPED} && {RESUMED}", R),
     # 2. The recipe that takes longest, with one seed; more of them come last.
     Step("records/best-full.json", RECORDS + " --seeds=0", B, "full"),
     # 3. Beside PyTorch and plain Flax.
@@ -94,7 +95,7 @@ STEPS = (
     Step("benchmarks/best.json", BENCHMARK, B, "", SHORT, 4),
     Step("benchmarks/seconds.json", BENCHMARK, S, "", SHORT, 4),
     *(
-        Step(f"traced/{pathlib.Path(c).stem}.json", FIRST + " --profile", c)
+        Step(f"reliability/traced/{pathlib.Path(c).stem}.json", FIRST + " --profile", c)
         for c in (R, S, B)
     ),
     # 6. The reported systems; they have no tiny form.
@@ -111,8 +112,8 @@ STEPS = (
     ),
     # 7. What determinism costs, and whether two such runs are bit-identical. Seeds in
     # one vmapped step have no code, and none is written before this shows a need.
-    Step("deterministic/1.json", DETERMINISTIC, S, "full"),
-    Step("deterministic/2.json", DETERMINISTIC, S, "full"),
+    Step("reliability/deterministic/1.json", DETERMINISTIC, S, "full"),
+    Step("reliability/deterministic/2.json", DETERMINISTIC, S, "full"),
     # 2 again: the seed that is done is read from its run directory.
     Step(
         "records/best-full-more.json",
@@ -129,7 +130,7 @@ def define_flags(flags: _cli.Flags) -> None:
     flags.add_enum("form", "what is run", "full", enum_values=("full", "tiny"))
     flags.add_string("output", "folder for the files [results; tiny: runs/tiny]")
     flags.add_string("workdir", "folder for run directories", "runs/day")
-    flags.add_list("steps", "files to make, such as first.json [all]")
+    flags.add_list("steps", "files to make, such as reliability/first.json [all]")
     flags.add_multi_string("set", "added to every command: --set=--config.data.dir=DIR")
     flags.add_bool("list", "only print the commands, and which files are there")
 
@@ -189,17 +190,18 @@ def command(
     left = 0.0 if seconds is None else max(seconds - RESERVE_SECONDS, 1.0)
     filled = (step.command + (step.tiny if tiny else "")).format(
         config=f"{step.config}:{form}" if form else step.config,
-        run=pathlib.Path(flags.workdir, step.file).with_suffix(""),
-        workdir=flags.workdir,
-        file=output / step.file,
+        run=shlex.quote(str(pathlib.Path(flags.workdir, step.file).with_suffix(""))),
+        workdir=shlex.quote(flags.workdir),
+        file=shlex.quote(str(output / step.file)),
         minutes=f"{left / 60:.3f}",
         seconds=f"{left:.0f}",
-        stop="1" if tiny else "20",
+        stop="1" if tiny else "15",
+        epochs="2" if tiny else "100",
         seeds10="0,1" if tiny else "0,1,2,3,4,5,6,7,8,9",
         seeds3="0" if tiny else "0,1,2",
     )
     return " && python ".join(
-        shlex.join([*part.split(), *flags.set]) for part in filled.split(" && ")
+        shlex.join([*shlex.split(part), *flags.set]) for part in filled.split(" && ")
     )
 
 
@@ -228,7 +230,8 @@ def _call(
     words: Sequence[str], environment: dict[str, str], limit: float | None
 ) -> int:
     """Returns the exit code of a process, which saves and ends if it takes too long."""
-    process = subprocess.Popen(words, env=environment)
+    # In a session of its own, so that Ctrl-C does not reach it a second time.
+    process = subprocess.Popen(words, env=environment, start_new_session=True)
     try:
         return process.wait(limit)
     except subprocess.TimeoutExpired:

@@ -23,6 +23,7 @@ import _measure
 import numpy as np
 
 from cifar_jax import UserError, _cli
+from cifar_jax import config as config_lib
 
 KINDS = {"train": 3, "infer": 1}  # passes: backward counts as two forward ones
 # By platform, steps that an accelerator tunes itself in, rounds, seconds of a turn.
@@ -66,6 +67,7 @@ def define_flags(flags: _cli.Flags) -> None:
 
 def main(flags: _cli.Flags) -> None:
     """Measures, writes the file and prints a table."""
+    config_lib.check(flags.config)
     for flag, choices in (("contenders", _contenders.CONTENDERS), ("kinds", KINDS)):
         for name in getattr(flags, flag) or ():
             if name not in choices:

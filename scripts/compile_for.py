@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cifar_jax import UserError, _cli
+from cifar_jax import config as config_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ def define_flags(flags: _cli.Flags) -> None:
 
 def main(flags: _cli.Flags) -> None:
     """Compiles the calls and prints what they do."""
+    config_lib.check(flags.config)
     if flags.target not in TARGETS:
         raise _cli.UsageError(
             f"--target is {flags.target!r}; use one of {', '.join(TARGETS)}"

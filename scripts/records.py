@@ -29,6 +29,7 @@ from typing import Any
 import _measure
 
 from cifar_jax import UserError, _cli
+from cifar_jax import config as config_lib
 
 # Before the limit a run is told to stop, so that all is saved within it.
 RESERVE_SECONDS = 15.0
@@ -67,6 +68,7 @@ def define_flags(flags: _cli.Flags) -> None:
 
 def main(flags: _cli.Flags) -> None:
     """Runs the missing seeds and prints what the file holds."""
+    config_lib.check(flags.config)
     name = flags.config_name
     output = pathlib.Path(flags.output or f"results/records/{name}.json")
     workdir = pathlib.Path(flags.workdir or f"runs/records/{name}")
@@ -108,8 +110,6 @@ def read(output: pathlib.Path, config, recipe: str) -> dict[str, Any]:
     Raises:
       UserError: If the file holds something else, or another config.
     """
-    from cifar_jax import config as config_lib
-
     plain = config_lib.config_to_dict(config)
     if not output.exists():
         return {
@@ -165,6 +165,8 @@ def run_seeds(
             start = time.perf_counter()
             own = str((workdir / "compiled").absolute())
             pool = pool or stack.enter_context(_process(cache or own))
+            if record["device"] and not is_cold:  # before hours of training
+                check_device(record, pool.submit(describe_device, config).result()[0])
             result = pool.submit(run, config, seed, folder, left).result()
             seconds = time.perf_counter() - start
             if result is None:  # stopped, and saved
@@ -193,8 +195,8 @@ def _process(cache: str) -> Iterator[concurrent.futures.Executor]:
     ) as executor:
         try:
             yield executor
-        except BaseException:
-            # SIGTERM: the run saves and stops, as it does if it gets the signal itself
+        except SystemExit:
+            # SIGTERM: the run saves and stops. Ctrl-C has reached it as well.
             for child in multiprocessing.active_children():
                 child.terminate()
             raise
@@ -281,6 +283,16 @@ def _is_too_late(record: dict[str, Any], left: float) -> bool:
     return left < needed + RESERVE_SECONDS
 
 
+def check_device(record: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Refuses another device than that of the seeds that are done."""
+    for key in ("device", "num_devices"):
+        if record["device"] and record[key] != facts[key]:
+            raise UserError(
+                f"the record was begun with {key} {record[key]}, and here it is "
+                f"{facts[key]}; choose another --output and --workdir"
+            )
+
+
 def _add(
     record: dict[str, Any],
     result: dict[str, Any],
@@ -289,12 +301,7 @@ def _add(
     **more: object,
 ) -> None:
     """Adds a seed's row, and what the record says of network and device."""
-    for key in ("device", "num_devices"):
-        if record["device"] and record[key] != facts[key]:
-            raise UserError(
-                f"the record was begun with {key} {record[key]}, and here it is "
-                f"{facts[key]}; choose another --output and --workdir"
-            )
+    check_device(record, facts)
     record |= facts
     for key in ("num_parameters", "flops_per_image", "dataset"):
         record[key] = result[key]
@@ -328,8 +335,10 @@ def summarize(record: dict[str, Any]) -> None:
     record["missing_seeds"] = missing(record)
     for key in SCORES:
         record[key] = summary([row[key] for row in rows])
-    # A cold process also loads libraries while its clocks run.
-    warm = [row for row in rows if not row["cold"]] or rows
+    # A cold process also loads libraries while its clocks run; the sessions of a
+    # resumed run may have been of different speed.
+    whole = [row for row in rows if not row["resumed"]] or rows
+    warm = [row for row in whole if not row["cold"]] or whole
     for key in ("images_per_second", "flops", "share_of_peak"):
         record[key] = summary([row[key] for row in warm])
     for key in ("train", "train_and_evaluate"):

@@ -7,6 +7,7 @@ A few training images of the config's data set, as they are, after each transfor
 import pathlib
 
 from cifar_jax import UserError, _cli
+from cifar_jax import config as config_lib
 
 
 def define_flags(flags: _cli.Flags) -> None:
@@ -21,18 +22,19 @@ def define_flags(flags: _cli.Flags) -> None:
 
 def main(flags: _cli.Flags) -> None:
     """Writes the picture and says what is in it."""
+    config_lib.check(flags.config)
     # slow to import: not for --help
     import _augment_sheet
 
-    from cifar_jax.data import augment, sources
+    from cifar_jax.data import augment
+    from cifar_jax.training import setup
 
     config, output = flags.config, pathlib.Path(flags.output)
     if output.suffix != ".png":
         raise UserError(f"--output is {output}; it needs a name that ends in .png")
     if not 0 <= flags.progress < 1:
         raise UserError(f"--progress is {flags.progress}; use 0 or more, below 1")
-    data = config.data
-    source = sources.open(data.name, data.dir, local=data.source)
+    data, source = config.data, setup.open_source(config)
     if source.image_shape[-1] not in (1, 3):
         raise UserError(
             f"the images of {data.name} have {source.image_shape[-1]} channels; only "

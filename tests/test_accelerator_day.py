@@ -14,6 +14,7 @@ from cifar_jax.data import tfds_store
 from cifar_jax.data.builders import LabelledImages
 
 day = scripts.load("accelerator_day")
+MISSING = """ {file} '{{"missing_seeds":[1]}}'"""
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def call(tmp_path, monkeypatch):
     )
     steps = (
         day.Step("a.json", f"{writer} {{run}}/result.json {{{{}}}}", "c.py"),
-        day.Step("x/b.json", f'{writer} {{file}} {{{{"missing_seeds":[1]}}}}', "c.py"),
+        day.Step("x/b.json", f"{writer}{MISSING}", "c.py"),
         day.Step("c.json", "-c 1/0", "c.py"),
         day.Step("d.json", f"{writer} {{file}} {{{{}}}}", "c.py", least_minutes=5),
     )
@@ -63,6 +64,9 @@ def test_the_list_says_what_is_there(call):
     assert lines[0].startswith("done a.json: python ")
     assert lines[1].startswith("missing x/b.json: python ")
     assert lines[1].endswith("'--config.data.dir=my data'")
+    writer = json.dumps(str(call.output / "my results" / "x/b.json"))[1:-1]
+    code, text, _ = call("--list", f"--output={call.output}/my results")
+    assert f"'{writer}'" in text
     code, _, message = call("--steps=z.json")
     assert code == 2 and "--steps has 'z.json'; use a.json" in message
 
@@ -101,8 +105,9 @@ def test_the_tiny_form_runs(tmp_path):
     """The first steps of it: each kind of command once."""
     with tfds_store.quiet_tfds():
         Noise(data_dir=str(tmp_path / "data")).download_and_prepare()
-    files = ("first.json", "resumed.json", "records/minute-full.json")
-    files += ("benchmarks/seconds.json", "traced/seconds.json")
+    files = ("reliability/first.json", "reliability/resumed.json")
+    files += ("records/minute-full.json", "benchmarks/seconds.json")
+    files += ("reliability/traced/seconds.json",)
     done = subprocess.run(
         [
             *(sys.executable, "scripts/accelerator_day.py", "--form=tiny"),
@@ -120,4 +125,4 @@ def test_the_tiny_form_runs(tmp_path):
     assert "resuming" in done.stdout
     for file in files:
         assert json.loads((tmp_path / "out" / file).read_text())
-    assert list((tmp_path / "runs/traced/seconds/profile").rglob("*.pb"))
+    assert list((tmp_path / "runs/reliability/traced/seconds/profile").rglob("*.pb"))

@@ -63,6 +63,11 @@ def test_images_of_all_kinds_are_labelled_alike(model, images, tmp_path):
     for kind in kinds:
         np.testing.assert_allclose(model.logits(kind), expected, atol=1e-5)
     np.testing.assert_allclose(model.logits(pictures[3]), expected[3:4], atol=1e-5)
+    turned = Image.fromarray(images[2].transpose(1, 0, 2)[:, ::-1])
+    turned.getexif()[0x0112] = 8  # a quarter to the left makes it upright
+    turned.save(tmp_path / "turned.png", exif=turned.getexif())
+    for kind in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):
+        np.testing.assert_allclose(model.logits(kind), expected[2:3], atol=1e-5)
     np.testing.assert_array_equal(model.predict(images), expected.argmax(-1))
     shares = model.predict_proba(images)
     np.testing.assert_allclose(shares.sum(-1), 1, atol=1e-5)
@@ -91,6 +96,10 @@ def test_a_wrong_image_is_one_line(model):
     with pytest.raises(UserError, match="use --resize"):
         model.predict(wide)
     assert model.predict(wide, resize=True).shape == (2,)
+    with pytest.raises(UserError, match="the array of images"):
+        model.predict([])
+    with pytest.raises(UserError, match="run from 0 to 10; give .* 0 to below 10"):
+        model.evaluate(wide, [0, 10], resize=True)
 
 
 def test_two_threads_share_a_network(model, images):
@@ -155,7 +164,10 @@ def test_a_hub_folder_has_its_card(tiny_run, tmp_path):
     assert text.startswith("---\nlibrary_name: cifar_jax\n")
     assert json.loads(card)["sha256"]
     assert call("export", *arguments).returncode == 1  # it exists
+    (path / "LICENSE").write_text("mine")
+    (path / "README.md").write_text("old")
     assert call("export", *arguments, "--overwrite").returncode == 0
+    assert (path / "LICENSE").exists() and (path / "README.md").read_text() == text
     arguments[-1] = f"--output={tiny_run}"
     done = call("export", *arguments, "--overwrite")
     assert done.returncode == 1 and "exists" in done.stderr

@@ -116,6 +116,7 @@ def test_cifar10_c(tmp_path):
     np.save(tmp_path / "labels.npy", LABELS)
     for name in ("fog", "gaussian_noise"):
         np.save(tmp_path / f"{name}.npy", IMAGES if name == "fog" else ~IMAGES)
+    (tmp_path / "._fog.npy").write_bytes(b"of a Mac")
     found = sources.corruptions(str(tmp_path))
     assert list(found) == ["fog", "gaussian_noise"]
     for name, images in (("fog", IMAGES), ("gaussian_noise", ~IMAGES)):

@@ -7,7 +7,7 @@ import sys
 import pytest
 from support.commands import ROOT, call
 
-from cifar_jax import _cli
+from cifar_jax import _cli, _packaged
 
 CONFIG = ["--config", "configs/quickstart.py"]
 
@@ -27,6 +27,7 @@ CONFIG = ["--config", "configs/quickstart.py"]
         ([*CONFIG, "--config.model.widths=512,1024,2048"], 1, "over the budget"),
         (["--config.seed=x", *CONFIG], 2, "config.seed"),
         ([*CONFIG, "--config.augment[9].name=crop"], 2, "index"),
+        ([*CONFIG, "--config.data.validation=nan"], 1, "is nan; use at least 0"),
         ([*CONFIG, "--config.data.name=imagenet"], 1, "use cifar10, cifar100, digits"),
         ([*CONFIG, "--config.augment[0].name=crop"], 1, "random_crop"),
     ],
@@ -85,6 +86,13 @@ def test_a_broken_config_file_is_one_line(text, form, message, tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert f"broken.py{form} cannot be read: " in done.stderr
     assert message in done.stderr
+
+
+def test_a_config_file_may_have_a_dot_in_its_name(tmp_path):
+    text = "from . import base\n\ndef get_config():\n    return base.get_config()\n"
+    (tmp_path / "lr0.1.py").write_text(text)
+    (tmp_path / "base.py").write_text("from cifar_jax.config import get_config\n")
+    assert _packaged.read_config(str(tmp_path / "lr0.1.py")).is_locked
 
 
 @pytest.mark.parametrize(

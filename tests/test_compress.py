@@ -192,6 +192,7 @@ def test_wrong_usage_is_one_line(tmp_path):
     for arguments, message in (
         ([], "--workdir RUN is missing"),
         ([f"--workdir={tmp_path}"], "nothing to do; give --prune, --int8, or both"),
+        ([f"--workdir={tmp_path}", "--int8", "--epochs=3"], "--epochs and --learning_"),
     ):
         done = call("compress", *arguments)
         assert done.returncode == 2 and done.stderr.startswith(f"error: {message}")

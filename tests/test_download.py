@@ -197,7 +197,7 @@ def test_a_full_disk_is_named(server, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pathlib.Path, "open", full)
     source = sources.open("cifar10", str(tmp_path), report=lambda line: None)
-    with pytest.raises(UserError, match="cannot be written .*No space left"):
+    with pytest.raises(UserError, match="cannot be prepared in .*No space left"):
         source.prepare()
 
 

@@ -17,7 +17,7 @@ from cifar_jax.data.dataset import from_arrays
 from cifar_jax.evaluation import corruptions, efficiency
 from cifar_jax.evaluation.evaluate import Request, evaluate, summary
 from cifar_jax.evaluation.inference import Predictor
-from cifar_jax.training import pretrained
+from cifar_jax.training import distributed, pretrained
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,11 @@ def test_latency_is_measured(run, tmp_path, monkeypatch):
     assert cost["images_per_second"] == max(rates.values())
     assert cost["peak_memory_bytes"] > cost["weights_bytes"] > 4 * cost["parameters"]
     assert cost["disk_bytes"] > 0
+    # Three devices share each batch evenly, too.
+    three = distributed.make_mesh(jax.devices()[:3])
+    monkeypatch.setattr(distributed, "make_mesh", lambda: three)
+    predictor = Predictor(pretrained.load_model(run[0]), batch_size=1)
+    assert [*efficiency._speed(predictor)["images_per_second_by_batch_size"]][0] == 18
 
 
 def test_unlabelled_and_unreadable_images_are_refused(run, digits, tmp_path):

@@ -47,6 +47,16 @@ def test_a_second_signal_ends_the_process(monkeypatch, first, second, exit_code)
         assert codes == [exit_code]
 
 
+def test_a_signal_is_noted_where_nothing_can_be_written(monkeypatch):
+    def write(*_):
+        raise BrokenPipeError  # Ctrl-C ends `| tee log` as well
+
+    monkeypatch.setattr(os, "write", write)
+    with interrupt.listen() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.poll() and stop.exit_code == 130
+
+
 def test_the_old_handlers_come_back():
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]

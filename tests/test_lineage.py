@@ -180,3 +180,6 @@ def test_other_classes_get_a_new_classifier(parent, tmp_path, capsys):
     segments = make(config).segments.items()
     frozen = [(start, options.frozen) for start, options in segments]
     assert frozen == [(0, True), (5, False)]
+    assert not make(config).options.frozen_moments
+    config.optim.name = "adamw"  # whose bias correction counts all steps
+    assert make(config).options.frozen_moments

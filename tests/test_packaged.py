@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import re
+import sys
 import tomllib
 
 import pytest
@@ -15,6 +17,10 @@ from cifar_jax.training import results
 @pytest.mark.parametrize("name", _packaged.config_names())
 def test_every_config_is_found_by_its_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # The checkout, which pytest puts there, is not on the path of a user.
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(ROOT)])
+    for module in [name for name in sys.modules if re.match(r"configs\b", name)]:
+        monkeypatch.delitem(sys.modules, module)
     path = _packaged.find_config(name)
     assert path == _packaged.find_config(f"configs/{name}.py")
     if "def get_config" in path.read_text():

@@ -135,6 +135,17 @@ def test_training_ends_when_validation_gets_no_better(
         assert rows(tmp_path / "run") == rows(whole)[: 2 * epochs]
 
 
+def test_only_a_validation_ends_a_run(digits_dir, tmp_path, monkeypatch):
+    config = make_config(digits_dir, train__patience=3, evaluate__every_epochs=2)
+    config.train.epochs, config.optim.learning_rate = 8, 1e-9  # it stays as it is
+    result = train(config, tmp_path / "run")
+    validated = [
+        row["epoch"] for row in rows(tmp_path / "run") if row["split"] == "val"
+    ]
+    assert result["epochs"] == validated[-1] < 8
+    assert result["epochs"] - result["best_epoch"] == 4
+
+
 @pytest.mark.slow
 def test_an_epoch_starts_from_the_best_weights(digits_dir, tmp_path):
     """After a ruinous second epoch the rate is zero: reloading alone moves weights.
@@ -203,6 +214,10 @@ def test_a_time_limit_saves_and_the_same_command_resumes(whole, digits_dir, tmp_
         (
             dict(train__reload_best=True, train__ema_decay=0.9),
             "needs train.ema_decay=0",
+        ),
+        (
+            dict(train__patience=2, evaluate__best_by="last"),
+            "best_by is 'last', by whi",
         ),
         (dict(train__accumulate=3), "cannot share evenly in 3 parts.*; use 126 or 129"),
         (dict(train__accumulate=0), "train.accumulate is 0; use at least 1"),

@@ -105,6 +105,26 @@ def test_a_mistake_is_one_line(made, arguments, code, message):
     assert found == code and message in text and text.count("\n") == 1
 
 
+@pytest.mark.slow
+def test_another_device_is_refused_before_it_trains(made, tmp_path):
+    path, call, _ = made
+    record = json.loads(path.read_text())
+    other = tmp_path / "r.json"
+    other.write_text(json.dumps(record | {"device": "TPU v5"}))
+    arguments = (f"--output={other}", f"--workdir={tmp_path}/runs")
+    code, _, message = call("--seeds=4,5", *arguments)
+    assert code == 1 and "was begun with device TPU v5, and here it is" in message
+    assert not (tmp_path / "runs" / "seed5").exists()
+
+
+@pytest.mark.parametrize(
+    "script", ["records", "benchmark", "compile_for", "show_augmentation"]
+)
+def test_the_config_of_a_study_is_one_line(script):
+    code, _, message = scripts.call(script, "--config=configs/search/table_8.py")
+    assert code == 1 and "this is the config of a study" in message
+
+
 def test_summary_agrees_with_scipy():
     values = [0.91, 0.93, 0.92, 0.95]
     found = records.summary([*values, None])
@@ -113,6 +133,23 @@ def test_summary_agrees_with_scipy():
     assert (found["n"], records.summary([None])) == (4, None)
     one = {"mean": 0.5, "std": None, "n": 1, "interval": None}
     assert records.summary([0.5]) == one
+
+
+def test_clocks_are_those_of_warm_seeds_that_were_not_resumed():
+    def seed(train, cold=False, resumed=False):
+        clocks = {"train": train, "train_and_evaluate": train}
+        figures = dict.fromkeys((*records.SCORES, "images_per_second", "flops"), 1.0)
+        row = {"seed": train, "cold": cold, "resumed": resumed, "clocks": clocks}
+        return row | figures | {"share_of_peak": 1.0, "peak": {"flops": 1.0}}
+
+    for rows, expected in (
+        ([seed(1, cold=True), seed(2), seed(3, resumed=True)], 2),
+        ([seed(1, cold=True), seed(3, resumed=True)], 1),
+        ([seed(3, resumed=True), seed(5, resumed=True)], 4),
+    ):
+        record = {"seeds": rows, "planned_seeds": [], "clocks": {}}
+        records.summarize(record)
+        assert record["clocks"]["train"]["mean"] == expected
 
 
 def test_the_command_of_a_record_makes_it_anywhere():

@@ -68,8 +68,10 @@ def test_a_dry_run_takes_any_schedule(tmp_path, name):
     config = tiny_config(str(tmp_path / "nowhere"), schedule__name=name)
     config.schedule.update(decay_every="2%", period="10%", length="20%")
     config.schedule.milestones = (("50%", 0.1), ("75%", 0.01))
+    config.init.frozen = "3 epochs"
     with dry_run._rehearsal(config, 2) as (short, _, noise):
-        setup.make(short, jax.devices()[:1], lambda line: None, noise)
+        run = setup.make(short, jax.devices()[:1], lambda line: None, noise)
+        assert not any(options.frozen for options in run.segments.values())
 
 
 def test_a_plan_counts_the_images_that_are_trained_on(digits_dir, monkeypatch):

@@ -27,7 +27,7 @@ from support.made_runs import (
 from cifar_jax import UserError, report
 from cifar_jax.evaluation import efficiency
 from cifar_jax.models import design
-from cifar_jax.reporting import charts, page, tables
+from cifar_jax.reporting import charts, page, runs, tables
 from cifar_jax.reporting.runs import read_all
 
 NOW = datetime.datetime(2026, 5, 4, 3, 2)
@@ -250,6 +250,13 @@ def test_runs_that_have_not_ended_are_left_out_of_means(tmp_path):
     assert row["seeds"] == "3 of 4"
     assert row["test accuracy"] == f"0.5500 ± {np.std(tests, ddof=1):.4f}"
     assert "s3 has not ended" in seen.text
+    # So they are out of the points of a chart, whose values the table has.
+    options = dict(evaluate__test=False, test=None)
+    paths = [make_run(tmp_path / f"v{k}", seed=k, val=0.7, **options) for k in (0, 1)]
+    paths.append(make_run(tmp_path / "v2", seed=2, val=0.1, done=1, **options))
+    (group,) = runs.group_runs(runs.read_all(paths))
+    found, split = group.best_known()
+    assert split == "validation" and found.values == [0.7, 0.7]
 
 
 def test_accuracies_that_were_selected_on_test_images_are_marked(tmp_path):
@@ -332,6 +339,18 @@ def test_points_are_where_accuracy_and_cost_are(six, tmp_path):
         "a": "0.002s latency",
         "b": "0.003s latency",
     }
+
+
+def test_a_legend_has_all_lines_even_where_their_short_names_are_one():
+    chart = charts.Chart("x", "x", "x", "y", "x")
+    names = [f"a_design_with_{n}0000_and_a_long_common_end" for n in (1, 2)]
+    for number, name in enumerate(names):
+        chart.line(name, {1: 0.5, 2: 0.6}, number)
+        chart.name_line(name, number)
+    chart.finish()
+    (legend,) = chart.figure.legends
+    assert len(legend.get_texts()) == 2
+    assert all("…" in text.get_text() for text in legend.get_texts())
 
 
 def test_a_chart_that_has_nothing_to_say_is_left_out(tmp_path):

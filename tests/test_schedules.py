@@ -174,6 +174,13 @@ def test_schedules_follow_their_formulas(warmup, first):
             assert rate == pytest.approx(2 * factor, abs=1e-6), name
 
 
+def test_the_rate_stays_low_after_the_last_restart():
+    options = dict(period="10 steps", period_factor=2, length="50 steps")
+    schedule = make("cosine_restarts", total=100, warmup="0%", **options)
+    seen = values(schedule, 100)  # cosines of 10, 20 and 40 steps
+    assert seen[69] < 0.01 * seen[30] and max(seen[70:]) <= seen[69]
+
+
 @pytest.mark.parametrize(
     ("duration", "steps"),
     [("5 epochs", 35), ("1 epoch", 7), ("2.5epochs", 18), ("30 steps", 30), ("5%", 35)],

@@ -93,6 +93,41 @@ def test_stages_are_each_transform_alone_and_all_of_them():
     assert picture.getpixel((left, augment_sheet.GAP)) == tuple(images[2, 0, 0])
 
 
+def test_the_images_are_those_that_a_run_would_see(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        image = Image.fromarray(natural_images(1)[0]).resize((40, 40))
+        image.save(tmp_path / "photos" / label / "1.png")
+    code, text, message = scripts.call(
+        "show_augmentation",
+        *("--config=configs/quickstart.py", f"--config.data.name={tmp_path}/photos"),
+        *("--config.data.train_split=images", "--config.data.image_size=(16, 16)"),
+        f"--output={tmp_path}/x.png",
+    )
+    assert code == 0, message
+    side = 16 * (augment_sheet.CELL // 16)
+    row = side + 2 + augment_sheet.LINE + augment_sheet.GAP
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.height == augment_sheet.GAP + 4 * row
+
+
+def test_the_half_that_is_mirrored_first_follows_the_seed():
+    images = natural_images(8)
+    examples = Examples(images, np.arange(8, dtype=np.int32))
+
+    def mirrored(seed):
+        _, row = augment_sheet.stages(
+            [dict(name="alternating_flip")],
+            examples,
+            num_classes=8,
+            seed=seed,
+            progress=0.5,
+        )
+        return [(a == b).all() for a, b in zip(row.images, images, strict=True)]
+
+    assert len({tuple(mirrored(seed)) for seed in range(4)}) > 1
+
+
 def test_one_image_of_each_class_comes_first():
     examples = Examples(np.zeros((6, 2, 2, 1)), np.array([1, 1, 0, 1, 2, 0]))
     assert augment_sheet.choose(examples, 2).tolist() == [0, 2]

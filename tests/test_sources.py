@@ -190,6 +190,39 @@ def test_data_without_labels_is_refused(tmp_path):
     check_refused(sources.open, "unlabelled", str(tmp_path), match=match)
 
 
+class Deep(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Images of 16 bits, which would be cut to 8."""
+
+    name = "deep"
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        image = tfds.features.Tensor(shape=(4, 4, 1), dtype=np.uint16)
+        features = tfds.features.FeaturesDict({"image": image})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": [(0, {"image": np.full((4, 4, 1), 300, np.uint16)})]}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+
+def test_images_of_other_types_are_refused(tmp_path):
+    builder = Deep(data_dir=str(tmp_path), file_format="array_record")
+    with tfds_store.quiet_tfds():
+        builder.download_and_prepare()
+    match = "has uint16 images of .*; uint8 images of one size"
+    check_refused(sources.open, "deep", str(tmp_path), match=match)
+
+
+def test_a_home_that_does_not_exist_is_one_line(tmp_path):
+    missing = "~nosuchuser/photos"
+    check_refused(sources.open_split, missing, match="photos does not exist")
+    source = sources.open("cifar10", str(tmp_path), local=missing, report=quiet)
+    check_refused(source.prepare, match="photos does not exist")
+
+
 def test_without_a_network_there_are_three_ways_out(tmp_path, monkeypatch):
     def get(*args, **kwargs):
         raise requests.ConnectionError("Name or service not known")
@@ -233,7 +266,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch, name):
     monkeypatch.setattr(requests, "get", None)  # the folder is made before
     (tmp_path / "file").touch()
     folder = str(tmp_path / "file" / "tfds")
-    match = f"{folder} cannot be written"
+    match = f"{name} cannot be prepared in {folder}"
     source = sources.open(name, folder, report=quiet)
     check_refused(source.prepare, match=match)
 

@@ -54,6 +54,30 @@ def test_training_overfits_32_images():
     assert after["accuracy"] == 1.0 and after["loss"] < 0.05
 
 
+class Headed(nn.Module):
+    """A network with a classifier of its own."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        del train
+        self.variable("batch_stats", "unused", lambda: jnp.zeros(()))
+        x = nn.relu(nn.Dense(8, name="body")(x.reshape(len(x), -1)))
+        return nn.Dense(NUM_CLASSES, name="head")(x)
+
+
+@pytest.mark.usefixtures("mixed_dtypes")
+@pytest.mark.parametrize("follows", [True, False])
+def test_moments_can_follow_the_gradients_of_what_is_frozen(follows):
+    options = dict(frozen=True, frozen_moments=follows)
+    run = Run(net=Headed, optimizer=optax.adam(0.01), **options)
+    before = jax.device_get(run.state.params)
+    run.train(3)
+    after, moments = jax.device_get((run.state.params, run.state.opt_state[0].nu))
+    np.testing.assert_array_equal(after["body"]["kernel"], before["body"]["kernel"])
+    assert (after["head"]["kernel"] != before["head"]["kernel"]).any()
+    assert bool(moments["body"]["kernel"].any()) == follows
+
+
 def test_the_metrics_are_those_of_the_batch():
     run = Run(label_smoothing=0.1)
     images, labels = examples(32)

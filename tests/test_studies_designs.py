@@ -152,6 +152,8 @@ def test_letters_and_keys_are_set():
         ({"N": "3"}, "factor N cannot be '3'"),
         ({"B": 0}, "factor B cannot be 0"),
         ({"train.epochs": "many"}, "train.epochs cannot be 'many'"),
+        ({"evaluate.test": True}, "the same for all designs"),
+        ({"train.cpu_devices": 2}, "the same for all designs; set base.train.cpu_dev"),
     ],
 )
 def test_wrong_factors_are_named(change, message):
@@ -166,6 +168,15 @@ def test_wrong_factors_are_named(change, message):
         ({"study.space": ()}, "study.space is empty"),
         ({"study.space": (dict(factor="N"),)}, "factor N of study.space has no values"),
         ({"study.space": (1,)}, "study.space holds 1"),
+        (
+            {"study.space": (dict(factor="N", values=3),)},
+            "factor N of study.space has n",
+        ),
+        ({"base.train.repeats": 3}, "is not a multiple of train.repeats"),
+        (
+            {"study.pruner": "halving", "study.objectives": ("seconds",)},
+            "accuracy or loss",
+        ),
         ({"study.objectives": ("speed",)}, "use some of accuracy"),
         ({"study.seeds": 0}, "study.seeds is 0; use at least 1"),
         ({"base.data.validation": 0.0}, "chooses on validation images"),

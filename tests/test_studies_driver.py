@@ -9,7 +9,7 @@ import pytest
 from support.studying import SAMPLED, Pretended, config_of, make
 
 from cifar_jax import UserError, _runtime
-from cifar_jax.studies import driver, plots
+from cifar_jax.studies import driver, executors, plots
 from cifar_jax.studies.driver import run_study
 from cifar_jax.studies.journal import Journal
 from cifar_jax.studies.run import Outcome
@@ -112,6 +112,25 @@ def test_lost_machines_and_stops_are_not_the_runs_fault(tmp_path):
     assert states(rows) == ["done"] * 4
 
 
+def test_a_fault_of_the_driver_does_not_wait_for_the_runs(tmp_path, monkeypatch):
+    calls = []
+
+    class Local(Pretended):
+        def interrupt(self):
+            calls.append("interrupt")
+
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            calls.append("shutdown")
+
+    monkeypatch.setattr(executors, "make", lambda *_: Local())
+    run_study(config_of(), tmp_path / "sound")
+    assert calls == ["shutdown"]
+    monkeypatch.setattr(driver.Driver, "_collect", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_study(config_of(), tmp_path / "faulty")
+    assert calls[1:] == ["interrupt", "shutdown"]
+
+
 def test_a_second_driver_is_refused(tmp_path):
     with (tmp_path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -177,6 +196,38 @@ def test_hopeless_runs_are_pruned(tmp_path, pruner):
     assert states(again) == states(rows) and not executor.trained
 
 
+@pytest.mark.parametrize("pruner", ["halving", "hyperband"])
+def test_what_is_done_is_not_pruned_when_the_journal_is_lost(tmp_path, pruner):
+    keys = PRUNED | {"study.pruner": pruner, "study.seeds": 1}
+    study(tmp_path, Pretended(by_width), **keys)  # each is better than those before
+    (tmp_path / "journal.log").unlink()
+    for result in tmp_path.glob("runs/*/*/metrics.jsonl"):  # worse, seen from today
+        rows = [json.loads(line) for line in result.read_text().splitlines()]
+        worse = [row | {"accuracy": 1 - row["accuracy"]} for row in rows]
+        result.write_text("".join(json.dumps(row) + "\n" for row in worse))
+    again, executor = study(tmp_path, **keys)
+    assert states(again) == ["done"] * 12 and not executor.trained
+
+
+def test_a_space_that_is_used_up_is_not_drawn_from_again(tmp_path, monkeypatch):
+    """Each look would else write hundreds of trials into the journal."""
+    space = (dict(factor="C", values=(2, 4)),)
+    keys = SAMPLED | {"study.space": space, "study.trials": 30, "study.seeds": 3}
+    rows, executor = study(tmp_path, Pretended(by_width), **keys)
+    assert len(executor.trained) == 6
+    lines = (tmp_path / "journal.log").read_text().count("\n")
+    study(tmp_path, Pretended(by_width), **keys)
+    more = (tmp_path / "journal.log").read_text().count("\n") - lines
+    assert lines < 1.2 * more  # the first time once, and so the second
+
+
+def test_the_sampler_learns_from_all_seeds(tmp_path):
+    study(tmp_path, Pretended(by_width), **SAMPLED)
+    journal = Journal(make(**SAMPLED), tmp_path, "journal.log")
+    trials = journal._optuna.get_trials()
+    assert len(trials) == 7 and all(set(trial.params) for trial in trials)
+
+
 def test_a_time_limit_stops_a_study_that_resumes(tmp_path):
     class Slow(Pretended):
         def call(self, fn, config, workdir, *options):
@@ -209,6 +260,8 @@ def test_a_merge_starts_nothing(tmp_path):
     rows, executor = study(tmp_path, merge=True)
     assert not executor.trained
     assert states(rows) == ["waiting"] * 2 + ["done"] * 2
+    # A winner of a part would not be the study's, and the test set is scored once.
+    assert not executor.num_scored and not (tmp_path / "winner.json").exists()
     with pytest.raises(UserError, match="a part of a study needs designs"):
         study(tmp_path / "sampled", part=(1, 2), **SAMPLED)
 

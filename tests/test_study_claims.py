@@ -28,7 +28,7 @@ def differences(study):
         if len(seeds[name]) > 1:
             p = stats.ttest_ind(seeds[base], seeds[name], equal_var=False).pvalue
             difference = statistics.fmean(seeds[name]) - statistics.fmean(seeds[base])
-            found[name] = difference, min(1.0, len(others) * p)
+            found[name] = difference, min(len(others) * p, 1.0)
     return found
 
 

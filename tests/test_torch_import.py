@@ -1,5 +1,6 @@
 """The usual PyTorch ResNets become runs that predict the same; all else is refused."""
 
+import json
 import pathlib
 
 import jax
@@ -250,6 +251,12 @@ def test_what_names_do_not_tell_is_checked_against_the_original(tmp_path):
     assert "shortcut=projection, block=basic" in done.stdout
     assert "it gives the original's logits for the 20 images" in done.stdout
     assert RunDirectory(tmp_path / "run").config()["model"]["stem_pool"] == 3
+    # No images count as held out from a training that is not known.
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["data"]["validation"] == 0
+    flags[0] = f"--weights={tmp_path}/nothing.pt"
+    done = call("import_torch", *flags, "--data=mine", f"--config.data.dir={tmp_path}")
+    assert f"data set 'mine' is not in {tmp_path}" in done.stderr
 
 
 def negative(tensor):

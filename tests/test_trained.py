@@ -9,8 +9,9 @@ import orbax.checkpoint as ocp
 import pytest
 from support.runs import tiny_config, train
 
-from cifar_jax import UserError
+from cifar_jax import UserError, formats
 from cifar_jax.data import sources
+from cifar_jax.formats import export
 from cifar_jax.training import pretrained
 from cifar_jax.training.checkpoint import CheckpointFolder
 
@@ -143,6 +144,29 @@ def test_last_and_averages_are_those_of_the_newest_state(run):
     kernels = [n.variables["params"]["stem_conv"]["kernel"] for n in (last, average)]
     assert (kernels[0] != kernels[1]).any()
     assert last.epoch == 2
+
+
+def test_what_lies_beside_the_best_weights_is_not_taken_for_them(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    other = pretrained.load_model(run[0], which="last")
+    weights = tmp_path / "run" / "model.safetensors"
+    export.export(other, formats.find("safetensors"), weights)
+    assert pretrained.weights_file(tmp_path / "run") is None
+    assert pretrained.load_model(tmp_path / "run").result == run[1]
+    assert pretrained.load_model(weights).result is None
+    # The result is that of the best weights, which those of a step need not be.
+    step = min(int(path.name) for path in run[0].glob("best/[0-9]*"))
+    assert pretrained.load_model(run[0], step=step).result is None
+
+
+def test_weights_are_asked_for_by_a_name_that_exists(run, tmp_path):
+    with pytest.raises(UserError, match="which is 'averages'; use best, last, ema"):
+        pretrained.load_model(run[0], which="averages")
+    program = tmp_path / "model.stablehlo"
+    export.export(pretrained.load_model(run[0]), formats.find("stablehlo"), program)
+    assert formats.load(program, which="best").program
+    with pytest.raises(UserError, match="holds one set of weights"):
+        formats.load(program, which="ema")
 
 
 def test_one_checkpoint_is_asked_for_by_its_step(run):

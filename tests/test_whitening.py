@@ -1,9 +1,13 @@
 """What the whitening filters do to the patches that they were made from."""
 
+import types
+
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
+from cifar_jax.data import sources
+from cifar_jax.training import setup
 from cifar_jax.training.methods import whitening
 
 
@@ -21,6 +25,23 @@ def outputs(images, kernel):
     size = kernel.shape[0]
     patches = sliding_window_view(images, (size, size), axis=(1, 2))[:, ::2, ::2]
     return np.einsum("nyxcij,ijcf->nyxf", patches, kernel).reshape(-1, kernel.shape[-1])
+
+
+def test_filters_are_of_images_from_all_over(monkeypatch):
+    """A folder's images come class by class."""
+    images = np.repeat(np.uint8([0, 100, 200]), 4000).reshape(-1, 1, 1, 1)
+    images = np.broadcast_to(images, (12_000, 2, 2, 1))
+    train = sources.Examples(images, np.zeros(12_000, np.int32))
+    seen = []
+    monkeypatch.setattr(whitening, "filters", lambda images, **_: seen.append(images))
+    options = types.SimpleNamespace(mean=np.zeros(1), std=np.ones(1))
+    model = types.SimpleNamespace(
+        design=types.SimpleNamespace(stem_kernel=2, stem_width=4)
+    )
+    setup._whitening(model, train, options)
+    assert len(seen[0]) == 4000 <= setup.NUM_WHITENING_IMAGES
+    counts = np.unique(seen[0][:, 0, 0, 0], return_counts=True)[1]
+    assert max(counts) - min(counts) <= 1
 
 
 @pytest.mark.parametrize(("size", "channels"), [(3, 3), (2, 3), (3, 1)])

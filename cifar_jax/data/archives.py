@@ -85,7 +85,7 @@ def locate(
 
     A file that is none of the archives is taken for the first of them.
     """
-    source = pathlib.Path(source).expanduser()
+    source = pathlib.Path(os.path.expanduser(source))
     if not source.exists():
         raise UserError(f"{source} does not exist; give a copy of {specs[0].archive}")
     if source.is_file():
@@ -168,9 +168,7 @@ def _read_files(
     return contents
 
 
-def _members(
-    path: pathlib.Path,
-) -> Iterator[tuple[str, int, Callable[[int], bytes]]]:
+def _members(path: pathlib.Path) -> Iterator[tuple[str, int, Callable[[int], bytes]]]:
     """Yields the name and size of each regular file in a tar archive, and its reader.
 
     Members with names of more than 100 bytes are skipped, as are links and the like.

@@ -133,7 +133,7 @@ def corrupted_splits(folder: pathlib.Path) -> Splits:
     """
     if not (folder / "labels.npy").is_file():
         return {}
-    names = (path.stem for path in folder.glob("*.npy") if path.is_file())
+    names = (path.stem for path in folder.glob("[!.]*.npy") if path.is_file())
 
     def open_split(name: str, severity: int | None) -> Dataset:
         path = folder / f"{name}.npy"

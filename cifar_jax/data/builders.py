@@ -133,10 +133,7 @@ class Digits(LabelledImages, skip_registration=True):
             images[k] = np.asarray(gray.convert("RGB"))
         labels = np.asarray(labels, np.int32)
         train, test = model_selection.train_test_split(
-            np.arange(len(images)),
-            test_size=0.2,
-            stratify=labels,
-            random_state=0,
+            np.arange(len(images)), test_size=0.2, stratify=labels, random_state=0
         )
         return {
             "train": (images[train], {"label": labels[train]}),

@@ -177,13 +177,16 @@ def as_images(array: Any, where: str) -> np.ndarray:
     )
 
 
-def as_labels(values: Any, count: int, where: str) -> np.ndarray:
+def as_labels(
+    values: Any, count: int, where: str, num_classes: int = MAX_CLASSES
+) -> np.ndarray:
     """Returns labels as int32 [N].
 
     Args:
       values: Integers: a list, or an array [N] or [N, 1].
       count: N, the number of images.
       where: Name of the file, for errors.
+      num_classes: Number that all labels are below.
     """
     # A few bytes of a pickle can name one tuple within tuples a billion times.
     is_list = isinstance(values, list | tuple)
@@ -205,10 +208,10 @@ def as_labels(values: Any, count: int, where: str) -> np.ndarray:
             f"{where}: there are {len(labels):,} labels for {count:,} images; give one "
             "for each image"
         )
-    if count and not (0 <= labels.min() and labels.max() < MAX_CLASSES):
+    if count and not (0 <= labels.min() and labels.max() < num_classes):
         raise UserError(
             f"{where}: labels run from {labels.min()} to {labels.max()}; give class "
-            f"numbers from 0 to below {MAX_CLASSES:,}"
+            f"numbers from 0 to below {num_classes:,}"
         )
     return labels.astype(np.int32)
 

@@ -84,17 +84,10 @@ def download(
 def _complete(
     part: pathlib.Path, url: str, spec: ArchiveSpec, slowest: float, report: Report
 ) -> None:
-    """Completes a partial file, and checks it.
-
-    Args:
-      part: The file; it may be there or not.
-      url: Source to download from.
-      spec: Archive that the file becomes.
-      slowest: Bytes a second below which the source is left.
-      report: Called with a line at the start, and with the progress.
+    """Completes a partial file, which may not be there, and checks it.
 
     Raises:
-      _Left: If the source fails, or is slower.
+      _Left: If the source fails, or sends fewer bytes a second than `slowest`.
     """
     report(f"Downloading {url} ({spec.size / 1e6:.0f} MB)")
     while True:

@@ -31,10 +31,7 @@ class _BadImage(Exception):
 
 
 def open_folder(
-    path: pathlib.Path,
-    *,
-    image_shape: ImageShape | None = None,
-    resize: bool = False,
+    path: pathlib.Path, *, image_shape: ImageShape | None = None, resize: bool = False
 ) -> Dataset:
     """Opens the images of a folder, or of one file, in the order of their names.
 
@@ -167,15 +164,10 @@ def _check_image(image: Image.Image, content: bytes) -> None:
 def _decode(
     path: pathlib.Path, size: tuple[int, int] | None = None, resize: bool = False
 ) -> np.ndarray:
-    """Returns an image as uint8 [H, W, 3], upright.
-
-    Args:
-      path: File of the image.
-      size: Height and width that the image must have; None: any.
-      resize: Whether an image of another size is resized.
+    """Returns an image of a height and width (None: any) as uint8 [H, W, 3], upright.
 
     Raises:
-      _BadImage: If it is damaged, or of another kind or size.
+      _BadImage: If it is damaged, or of another kind or size, and not resized.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever

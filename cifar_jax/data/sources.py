@@ -8,6 +8,7 @@ Sources are named by strings, `NAME`, `NAME:SPLIT`, `PATH` or `PATH:SPLIT`. A da
 of TFDS that is on disk, or that this package can prepare, precedes a path of its name.
 """
 
+import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -192,7 +193,7 @@ def corruptions(spec: str) -> dict[str, tuple[str, ...]]:
       For each corruption, a spec for `open_split` of each severity, 1 to 5; empty if
       the source is laid out in another way.
     """
-    splits = arrays.corrupted_splits(pathlib.Path(spec).expanduser())
+    splits = arrays.corrupted_splits(pathlib.Path(os.path.expanduser(spec)))
     return {
         name: tuple(f"{spec}:{name}/{severity}" for severity in arrays.SEVERITIES)
         for name in splits
@@ -212,7 +213,7 @@ def _resolve(
     # A path may hold colons itself: the longest one that exists counts.
     end = len(spec)
     while end > 0:
-        path = pathlib.Path(spec[:end]).expanduser()
+        path = pathlib.Path(os.path.expanduser(spec[:end]))
         if path.exists():
             return path, spec[end + 1 :] or None
         end = spec.rfind(":", 0, end)

@@ -36,7 +36,7 @@ class TfdsStore:
     def __init__(self, name: str, data_dir: str | None):
         default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         self.name = name
-        self.folder = pathlib.Path(data_dir or default).expanduser()
+        self.folder = pathlib.Path(os.path.expanduser(data_dir or default))
         self._builder = self._open_builder()
 
     def _open_builder(self) -> tfds.core.DatasetBuilder | None:
@@ -70,12 +70,14 @@ class TfdsStore:
                 f"data set {self.name} in {self.folder} has the features "
                 f"{sorted(features)}; image and label are needed"
             )
-        label, shape = features.get("label"), features["image"].shape
+        label, image = features.get("label"), features["image"]
         has_classes = label is None or isinstance(label, tfds.features.ClassLabel)
-        if not has_classes or None in (shape or (None,)):
+        shape, is_uint8 = image.shape, image.np_dtype == np.uint8
+        if not (has_classes and is_uint8) or None in (shape or (None,)):
             raise UserError(
-                f"data set {self.name} in {self.folder} has images of shape {shape} "
-                f"and labels {label}; images of one size and a ClassLabel are needed"
+                f"data set {self.name} in {self.folder} has {image.np_dtype} images of "
+                f"shape {shape} and labels {label}; uint8 images of one size and a "
+                "ClassLabel are needed"
             )
         return tuple(shape), None if label is None else tuple(label.names)
 
@@ -95,7 +97,8 @@ class TfdsStore:
             # Where the file system has no locks, another process may have been faster.
             self._builder = self._open_builder()
             if self._builder is None:
-                raise UserError(f"{self.folder} cannot be written ({error})") from error
+                message = f"cannot be prepared in {self.folder} ({error})"
+                raise UserError(f"{self.name} {message}; check that path") from error
         assert self.path is not None
         return self.path
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cifar_jax import UserError, _packaged, _runtime, formats
 from cifar_jax import config as default
@@ -131,7 +131,8 @@ class Model:
           resize: Whether images of another size are resized.
         """
         logits = self.logits(images, resize=resize)
-        return dict(scores.score(logits, as_labels(labels, len(logits), "labels")))
+        labels = as_labels(labels, len(logits), "labels", logits.shape[1])
+        return dict(scores.score(logits, labels))
 
     def _open(self, images: Images, resize: bool) -> Dataset:
         """Returns images of any kind as a data set of the network's shape."""
@@ -139,14 +140,14 @@ class Model:
             return sources.open_split(
                 os.fspath(images), image_shape=self.image_shape, resize=resize
             )
-        if isinstance(images, list | tuple):
+        if isinstance(images, list | tuple) and images:
             parts = [self._open(image, resize) for image in images]
             whole = [(part, 0, len(part)) for part in parts]
             return transforms.concatenate("the list of images", whole)
         if isinstance(images, Image.Image):
             mode = {1: "L", 3: "RGB"}[self.image_shape[2]]
-            pixels = np.asarray(images.convert(mode))
-            images = pixels.reshape(images.height, images.width, -1)
+            images = ImageOps.exif_transpose(images).convert(mode)  # upright, as files
+            images = np.asarray(images).reshape(images.height, images.width, -1)
         array = np.asarray(images)
         array = array[None] if array.ndim == 3 else array
         dataset = from_arrays("the array of images", array)

@@ -213,11 +213,7 @@ def take_turns(variants: Sequence[Variant], images: np.ndarray) -> list[list[flo
 
 
 def _spread(values: Sequence[float]) -> Spread:
-    return {
-        "median": statistics.median(values),
-        "min": min(values),
-        "max": max(values),
-    }
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def _accuracies(variants: Sequence[Variant], examples: Examples) -> list[Accuracy]:

@@ -75,7 +75,7 @@ def measure(
 def _speed(predictor: Predictor) -> Speed:
     num_devices, rates = predictor.mesh.size, {}
     latency = latency_ms(predictor, num_devices)
-    for batch_size in (n for n in BATCH_SIZES if n % num_devices == 0):
+    for batch_size in (-(-n // num_devices) * num_devices for n in BATCH_SIZES):
         seconds = latency_ms(predictor, batch_size) / 1000
         rates[batch_size] = batch_size / seconds
         if rates[batch_size] < 0.9 * max(rates.values()) or seconds > SECONDS / 2:

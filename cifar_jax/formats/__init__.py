@@ -22,12 +22,7 @@ FORMATS = {
     "pt2": ("pytorch", "PROGRAM"),
 }
 # Formats of whole networks and of PyTorch, by the suffixes of their files.
-_PROGRAMS = {
-    ".stablehlo": "stablehlo",
-    ".onnx": "onnx",
-    ".pt2": "pt2",
-    ".pt": "torch",
-}
+_PROGRAMS = {".stablehlo": "stablehlo", ".onnx": "onnx", ".pt2": "pt2", ".pt": "torch"}
 
 
 def find(name: str) -> "Format":
@@ -47,7 +42,8 @@ def load(workdir: os.PathLike | str, **choice: Any) -> "LoadedModel":
     from cifar_jax.training import pretrained
 
     path = _packaged.find_network(workdir)
-    if path.is_file() and path.suffix in _PROGRAMS:
+    is_program = path.is_file() and path.suffix in _PROGRAMS
+    if is_program and choice.get("which", "best") == "best":
         return export.load_program(path, find(_PROGRAMS[path.suffix]))
     return pretrained.load_model(path, **choice)
 

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Callable
 from typing import Any, NotRequired, TypedDict
@@ -63,11 +62,7 @@ class Card(TypedDict):
 
 
 def export(
-    network: LoadedModel,
-    kind: "Format",
-    path: pathlib.Path,
-    *,
-    overwrite: bool = False,
+    network: LoadedModel, kind: "Format", path: pathlib.Path, *, overwrite: bool = False
 ) -> Card:
     """Writes a network to a file, reads it back, and compares the two.
 
@@ -103,11 +98,13 @@ def export(
         card_path(partial).write_text(json.dumps(card, indent=2) + "\n")
         card["check"] = kind.verify(network, kind.read(partial))
         card_path(partial).write_text(json.dumps(card, indent=2) + "\n")
-        if partial.is_dir():  # which holds its card, and does not replace another
-            shutil.rmtree(path, ignore_errors=True)
+        if partial.is_dir():  # which holds its card; what else is there stays
+            path.mkdir(exist_ok=True)
+            for file in partial.iterdir():
+                file.replace(path / file.name)
         else:
             card_path(partial).replace(card_path(path))
-        partial.replace(path)
+            partial.replace(path)
     return card
 
 

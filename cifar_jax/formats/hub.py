@@ -18,14 +18,16 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
     with folder.file("model.safetensors") as file:
         safetensors_file.write(network, file, card)
     dataset, lines = card["dataset"], []
+    chosen_on = card["config"]["evaluate"]["select_on"]
     for split in ("val", "test"):
         scores = (card["result"] or {}).get(split)
         if scores:
             total = scores["num_examples"]
+            mark = ", which chose the epoch" if split == chosen_on == "test" else ""
             low, high = wilson_interval(round(scores["accuracy"] * total), total)
             lines.append(
                 f"- {split} accuracy {scores['accuracy']:.4f} (95% interval {low:.4f} "
-                f"to {high:.4f}, {total:,} images)"
+                f"to {high:.4f}, {total:,} images{mark})"
             )
     template = pathlib.Path(__file__).with_name("hub_card.md").read_text("utf-8")
     text = template.format(

@@ -14,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 from safetensors import numpy as safe_numpy
 
-from cifar_jax.formats.export import Card, Classify, Format, compare
+from cifar_jax.formats.export import Card, Classify, Format, compare, in_float32
 from cifar_jax.training.pretrained import LoadedModel, load_model
 
 HALF_TOLERANCE = 1e-2  # of logits, as a share of the largest: weights have 11 bits
@@ -40,7 +40,7 @@ def write(
 
 def read(path: pathlib.Path) -> Classify:
     """Returns the function of a file."""
-    return jax.jit(load_model(path).logits)
+    return jax.jit(in_float32(load_model(path)).logits)
 
 
 FORMAT = Format(".safetensors", write, read)

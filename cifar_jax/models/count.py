@@ -182,10 +182,7 @@ def budget_line(num_parameters: int, limit: int | None) -> str:
 
 
 def check_budget(
-    num_parameters: int,
-    limit: int | None,
-    model: ResNet,
-    image_shape: ImageShape,
+    num_parameters: int, limit: int | None, model: ResNet, image_shape: ImageShape
 ) -> None:
     """Refuses a network whose parameters are not fewer than the limit."""
     if limit is None or num_parameters < limit:

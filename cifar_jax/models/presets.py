@@ -23,10 +23,7 @@ PRESETS = {
         dropout=0.5,
     ),
     "report_003": dict(
-        stage_sizes=(2, 1, 1, 1),
-        widths=(64, 128, 256, 512),
-        pool=4,
-        logits_dropout=0.5,
+        stage_sizes=(2, 1, 1, 1), widths=(64, 128, 256, 512), pool=4, logits_dropout=0.5
     ),
     "report_004": dict(stage_sizes=(2, 2, 2), widths=(85, 170, 340), pool=8),
     # ResNet-18 for small images: a 3x3 stem of stride 1 and no max-pool

@@ -136,9 +136,10 @@ class Chart:
     def name_line(self, name: str, number: int | None, **look: Any) -> None:
         """Adds a line to the legend, with the number and look that `line` takes."""
         colour = _LIGHT[colour_name(number)]
-        if len(name) > _LONGEST_NAME:  # the ends tell names apart
-            name = f"{name[: _LONGEST_NAME // 2 - 1]}…{name[-_LONGEST_NAME // 2 :]}"
-        self._legend[name] = Line2D([], [], color=colour, **look)
+        label = name
+        if len(name) > _LONGEST_NAME:  # the ends tell names apart, mostly
+            label = f"{name[: _LONGEST_NAME // 2 - 1]}…{name[-_LONGEST_NAME // 2 :]}"
+        self._legend[name] = Line2D([], [], color=colour, label=label, **look)
 
     def finish(self) -> "Chart":
         """Draws the legend and settles where all lies. Draw nothing after this."""
@@ -146,10 +147,11 @@ class Chart:
         if self.axes.get_ylabel() == "accuracy":
             self.axes.set_ylim(low, min(high, 1.0))
         if 1 < len(self._legend) <= _MOST_NAMES:
-            column = 40 + _LETTER_WIDTH * max(map(len, self._legend))
+            labels = [str(line.get_label()) for line in self._legend.values()]
+            column = 40 + _LETTER_WIDTH * max(map(len, labels))
             self.figure.legend(
                 list(self._legend.values()),
-                list(self._legend),
+                labels,
                 loc="outside upper left",
                 ncols=max(1, int(_DPI * _SIZE[0] / column)),
                 handlelength=1.8,

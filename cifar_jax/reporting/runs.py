@@ -387,7 +387,8 @@ class Group:
         test = self.sample("test")
         if test and not self.selected_on_test:
             return test, "test"
-        validation = sample(run.validation for run in self.by_seed.values())
+        live = (run.validation for run in self.by_seed.values())
+        validation = self.sample("validation") or sample(live)
         return (validation, "validation") if validation else None
 
 

@@ -99,12 +99,19 @@ def candidate(rules: Rules, factors: Factors, name: str = "") -> Candidate:
     return Candidate(name, dict(factors), config, widths, number, reason)
 
 
+# A process has runs of several designs; their test images are scored at the end.
+FIXED_KEYS = ("train.cpu_devices", "train.max_seconds", "data.validation")
+FIXED_KEYS += ("evaluate.select_on", "evaluate.test")
+
+
 def with_factors(base: ConfigDict, factors: Factors) -> ConfigDict:
     """Returns a copy of a config in which letters and dotted keys are set."""
     config = base.copy_and_resolve_references()
     named = {name: v for name, v in factors.items() if letters.PATTERN.fullmatch(name)}
     keys = {key: v for key, v in factors.items() if key not in named}
     for key, value in (letters.keys(config.model, named) | keys).items():
+        if key in FIXED_KEYS:
+            raise UserError(f"{key} is the same for all designs; set base.{key}")
         try:
             config.update_from_flattened_dict({key: value})
         except KeyError as error:

@@ -91,6 +91,8 @@ def run_study(
         if isinstance(executor, str):
             executor = executors.make(executor, workers, made.options, folder / "logs")
             stack.callback(executor.shutdown, cancel_futures=True)
+            interrupt = getattr(executor, "interrupt", lambda: None)
+            stack.push(lambda error, *_: error and interrupt())  # no run is waited for
         return Driver(made, folder, name, executor, workers, retry_failed, merge).run()
 
 
@@ -132,6 +134,7 @@ class Driver:
         self._metrics: dict[Key, int] = {}  # bytes of metrics.jsonl that were read
         self._deaths: collections.Counter[tuple[Key, int]] = collections.Counter()
         self._stop: Stopped | None = None
+        self._is_used_up = self.merge  # whether no new designs can be proposed
         start = time.monotonic()
         self._deadline = start + (self.study.options.max_seconds or math.inf)
         self._next_look, self._next_table = 0.0, start + _TABLE_SECONDS
@@ -157,7 +160,7 @@ class Driver:
                     self._look(signals.noted)
             rows = table.rows(self._journal.designs.values(), self._runs.values())
             if not self.name:
-                is_over = rows and not self._stop
+                is_over = all(run.has_ended for run in self._runs.values()) and rows
                 self._write(rows, self._score_winner(rows) if is_over else None)
         self._view.show(rows, self.folder)
         if self._stop:
@@ -204,8 +207,9 @@ class Driver:
             self.workers or getattr(self.executor, "num_workers", 32)
         ):
             if not self._waiting:
-                proposed = None if self.merge else self._journal.propose()
+                proposed = None if self._is_used_up else self._journal.propose()
                 if proposed is None:
+                    self._is_used_up = True
                     return
                 self._add([proposed])
             run = self._waiting.popleft()
@@ -213,7 +217,8 @@ class Driver:
             if self.merge and not known:
                 continue
             if known and (not latency or known.get("latency")):
-                future: Future[Outcome] = Future()  # an earlier command has done it
+                run.figures = known  # an earlier command has done it
+                future: Future[Outcome] = Future()
                 future.set_result(Outcome("done", known))
             else:
                 if not self._metrics:  # the first run: before workers would, at once

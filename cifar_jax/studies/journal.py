@@ -117,7 +117,7 @@ class Journal:
     def begin(self, run: Run) -> None:
         """Opens the trial of a run, unless one is open."""
         if run.key not in self._trials:
-            distributions = {} if run.seed else self._study.distributions
+            distributions = self._study.distributions
             if distributions:  # a sampled design that is tried again
                 self._optuna.enqueue_trial(run.candidate.factors)
             self._trials[run.key] = self._optuna.ask(distributions)
@@ -132,7 +132,8 @@ class Journal:
             return False
         trial = self._trials[run.key]
         trial.report(run.values[epoch], epoch)
-        return epoch < run.candidate.config.train.epochs and trial.should_prune()
+        is_open = epoch < run.candidate.config.train.epochs and not run.figures
+        return is_open and trial.should_prune()
 
     def close(self, run: Run) -> None:
         """Records how a run has ended."""

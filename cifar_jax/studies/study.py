@@ -10,7 +10,7 @@ from optuna import distributions
 from optuna.distributions import BaseDistribution
 
 from cifar_jax import UserError
-from cifar_jax.config import check_values
+from cifar_jax.config import check, check_values
 from cifar_jax.data import sources
 from cifar_jax.studies import designs
 from cifar_jax.studies.designs import Candidate, Rules
@@ -112,14 +112,17 @@ def _check(base: ConfigDict, options: ConfigDict) -> None:
     kind, pruner, objectives = options.kind, options.pruner, tuple(options.objectives)
     validation, select_on = base.data.validation, base.evaluate.select_on
     every = base.evaluate.every_epochs
+    check(base)
     check_values({f"study.{key}": value for key, value in options.items()})
     # whether each is kept, by what is said if it is not
     rules: dict[str, Any] = {
         f"study.objectives is {objectives}; use some of {', '.join(OBJECTIVES)}": (
             objectives and set(objectives) <= set(OBJECTIVES)
         ),
-        f"study.pruner is {pruner!r}, but study.objectives has {len(objectives)}; give "
-        "a single one, or use pruner='none'": pruner == "none" or len(objectives) == 1,
+        f"study.pruner is {pruner!r}, but study.objectives is {objectives}; give a "
+        "single one, accuracy or loss, or use pruner='none'": (
+            pruner == "none" or objectives in (("accuracy",), ("loss",))
+        ),
         # A study selects on validation images, never on the test set.
         f"a study chooses on validation images, but base.data.validation is "
         f"{validation} and base.evaluate.select_on {select_on!r}; hold some out (0.1), "
@@ -142,7 +145,9 @@ def _check(base: ConfigDict, options: ConfigDict) -> None:
         if is_whole and kind != "list":
             message = f"factor {item['factor']} of study.space has no values; give "
             has_bounds = bounds and {"low", "high"} <= set(item)
-            rules[f"{message}values=(...){bounds}"] = item.get("values") or has_bounds
+            values = item.get("values")
+            has_values = isinstance(values, tuple | list) and values
+            rules[f"{message}values=(...){bounds}"] = has_values or has_bounds
     for message, is_kept in rules.items():
         if not is_kept:
             raise UserError(message)

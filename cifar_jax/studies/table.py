@@ -212,9 +212,8 @@ def markdown(study: Study, table: Sequence[Row], winner: Mapping | None = None) 
     parts += [f"{title}:\n\n" + "\n".join(s) for title, s in lists.items() if s]
     if winner:
         test = winner["test"]
-        note = f"Chosen on validation: {winner['design']}. Its test accuracy, the only "
-        note += f"one that was looked at: {spread(test)} (n = {len(test)})."
-        parts.append(note)
+        note = f"Chosen on validation: {winner['design']}. Its test accuracy: "
+        parts.append(f"{note}{spread(test)} (n = {len(test)}).")
     return "\n\n".join(parts) + "\n"
 
 

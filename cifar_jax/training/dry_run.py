@@ -97,7 +97,7 @@ def _rehearsal(
     config.schedule.update(name="constant", warmup="0%")
     config.prune.update(start="0%", stop="50%")
     config.train.update(epochs=1, max_seconds=0.0)
-    config.optim.sam_start = "1 steps"
+    config.optim.sam_start, config.init.frozen = "1 steps", "0%"
     config.checkpoint.every_seconds = 0.0
     with tempfile.TemporaryDirectory(prefix="cifar_jax-") as folder:
         yield config, pathlib.Path(folder, "run"), noise

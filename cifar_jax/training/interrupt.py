@@ -44,12 +44,13 @@ class StopRequest:
         if self.noted:
             os._exit(128 + number)
         self.noted = number
-        if number == signal.SIGHUP:  # the terminal is gone: to write there would fail
-            for stream in (1, 2):
-                if stat.S_ISCHR(os.fstat(stream).st_mode):
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        # Not print: a handler may interrupt one.
-        os.write(2, b"\nstopping when all is saved; again to stop at once\n")
+        with contextlib.suppress(OSError):  # Ctrl-C also ends what reads the output
+            if number == signal.SIGHUP:  # the terminal is gone: a write would fail
+                for stream in (1, 2):
+                    if stat.S_ISCHR(os.fstat(stream).st_mode):
+                        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            # Not print: a handler may interrupt one.
+            os.write(2, b"\nstopping when all is saved; again to stop at once\n")
 
     def poll(self) -> bool:
         """A collective: returns whether to stop.

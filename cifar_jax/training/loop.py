@@ -56,7 +56,7 @@ def train_and_evaluate(
       profile: Whether to trace a few steps into profile/ of the run directory.
       on_epoch: Called with `epoch`, `train` and `val` (`loss` and `accuracy`, or None)
         when an epoch is closed. An exception that it raises ends the call; another
-        call resumes from there.
+        call resumes from the newest state.
       start: Time of `time.perf_counter` from which the run's total is counted; None:
         that of the call.
 
@@ -97,10 +97,7 @@ def _trainer(
     start: float,
 ) -> Iterator["Trainer"]:
     """Yields a trainer that is ready to train; waits for its checkpoints at the end."""
-    with (
-        interrupt.listen() as stop,
-        interrupt.watchdog(stop, config.train.watchdog_seconds),
-    ):
+    with interrupt.listen() as stop:
         with distributed.all_or_none():
             prepared = setup.make(config, devices, distributed.log, source)
             prepared = pretrained.with_teacher(config, prepared)
@@ -112,7 +109,8 @@ def _trainer(
         if profile and distributed.is_primary():
             profiler = Profiler(run.profile, prepared.steps_per_dispatch)
         trainer = Trainer(config, prepared, run, stop, profiler, on_epoch, start)
-        with contextlib.closing(trainer):
+        watchdog = interrupt.watchdog(stop, config.train.watchdog_seconds)
+        with contextlib.closing(trainer), watchdog:
             trainer.restore()
             with trainer.progress.live:
                 trainer.compile()
@@ -218,9 +216,10 @@ class Trainer:
     def is_over(self) -> bool:
         """Returns whether training is complete or should stop early."""
         epoch, best = self._metadata["epoch"], self._metadata["best"]
-        patience = self._config.train.patience
-        is_stale = best is not None and 0 < patience <= epoch - best["epoch"]
-        return is_stale or epoch == self._config.train.epochs
+        train, every = self._config.train, self._config.evaluate.every_epochs
+        is_stale = best is not None and 0 < train.patience <= epoch - best["epoch"]
+        # Only a validation can say so.
+        return (is_stale and epoch % every == 0) or epoch == train.epochs
 
     def compile(self) -> None:
         """Compiles the first call; a thread compiles the others while that one runs."""

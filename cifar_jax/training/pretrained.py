@@ -99,14 +99,14 @@ def load_model(
       workdir: Run directory, in which training may be running; a file or a folder of
         weights as `cifar_jax.export` writes them; or the name of packaged weights.
       sharding: Sharding of the weights; None: they lie on the first device.
-      which: "best"; or of the newest state of training, "last" for its weights, "ema"
-        for their averages.
+      which: "best"; or of the newest state: "last", or "ema" for its averages.
       step: Step of the checkpoint; None: the newest.
 
     Raises:
-      UserError: If this is not a run directory, or it does not hold such a network,
-        undamaged, yet.
+      UserError: If it does not hold such a network, undamaged, yet.
     """
+    if which not in WEIGHTS:
+        raise UserError(f"which is {which!r}; use {', '.join(WEIGHTS)}")
     path = _packaged.find_network(workdir)
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     if weights := weights_file(path):
@@ -134,14 +134,14 @@ def load_model(
         network,
         variables=variables,
         epoch=metadata["epoch"],
-        result=run.result() if which == "best" else None,
+        result=run.result() if (which, step) == ("best", None) else None,
     )
 
 
 def weights_file(path: pathlib.Path) -> pathlib.Path | None:
     """Returns the file of weights that a path is or holds; None of a run directory."""
-    inner = path / "model.safetensors"
-    return inner if inner.exists() else path if path.is_file() else None
+    inner, is_run = path / "model.safetensors", (path / "dataset.json").exists()
+    return path if path.is_file() else inner if inner.exists() and not is_run else None
 
 
 def read_card(workdir: os.PathLike | str) -> dict[str, Any]:
@@ -157,9 +157,7 @@ def read_card(workdir: os.PathLike | str) -> dict[str, Any]:
     return {"config": run.config(), "dataset": run.dataset(), "result": run.result()}
 
 
-def _open_weights(
-    path: pathlib.Path,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _open_weights(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns the card of a file of weights, and its arrays by name."""
     with _explained(path), safetensors.safe_open(path, framework="numpy") as file:
         card = json.loads((file.metadata() or {})["card"])
@@ -199,7 +197,7 @@ def _read_weights(path: pathlib.Path, sharding: Sharding) -> LoadedModel:
     variables = traverse_util.unflatten_dict(tensors, sep="/")
     return dataclasses.replace(
         network,
-        variables=jax.device_put(variables, sharding),
+        variables=distributed.put(variables, sharding),
         epoch=card["epoch"],
         result=card["result"],
     )

@@ -52,7 +52,7 @@ def _cosine_restarts(step: jax.Array, timing: Timing) -> jax.Array:
         lengths.append(lengths[-1] * timing.period_factor)
     starts, lengths = jnp.float32(starts), jnp.float32(lengths)
     number = jnp.searchsorted(starts, step, side="right") - 1
-    share = (step - starts[number]) / lengths[number]
+    share = jnp.minimum(1, (step - starts[number]) / lengths[number])
     return _anneal(1.0, timing.final_factor, share)
 
 

@@ -341,6 +341,8 @@ def _step_options(
         sam_rho=config.optim.sam_rho,
         sam_adaptive=config.optim.sam_adaptive,
         repeats=repeats,
+        # Adam corrects the bias of moments that begin at zero with the first step.
+        frozen_moments="adam" in config.optim.name + config.optim.muon_fallback,
     )
     return dataclasses.replace(options, pruning_plan=_pruning_plan(config, options))
 
@@ -424,7 +426,9 @@ def _whitening(
     model: resnet.ResNet, train: sources.Examples, options: StepOptions
 ) -> np.ndarray:
     """Returns filters that whiten the patches of training images."""
-    images = normalize(train.images[:NUM_WHITENING_IMAGES], options.mean, options.std)
+    # From all over: a folder's images come class by class.
+    some = train.images[:: -(-len(train) // NUM_WHITENING_IMAGES)]
+    images = normalize(some, options.mean, options.std)
     return whitening.filters(
         np.asarray(images),
         kernel_size=model.design.stem_kernel,

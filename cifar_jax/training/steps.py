@@ -50,6 +50,8 @@ class StepOptions:
     pruning_plan: pruning.Plan | None = None  # sparsity schedule, or None
     distillation: Distillation | None = None  # loss of the teacher's logits, or None
     frozen: bool = False  # whether only the classifier is trained
+    # whether the optimizer's moments follow the gradients of what is frozen
+    frozen_moments: bool = False
 
     @property
     def images_per_step(self) -> int:
@@ -202,7 +204,7 @@ def _updated(
     state: TrainState, grads: Any, batch_stats: Any, options: StepOptions
 ) -> TrainState:
     """Returns the state after the step: optimizer, then averages, then pruning."""
-    if options.frozen:
+    if options.frozen and not options.frozen_moments:
         grads = {**optax.tree.zeros_like(grads), "head": grads["head"]}
     new_state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
     if options.frozen:  # weight decay must not move the others either

@@ -18,8 +18,7 @@ best.py:full trains on all 50,000 images, and tests the last state;
 best.py:tiny runs everything, small, in about a minute on a CPU.
 """
 
-from configs import resnet_4p9m
-
+from .. import resnet_4p9m
 from . import forms
 
 

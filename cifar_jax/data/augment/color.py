@@ -69,11 +69,7 @@ def color_jitter(
 
 
 def enhance(
-    levels: jax.Array,
-    kinds: jax.Array,
-    factors: jax.Array,
-    *,
-    names: Sequence[str],
+    levels: jax.Array, kinds: jax.Array, factors: jax.Array, *, names: Sequence[str]
 ) -> jax.Array:
     """Moves each image away from or towards its degenerate, as PIL's ImageEnhance.
 

@@ -110,19 +110,11 @@ def ricap(
 
 
 def _place_patches(key: jax.Array, point: jax.Array, height: int, width: int):
-    """Draws the crops of four images that meet at a point.
+    """Draws crops of four images that meet at a point: int32 [B, 2], row and column.
 
     Patch k of [top left, top right, bottom left, bottom right] is from the k-th image.
-
-    Args:
-      key: PRNG key.
-      point: int32 [B, 2], row and column.
-      height: Height of the images in pixels.
-      width: Width of the images in pixels.
-
-    Returns:
-      int32 [B, H, W] source rows and columns in the four images, one below another, and
-      int32 [B, 4] areas of the patches.
+    Returns int32 [B, H, W] source rows and columns in the four images, one below
+    another, and int32 [B, 4] areas of the patches.
     """
     batch, sides = point.shape[0], jnp.array([[height, width]])
     (top, left), (bottom, right) = point.T, (sides - point).T

@@ -33,9 +33,7 @@ TTA: Mapping[str, Views] = dict(
 
 
 def logits(
-    network: Callable[[jax.Array], jax.Array],
-    images: jax.Array,
-    name: str,
+    network: Callable[[jax.Array], jax.Array], images: jax.Array, name: str
 ) -> jax.Array:
     """Returns float32 [B, 1 or 2, K]: of the images as they are, and of all views.
 
