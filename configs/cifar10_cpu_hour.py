@@ -1,7 +1,10 @@
 """CIFAR-10 in about an hour on two CPU cores: the recipe of cifar10_cpu.py, widened.
 
-3,190,466 parameters, 0.321 GFLOPs an image. Measured: not yet; its aim is 0.940 on test
-images as they are.
+3,190,466 parameters, 0.321 GFLOPs an image. Measured with cifar10_cpu_hour.py:full, two
+seeds (results/records/cifar10_cpu_hour-full.json), on two cores of an Intel Xeon with
+AMX: test accuracy 0.9422 and 0.9379, with six views 0.9492 and 0.9488; the second took
+72:36 minutes undisturbed, the first 98:47 beside other work. By then the images are
+fitted to 0.984.
 Commands: python -m cifar_jax.main --config configs/cifar10_cpu_hour.py
 cifar10_cpu_hour.py:full trains on all 50,000 images, and tests the last state;
 cifar10_cpu_hour.py:tiny runs everything, small, in a few seconds.

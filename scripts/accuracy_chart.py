@@ -72,8 +72,10 @@ PLACES = {
         "resnet_4p9m": (LEFT, 2),
         "seconds": (LEFT, 0),
         "minute": (RIGHT, 0),
+        "airbench94": (LEFT, 0),
         "airbench96": (LEFT, 0),
         "cifar10_cpu": (LEFT, 0),
+        "cifar10_cpu_hour": (RIGHT, -6),
     },
     "parameters": {
         "best": (LEFT, 0),
@@ -82,10 +84,12 @@ PLACES = {
         "WRN-40-2, AutoAugment": (LEFT, 0),
         "WRN-22-4": (LEFT, 5),
         "WRN-22-4, RICAP": (LEFT, 0),
-        "airbench95": (LEFT, -5),
+        "airbench94": (LEFT, 0),
+        "airbench95": (RIGHT, -6),
         "minute": (RIGHT, -5),
         "resnet_4p9m": (RIGHT, 3),
         "cifar10_cpu": (LEFT, 0),
+        "cifar10_cpu_hour": (RIGHT, -13),
     },
 }
 
