@@ -190,11 +190,10 @@ def test_data_without_labels_is_refused(tmp_path):
     check_refused(sources.open, "unlabelled", str(tmp_path), match=match)
 
 
-class Deep(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Deep(Unlabelled, skip_registration=True):
     """Images of 16 bits, which would be cut to 8."""
 
     name = "deep"
-    VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
         image = tfds.features.Tensor(shape=(4, 4, 1), dtype=np.uint16)
@@ -203,9 +202,6 @@ class Deep(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager):
         return {"train": [(0, {"image": np.full((4, 4, 1), 300, np.uint16)})]}
-
-    def _generate_examples(self):
-        raise NotImplementedError
 
 
 def test_images_of_other_types_are_refused(tmp_path):

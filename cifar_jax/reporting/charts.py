@@ -137,7 +137,7 @@ class Chart:
         """Adds a line to the legend, with the number and look that `line` takes."""
         colour = _LIGHT[colour_name(number)]
         label = name
-        if len(name) > _LONGEST_NAME:  # the ends tell names apart, mostly
+        if len(name) > _LONGEST_NAME:  # the ends tell most names apart
             label = f"{name[: _LONGEST_NAME // 2 - 1]}…{name[-_LONGEST_NAME // 2 :]}"
         self._legend[name] = Line2D([], [], color=colour, label=label, **look)
 

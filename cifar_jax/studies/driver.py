@@ -92,7 +92,7 @@ def run_study(
             executor = executors.make(executor, workers, made.options, folder / "logs")
             stack.callback(executor.shutdown, cancel_futures=True)
             interrupt = getattr(executor, "interrupt", lambda: None)
-            stack.push(lambda error, *_: error and interrupt())  # no run is waited for
+            stack.push(lambda error, *_: error and interrupt())  # runs save and end
         return Driver(made, folder, name, executor, workers, retry_failed, merge).run()
 
 

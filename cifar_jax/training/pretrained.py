@@ -103,7 +103,7 @@ def load_model(
       step: Step of the checkpoint; None: the newest.
 
     Raises:
-      UserError: If it does not hold such a network, undamaged, yet.
+      UserError: If `workdir` does not hold such a network, undamaged, yet.
     """
     if which not in WEIGHTS:
         raise UserError(f"which is {which!r}; use {', '.join(WEIGHTS)}")
