@@ -184,7 +184,8 @@ def step_computation(module: Module, *, in_loop: bool) -> str:
 
     Args:
       module: The compiled training call.
-      in_loop: Whether the call loops over several steps. The largest loop is that one.
+      in_loop: Whether the call loops over several steps. The largest loop is that one,
+        with what it calls: a step may loop over parts of its batch.
     """
     bodies = [
         instruction.attribute(r"body=%?([\w.\-]+)") or ""
@@ -193,7 +194,7 @@ def step_computation(module: Module, *, in_loop: bool) -> str:
     ]
     if not (in_loop and bodies):
         return module.entry
-    return max(bodies, key=lambda body: len(module.instructions(body)))
+    return max(bodies, key=lambda body: sum(1 for _ in module.reachable(body)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import json
+import os
 import pathlib
 import shutil
 import statistics
@@ -31,7 +32,7 @@ _LIBRARIES = (
 
 
 class GpuClocks:
-    """Reads clocks, power and temperature of the first GPU while a block runs.
+    """Reads clocks, power and temperature of JAX's first GPU while a block runs.
 
     Args:
       seconds: Time between two readings.
@@ -73,8 +74,10 @@ class GpuClocks:
 
 
 def _query(fields: tuple[str, ...]) -> dict[str, str] | None:
-    """Returns what nvidia-smi says of the first GPU, or None if it does not answer."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}"]
+    """Returns what nvidia-smi says of JAX's first GPU; None: it does not answer."""
+    # nvidia-smi itself ignores the variable; an index and a UUID are both fine
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"
+    command = ["nvidia-smi", f"--id={first}", f"--query-gpu={','.join(fields)}"]
     command.append("--format=csv,noheader,nounits")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)

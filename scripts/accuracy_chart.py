@@ -28,7 +28,7 @@ class Point:
       accuracy: Test accuracy; the mean, of several seeds.
       views: How the test images were shown.
       source: Where this is published.
-      images: Number of training images.
+      images: Number of training images that an epoch shows.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Point:
     accuracy: float
     views: str
     source: str
-    images: int = 50_000
+    images: float = 50_000
 
     @property
     def petaflops(self) -> float:
@@ -116,8 +116,10 @@ def read(folder: pathlib.Path) -> list[Point]:
     points = []
     for path in sorted(folder.glob("records/*.json")):
         record = json.loads(path.read_text())
+        config = record["config"]
+        epochs = config["train"]["epochs"]
         scores = {"test": "plain"}
-        if record["config"]["evaluate"].get("tta") == "multicrop":
+        if config["evaluate"].get("tta") == "multicrop":
             scores["test_tta"] = SIX_VIEWS
         for key, views in scores.items():
             points.append(
@@ -125,11 +127,13 @@ def read(folder: pathlib.Path) -> list[Point]:
                     path.stem.removesuffix("-full"),
                     record["num_parameters"] / 1e6,
                     record["flops_per_image"] / 1e9,
-                    record["config"]["train"]["epochs"],
+                    epochs,
                     record[key]["mean"],
                     views,
                     path.relative_to(folder.parent).as_posix(),
-                    round(50_000 * (1 - record["config"]["data"]["validation"])),
+                    record["seeds"][0]["steps"]
+                    * config["train"]["batch_size"]
+                    / epochs,
                 )
             )
     if not points:

@@ -36,6 +36,7 @@ COMMON = {
     "model.logits_dropout": 0.0,
     "model.block_dropout": 0.0,
     "model.stochastic_depth": 0.0,
+    "init.frozen": "0%",
     "optim.gradient_clip": 0.0,
     "optim.weight_decay_mask": "kernels",
     "optim.lr_multipliers": (),
@@ -45,6 +46,7 @@ COMMON = {
     "schedule.warmup": "0%",
     "schedule.momentum_range": None,
     "train.accumulate": 1,
+    "train.deterministic": False,
     "train.repeats": 1,
     "train.ema_decay": 0.0,
     "prune.sparsity": 0.0,
@@ -195,19 +197,20 @@ def compare(
         workers = [ours, *_start_others(names[1:], config, task, cache, stack, faults)]
         facts = {worker.name: worker.call("facts") for worker in workers}
         checks = check_fairness(workers, facts, task)
-        firsts = _first_calls(workers, kinds, deadline, faults)
-        workers = [worker for worker in workers if worker.name in firsts]
         on_cpu = facts["ours"]["device"].startswith("cpu")
         protocol = PROTOCOLS["cpu" if on_cpu else "accelerator"]
         warm_up = protocol[0]
         rounds = protocol[1] if rounds is None else rounds
         seconds = protocol[2] if seconds is None else seconds
-        lengths = _turn_lengths(workers, kinds, warm_up, rounds, seconds, deadline)
+        firsts, steps = _warm_up(workers, kinds, warm_up, deadline, faults)
+        workers = [worker for worker in workers if worker.name in firsts]
+        lengths = _turn_lengths(steps, rounds, seconds, deadline)
         with _measure.GpuClocks() as clocks:
             turns = take_turns(workers, lengths, rounds)
             gpu = clocks.summary()
-        peak = max(worker.call("matrix_peak") for worker in workers)
+        # before the product, whose matrices would count
         memory = {worker.name: worker.call("peak_memory") for worker in workers}
+        peak = max(worker.call("matrix_peak") for worker in workers)
     return {
         "config": config.to_dict(),
         "flops_per_image": task.flops_per_image,
@@ -254,22 +257,30 @@ def _start_others(names, config, task, cache, stack, faults) -> list[Worker]:
     return workers
 
 
-def _first_calls(workers, kinds, deadline, faults) -> dict[str, dict[str, float]]:
-    """Returns the seconds of the first calls, which compile, by contender."""
-    seconds = {}
+def _warm_up(workers, kinds, steps: int, deadline, faults) -> tuple[dict, dict]:
+    """Returns the seconds of first calls, which compile, and of later steps.
+
+    By contender and kind, of the contenders that manage them; of the others it notes
+    why not.
+    """
+    firsts, later = {}, {}
     for worker in workers:
         limit = None
         if deadline is not None and worker.name != "ours":  # half of what is left
             limit = max((deadline - time.monotonic()) / 2, 1.0)
+        first, step = {}, {}
         try:
-            seconds[worker.name] = {
-                kind: worker.timed(kind, 1, limit=limit)[1] for kind in kinds
-            }
+            for kind in kinds:
+                first[kind] = worker.timed(kind, 1, limit=limit)[1]
+                worker.timed(kind, steps, limit=limit)
+                step[kind] = worker.timed(kind, steps, limit=limit)[1] / steps
         except UserError as error:
             if worker.name == "ours":
                 raise
             faults[worker.name] = str(error)
-    return seconds
+            continue
+        firsts[worker.name], later[worker.name] = first, step
+    return firsts, later
 
 
 def check_fairness(workers, facts, task) -> dict[str, Any]:
@@ -326,22 +337,20 @@ def random_variables(random: np.random.Generator, shapes: dict) -> dict:
 
 
 def _turn_lengths(
-    workers, kinds, warm_up: int, rounds: int, seconds: float, deadline: float | None
+    step_seconds, rounds: int, seconds: float, deadline: float | None
 ) -> dict[str, dict[str, int]]:
-    """Warms up; returns the steps of a turn, by kind and contender."""
-    step_seconds = {}
-    for kind in kinds:
-        for worker in workers:
-            worker.call(kind, warm_up)
-            _, spent, _ = worker.timed(kind, warm_up)
-            step_seconds[kind, worker.name] = spent / warm_up
+    """Returns the steps of a turn, by kind and contender."""
+    kinds = list(step_seconds["ours"])
     if deadline is not None:
         left = 0.9 * (deadline - time.monotonic())  # the peak is still to be measured
-        seconds = min(seconds, max(left, 0) / (len(step_seconds) * rounds))
-    lengths: dict[str, dict[str, int]] = {kind: {} for kind in kinds}
-    for (kind, name), one_step in step_seconds.items():
-        lengths[kind][name] = max(1, round(seconds / one_step))
-    return lengths
+        turns = len(kinds) * len(step_seconds) * rounds
+        seconds = min(seconds, max(left, 0) / turns)
+    return {
+        kind: {
+            n: max(1, round(seconds / each[kind])) for n, each in step_seconds.items()
+        }
+        for kind in kinds
+    }
 
 
 def take_turns(workers, lengths, rounds: int) -> dict[str, dict[str, list]]:

@@ -165,9 +165,7 @@ def run_seeds(
             start = time.perf_counter()
             own = str((workdir / "compiled").absolute())
             pool = pool or stack.enter_context(_process(cache or own))
-            if record["device"] and not is_cold:  # before hours of training
-                check_device(record, pool.submit(describe_device, config).result()[0])
-            result = pool.submit(run, config, seed, folder, left).result()
+            result = pool.submit(run, config, seed, folder, left, record).result()
             seconds = time.perf_counter() - start
             if result is None:  # stopped, and saved
                 break
@@ -207,7 +205,7 @@ def _set_cache(folder: str) -> None:
 
 
 def run(
-    config, seed: int, workdir: pathlib.Path, limit: float
+    config, seed: int, workdir: pathlib.Path, limit: float, record: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Trains with a seed, or resumes.
 
@@ -216,16 +214,21 @@ def run(
       seed: Seed of the run.
       workdir: Run directory.
       limit: Seconds within which all must be saved.
+      record: What is known from other seeds.
 
     Returns:
       The content of result.json; None if the run was stopped.
+
+    Raises:
+      UserError: If the other seeds had another device.
     """
     from cifar_jax import _runtime
 
     _runtime.start(config.train.cpu_devices)
     from cifar_jax import Stopped
-    from cifar_jax.training import loop
+    from cifar_jax.training import distributed, loop, results
 
+    check_device(record, results.environment(distributed.make_mesh()))
     config = copy.deepcopy(config)
     config.seed = seed
     if math.isfinite(limit):

@@ -99,11 +99,11 @@ def main():
         journal = pathlib.Path(folder, "journal.log").stat().st_size
     figures = {
         **vars(arguments),
-        "done": sum(len(row.done) for row in rows),
+        "done": (num_done := sum(len(row.done) for row in rows)),
         "died": executor.num_deaths,
         "wall_seconds": round(seconds, 1),
-        "runs_per_second": round(arguments.runs / seconds, 1),
-        "processor_ms_per_run": round(1000 * cpu / arguments.runs, 2),
+        "runs_per_second": round(num_done / seconds, 1),
+        "processor_ms_per_run": round(1000 * cpu / num_done, 2),
         "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "journal_megabytes": round(journal / 1e6, 1),
     }
