@@ -8,21 +8,17 @@ from cifar_jax import _cli
 
 def define_flags(flags: _cli.Flags) -> None:
     """Defines no flags."""
-    flags.operands_allowed = True
+    del flags
 
 
 def main(flags: _cli.Flags) -> None:
     """Prints the first line of each command's docstring."""
+    del flags
     commands = {}
     for path in sorted(pathlib.Path(__file__).parent.glob("[a-z]*.py")):
         text = path.read_text(encoding="utf-8")
         if match := re.match('"""(.+): python -m ', text):
             commands[path.stem] = match[1]
-    if flags.operands:
-        raise _cli.UsageError(
-            f"unexpected argument {flags.operands[0]!r}; a command is a module: "
-            f"python -m cifar_jax.{next(iter(commands))}"
-        )
     width = max(map(len, commands))
     for name, what in commands.items():
         print(f"python -m cifar_jax.{name:<{width}}  {what}")

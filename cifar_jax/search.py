@@ -46,9 +46,7 @@ def define_flags(flags: _cli.Flags) -> None:
 
 def main(flags: _cli.Flags) -> None:
     """Runs or resumes a study, and writes its tables."""
-    path, _, variant = flags.config_path.partition(":")
-    name = "_".join(filter(None, (pathlib.Path(path).stem, variant)))
-    workdir = flags.workdir or pathlib.Path("runs", name)
+    workdir = pathlib.Path(flags.workdir or f"runs/{flags.config_name}")
     print(f"{flags.config_path}: a study, into {workdir}", flush=True)
     # slow to import: not for --help
     from cifar_jax.studies import driver, study

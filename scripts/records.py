@@ -228,7 +228,7 @@ def run(
     from cifar_jax import Stopped
     from cifar_jax.training import distributed, loop, results
 
-    check_device(record, results.environment(distributed.make_mesh()))
+    check_device(record, dict(results.environment(distributed.make_mesh())))
     config = copy.deepcopy(config)
     config.seed = seed
     if math.isfinite(limit):

@@ -1,6 +1,7 @@
 """Several processes on this machine that make one run, and what befalls them."""
 
 import json
+import os
 import re
 import runpy
 import signal
@@ -8,13 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import pytest
 from support.commands import environment
 from support.runs import ROOT, TINY
 
-from cifar_jax import UserError
+from cifar_jax import UserError, _runtime
 from cifar_jax.training import distributed, loop
 
 COMMAND = [sys.executable, "-u", "-m", "cifar_jax.main"]
@@ -225,12 +227,16 @@ def test_a_death_ends_the_other_and_a_restart_resumes(
     [
         ({"data.name": "nothing", "data.dir": ["", "/nowhere"]}, "is not in"),
         ({"workdir": True}, "process 1: work directory .* is not the one of process 0"),
+        (
+            {"optim.learning_rate": [0.05, 0.02]},
+            "process 1: it differs from process 0 .optim.learning_rate was 0.05, now",
+        ),
     ],
 )
 def test_the_mistake_of_one_ends_both(digits_dir, tmp_path, config, message):
     if "workdir" in config:
         config = {"workdir": [tmp_path / "run", tmp_path / "other"]}
-    else:
+    elif "data.name" in config:
         config = {"data.name": ["digits", "nothing"]}
     start = time.monotonic()
     pair = Pair(tmp_path, digits_dir, **config)
@@ -263,3 +269,51 @@ def test_one_process_agrees_with_itself():
         raise UserError("mine")
     assert distributed.is_primary()
     assert sys.modules["jax"].process_count() == 1
+
+
+@pytest.mark.parametrize(
+    ("tasks", "nodes", "gpus", "devices"),
+    [(2, 2, 8, list(range(8))), (8, 2, 4, None), (8, 1, 1, [0]), (2, 2, 0, None)],
+)
+def test_a_task_of_srun_takes_the_devices_that_are_its_own(
+    monkeypatch, tasks, nodes, gpus, devices
+):
+    called = {}
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(distributed.ctypes, "CDLL", mock.MagicMock())
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **k: called.update(k))
+    monkeypatch.setattr(_runtime, "visible_accelerators", lambda: [{}] * gpus)
+    facts = {"STEP_NODELIST": "a", "NTASKS": tasks, "STEP_NUM_NODES": nodes}
+    ports = set()
+    for step in (0, 1):
+        monkeypatch.delenv("JAX_COORDINATOR_PORT", raising=False)
+        for name, value in {**facts, "JOB_ID": 7, "STEP_ID": step}.items():
+            monkeypatch.setenv(f"SLURM_{name}", str(value))
+        distributed.initialize()
+        ports.add(os.environ["JAX_COORDINATOR_PORT"])
+    assert called["local_device_ids"] == devices
+    assert len(ports) == 2  # two steps of one job
+
+
+@pytest.mark.parametrize(("hosts", "joins"), [("a", False), ("a,b", True)])
+def test_only_several_hosts_with_tpus_join(monkeypatch, hosts, joins):
+    kind = mock.Mock(opt_in_only_method=False)
+    kind.get_process_count.return_value = len(hosts.split(","))
+    monkeypatch.setattr(distributed.ClusterEnv, "_cluster_types", [kind])
+    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda _: True)
+    monkeypatch.setattr(distributed.pathlib.Path, "glob", lambda *_: ["accel0"])
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert distributed._is_on_tpu_hosts() is joins
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert not distributed._is_on_tpu_hosts()
+
+
+@pytest.mark.parametrize(
+    ("message", "ends"), [("INTERNAL: gone", True), ("RESOURCE_EXHAUSTED: 1 GB", False)]
+)
+def test_a_lack_of_memory_is_not_the_death_of_another(monkeypatch, message, ends):
+    ended = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed, "_end", ended.append)
+    distributed.exit_if_peer_died(jax.errors.JaxRuntimeError(message))
+    assert bool(ended) is ends

@@ -223,3 +223,8 @@ def test_unknown_schedules_are_refused():
     config.schedule.name = "cosine"
     with pytest.raises(UserError, match="is 'cosine'; use warmup_cosine, constant, "):
         default.check(config)
+
+
+def test_a_cycle_of_a_single_step_is_finite():
+    rate = make("one_cycle", total=1, warmup="0%")
+    assert np.isfinite(rate(0))

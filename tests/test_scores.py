@@ -59,7 +59,7 @@ def test_wilsons_bounds_solve_their_equation(correct, total):
 
 def test_calibration_is_that_of_a_plain_loop(data):
     logits, labels = data
-    found = scores.calibration(logits, labels, num_bins=15)
+    found = scores.calibration(logits, labels)
     error = 0.0
     shares = probabilities(logits)
     for number in range(15):
@@ -84,8 +84,8 @@ def test_bounds_of_the_bins():
     found = scores.calibration(logits, np.array([0, 1]))
     assert found[-1]["count"] == 2
     assert scores.calibration_error(found) == pytest.approx(0.5)
-    found = scores.calibration(np.zeros((3, 2)), np.array([0, 0, 1]), num_bins=10)
-    assert found[4]["count"] == 3  # a bin holds its upper bound
+    found = scores.calibration(np.zeros((3, 5)), np.array([0, 0, 1]))
+    assert found[2]["count"] == 3  # a bin holds its upper bound
 
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])

@@ -40,6 +40,8 @@ LEAVES = ("data/augment", "training/methods")
 # Interfaces that a library calls private, each with the one file that uses it.
 PRIVATE = {
     "jax._src.distributed": "training/distributed.py",
+    "jax._src.clusters.ClusterEnv": "training/distributed.py",
+    "ClusterEnv._cluster_types": "training/distributed.py",
     "trial._trial_id": "studies/journal.py",
 }
 PUBLIC = {"_exit", "_replace"}  # of os and of named tuples, in spite of their names

@@ -74,6 +74,15 @@ def test_a_path_that_is_not_utf_8_is_refused(tmp_path):
     assert not path.exists()
 
 
+def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(workdir.fcntl, "flock", flock)
+    with RunDirectory(tmp_path / "run").lock():
+        assert (tmp_path / "run").exists()
+
+
 def test_a_killed_process_leaves_no_lock(tmp_path):
     context = multiprocessing.get_context("forkserver")
     ours, theirs = context.Pipe()

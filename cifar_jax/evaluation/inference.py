@@ -40,7 +40,7 @@ class Predictor:
         tta: str = "none",
         output: str = "logits",
     ):
-        self.mesh = distributed.make_mesh()
+        self.mesh = distributed.make_mesh(jax.local_devices())
         on_all = distributed.replicated(self.mesh)
         variables = jax.device_put(network.variables, on_all)
         self.network = dataclasses.replace(network, variables=variables)

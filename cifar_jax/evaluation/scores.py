@@ -101,24 +101,22 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(-log_probabilities(logits)[np.arange(len(labels)), labels].mean())
 
 
-def calibration(
-    logits: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS
-) -> list[Bin]:
+def calibration(logits: np.ndarray, labels: np.ndarray) -> list[Bin]:
     """Returns how far confidence can be trusted (Guo et al., 2017, arXiv:1706.04599).
+
+    The bins of the confidence are of equal width; each holds its upper bound.
 
     Args:
       logits: float [N, K].
       labels: int [N].
-      num_bins: Number of bins of the confidence, of equal width from 0 to 1; each holds
-        its upper bound.
     """
     confidence = np.exp(log_probabilities(logits).max(axis=-1))
     correct = logits.argmax(axis=-1) == labels
-    places = np.ceil(confidence * num_bins).astype(int) - 1
-    places = np.clip(places, 0, num_bins - 1)  # rounding can take a probability past 1
-    edges, counts = np.linspace(0, 1, num_bins + 1), np.bincount(places, None, num_bins)
+    places = np.ceil(confidence * NUM_BINS).astype(int) - 1
+    places = np.clip(places, 0, NUM_BINS - 1)  # rounding can take a probability past 1
+    edges, counts = np.linspace(0, 1, NUM_BINS + 1), np.bincount(places, None, NUM_BINS)
     means = [
-        np.bincount(places, values, num_bins) / np.maximum(counts, 1)
+        np.bincount(places, values, NUM_BINS) / np.maximum(counts, 1)
         for values in (confidence, correct)
     ]
     columns = (column.tolist() for column in (edges[:-1], edges[1:], counts, *means))

@@ -83,6 +83,8 @@ def candidate(rules: Rules, factors: Factors, name: str = "") -> Candidate:
             if network is None:
                 raise UserError(f"no width has fewer than {limit:,} parameters")
             config.model.widths = network.widths
+            if config.model.stem_width:
+                config.model.stem_width = network.stem_width
         widths, number = network.widths, count.closed_form(network, *shape)
         if limit is not None and number >= limit:
             reason = f"{number:,} parameters; the limit is {limit:,}"

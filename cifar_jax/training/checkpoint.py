@@ -109,14 +109,11 @@ class CheckpointFolder:
             written = self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    tree=ocp.args.StandardSave(tree), facts=ocp.args.JsonSave(metadata)
+                    tree=ocp.args.StandardSave(host_tree),
+                    facts=ocp.args.JsonSave(metadata),
                 ),
             )
-        if not written:
-            raise UserError(
-                f"the state of step {step:,} was not saved: {self._folder} holds a "
-                "later one; start again in another --workdir"
-            )
+        assert written, "Orbax saves no step before the newest; `restore` starts there"
         if replaces:
             self.wait()
             self._change(lambda: shutil.rmtree(replaced))

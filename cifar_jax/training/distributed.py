@@ -18,6 +18,7 @@ import os
 import pathlib
 import signal
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,14 +26,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax._src import distributed  # the one place that has its key-value store
+from jax._src.clusters import ClusterEnv
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from cifar_jax import UserError
+from cifar_jax import UserError, _runtime
 from cifar_jax._files import causes, first_line
 
 AXIS = "data"
 # For a process that still downloads its data.
 WAIT_MS = 3600 * 1000
+# Of the devices, but no sign that another process has died.
+OWN_ERRORS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 # For the others, when a process ends: one that fails alone does not keep them waiting.
 SHUTDOWN_SECONDS = 30
 
@@ -123,19 +127,18 @@ def initialize(
             "three to each process, or none on TPU VMs and under srun"
         )
     # In srun's tasks, but not in the batch script itself.
-    under_srun = "SLURM_STEP_NODELIST" in os.environ and (
-        int(os.environ.get("SLURM_NTASKS", "1")) > 1
-    )
-    chips = [*pathlib.Path("/dev").glob("accel*"), *pathlib.Path("/dev/vfio").glob("*")]
-    on_tpu_vm = bool(chips) and importlib.util.find_spec("libtpu") is not None
-    if None in given and not (under_srun or on_tpu_vm):
+    num_tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    under_srun = "SLURM_STEP_NODELIST" in os.environ and num_tasks > 1
+    if None in given and not (under_srun or _is_on_tpu_hosts()):
         return
+    local_devices = _srun_devices(num_tasks) if under_srun else None
     # Its handler of SIGTERM would replace ours; its threads answer a death by abort().
     jax.config.update("jax_enable_preemption_service", False)
     ctypes.CDLL(None).signal(signal.SIGABRT, _ON_ABORT)
     try:
         jax.distributed.initialize(
             *given,
+            local_device_ids=local_devices,
             heartbeat_timeout_seconds=heartbeat_seconds,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
@@ -144,6 +147,29 @@ def initialize(
             f"the other processes cannot be reached ({first_line(error)}); check that "
             "all are started, and that the coordinator's host and port are open to them"
         ) from error
+
+
+def _srun_devices(num_tasks: int) -> list[int] | None:
+    """Returns the devices of a task of srun, None: as JAX finds; sets its port."""
+    # Steps of one job share its number, from which JAX makes the port.
+    step = f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_STEP_ID')}"
+    port = 61440 + zlib.crc32(step.encode()) % 4096
+    os.environ.setdefault("JAX_COORDINATOR_PORT", str(port))
+    # JAX gives task N of a node its device N; here it is all, or the only one it sees.
+    visible = len(_runtime.visible_accelerators())
+    is_alone = os.environ.get("SLURM_STEP_NUM_NODES") == str(num_tasks)
+    return list(range(visible)) or None if is_alone or visible == 1 else None
+
+
+def _is_on_tpu_hosts() -> bool:
+    """Returns whether this is one of several hosts with TPUs, which JAX knows."""
+    platforms = os.environ.get("JAX_PLATFORMS") or "tpu"
+    chips = [*pathlib.Path("/dev").glob("accel*"), *pathlib.Path("/dev/vfio").glob("*")]
+    if not chips or "tpu" not in platforms or not importlib.util.find_spec("libtpu"):
+        return False
+    kinds = (kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method)
+    found = next((kind for kind in kinds if kind.is_env_present()), None)
+    return found is not None and found.get_process_count() > 1
 
 
 def is_primary() -> bool:
@@ -207,10 +233,12 @@ def exit_if_peer_died(error: BaseException) -> None:
     """Ends this process with one line and code 1, if another has died.
 
     An error of the devices means that, if there are several processes, also where it
-    has kept a checkpoint from being saved. JAX would wait for the other at the exit.
+    has kept a checkpoint from being saved; but not one of memory or of the program.
+    JAX would wait for the other at the exit.
     """
     for cause in reversed(list(causes(error))):
         is_of_device = isinstance(cause, jax.errors.JaxRuntimeError)
+        is_of_device &= not str(cause).startswith(OWN_ERRORS)
         if jax.process_count() > 1 and (is_of_device or "Gloo" in str(cause)):
             _end(cause)
 

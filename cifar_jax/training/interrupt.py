@@ -14,13 +14,15 @@ import jax
 from cifar_jax.training import distributed
 
 WATCHDOG_TICK = 1.0  # seconds
+# A machine that shuts down sends SIGTERM and SIGHUP together: they are one request.
+TOGETHER_SECONDS = 1.0
 
 
 class StopRequest:
     """A request to stop that SIGINT, SIGTERM and SIGHUP set; poll it at every step.
 
-    The first signal is only noted. A second one ends the process at once, for somebody
-    who will not wait; checkpoints that are complete stay good.
+    The first signal is only noted. Another one, later, ends the process at once, for
+    somebody who will not wait; checkpoints that are complete stay good.
 
     With several processes, a signal to any of them reaches all at the same poll.
 
@@ -35,15 +37,17 @@ class StopRequest:
         self.signal: signal.Signals | None = None
         self.exit_code = 0
         self.num_polls = 0
-        self.noted = 0
+        self.noted, self._since = 0, 0.0
         self._max = distributed.LateMax()
 
     def note(self, number: int, frame) -> None:
         """Handles a signal."""
         del frame
         if self.noted:
-            os._exit(128 + number)
-        self.noted = number
+            if time.monotonic() - self._since >= TOGETHER_SECONDS:
+                os._exit(128 + number)
+            return
+        self.noted, self._since = number, time.monotonic()
         with contextlib.suppress(OSError):  # Ctrl-C also ends what reads the output
             if number == signal.SIGHUP:  # the terminal is gone: a write would fail
                 for stream in (1, 2):

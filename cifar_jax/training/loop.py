@@ -1,9 +1,11 @@
 """The training loop: epochs, validation, checkpoints, and the test set at the end."""
 
 import contextlib
+import json
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, cast
@@ -13,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import Stopped, UserError
-from cifar_jax.config import config_to_dict
+from cifar_jax.config import RESUMABLE_KEYS, config_diff, config_to_dict
 from cifar_jax.data.sources import Examples, Source
 from cifar_jax.training import distributed, interrupt, pretrained, results, setup
 from cifar_jax.training import workdir as workdir_lib
@@ -72,12 +74,12 @@ def train_and_evaluate(
     with workdir_lib.enter(workdir, config, resume) as run:
         result = run.result()
         if result is None:
-            with _trainer(
-                config, run, devices, source, profile, on_epoch, start
-            ) as trainer:
+            with _trainer(config, run, devices, source, profile, start) as trainer:
                 while not trainer.is_over():
                     trainer.train_epoch()
-                    trainer.close_epoch()
+                    closed = trainer.close_epoch()
+                    if on_epoch:
+                        on_epoch(closed)
                 result = trainer.finish()
             run.write_result(result)  # when all checkpoints are on disk
         else:
@@ -93,7 +95,6 @@ def _trainer(
     devices: Sequence[jax.Device] | None,
     source: Source | None,
     profile: bool,
-    on_epoch: OnEpoch | None,
     start: float,
 ) -> Iterator["Trainer"]:
     """Yields a trainer that is ready to train; waits for its checkpoints at the end."""
@@ -101,6 +102,7 @@ def _trainer(
         with distributed.all_or_none():
             prepared = setup.make(config, devices, distributed.log, source)
             prepared = pretrained.with_teacher(config, prepared)
+        _check_alike(config, prepared)
         if stop.poll() and stop.signal:
             message = f"stopped by {stop.signal.name} before the first step"
             raise Stopped(message, stop.exit_code)
@@ -108,7 +110,7 @@ def _trainer(
         profiler = None
         if profile and distributed.is_primary():
             profiler = Profiler(run.profile, prepared.steps_per_dispatch)
-        trainer = Trainer(config, prepared, run, stop, profiler, on_epoch, start)
+        trainer = Trainer(config, prepared, run, stop, profiler, start)
         watchdog = interrupt.watchdog(stop, config.train.watchdog_seconds)
         with contextlib.closing(trainer), watchdog:
             trainer.restore()
@@ -118,6 +120,32 @@ def _trainer(
                     yield trainer
                 except NotFiniteError as error:  # such weights are never saved
                     raise trainer.divergence(str(error)) from error
+
+
+def _check_alike(config: ConfigDict, prepared: setup.Setup) -> None:
+    """A collective: refuses to train where the processes would differ unnoticed."""
+    if jax.process_count() == 1:
+        return
+    facts = {
+        "config": config_to_dict(config),
+        "versions": results.environment(prepared.mesh)["versions"],
+        "training images": zlib.crc32(prepared.train.images.tobytes()),
+        "training labels": zlib.crc32(prepared.train.labels.tobytes()),
+        "data.placement": prepared.placement,
+    }
+    first = json.loads(distributed.exchange(json.dumps(facts))[0])
+    with distributed.all_or_none():
+        changes = config_diff(first.pop("config"), facts.pop("config"), RESUMABLE_KEYS)
+        changes |= {
+            name: f"{name}: {first[name]} there, {value} here"
+            for name, value in facts.items()
+            if value != first[name]
+        }
+        if changes:
+            raise UserError(
+                f"it differs from process 0 ({'; '.join(changes.values())}); start all "
+                "with the same command, versions and data"
+            )
 
 
 class Trainer:
@@ -132,7 +160,6 @@ class Trainer:
       run: Run directory.
       stop: Polled before each call of the devices.
       profiler: Called before each training call, or None.
-      on_epoch: Callback of `train_and_evaluate`.
       start: Time of `time.perf_counter` at which the session began.
 
     Attributes:
@@ -147,13 +174,11 @@ class Trainer:
         run: RunDirectory,
         stop: StopRequest,
         profiler: Profiler | None,
-        on_epoch: OnEpoch | None,
         start: float,
     ):
         options, teacher = prepared.options, prepared.teacher
         self._config, self._setup, self._run = config, prepared, run
-        self._stop, self._profiler, self._on_epoch = stop, profiler, on_epoch
-        self._start = start
+        self._stop, self._profiler, self._start = stop, profiler, start
         self._time_limit = interrupt.Timer(config.train.max_seconds, start)
         self._replicated = distributed.replicated(prepared.mesh)
         self._empty_metrics = jax.jit(Metrics.empty, out_shardings=self._replicated)
@@ -276,8 +301,8 @@ class Trainer:
                 if self.checkpoints.timer.poll() and self._step % steps_per_epoch:
                     self._save()
 
-    def close_epoch(self) -> None:
-        """Validates and logs the epoch, and saves it where that is due."""
+    def close_epoch(self) -> dict[str, Any]:
+        """Validates and logs the epoch, saves it where that is due; returns its row."""
         epoch, evaluate = self._metadata["epoch"] + 1, self._config.evaluate
         train = self._show(self._metrics, self._step)
         val, is_last = None, epoch == self._config.train.epochs
@@ -309,8 +334,7 @@ class Trainer:
         # A state saved before its validation stays: closing the epoch can be repeated.
         if last or ((is_best or due) and self.checkpoints.saved_step != self._step):
             self._save()
-        if self._on_epoch:
-            self._on_epoch({"epoch": epoch, "train": train, "val": val})
+        return {"epoch": epoch, "train": train, "val": val}
 
     def finish(self) -> Result:
         """Scores the selected weights and returns the contents of result.json."""

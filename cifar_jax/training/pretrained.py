@@ -108,7 +108,7 @@ def load_model(
     if which not in WEIGHTS:
         raise UserError(f"which is {which!r}; use {', '.join(WEIGHTS)}")
     path = _packaged.find_network(workdir)
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if weights := weights_file(path):
         if which != "best" or step is not None:
             raise UserError(f"{path} holds one set of weights; ask for the best ones")

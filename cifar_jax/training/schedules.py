@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import FrozenConfigDict
 
@@ -44,37 +45,35 @@ def to_steps(key: str, duration: str, *, steps_per_epoch: int, total_steps: int)
 Timing = FrozenConfigDict
 
 
-def _cosine_restarts(step: jax.Array, timing: Timing) -> jax.Array:
+def _cosine_restarts(timing: Timing) -> optax.Schedule:
     """Half cosines, each a factor longer than the one before (arXiv:1608.03983)."""
-    lengths, starts = [timing.period], [0]
-    while starts[-1] + lengths[-1] < timing.length:
-        starts.append(starts[-1] + lengths[-1])
+    lengths = [timing.period]
+    while sum(lengths) < timing.length:
         lengths.append(lengths[-1] * timing.period_factor)
-    starts, lengths = jnp.float32(starts), jnp.float32(lengths)
-    number = jnp.searchsorted(starts, step, side="right") - 1
-    share = jnp.minimum(1, (step - starts[number]) / lengths[number])
-    return _anneal(1.0, timing.final_factor, share)
-
-
-def _piecewise(step: jax.Array, timing: Timing) -> jax.Array:
-    """Constant from milestone to milestone; before the first, the peak."""
-    starts = jnp.float32([start - timing.warmup for start, _ in timing.milestones])
-    factors = jnp.array([1.0, *(factor for _, factor in timing.milestones)])
-    return factors[(step >= starts).sum()]
+    parts = [optax.cosine_decay_schedule(1.0, n, timing.final_factor) for n in lengths]
+    return optax.join_schedules(parts, np.cumsum(lengths[:-1]).tolist())
 
 
 # From the steps since the warm-up to a share.
-DECAYS: dict[str, Callable[[jax.Array, Timing], jax.Array]] = {
-    "constant": lambda step, timing: jnp.ones_like(step),
+DECAYS: dict[str, Callable[[Timing], optax.Schedule]] = {
+    "constant": lambda timing: optax.constant_schedule(1.0),
     "cosine_restarts": _cosine_restarts,
     # A triangle with the warm-up (Smith & Topin, 2018, arXiv:1708.07120).
-    "linear": lambda step, timing: 1 + (timing.final_factor - 1) * _share(step, timing),
-    "piecewise": _piecewise,
+    "linear": lambda timing: optax.linear_schedule(
+        1.0, timing.final_factor, timing.length - timing.warmup
+    ),
+    # Constant from milestone to milestone.
+    "piecewise": lambda timing: optax.join_schedules(
+        [optax.constant_schedule(f) for _, f in ((0, 1.0), *timing.milestones)],
+        [start - timing.warmup for start, _ in timing.milestones],
+    ),
     # Drops by a factor at equal intervals (PyTorch's StepLR).
-    "step": lambda step, timing: timing.decay_factor ** (step // timing.decay_every),
+    "step": lambda timing: optax.exponential_decay(
+        1.0, timing.decay_every, timing.decay_factor, staircase=True
+    ),
     # Half a cosine (Loshchilov & Hutter, 2017, arXiv:1608.03983).
-    "warmup_cosine": lambda step, timing: _anneal(
-        1.0, timing.final_factor, _share(step, timing)
+    "warmup_cosine": lambda timing: optax.cosine_decay_schedule(
+        1.0, timing.length - timing.warmup, timing.final_factor
     ),
 }
 
@@ -93,7 +92,7 @@ def one_cycle(
 
     def schedule(step):
         rise = _anneal(first, middle, jnp.clip(step / max(peak, 1), 0, 1))
-        fall = _anneal(middle, last, jnp.clip((step - peak) / (end - peak), 0, 1))
+        fall = _anneal(middle, last, jnp.clip((step - peak) / max(end - peak, 1), 0, 1))
         return jnp.where(step < peak, rise, fall)
 
     return schedule
@@ -135,29 +134,15 @@ def make(
         return lambda step: schedule(jnp.asarray(step // hold * hold, jnp.float32))
 
     if name != "one_cycle":
-        decay = DECAYS[name]
-        rate = functools.partial(_warmed_up, peak=peak, timing=timing, decay=decay)
-        return held(rate), None
+        rise = optax.linear_schedule(timing.initial_factor, 1.0, timing.warmup)
+        share = optax.join_schedules([rise, DECAYS[name](timing)], [timing.warmup])
+        return held(lambda step: peak * share(step)), None
     rates = peak * timing.initial_factor, peak, peak * timing.final_factor
     rate = held(one_cycle(rates, timing.warmup, timing.length))
     if momentum_range is None:
         return rate, None
     least, most = momentum_range
     return rate, held(one_cycle((most, least, most), timing.warmup, timing.length))
-
-
-def _warmed_up(
-    step: jax.Array, *, peak: float, timing: Timing, decay: Callable
-) -> jax.Array:
-    """Rises linearly to the peak, and then decays."""
-    first, warmup = timing.initial_factor, timing.warmup
-    rise = first + (1 - first) * step / max(warmup, 1)
-    return peak * jnp.where(step < warmup, rise, decay(step - warmup, timing))
-
-
-def _share(step: jax.Array, timing: Timing) -> jax.Array:
-    """Returns the share of the decay's time that is over, at most 1."""
-    return jnp.clip(step / (timing.length - timing.warmup), 0, 1)
 
 
 def _anneal(first: Any, last: Any, share: jax.Array) -> jax.Array:

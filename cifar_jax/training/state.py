@@ -94,9 +94,5 @@ def update_averages(state: TrainState, decay: Any) -> TrainState:
         return state
     step = jnp.float32(state.step)
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    averages = jax.tree.map(
-        lambda average, value: decay * average + (1 - decay) * value,
-        state.averages,
-        state.variables,
-    )
+    averages = optax.incremental_update(state.variables, state.averages, 1 - decay)
     return state.replace(averages=averages)

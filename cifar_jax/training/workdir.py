@@ -86,10 +86,11 @@ class RunDirectory:
                     f"another run works in {self.path}; wait for it, or choose another "
                     "--workdir"
                 ) from error
+            except OSError:
+                pass  # locks are not for all file systems: some mounts of NFS, Lustre
             self.token = uuid.uuid4().hex
             file.truncate(0)
-            file.write(self.token)
-            file.flush()
+            print(self.token, end="", file=file, flush=True)
             try:
                 yield
             finally:
