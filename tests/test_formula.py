@@ -128,11 +128,6 @@ def max_width(limit, *, num_stages, num_blocks, kernel=3, shortcut_kernel=1, poo
     return fitting and fitting.widths[0]
 
 
-def test_tables_have_all_their_rows():
-    assert sum(map(len, TABLES.values())) == 33
-    assert len(TABLE_8) == 22
-
-
 @pytest.mark.parametrize(
     ("table", "value", "printed"),
     [(table, *row) for table, rows in TABLES.items() for row in rows],
@@ -156,12 +151,6 @@ def test_table_8_of_report_004(sizes, printed, largest):
     assert num_parameters(model, CIFAR) == count(options | change) == printed
     found = max_width(BUDGET, num_stages=num_stages, num_blocks=num_blocks)
     assert found == largest
-
-
-def test_rows_that_do_not_match_are_seven_and_one():
-    # research/reports.md: 32 of 33 rows and 15 of 22 rows match as they are printed
-    assert len(TABLE_CORRECTIONS) == 1
-    assert len(TABLE_8_CORRECTIONS) == 22 - 15
 
 
 def by_hand(num_stages, num_blocks, width, kernel, shortcut_kernel, pool):
