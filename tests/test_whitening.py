@@ -1,14 +1,18 @@
 """What the whitening filters do to the patches that they were made from."""
 
+import functools
 import types
 
+import jax
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
+from support.runs import tiny_config
 
 from cifar_jax.data import sources
-from cifar_jax.training import setup
+from cifar_jax.training import setup, steps
 from cifar_jax.training.methods import whitening
+from cifar_jax.training.state import Metrics
 
 
 def smooth_images(channels=3):
@@ -42,6 +46,23 @@ def test_filters_are_of_images_from_all_over(monkeypatch):
     assert len(seen[0]) == 4000 <= setup.NUM_WHITENING_IMAGES
     counts = np.unique(seen[0][:, 0, 0, 0], return_counts=True)[1]
     assert max(counts) - min(counts) <= 1
+
+
+def test_the_stem_of_a_run_whitens_its_images_and_stays(digits_dir):
+    stem = dict(model__stem="whitening", model__stem_width=8, model__stem_kernel=3)
+    config, key = tiny_config(digits_dir, **stem), jax.random.key(0)
+    made = setup.make(config, jax.devices()[:1], lambda line: None)
+    images, labels = made.train.images, made.train.labels
+    normal = steps.normalize(images, made.options.mean, made.options.std)
+    expected = whitening.filters(np.asarray(normal), kernel_size=3, width=8)
+    state = setup.jit_create_state(made)(key)
+    kernels = [state.params["stem_conv"]["kernel"]]
+    batch = steps.Batch(images[:64], labels[:64], np.arange(64))
+    step = jax.jit(functools.partial(steps.train, options=made.options))
+    for _ in range(2):
+        state, _ = step(state, Metrics.empty(), batch, key)
+        kernels.append(state.params["stem_conv"]["kernel"])
+    np.testing.assert_array_equal(kernels, [expected] * 3)
 
 
 @pytest.mark.parametrize(("size", "channels"), [(3, 3), (2, 3), (3, 1)])
