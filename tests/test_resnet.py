@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 
 from cifar_jax import UserError
 from cifar_jax.config import get_config
-from cifar_jax.models.resnet import create
+from cifar_jax.models.resnet import abstract_variables, create
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -184,6 +185,20 @@ def test_dropout_in_blocks_needs_a_key_and_only_in_training(block):
     ]
     assert (logits[0] == logits[1]).all()
     assert not (logits[0] == logits[2]).any()
+
+
+def test_stochastic_depth_rises_in_a_line_to_the_last_block():
+    options = SMALL | dict(stage_sizes=(1, 3), stochastic_depth=0.4)
+    model, rates = create(num_classes=10, image_shape=SHAPE, **options), []
+
+    def note(call, args, kwargs, context):
+        if context.method_name == "__call__" and hasattr(context.module, "drop_rate"):
+            rates.append(context.module.drop_rate)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        abstract_variables(model, SHAPE)
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
 @pytest.mark.usefixtures("mixed_dtypes")

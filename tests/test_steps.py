@@ -317,6 +317,22 @@ def test_sam_takes_the_gradient_of_its_papers_worst_case(adaptive):
     assert means(run.metrics) == means(plain.metrics)
 
 
+def test_each_step_and_part_has_a_dropout_key_of_its_own():
+    seen = []
+
+    class Noisy(Plain):
+        @nn.compact
+        def __call__(self, x, *, train):
+            if train:
+                key = jax.random.key_data(self.make_rng("dropout"))
+                jax.debug.callback(lambda key: seen.append(tuple(key.tolist())), key)
+            return super().__call__(x, train=train)
+
+    Run(net=Noisy, accumulate=2).train(3)
+    jax.effects_barrier()
+    assert len(seen) == len(set(seen)) == 6
+
+
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_accumulated_parts_are_one_batch(num_devices):
     whole = Run(net=Plain)
