@@ -178,8 +178,8 @@ def spy(monkeypatch):
         calls, real = [], getattr(module, function)
 
         def record(*arguments, **keywords):
-            *_, levels, kinds, values = arguments
-            calls.append((kinds, values))
+            levels, *drawn = arguments
+            calls.append(drawn)
             return levels
 
         def traced(key, images):
@@ -196,19 +196,27 @@ def spy(monkeypatch):
 
 def test_color_jitter_is_a_chain_of_pils_enhancements(spy):
     images, key = natural_images(), jax.random.key(1)
-    names = list(JITTER)
-    options = JITTER
+    options = JITTER | dict(hue=0.2)
+    names = list(options)
     ours = run("color_jitter", key, images, **options)
     reference = images
-    calls = spy(color, "enhance", color.color_jitter, key, **options)
-    for kinds, factors in calls:
+    calls, turns = (
+        spy(color, function, color.color_jitter, key, **options)
+        for function in ("enhance", "shift_hue")
+    )
+    for drawn in zip(calls, turns, strict=True):
+        (kinds, factors), (shifts,) = drawn
         reference = [
-            pil_operation(names[kind], image, factor - 1)
-            for image, kind, factor in zip(reference, kinds, factors, strict=True)
+            pil_hue(image, shift)
+            if names[kind] == "hue"
+            else pil_operation(names[kind], image, factor - 1)
+            for image, kind, factor, shift in zip(
+                reference, kinds, factors, shifts, strict=True
+            )
         ]
     assert mean_error(ours, reference) < 0.1
     orders = np.stack([kinds for kinds, _ in calls], axis=1)
-    assert (np.sort(orders, axis=1) == np.arange(3)).all()
+    assert (np.sort(orders, axis=1) == np.arange(4)).all()
 
 
 @pytest.mark.parametrize(

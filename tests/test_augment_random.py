@@ -16,7 +16,7 @@ from cifar_jax.data.augment import policy_tables as tables
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
-SIDE = 16
+SIDE, WIDTH = 16, 20
 BATCH = 4096
 KEY = jax.random.key(0)
 # Seeds are fixed: a right distribution fails only if the code changes its draws, and
@@ -203,7 +203,7 @@ def draws(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(module, function, record)
-            images = jnp.zeros((BATCH, SIDE, SIDE, 3), jnp.uint8)
+            images = jnp.zeros((BATCH, SIDE, WIDTH, 3), jnp.uint8)
             drawn = jax.jit(traced)(KEY, images)
         return np.moveaxis(np.array(drawn), 1, 0)  # [kinds or values, layers, B]
 
@@ -291,6 +291,49 @@ def test_auto_augment_uses_its_sub_policies_by_their_probabilities(draws, policy
         assert drawn[~possible].sum() == 0
         fit = stats.chisquare(drawn[possible], BATCH * shares[possible])
         assert fit.pvalue > SIGNIFICANCE
+
+
+def augmentation_space(num_bins, shear, translate_x, translate_y, rotate, change, bits):
+    """Magnitudes by level, as torchvision's `_augmentation_space` has them."""
+    signed = {
+        **dict.fromkeys(["shear_x", "shear_y"], np.linspace(0, shear, num_bins)),
+        "translate_x": np.trunc(np.linspace(0, translate_x, num_bins)),
+        "translate_y": np.trunc(np.linspace(0, translate_y, num_bins)),
+        "rotate": np.linspace(0, rotate, num_bins),
+    }
+    for name in ("brightness", "saturation", "contrast", "sharpness"):
+        signed[name] = np.linspace(0, change, num_bins)
+    unsigned = {
+        "posterize": 8 - np.round(np.arange(num_bins) / ((num_bins - 1) / bits)),
+        "solarize": np.linspace(255, 0, num_bins),
+        **dict.fromkeys(["autocontrast", "equalize", "invert"], np.zeros(num_bins)),
+    }
+    return signed, unsigned
+
+
+TRANSLATE = 150 / 331 * WIDTH, 150 / 331 * SIDE
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "limits"),
+    [
+        ("auto_augment", None, (10, 0.3, *TRANSLATE, 30, 0.9, 4)),
+        ("rand_augment", [9], (31, 0.3, *TRANSLATE, 30, 0.9, 4)),
+        ("trivial_augment_wide", range(31), (31, 0.99, 32, 32, 135, 0.99, 6)),
+    ],
+)
+def test_magnitudes_are_torchvisions(draws, name, levels, limits):
+    drawn, magnitudes = draws(policies, "apply_operations", name)
+    signed, unsigned = augmentation_space(*limits)
+    for operation in np.unique(drawn[drawn > 0].astype(int)):
+        kind, used = tables.OPERATIONS[operation], levels
+        if name == "auto_augment":
+            kinds, _, steps = tables.SUB_POLICIES["cifar10"]
+            used = steps[kinds == operation]
+        found = magnitudes[drawn == operation]
+        expected = np.unique((signed | unsigned)[kind][used])
+        np.testing.assert_allclose(np.unique(abs(found)), expected, rtol=1e-6)
+        assert (found.min() < 0 < found.max()) == (kind in signed and found.any())
 
 
 @pytest.mark.parametrize(
