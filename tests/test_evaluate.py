@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 from support.commands import call
 
 from cifar_jax import UserError
@@ -34,6 +36,11 @@ def evaluated(workdir, folder, **options):
     return evaluate(Request(workdir=workdir, **options), OutputFolder(folder))
 
 
+def logits(workdir, images):
+    network = pretrained.load_model(workdir, which="last")
+    return np.asarray(jax.jit(network.logits)(images), np.float64)
+
+
 @pytest.mark.parametrize("batch_size", [1, 100, 1000])
 def test_every_image_counts_once_at_any_batch_size(run, batch_size, tmp_path):
     workdir, result = run
@@ -52,7 +59,7 @@ def test_every_image_counts_once_at_any_batch_size(run, batch_size, tmp_path):
         assert scores["num_examples"] == result["test"]["num_examples"]
 
 
-def test_the_record_and_its_pictures(run, tmp_path):
+def test_the_record_and_its_pictures(run, digits_dir, tmp_path):
     workdir, result = run
     record = evaluated(
         workdir,
@@ -79,11 +86,33 @@ def test_the_record_and_its_pictures(run, tmp_path):
     assert other["p_value"] == 1.0
     fitted = record["calibration"]["temperature"]
     assert fitted["num_validation"] == result["val"]["num_examples"]
+    test = sources.open("digits", digits_dir).read("test")
+    shares = softmax(logits(workdir, test.images) / fitted["value"], axis=-1)
+    assert fitted["loss"] == pytest.approx(log_loss(test.labels, shares), rel=1e-4)
+    confidence, right = shares.max(-1), shares.argmax(-1) == test.labels
+    bins = np.ceil(15 * confidence).astype(int)
+    error = abs(np.bincount(bins, confidence - right)).sum() / len(right)
+    assert fitted["ece"] == pytest.approx(error, rel=1e-4)
     assert record["efficiency"]["parameters"] == result["num_parameters"]
     assert 2 * record["efficiency"]["macs_per_image"] == result["flops_per_image"]
     lines = summary(record)
     for part in ("with flip: 0.", "McNemar p = 1", "at temperature", "ECE"):
         assert part in lines
+
+
+def test_another_run_is_compared_image_by_image(run, digits, tmp_path):
+    other = shutil.copytree(run[0], tmp_path / "other")
+    shutil.rmtree(other / "checkpoints" / "20")  # what is left is of epoch 1
+    options = dict(data="digits:test[:50]", which="last", compare=[str(other)])
+    (found,) = evaluated(run[0], tmp_path / "out", **options)["comparisons"]
+    outputs = [logits(workdir, digits.images) for workdir in (run[0], other)]
+    this, that = (each.argmax(-1) == digits.labels for each in outputs)
+    assert found["accuracy"] == that.mean()
+    loss = log_loss(digits.labels, softmax(outputs[1], axis=-1))
+    assert found["loss"] == pytest.approx(loss, rel=1e-4)
+    alone = found["only_this_right"], found["only_other_right"]
+    assert alone == ((this & ~that).sum(), (that & ~this).sum())
+    assert alone[0] != alone[1]
 
 
 def test_views_are_averaged_as_they_are_called(run, digits):
