@@ -146,6 +146,13 @@ def test_only_a_validation_ends_a_run(digits_dir, tmp_path, monkeypatch):
     assert result["epochs"] - result["best_epoch"] == 4
 
 
+def test_the_last_epoch_is_validated_too(digits_dir, tmp_path):
+    options = dict(evaluate__every_epochs=2, train__epochs=5)
+    train(make_config(digits_dir, **options), tmp_path)
+    validated = [row["epoch"] for row in rows(tmp_path) if row["split"] == "val"]
+    assert validated == [2, 4, 5]
+
+
 @pytest.mark.slow
 def test_an_epoch_starts_from_the_best_weights(digits_dir, tmp_path):
     """After a ruinous second epoch the rate is zero: reloading alone moves weights.

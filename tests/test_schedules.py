@@ -94,13 +94,16 @@ def test_schedules_are_those_of_pytorch(name, warmup, total):
     np.testing.assert_allclose(values(schedule, total), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("share", "total"), [(0.3, 40), (0.5, 10), (0.5, 4)])
-def test_one_cycle_is_that_of_pytorch_with_its_momentum(share, total):
+@pytest.mark.parametrize(
+    ("share", "length", "total"),
+    [(0.3, 40, 40), (0.5, 10, 10), (0.5, 4, 4), (0.3, 40, 50)],
+)
+def test_one_cycle_is_that_of_pytorch_with_its_momentum(share, length, total):
     def theirs(optimizer, lib):
         return lib.OneCycleLR(
             optimizer,
             max_lr=PEAK,
-            total_steps=total,
+            total_steps=length,
             pct_start=share,
             div_factor=10,
             final_div_factor=1e4,
@@ -109,14 +112,16 @@ def test_one_cycle_is_that_of_pytorch_with_its_momentum(share, total):
     rate, momentum = make_both(
         "one_cycle",
         total=total,
-        warmup=f"{100 * share}%",
+        warmup=f"{share * length} steps",
+        length=f"{length} steps",
         initial_factor=0.1,
         final_factor=1e-5,
         momentum_range=(0.85, 0.95),
     )
-    expected = torch_values(total, theirs)
+    rest = (0, total - length)  # in which the last value stays
+    expected = np.pad(torch_values(length, theirs), rest, "edge")
     np.testing.assert_allclose(values(rate, total), expected, rtol=1e-5, atol=1e-8)
-    expected = torch_values(total, theirs, key="betas")
+    expected = np.pad(torch_values(length, theirs, key="betas"), rest, "edge")
     np.testing.assert_allclose(values(momentum, total), expected, rtol=1e-5)
 
 
