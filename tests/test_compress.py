@@ -161,8 +161,7 @@ def test_the_comparison_is_mcnemars_on_the_same_images(tmp_path, monkeypatch):
     assert one["test"]["p_value"] == 1.0
     content = variants[1].path.read_bytes()
     assert other["bytes"] == len(content)
-    assert gzip.decompress(gzip.compress(content, 9)) == content
-    assert 20 < other["gzip_bytes"] < 100
+    assert other["gzip_bytes"] == len(gzip.compress(content, 9)) < len(content)
     for each in compared:
         for spread in (each["latency_ms"], each["images_per_second"]):
             assert 0 < spread["min"] <= spread["median"] <= spread["max"]
