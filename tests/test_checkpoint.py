@@ -5,7 +5,6 @@ import gc
 import pathlib
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 from unittest import mock
@@ -16,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import SingleDeviceSharding
-from support.commands import environment
+from support.commands import environment, free_port
 
 from cifar_jax import UserError
 from cifar_jax.training import distributed
@@ -431,10 +430,7 @@ except UserError as error:
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_processes_use_the_checkpoint_of_process_0(tmp_path, victim):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = [sys.executable, "-c", PROCESS, str(port)]
+    arguments = [sys.executable, "-c", PROCESS, str(free_port())]
     processes = [
         subprocess.Popen(
             [*arguments, str(number), str(victim), tmp_path / "shared"],

@@ -5,7 +5,6 @@ import os
 import re
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from unittest import mock
 
 import jax
 import pytest
-from support.commands import environment
+from support.commands import environment, free_port
 from support.runs import ROOT, TINY
 
 from cifar_jax import UserError, _runtime
@@ -50,12 +49,6 @@ def plain(folder):
     file = folder / "plain.py"
     file.write_text(PLAIN.format(path=str(QUICKSTART)))
     return file
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Pair:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from support.commands import environment
+from support.commands import environment, free_port
 from support.runs import ROOT, TINY
 
 
@@ -44,7 +44,7 @@ def test_several_runs_prepare_their_data(tmp_path, is_one_run):
         f"--config.data.dir={tmp_path / 'tfds'}",
         *(f"--config.{key}={str(value).strip('()')}" for key, value in TINY.items()),
     ]
-    pair = ["--coordinator=127.0.0.1:9913", "--num_processes=2"]
+    pair = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
     processes = []
     for number in range(2):
         workdir = f"--workdir={tmp_path / ('run' if is_one_run else f'run{number}')}"

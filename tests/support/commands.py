@@ -8,6 +8,7 @@ import mmap
 import os
 import pathlib
 import re
+import socket
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -44,6 +45,13 @@ def xla_flags(num_devices: int = 0) -> str:
 def environment(num_devices: int = 0, **others: str) -> dict[str, str]:
     """Returns the environment of a process of its own: see `xla_flags`."""
     return {**os.environ, "XLA_FLAGS": xla_flags(num_devices), **others}
+
+
+def free_port() -> int:
+    """Returns a port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _is_known(flag: str) -> bool:
