@@ -12,12 +12,16 @@ import sys
 import threading
 import time
 
+import jax
+import numpy as np
 import pytest
 from support import commands
 from support.studying import Inline, config_of, name_of, write
 
+from cifar_jax.data import sources
 from cifar_jax.studies import run
 from cifar_jax.studies.driver import run_study
+from cifar_jax.training import pretrained
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -120,13 +124,17 @@ def test_its_table_is_that_of_its_runs(finished):
     assert names == {"accuracy.png", "pareto_parameters.png", "pareto_macs.png"}
 
 
-def test_only_the_winner_is_tested(finished):
+def test_only_the_winner_is_tested(finished, digits_dir):
     path, rows, _ = finished
     record = json.loads((path / "winner.json").read_text())
     assert record["design"] == "narrow"
     assert record["validation"] == rows["narrow"].values("accuracy")
-    assert record["seeds"] == [0, 1] and len(record["test"]) == 2
-    assert all(0 < accuracy < 1 for accuracy in record["test"])
+    test = sources.open("digits", digits_dir).read("test")
+    assert record["seeds"] == [0, 1]
+    for seed, accuracy in zip([0, 1], record["test"], strict=True):
+        network = pretrained.load_model(path / f"runs/narrow/seed-{seed}")
+        found = np.asarray(jax.jit(network.logits)(test.images)).argmax(-1)
+        assert accuracy == (found == test.labels).mean()
     scored = {file.parent.parent.name for file in path.glob("runs/*/*/measured.json")}
     assert scored == {"narrow"}
 
