@@ -175,7 +175,7 @@ def test_latency_is_measured(run, tmp_path, monkeypatch):
     assert cost["disk_bytes"] > 0
     # Three devices share each batch evenly, too.
     three = distributed.make_mesh(jax.devices()[:3])
-    monkeypatch.setattr(distributed, "make_mesh", lambda: three)
+    monkeypatch.setattr(distributed, "make_mesh", lambda _: three)
     predictor = Predictor(pretrained.load_model(run[0]), batch_size=1)
     assert [*efficiency._speed(predictor)["images_per_second_by_batch_size"]][0] == 18
 
