@@ -11,7 +11,7 @@ They are the code's (PyTorch's one-cycle, which swings Adam's beta1 as well); th
 which the code lacks too, is 10 degrees. All 50,000 images are trained on and the last
 state is scored. Its code trains for 175 epochs, its curves show 180.
 Other than in PyTorch, as in all these configs: He's initialisation, the biased variance
-in BatchNorm's statistics, and no last batch that is not full.
+in BatchNorm's statistics, and the last incomplete batch is dropped.
 Command: python -m cifar_jax.main --config configs/reports/report_000.py
 """
 

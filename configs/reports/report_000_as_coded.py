@@ -6,7 +6,7 @@ Measured: not yet.
 
 The test accuracy that this run ends with is no honest one, and its result says so.
 Other than in PyTorch, as in all these configs: the biased variance in BatchNorm's
-statistics, and no last batch that is not full.
+statistics, and the last incomplete batch is dropped.
 Command: python -m cifar_jax.main --config configs/reports/report_000_as_coded.py
 """
 

@@ -8,7 +8,7 @@ Measured: not yet.
 Its training is not in the repository (weights from an external file), so this is the
 recipe of report_000.py.
 Other than in PyTorch, as in all these configs: He's initialisation, the biased variance
-in BatchNorm's statistics, and no last batch that is not full.
+in BatchNorm's statistics, and the last incomplete batch is dropped.
 Command: python -m cifar_jax.main --config configs/reports/report_000_baseline.py
 """
 

@@ -10,7 +10,7 @@ the name of its file of weights; normalisation is by the training images. The re
 saves each best state by an accuracy of unknown data and goes on from its weights; here
 that is the accuracy of a tenth of the training images.
 Other than in PyTorch, as in all these configs: He's initialisation, the biased variance
-in BatchNorm's statistics, and no last batch that is not full.
+in BatchNorm's statistics, and the last incomplete batch is dropped.
 Command: python -m cifar_jax.main --config configs/reports/report_001.py
 """
 

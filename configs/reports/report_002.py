@@ -9,7 +9,7 @@ The report gives the right class 0.9, which is a smoothing of 1/9; its code's 0.
 it 0.91. The body of the report has one cosine over 200 epochs, its abstract warm
 restarts.
 Other than in PyTorch, as in all these configs: He's initialisation, the biased variance
-in BatchNorm's statistics, and no last batch that is not full.
+in BatchNorm's statistics, and the last incomplete batch is dropped.
 Command: python -m cifar_jax.main --config configs/reports/report_002.py
 """
 

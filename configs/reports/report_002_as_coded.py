@@ -9,7 +9,7 @@ broken off after 84 epochs and resumed from its weights with a fresh optimiser, 
 decay 1e-4 and fresh restarts, to epoch 192; here it is one run of 200. The last state
 is scored.
 Other than in PyTorch, as in all these configs: the biased variance in BatchNorm's
-statistics, and no last batch that is not full.
+statistics, and the last incomplete batch is dropped.
 Command: python -m cifar_jax.main --config configs/reports/report_002_as_coded.py
 """
 

@@ -11,7 +11,7 @@ The dropout is on the logits, as its code and its curves (train loss above valid
 loss) have it; the report says "in the fully connected layer".
 The state of the least validation loss is scored.
 Other than in PyTorch, as in all these configs: He's initialisation, the biased variance
-in BatchNorm's statistics, and no last batch that is not full.
+in BatchNorm's statistics, and the last incomplete batch is dropped.
 Command: python -m cifar_jax.main --config configs/reports/report_003.py
 """
 

@@ -8,7 +8,7 @@ Its loaders read the data sets that were made before augmentation and normalisat
 declared. Its cosine over 200 epochs is cut off after 20, at 0.98 of the peak. Its
 figure 4 suggests that the printed run held out 10 % and not 20 %.
 Other than in PyTorch, as in all these configs: the biased variance in BatchNorm's
-statistics, and no last batch that is not full.
+statistics, and the last incomplete batch is dropped.
 Command: python -m cifar_jax.main --config configs/reports/report_003_as_coded.py
 """
 

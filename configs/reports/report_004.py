@@ -7,7 +7,7 @@ by the statistics of their own batches, which moved the running ones too.
 Measured: not yet.
 The last state is scored.
 Other than in PyTorch, as in all these configs: He's initialisation, the biased variance
-in BatchNorm's statistics, and no last batch that is not full.
+in BatchNorm's statistics, and the last incomplete batch is dropped.
 Command: python -m cifar_jax.main --config configs/reports/report_004.py
 """
 

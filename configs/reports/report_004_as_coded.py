@@ -7,7 +7,7 @@ Measured: not yet.
 The run was made in two parts, of 300 and 200 epochs. Its test in training mode is not
 offered: it scores another network.
 Other than in PyTorch, as in all these configs: the biased variance in BatchNorm's
-statistics, and no last batch that is not full.
+statistics, and the last incomplete batch is dropped.
 Command: python -m cifar_jax.main --config configs/reports/report_004_as_coded.py
 """
 

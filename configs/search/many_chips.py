@@ -4,7 +4,8 @@ Three optimizers, each with a batch of 64 at a rate and at twice that, and with 
 of 512 at the same rate, at sqrt(8) times it and at 8 times it; a network of 68,098
 parameters on 8,000 images of CIFAR-10 for five epochs, 2,000 others validate.
 Measured (results/studies/many_chips): eight times the rate for SGD, but from a rate
-below the best one; no difference for AdamW, none that three seeds carry for Muon.
+below the best one; no difference for AdamW; for Muon not significant with three
+seeds.
 
 small: few images, an epoch and one seed, to see that everything runs.
 Command: python -m cifar_jax.search --config configs/search/many_chips.py
