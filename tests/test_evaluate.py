@@ -100,15 +100,16 @@ def test_the_record_and_its_pictures(run, digits_dir, tmp_path):
         assert part in lines
 
 
-def test_another_run_is_compared_image_by_image(run, digits, tmp_path):
+def test_another_run_is_compared_image_by_image(run, digits_dir, tmp_path):
+    test = sources.open("digits", digits_dir).read("test")
     other = shutil.copytree(run[0], tmp_path / "other")
     shutil.rmtree(other / "checkpoints" / "20")  # what is left is of epoch 1
-    options = dict(data="digits:test[:50]", which="last", compare=[str(other)])
+    options = dict(which="last", compare=[str(other)])
     (found,) = evaluated(run[0], tmp_path / "out", **options)["comparisons"]
-    outputs = [logits(workdir, digits.images) for workdir in (run[0], other)]
-    this, that = (each.argmax(-1) == digits.labels for each in outputs)
+    outputs = [logits(workdir, test.images) for workdir in (run[0], other)]
+    this, that = (each.argmax(-1) == test.labels for each in outputs)
     assert found["accuracy"] == that.mean()
-    loss = log_loss(digits.labels, softmax(outputs[1], axis=-1))
+    loss = log_loss(test.labels, softmax(outputs[1], axis=-1))
     assert found["loss"] == pytest.approx(loss, rel=1e-4)
     alone = found["only_this_right"], found["only_other_right"]
     assert alone == ((this & ~that).sum(), (that & ~this).sum())
