@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import typing
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cifar_jax import UserError
 
@@ -57,6 +58,22 @@ def find_remedy(error: BaseException) -> str | None:
 def first_line(error: object) -> str:
     """Returns the reason that an error gives, in one line, for the text of another."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def lock_file(file: IO, *, wait: bool = False) -> bool:
+    """Locks a file until it is closed; returns False if another process has it.
+
+    The kernel frees the lock of a process that dies. Where a file system has no locks,
+    as some mounts of NFS and Lustre, every process gets it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
+    return True
 
 
 @contextlib.contextmanager

@@ -128,7 +128,7 @@ class Processes(ThreadPoolExecutor):
         # Where the processes take all cores, each is confined to its own: threads of
         # Python and of the compiler would else slow its neighbours down.
         is_confined = 1 < self.num_workers == len(cores) // threads and not accelerators
-        self._pools: dict[int, ProcessPoolExecutor] = {}
+        self._workers: dict[int, tuple] = {}  # pools, each with its process
         self._idle: queue.SimpleQueue[tuple] = queue.SimpleQueue()
         for n in range(self.num_workers):
             environment = {"NPROC": str(threads), "OMP_NUM_THREADS": str(threads)}
@@ -148,27 +148,30 @@ class Processes(ThreadPoolExecutor):
         """Has an idle process do a call, and starts that first if need be."""
         number, *_, log = worker = self._idle.get()
         try:
-            if number not in self._pools:
+            if number not in self._workers:
                 context = multiprocessing.get_context("spawn")
-                self._pools[number] = ProcessPoolExecutor(
-                    1, context, _prepare, worker[1:]
-                )
-            return self._pools[number].submit(fn, *args, **kwargs).result()
+                pool = ProcessPoolExecutor(1, context, _prepare, worker[1:])
+                pool.submit(os.getpid)  # which starts its process
+                self._workers[number] = pool, *pool._processes.values()
+            return self._workers[number][0].submit(fn, *args, **kwargs).result()
         except BrokenProcessPool as broken:
-            self._pools.pop(number).shutdown()
-            raise WorkerDied(f"worker died; see {log}") from broken
+            pool, process = self._workers.pop(number)
+            pool.shutdown()
+            code = process.exitcode
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            raise WorkerDied(f"{how}; see {log}") from broken
         finally:
             self._idle.put(worker)
 
     def interrupt(self) -> None:
         """Asks all processes to save their runs now, not only at an epoch's end."""
-        for process in multiprocessing.active_children():
+        for _, process in list(self._workers.values()):
             process.terminate()  # SIGTERM, which a training run takes as a request
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends the processes, when they have done what they are doing."""
         super().shutdown(wait, cancel_futures=cancel_futures)
-        for pool in self._pools.values():
+        for pool, _ in self._workers.values():
             pool.shutdown()
 
 

@@ -196,7 +196,7 @@ def command(
         file=shlex.quote(str(output / step.file)),
         minutes=f"{left / 60:.3f}",
         seconds=f"{left:.0f}",
-        stop="1" if tiny else "40",  # of which the start and compiling take 20
+        stop="1" if tiny else "40",  # the start and compiling are estimated to take 20
         epochs="2" if tiny else "150",
         seeds10="0,1" if tiny else "0,1,2,3,4,5,6,7,8,9",
         seeds3="0" if tiny else "0,1,2",

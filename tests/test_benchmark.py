@@ -76,6 +76,38 @@ def test_networks_that_differ_are_not_compared():
         benchmark.check_fairness(workers, both, task)
 
 
+def test_a_contender_that_fails_after_its_first_step_is_left_out():
+    class Fake:
+        def __init__(self, name, most):
+            self.name, self._left = name, most
+
+        def timed(self, kind, steps, limit=None):
+            self._left -= 1
+            if self._left < 0:
+                raise benchmark.UserError(f"{self.name} is out of memory")
+            return 1, 2.0 * steps, 0.0
+
+    faults = {}
+    workers = [Fake("ours", 9), Fake("other", 1)]
+    firsts, steps = benchmark._warm_up(workers, ["train"], 3, None, faults)
+    assert firsts == steps == {"ours": {"train": 2.0}}
+    assert faults == {"other": "other is out of memory"}
+    lengths = benchmark._turn_lengths(steps, 2, 10.0, None)
+    assert lengths == {"train": {"ours": 5}}
+    with pytest.raises(benchmark.UserError, match="ours is out of memory"):
+        benchmark._warm_up([Fake("ours", 1)], ["train"], 3, None, {})
+
+
+def test_clocks_are_those_of_the_gpu_that_is_used(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\necho "$1"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for visible, used in (("3,1", "3"), ("", "0"), ("GPU-5ab", "GPU-5ab")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert scripts.load("_measure")._query(("name",)) == {"name": f"--id={used}"}
+
+
 def test_a_mistake_is_one_line():
     code, _, message = scripts.call("benchmark", *TINY, "--contenders=keras")
     assert code == 2 and message.count("\n") == 1

@@ -118,6 +118,21 @@ def test_a_compiled_call_is_read():
     assert hlo.walk(module, "main").loops[0] == ("jit(train_stored)/while", 50)
 
 
+def test_a_step_that_loops_over_parts_of_its_batch_is_whole():
+    hlo = scripts.load("_hlo")
+    within = CALL.partition("%step (")[2].partition("\n}\n")[0]
+    outer = """%outer (p: (s32[], u8[8,4,4,3])) -> (s32[], u8[8,4,4,3]) {
+  %p = (s32[], u8[8,4,4,3]) parameter(0)
+  ROOT %v = (s32[], u8[8,4,4,3]) while(%p), condition=%more, body=%step
+}
+"""
+    assert within.count("\n") > outer.count("\n")
+    call = CALL.replace("%more (", f"{outer}\n%more (", 1).replace(
+        "body=%step, metadata", "body=%outer, metadata"
+    )
+    assert hlo.step_computation(hlo.parse(call), in_loop=True) == "outer"
+
+
 def test_callbacks_and_gathered_batches_are_seen():
     hlo = scripts.load("_hlo")
     call = CALL.replace("all-reduce-start(%g)", "all-gather-start(%y)").replace(

@@ -293,12 +293,13 @@ def test_only_several_hosts_with_tpus_join(monkeypatch, hosts, joins):
     kind = mock.Mock(opt_in_only_method=False)
     kind.get_process_count.return_value = len(hosts.split(","))
     monkeypatch.setattr(distributed.ClusterEnv, "_cluster_types", [kind])
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
     monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda _: True)
-    monkeypatch.setattr(distributed.pathlib.Path, "glob", lambda *_: ["accel0"])
+    monkeypatch.setattr(_runtime, "visible_accelerators", lambda: [{}])
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    assert distributed._is_on_tpu_hosts() is joins
+    assert (distributed._cluster() is not None) is joins
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert not distributed._is_on_tpu_hosts()
+    assert distributed._cluster() is None
 
 
 @pytest.mark.parametrize(

@@ -106,9 +106,15 @@ def test_a_mistake_is_one_line(made, arguments, code, message):
 
 
 @pytest.mark.slow
-def test_another_device_is_refused_before_it_trains(made, tmp_path):
+@pytest.mark.parametrize("is_cold", [False, True])
+def test_another_device_is_refused_before_it_trains(
+    made, tmp_path, monkeypatch, is_cold
+):
     path, call, _ = made
     record = json.loads(path.read_text())
+    if is_cold:
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        record["clocks"]["cold_process"] = None
     other = tmp_path / "r.json"
     other.write_text(json.dumps(record | {"device": "TPU v5"}))
     arguments = (f"--output={other}", f"--workdir={tmp_path}/runs")

@@ -42,6 +42,7 @@ PRIVATE = {
     "jax._src.distributed": "training/distributed.py",
     "jax._src.clusters.ClusterEnv": "training/distributed.py",
     "ClusterEnv._cluster_types": "training/distributed.py",
+    "pool._processes": "_runtime.py",
     "trial._trial_id": "studies/journal.py",
 }
 PUBLIC = {"_exit", "_replace"}  # of os and of named tuples, in spite of their names

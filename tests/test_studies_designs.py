@@ -115,6 +115,15 @@ def test_budget_rule_against_brute_force(multiple, growth):
     assert all(width % multiple == 0 for width in each.widths)
 
 
+def test_the_widest_design_has_the_parameters_of_its_config():
+    law = rules(widest=True)
+    law.base.budget.limit, law.base.model.stem_width = 60_000, 8
+    each = designs.candidate(law, {"N": 3, "B": 1, "C": 8})
+    assert each.config.model.stem_width == each.widths[0] > 8
+    trained = design.resolve(each.config.model.to_dict())
+    assert count.closed_form(trained, CIFAR, 10) == each.num_parameters
+
+
 def test_designs_over_the_budget_are_refused_with_a_reason():
     law = rules()
     law.base.budget.limit = 10_000

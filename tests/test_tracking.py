@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -78,7 +79,7 @@ def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(workdir.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with RunDirectory(tmp_path / "run").lock():
         assert (tmp_path / "run").exists()
 

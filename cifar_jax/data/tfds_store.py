@@ -1,7 +1,6 @@
 """TFDS data sets on disk: finding, preparing and reading them."""
 
 import contextlib
-import fcntl
 import functools
 import io
 import itertools
@@ -14,7 +13,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from cifar_jax import UserError
-from cifar_jax._files import first_line
+from cifar_jax._files import first_line, lock_file
 from cifar_jax.data import archives, download, pixels
 from cifar_jax.data.builders import BUILDERS
 from cifar_jax.data.dataset import Batch, Dataset, ImageShape, Splits
@@ -110,13 +109,9 @@ class TfdsStore:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f".{self.name}.lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock_file(file):
                 report(f"Waiting for another process that prepares {self.name}")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:  # the file system has no locks
-                pass
+                lock_file(file, wait=True)
             yield
 
     def _prepare(self, local: str | None, report: Report) -> None:

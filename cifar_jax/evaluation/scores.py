@@ -104,14 +104,13 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 def calibration(logits: np.ndarray, labels: np.ndarray) -> list[Bin]:
     """Returns how far confidence can be trusted (Guo et al., 2017, arXiv:1706.04599).
 
-    The bins of the confidence are of equal width; each holds its upper bound.
-
     Args:
       logits: float [N, K].
       labels: int [N].
     """
     confidence = np.exp(log_probabilities(logits).max(axis=-1))
     correct = logits.argmax(axis=-1) == labels
+    # Bins of equal width, each with its upper bound.
     places = np.ceil(confidence * NUM_BINS).astype(int) - 1
     places = np.clip(places, 0, NUM_BINS - 1)  # rounding can take a probability past 1
     edges, counts = np.linspace(0, 1, NUM_BINS + 1), np.bincount(places, None, NUM_BINS)

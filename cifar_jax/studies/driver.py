@@ -10,7 +10,6 @@ nothing of pruning, time limits or Ctrl-C.
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from concurrent.futures import CancelledError, Executor, Future
 from ml_collections import ConfigDict
 
 from cifar_jax import Stopped, UserError
-from cifar_jax._files import OutputFolder, first_line, read_object
+from cifar_jax._files import OutputFolder, first_line, lock_file, read_object
 from cifar_jax.config import RESUMABLE_KEYS, config_diff, config_to_dict
 from cifar_jax.data import sources
 from cifar_jax.studies import designs, executors, plots, study, table
@@ -81,13 +80,9 @@ def run_study(
         made = dataclasses.replace(made, candidates=own)
     claim(folder, config)
     with contextlib.ExitStack() as stack:
-        lock = stack.enter_context((folder / f".lock{name}").open("a"))
-        try:  # the kernel frees the lock of a driver that dies
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock_file(stack.enter_context((folder / f".lock{name}").open("a"))):
             remedy = "wait for it, or stop it and give --workers instead"
-            message = f"another command drives the study in {folder}; {remedy}"
-            raise UserError(message) from error
+            raise UserError(f"another command drives the study in {folder}; {remedy}")
         if isinstance(executor, str):
             executor = executors.make(executor, workers, made.options, folder / "logs")
             stack.callback(executor.shutdown, cancel_futures=True)

@@ -4,7 +4,6 @@ The run directory is all that a run shares with its driver: the driver reads wha
 run writes, and leaves a stop file there, which a run honours at an epoch's end.
 """
 
-import fcntl
 import functools
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cifar_jax import Stopped, UserError, _runtime
-from cifar_jax._files import OutputFolder, first_line
+from cifar_jax._files import OutputFolder, first_line, lock_file
 
 STOP = "stop"  # the stop file
 MEASURED = "measured.json"  # what a study has measured besides result.json
@@ -56,7 +55,7 @@ def train(
         with (workdir / ".lock").open("a") as file:
             # Whoever works here still is about to end: a worker whose driver was
             # killed, or one that a cluster has taken for lost.
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file, wait=True)
         loop.train_and_evaluate(config, workdir, on_epoch=stop_if_asked)
         if latency:
             predictor = Predictor(pretrained.load_model(workdir), batch_size=1)

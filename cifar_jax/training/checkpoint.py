@@ -113,7 +113,11 @@ class CheckpointFolder:
                     facts=ocp.args.JsonSave(metadata),
                 ),
             )
-        assert written, "Orbax saves no step before the newest; `restore` starts there"
+        if not written:
+            raise UserError(
+                f"the state of step {step:,} was not saved: {self._folder} holds a "
+                "later one; start again in another --workdir"
+            )
         if replaces:
             self.wait()
             self._change(lambda: shutil.rmtree(replaced))

@@ -15,7 +15,6 @@ import ctypes
 import importlib.util
 import itertools
 import os
-import pathlib
 import signal
 import sys
 import zlib
@@ -126,19 +125,16 @@ def initialize(
             "--coordinator, --num_processes and --process_id go together; give all "
             "three to each process, or none on TPU VMs and under srun"
         )
-    # In srun's tasks, but not in the batch script itself.
-    num_tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    under_srun = "SLURM_STEP_NODELIST" in os.environ and num_tasks > 1
-    if None in given and not (under_srun or _is_on_tpu_hosts()):
+    cluster = _cluster()
+    if None in given and cluster is None:
         return
-    local_devices = _srun_devices(num_tasks) if under_srun else None
     # Its handler of SIGTERM would replace ours; its threads answer a death by abort().
     jax.config.update("jax_enable_preemption_service", False)
     ctypes.CDLL(None).signal(signal.SIGABRT, _ON_ABORT)
     try:
         jax.distributed.initialize(
             *given,
-            local_device_ids=local_devices,
+            **cluster or {},
             heartbeat_timeout_seconds=heartbeat_seconds,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
@@ -149,27 +145,27 @@ def initialize(
         ) from error
 
 
-def _srun_devices(num_tasks: int) -> list[int] | None:
-    """Returns the devices of a task of srun, None: as JAX finds; sets its port."""
-    # Steps of one job share its number, from which JAX makes the port.
-    step = f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_STEP_ID')}"
-    port = 61440 + zlib.crc32(step.encode()) % 4096
-    os.environ.setdefault("JAX_COORDINATOR_PORT", str(port))
-    # JAX gives task N of a node its device N; here it is all, or the only one it sees.
-    visible = len(_runtime.visible_accelerators())
-    is_alone = os.environ.get("SLURM_STEP_NUM_NODES") == str(num_tasks)
-    return list(range(visible)) or None if is_alone or visible == 1 else None
-
-
-def _is_on_tpu_hosts() -> bool:
-    """Returns whether this is one of several hosts with TPUs, which JAX knows."""
+def _cluster() -> dict[str, Any] | None:
+    """Returns what JAX is not to find out by itself; None outside of a cluster."""
+    num_tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    # In srun's tasks, but not in the batch script itself.
+    if "SLURM_STEP_NODELIST" in os.environ and num_tasks > 1:
+        # Steps of one job share its number, from which JAX makes the port.
+        step = f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_STEP_ID')}"
+        port = 61440 + zlib.crc32(step.encode()) % 4096
+        os.environ.setdefault("JAX_COORDINATOR_PORT", str(port))
+        # JAX gives task N of a node device N, also if it is alone there or sees one.
+        visible = len(_runtime.visible_accelerators())
+        is_alone = os.environ.get("SLURM_STEP_NUM_NODES") == str(num_tasks)
+        has_all = visible and (is_alone or visible == 1)
+        return {"local_device_ids": list(range(visible)) if has_all else None}
     platforms = os.environ.get("JAX_PLATFORMS") or "tpu"
-    chips = [*pathlib.Path("/dev").glob("accel*"), *pathlib.Path("/dev/vfio").glob("*")]
-    if not chips or "tpu" not in platforms or not importlib.util.find_spec("libtpu"):
-        return False
+    has_library = importlib.util.find_spec("libtpu") is not None
+    if not (has_library and "tpu" in platforms and _runtime.visible_accelerators()):
+        return None
     kinds = (kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method)
     found = next((kind for kind in kinds if kind.is_env_present()), None)
-    return found is not None and found.get_process_count() > 1
+    return {} if found is not None and found.get_process_count() > 1 else None
 
 
 def is_primary() -> bool:

@@ -128,7 +128,7 @@ def _check_alike(config: ConfigDict, prepared: setup.Setup) -> None:
         return
     facts = {
         "config": config_to_dict(config),
-        "versions": results.environment(prepared.mesh)["versions"],
+        "versions": {**results.environment(prepared.mesh)["versions"], "python": ""},
         "training images": zlib.crc32(prepared.train.images.tobytes()),
         "training labels": zlib.crc32(prepared.train.labels.tobytes()),
         "data.placement": prepared.placement,

@@ -1,7 +1,6 @@
 """The run directory: what a run writes beside its checkpoints."""
 
 import contextlib
-import fcntl
 import functools
 import json
 import operator
@@ -17,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax._files import check, explained, read_object, replacing
+from cifar_jax._files import check, explained, lock_file, read_object, replacing
 from cifar_jax.config import complete, config_diff, config_to_dict
 from cifar_jax.training import distributed
 from cifar_jax.training.results import Dataset, Result
@@ -79,18 +78,15 @@ class RunDirectory:
                 "choose another --workdir"
             ) from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not lock_file(file):
                 raise UserError(
                     f"another run works in {self.path}; wait for it, or choose another "
                     "--workdir"
-                ) from error
-            except OSError:
-                pass  # locks are not for all file systems: some mounts of NFS, Lustre
+                )
             self.token = uuid.uuid4().hex
             file.truncate(0)
-            print(self.token, end="", file=file, flush=True)
+            file.write(self.token)
+            file.flush()
             try:
                 yield
             finally:
