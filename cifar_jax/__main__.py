@@ -8,7 +8,7 @@ from cifar_jax import _cli
 
 def define_flags(flags: _cli.Flags) -> None:
     """Defines no flags."""
-    del flags
+    flags.remedy = "a command is a module, such as python -m cifar_jax.main"
 
 
 def main(flags: _cli.Flags) -> None:

@@ -41,7 +41,7 @@ class Flags:
     Attributes:
       argv: Arguments of the command, without its name.
       operands: Arguments that are not options.
-      operands_allowed: Whether there may be any.
+      remedy: What to do where there are any; None: they are allowed.
       default_config: Returns the config without --config; None: --config is needed.
       config_path: Value of --config: `configs/NAME.py` or `configs/NAME.py:FORM`.
     """
@@ -53,7 +53,7 @@ class Flags:
         self.values = absl_flags.FlagValues()
         self._config: ConfigDict | None = None
         self.default_config: Callable[[], ConfigDict] | None = None
-        self.operands_allowed = False
+        self.remedy: str | None = "options start with --"
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.values, name)
@@ -103,10 +103,8 @@ class Flags:
             self.operands = arguments
         except Exception as error:  # parsers of config keys raise IndexError, say
             raise UsageError(self._explained(error)) from error
-        if self.operands and not self.operands_allowed:
-            raise UsageError(
-                f"unexpected argument {self.operands[0]!r}; options start with --"
-            )
+        if self.operands and self.remedy:
+            raise UsageError(f"unexpected argument {self.operands[0]!r}; {self.remedy}")
 
     def _explained(self, error: Exception) -> str:
         """Returns in one line what is wrong with a flag, and the remedy."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def define_flags(flags: _cli.Flags) -> None:
     """Defines the command's flags."""
-    flags.operands_allowed = True
+    flags.remedy = None
     flags.add_string(
         "output", "folder [the run directory; of several runs, runs/report]"
     )

@@ -108,6 +108,8 @@ def test_a_config_file_may_have_a_dot_in_its_name(tmp_path):
         ("export", ["--workdir=runs/x", "--format=keras"], "stablehlo"),
         ("import_torch", ["--weights=x.pt"], "--mean is missing"),
         ("report", [], "RUN is missing"),
+        ("evaluate", ["runs/x"], "unexpected argument 'runs/x'; options start with --"),
+        ("__main__", ["train"], "a command is a module, such as python -m cifar_jax.m"),
     ],
 )
 def test_wrong_usage_is_one_line(module, arguments, message):
