@@ -13,6 +13,7 @@ import platform
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -209,3 +210,6 @@ def _end_with_parent() -> None:
     if parent := multiprocessing.parent_process():
         multiprocessing.connection.wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
+        while signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # a run saves
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)  # the pool would wait for another call

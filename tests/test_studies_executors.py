@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -53,28 +54,44 @@ def test_a_process_that_dies_is_replaced(pool):
 CHILD = """
 import pathlib, sys, time
 from cifar_jax import _runtime
+from support import calls
 if __name__ == "__main__":
     pool = _runtime.Processes(1, 1, pathlib.Path(sys.argv[1]))
-    print(pool.submit(__import__("os").getpid).result(), flush=True)
+    call = pool.submit(calls.save_when_asked, 0.5)
+    if sys.argv[2] == "idle":
+        logs = pathlib.Path(sys.argv[1])
+        while not any("begun" in log.read_text() for log in logs.glob("*.log")):
+            time.sleep(0.05)
+        pool.interrupt()
+        call.result()
     time.sleep(60)
 """
 
 
-def test_processes_end_with_a_driver_that_is_killed(tmp_path):
+@pytest.mark.parametrize("state", ["idle", "busy"])
+def test_processes_end_with_a_driver_that_is_killed(tmp_path, state):
     (tmp_path / "child.py").write_text(CHILD)
     process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "child.py"), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, str(tmp_path / "child.py"), str(tmp_path), state],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
     )
-    pid = int(process.stdout.readline())
-    process.kill()
-    process.communicate()
     deadline = time.monotonic() + 60
-    while pathlib.Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+
+    def wait_for(condition):
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def said():
+        return "".join(path.read_text() for path in tmp_path.glob("worker-*.log"))
+
+    wait_for(lambda: ("saved" if state == "idle" else "begun") in said())
+    time.sleep(0.2)
+    process.kill()
+    process.wait()
+    pid = re.search(r"begun (\d+)", said())[1]
+    wait_for(lambda: not pathlib.Path(f"/proc/{pid}").exists())
+    assert "saved" in said()
 
 
 def test_without_ray_there_is_one_line(monkeypatch, tmp_path):

@@ -110,8 +110,7 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> list[Bin]:
     """
     confidence = np.exp(log_probabilities(logits).max(axis=-1))
     correct = logits.argmax(axis=-1) == labels
-    # Bins of equal width, each with its upper bound.
-    places = np.ceil(confidence * NUM_BINS).astype(int) - 1
+    places = np.ceil(confidence * NUM_BINS).astype(int) - 1  # with its upper bound
     places = np.clip(places, 0, NUM_BINS - 1)  # rounding can take a probability past 1
     edges, counts = np.linspace(0, 1, NUM_BINS + 1), np.bincount(places, None, NUM_BINS)
     means = [

@@ -159,9 +159,8 @@ def _cluster() -> dict[str, Any] | None:
         is_alone = os.environ.get("SLURM_STEP_NUM_NODES") == str(num_tasks)
         has_all = visible and (is_alone or visible == 1)
         return {"local_device_ids": list(range(visible)) if has_all else None}
-    platforms = os.environ.get("JAX_PLATFORMS") or "tpu"
-    has_library = importlib.util.find_spec("libtpu") is not None
-    if not (has_library and "tpu" in platforms and _runtime.visible_accelerators()):
+    chips = importlib.util.find_spec("libtpu") and _runtime.visible_accelerators()
+    if not chips or "tpu" not in (os.environ.get("JAX_PLATFORMS") or "tpu"):
         return None
     kinds = (kind for kind in ClusterEnv._cluster_types if not kind.opt_in_only_method)
     found = next((kind for kind in kinds if kind.is_env_present()), None)
