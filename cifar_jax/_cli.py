@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from cifar_jax import Stopped, UserError, __version__, _packaged
 from cifar_jax._files import find_remedy, first_line
 from cifar_jax._packaged import UsageError
-from cifar_jax.config import config_to_dict, flatten
+from cifar_jax.config import OPTIONAL_KEYS, config_to_dict, flatten
 
 START = time.perf_counter()  # of the process, nearly
 # What --workdir takes where a trained network is wanted.
@@ -94,7 +94,7 @@ class Flags:
             _, *arguments = self.values(["", *self.argv], known_only=has_config)
             if has_config:  # the others are --config.KEY, once the config is known
                 self._config = self._load_config()
-                _check_keys(arguments, self._config)
+                arguments = _keys_left(arguments, self._config)
                 del self.values.config
                 config_flags.DEFINE_config_dict(
                     "config", self._config, flag_values=self.values, sys_argv=arguments
@@ -133,15 +133,23 @@ class Flags:
         raise UsageError("--config FILE is missing, such as quickstart")
 
 
-def _check_keys(arguments: Sequence[str], config: ConfigDict) -> None:
-    """Refuses --config.KEY of a key that does not exist."""
-    keys = flatten(config_to_dict(config))
+def _keys_left(arguments: Sequence[str], config: ConfigDict) -> list[str]:
+    """Refuses --config.KEY of a key that does not exist, and sets those that are None.
+
+    Returns the other arguments. absl's parsers refuse None, or take it for a text.
+    """
+    keys, left = flatten(config_to_dict(config)), []
     for argument in arguments:
-        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        match = re.match(r"--?(?:no)?config\.([^=]+)(=None$)?", argument)
         if match and re.sub(r"\[.*", "", match[1]) not in keys:
             close = _packaged.nearest_key(match[1], config)
             remedy = f"did you mean {close}?" if close else "see cifar_jax.config"
             raise UsageError(f"config has no key {match[1]}; {remedy}")
+        if match and match[2] and match[1].removeprefix("base.") in OPTIONAL_KEYS:
+            config.update_from_flattened_dict({match[1]: None})
+        else:
+            left.append(argument)
+    return left
 
 
 def define_config(

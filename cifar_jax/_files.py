@@ -100,6 +100,10 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if str(error.filename) == str(temporary):  # a name that the user never gave
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -214,7 +218,7 @@ class CheckedLines:
     missing and foreign lines are all noticed. A last line that was cut off is dropped.
 
     Attributes:
-      records: Objects in the file, without their checksums, as JSON reads them back.
+      records: Objects in the file, as JSON reads them back.
 
     Raises:
       ValueError: If a line is damaged, or has no checksum.

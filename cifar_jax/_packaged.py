@@ -57,7 +57,8 @@ def find_config(name: str) -> pathlib.Path:
     short = name.removeprefix("configs/").removesuffix(".py")
     if short in known:
         return CONFIGS / f"{short}.py"
-    remedy = _close(short, known) or f"give a path, or one of {', '.join(known[:3])}"
+    names = ", ".join(name for name in known if "/" not in name)
+    remedy = _close(short, known) or f"give a path, or one of {names}"
     raise UsageError(f"config {name} does not exist; {remedy}")
 
 

@@ -3,6 +3,7 @@
 And processes that work for this one: as an executor of `concurrent.futures`' protocol.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import multiprocessing
@@ -14,7 +15,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -25,6 +26,17 @@ from cifar_jax import UserError
 
 # Parameters of glibc's mallopt(3), from malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
+
+
+@contextlib.contextmanager
+def errors_alone() -> Iterator[None]:
+    """Keeps what libraries log by absl, but for errors, from the terminal."""
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(min(verbosity, absl.logging.ERROR))
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(verbosity)
 
 
 def start(cpu_devices: int = 0, *, cpu_only: bool = False) -> None:

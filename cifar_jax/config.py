@@ -295,8 +295,7 @@ def get_config() -> ConfigDict:
     )
     config.model = ConfigDict(vars(ModelOptions()))
     config.budget = ConfigDict()
-    # the network must have fewer trainable parameters than this; None: no limit, which
-    # the command line takes since the type is object
+    # the network must have fewer trainable parameters than this; None: no limit
     config.budget.limit = config_dict.FieldReference(5_000_000, field_type=object)
     config.optim = ConfigDict(vars(_Optim()))
     config.schedule = ConfigDict(vars(_Schedule()))
@@ -363,10 +362,9 @@ def config_from_dict(values: Mapping[str, Any], path: pathlib.Path) -> ConfigDic
                 f"{path} has the key {key!r}, which this version lacks; use the "
                 "version of cifar_jax that made the run"
             )
-        is_lacking = value is None and defaults[key] is not None
         is_huge = isinstance(value, int | float) and not abs(value) < 2**64  # or NaN
         try:
-            if is_huge or (is_lacking and key != "budget.limit"):
+            if is_huge or (value is None and key not in OPTIONAL_KEYS):
                 raise TypeError
             config.update_from_flattened_dict({key: _lists_to_tuples(value)})
         except TypeError as error:
@@ -427,6 +425,12 @@ def _lists_to_tuples(value: Any) -> Any:
         return {key: _lists_to_tuples(entry) for key, entry in value.items()}
     return tuple(map(_lists_to_tuples, value)) if isinstance(value, list) else value
 
+
+# Keys that may be None; the others never are.
+OPTIONAL_KEYS = {
+    k for k, v in flatten(config_to_dict(get_config())).items() if v is None
+}
+OPTIONAL_KEYS.add("budget.limit")
 
 # The least value of numbers and the first one too large, if any, with their keys.
 _BOUNDS = {

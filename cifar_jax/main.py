@@ -69,7 +69,7 @@ def main(flags: _cli.Flags) -> int:
             start=_cli.START,
         )
     except Stopped as stopped:
-        distributed.log(stopped)
+        distributed.log("stopped; nothing is left" if flags.dry_run else stopped)
         return stopped.exit_code
     except Exception as error:
         distributed.exit_if_peer_died(error)

@@ -58,7 +58,7 @@ def main(flags: _cli.Flags) -> None:
         spreadsheet=flags.spreadsheet,
     )
     print(summary.text(network.label_names))
-    print(f"{output}: {summary.num_images:,} images")
+    print(f"{output}: {summary.num_images:,} images of {dataset.name}")
 
 
 if __name__ == "__main__":

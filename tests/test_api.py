@@ -16,6 +16,7 @@ from support.runs import tiny_config
 import cifar_jax
 from cifar_jax import UserError, formats
 from cifar_jax.evaluation import api
+from cifar_jax.formats import export, hub
 from cifar_jax.training import pretrained
 
 
@@ -160,6 +161,7 @@ def test_a_hub_folder_has_its_card(tiny_run, tmp_path):
     assert call("export", *arguments).returncode == 0
     text, card = ((path / n).read_text() for n in ("README.md", "config.json"))
     test = json.loads((tiny_run / "result.json").read_text())["test"]
+    assert "datasets:\n- digits\n" in text
     assert f"test accuracy {test['accuracy']:.4f} (95% interval " in text
     assert text.startswith("---\nlibrary_name: cifar_jax\n")
     assert json.loads(card)["sha256"]
@@ -171,6 +173,23 @@ def test_a_hub_folder_has_its_card(tiny_run, tmp_path):
     arguments[-1] = f"--output={tiny_run}"
     done = call("export", *arguments, "--overwrite")
     assert done.returncode == 1 and "exists" in done.stderr
+
+
+def test_a_hub_card_does_not_tell_where_the_images_lay(tiny_run, tmp_path):
+    network = formats.load(tiny_run)
+    card = export.describe(network)
+    (tmp_path / "photos").mkdir()
+    card["dataset"] = {**card["dataset"], "name": str(tmp_path / "photos")}
+    hub.write(network, tmp_path / "shared", card)
+    text = (tmp_path / "shared" / "README.md").read_text()
+    assert "datasets:\n- photos\n" in text and str(tmp_path) not in text
+
+
+def test_a_run_is_loaded_without_a_word(tiny_run):
+    code = f"import cifar_jax; cifar_jax.load({str(tiny_run)!r})"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_nothing_is_written_beside_packaged_weights():

@@ -8,7 +8,7 @@ import re
 import pytest
 from support.commands import call
 
-from cifar_jax import UserError, _packaged
+from cifar_jax import UserError, _cli, _packaged
 from cifar_jax import config as default
 from cifar_jax.studies import study
 
@@ -52,6 +52,25 @@ def test_a_key_that_does_not_exist_cannot_be_set():
     for config in (default.get_config(), default.get_study_config().base):
         with pytest.raises(AttributeError, match="locked"):
             config.train.epoch = 3
+
+
+@pytest.mark.parametrize("prefix", ["", "base."])
+def test_none_on_the_command_line_is_none(prefix):
+    default_config = default.get_study_config if prefix else default.get_config
+    values = default.flatten(as_dict(default.get_config()))
+    keys = [key for key, value in values.items() if value is None] + ["budget.limit"]
+    assert len(keys) == 14
+    for key in keys:
+        flags = _cli.Flags([f"--config.{prefix}{key}=None"])
+        _cli.define_config(flags, default_config)
+        flags.parse()
+        flat = default.flatten(as_dict(flags.config))
+        assert flat[prefix + key] is None and not flags.operands
+    for key in ("train.epochs", "data.validation"):  # they never are
+        flags = _cli.Flags([f"--config.{prefix}{key}=None"])
+        _cli.define_config(flags, default_config)
+        with pytest.raises(UserError, match=f"{key} is 'None'; give a value such as"):
+            flags.parse()
 
 
 @pytest.mark.parametrize(

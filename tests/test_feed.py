@@ -1,6 +1,7 @@
 """What the devices are fed with: every image once, in the same order from anywhere."""
 
 import dataclasses
+import time
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ from support.runs import TINY_RUN, rows, start, tiny_config, train
 
 from cifar_jax import UserError
 from cifar_jax.data import augment, sources
-from cifar_jax.training import distributed, setup
+from cifar_jax.training import distributed, progress, setup
 from cifar_jax.training.feed import Feed, evaluation_call, lower
 from cifar_jax.training.state import Metrics, means
 
@@ -213,6 +214,28 @@ def test_images_on_the_host_give_the_same_bits(digits_dir, tmp_path):
         output = process.communicate(timeout=300)[0]
         assert process.returncode == 0, output
     assert rows(tmp_path / "device") == rows(tmp_path / "host")
+
+
+def test_the_speed_counts_what_is_done_and_waits_for_images(
+    digits_dir, tmp_path, monkeypatch
+):
+    """From the first line on, although calls return before the devices are done."""
+    rows_of, speeds = Feed._rows, []
+
+    def slow(self, *args):
+        time.sleep(0.05)
+        return rows_of(self, *args)
+
+    def show(self, *args):
+        speeds.append(self.images_per_second)
+
+    monkeypatch.setattr(Feed, "_rows", slow)
+    monkeypatch.setattr(progress.Progress, "show", show)
+    result = train(tiny_config(digits_dir, data__placement="host"), tmp_path)
+    assert len(speeds) == 20  # after nine of ten calls, and at the end of two epochs
+    # The first two batches were made while the program was compiled.
+    assert max(speeds[5:]) < 1.5 * BATCH / 0.05
+    assert result["images_per_second"] < 1.5 * BATCH / 0.05
 
 
 def test_a_fault_of_the_thread_reaches_the_loop(prepared):

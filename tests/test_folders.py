@@ -111,6 +111,18 @@ def convert(mode):
     return np.asarray(Image.fromarray(IMAGES[0]).convert(mode).convert("RGB"))
 
 
+def test_transparent_is_white(tmp_path):
+    alpha = np.random.default_rng(1).integers(0, 256, SHAPE[:2], np.uint8)
+    picture = Image.fromarray(np.dstack([IMAGES[0], alpha]))
+    picture.save(tmp_path / "x.png")
+    _, rows = read(tmp_path)
+    share = alpha[..., None] / 255
+    wanted = share * IMAGES[0] + (1 - share) * 255
+    np.testing.assert_allclose(rows.images[0], wanted, atol=1)
+    found = np.asarray(folders.upright(picture).convert("RGB"))  # for the Python door
+    np.testing.assert_array_equal(found, rows.images[0])
+
+
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr"])
 def test_every_mode_becomes_rgb(tmp_path, mode):
     kind = "tiff" if mode in ("CMYK", "YCbCr") else "png"
@@ -124,7 +136,9 @@ def test_a_palette_with_transparency_becomes_rgb(tmp_path):
     picture = Image.fromarray(IMAGES[0]).convert("P")
     picture.save(tmp_path / "x.png", transparency=bytes(range(256)))
     _, rows = read(tmp_path)
-    np.testing.assert_array_equal(rows.images[0], np.asarray(picture.convert("RGB")))
+    share = np.asarray(picture)[..., None] / 255  # its index is its opacity
+    wanted = share * np.asarray(picture.convert("RGB")) + (1 - share) * 255
+    np.testing.assert_allclose(rows.images[0], wanted, atol=1)
 
 
 @pytest.mark.parametrize("suffix", sorted(folders.SUFFIXES - {".pgm", ".pbm"}))

@@ -33,6 +33,23 @@ def test_the_steps_have_the_options_of_the_config(digits_dir, key, value):
     np.testing.assert_allclose(found, value, rtol=1e-6)
 
 
+def test_random_weights_are_not_frozen(digits_dir):
+    with pytest.raises(UserError, match="init.frozen is 50%; name a trained network"):
+        make(digits_dir, "init.frozen", "50%")
+
+
+def test_classes_without_images_are_named(digits_dir):
+    """As where labels begin with 1."""
+    said = []
+    config = tiny_config(digits_dir, data__validation=0)
+    source = setup.open_source(config)
+    source.label_names = (*source.label_names, "none of these")
+    setup.make(config, jax.devices()[:1], said.append, source)
+    assert "without training images: none of these" in said
+    setup.make(config, jax.devices()[:1], said.append)
+    assert sum("without training images" in line for line in said) == 1
+
+
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [

@@ -6,6 +6,7 @@ import random
 
 import optuna
 import pytest
+from support.runs import tiny_config, train
 from support.studying import SAMPLED, Pretended, config_of, make
 
 from cifar_jax import UserError, _runtime
@@ -264,6 +265,16 @@ def test_a_merge_starts_nothing(tmp_path):
     assert not executor.num_scored and not (tmp_path / "winner.json").exists()
     with pytest.raises(UserError, match="a part of a study needs designs"):
         study(tmp_path / "sampled", part=(1, 2), **SAMPLED)
+
+
+def test_a_run_and_a_study_have_folders_of_their_own(tmp_path, digits_dir):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a run; choose another --workdir"):
+        study(tmp_path)
+    study(tmp_path / "study")
+    with pytest.raises(UserError, match="holds a study; choose another --workdir"):
+        train(tiny_config(digits_dir), tmp_path / "study")
+    assert not (tmp_path / "study" / "config.json").exists()
 
 
 # The journal

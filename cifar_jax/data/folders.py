@@ -161,6 +161,16 @@ def _check_image(image: Image.Image, content: bytes) -> None:
         raise _BadImage(f"has more than 8 bits a pixel ({image.mode}); save it with 8")
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """Returns an image as its EXIF data turn it, on white where it is transparent."""
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image)
+    return image
+
+
 def _decode(
     path: pathlib.Path, size: tuple[int, int] | None = None, resize: bool = False
 ) -> np.ndarray:
@@ -181,10 +191,7 @@ def _decode(
             image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
             with image:
                 _check_image(image, content)
-                image = ImageOps.exif_transpose(image)
-                if "transparency" in image.info:
-                    image = image.convert("RGBA")
-                image = image.convert("RGB")
+                image = upright(image).convert("RGB")
     except _BadImage:
         raise
     except Exception as error:  # PIL's decoders raise many kinds
@@ -197,7 +204,7 @@ def _decode(
         if not resize:
             raise _BadImage(
                 f"has {image.height}x{image.width} pixels (height x width) instead of "
-                f"{size[0]}x{size[1]}; use --resize, or data.image_size"
+                f"{size[0]}x{size[1]}; use --resize (resize=True), or data.image_size"
             )
         image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(image)

@@ -219,8 +219,8 @@ def _resolve(
         end = spec.rfind(":", 0, end)
     if store and not pathlib.PurePath(spec).suffix:
         raise UserError(
-            f"data set {store.name!r} is not in {store.folder} and cannot be prepared "
-            f"here; use {', '.join(BUILDERS)}, or set data.dir to where it lies"
+            f"there is no folder {spec}, and no data set of that name in "
+            f"{store.folder}; use {', '.join(BUILDERS)}, a path, or another data.dir"
         )
     raise UserError(
         f"source {spec} does not exist; give a path, or a data set such as cifar10:test"

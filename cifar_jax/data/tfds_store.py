@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 
 from cifar_jax import UserError
 from cifar_jax._files import first_line, lock_file
+from cifar_jax._runtime import errors_alone
 from cifar_jax.data import archives, download, pixels
 from cifar_jax.data.builders import BUILDERS
 from cifar_jax.data.dataset import Batch, Dataset, ImageShape, Splits
@@ -216,11 +216,6 @@ def _row_reader(
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
     """Keeps TFDS's bars, notices and advice on OpenCV from the terminal."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
+    with errors_alone(), contextlib.redirect_stdout(io.StringIO()):
+        yield

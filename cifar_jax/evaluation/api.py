@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cifar_jax import UserError, _packaged, _runtime, formats
 from cifar_jax import config as default
-from cifar_jax.data import sources, transforms
+from cifar_jax.data import folders, sources, transforms
 from cifar_jax.data.dataset import Dataset, as_labels, from_arrays
 from cifar_jax.evaluation import scores
 from cifar_jax.evaluation.inference import Predictor
@@ -146,7 +146,7 @@ class Model:
             return transforms.concatenate("the list of images", whole)
         if isinstance(images, Image.Image):
             mode = {1: "L", 3: "RGB"}[self.image_shape[2]]
-            images = ImageOps.exif_transpose(images).convert(mode)  # upright, as files
+            images = folders.upright(images).convert(mode)
             images = np.asarray(images).reshape(images.height, images.width, -1)
         array = np.asarray(images)
         array = array[None] if array.ndim == 3 else array
@@ -187,8 +187,9 @@ def list_models(pretrained: bool = False) -> list[str]:
     """
     if pretrained:
         return _packaged.network_names()
-    configs = (name for name in _packaged.config_names() if "search/" not in name)
-    return sorted({*PRESETS, *configs} - {"records/forms"})
+    others = ("search/", "reports/", "records/forms")  # reports are presets
+    configs = (n for n in _packaged.config_names() if not n.startswith(others))
+    return sorted({*PRESETS, *configs})
 
 
 def create_model(

@@ -28,18 +28,13 @@ class Summary:
     num_images: int = 0
     errors: dict[int, str] = dataclasses.field(default_factory=dict)
 
-    def text(self, label_names: Sequence[str]) -> str:
-        """Returns how many images got each label, and how many an error.
+    @property
+    def first_error(self) -> str:
+        """Error of the first image that could not be read."""
+        return next(iter(self.errors.values()))
 
-        Raises:
-          UserError: If all of them got an error.
-        """
-        first_error = next(iter(self.errors.values()), None)
-        if len(self.errors) == self.num_images:
-            raise UserError(
-                f"none of the {self.num_images:,} images can be read, the first one: "
-                f"{first_error}"
-            )
+    def text(self, label_names: Sequence[str]) -> str:
+        """Returns how many images got each label, and how many an error."""
         width, num_labelled = max(map(len, label_names)), self.counts.sum()
         lines = [
             f"{label:>4}  {name:<{width}}  {count:>9,}  {count / num_labelled:6.1%}"
@@ -50,7 +45,7 @@ class Summary:
         if self.errors:
             lines.append(
                 f"{len(self.errors):,} of {self.num_images:,} images could not be read "
-                f"and got an error, not a label; the first: {first_error}"
+                f"and got an error, not a label; the first: {self.first_error}"
             )
         return "\n".join(lines)
 
@@ -68,6 +63,9 @@ def write(
 
     The columns are `ID`, the source's or else 0 to N - 1; `Labels`, class numbers; what
     is asked for; and `Error`, if some images cannot be read; their labels are empty.
+
+    Raises:
+      UserError: If no image can be read; nothing is written then.
 
     Args:
       predictor: Network.
@@ -97,6 +95,11 @@ def write(
                 labels = np.delete(logits, list(batch.errors), axis=0).argmax(axis=-1)
                 summary.counts += np.bincount(labels, minlength=len(names))
                 summary.num_images += len(logits)
+        if len(summary.errors) == summary.num_images:
+            raise UserError(
+                f"none of the {summary.num_images:,} images can be read, the first "
+                f"one: {summary.first_error}"
+            )
         if summary.errors:
             _add_errors(temporary, summary.errors)
     return summary

@@ -18,6 +18,8 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
     with folder.file("model.safetensors") as file:
         safetensors_file.write(network, file, card)
     dataset, lines = card["dataset"], []
+    source = pathlib.Path(dataset["name"])  # a path of this machine tells nobody
+    name = source.name if source.exists() else dataset["name"]
     chosen_on = card["config"]["evaluate"]["select_on"]
     for split in ("val", "test"):
         scores = (card["result"] or {}).get(split)
@@ -31,8 +33,8 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
             )
     template = pathlib.Path(__file__).with_name("hub_card.md").read_text("utf-8")
     text = template.format(
-        name=f"cifar_jax network for {dataset['name']}",
-        dataset=dataset["name"],
+        name=f"cifar_jax network for {name}",
+        dataset=name,
         num_parameters=card["num_parameters"],
         shape="x".join(map(str, dataset["image_shape"])),
         classes=", ".join(dataset["label_names"]),

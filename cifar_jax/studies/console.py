@@ -4,7 +4,7 @@ import collections
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import rich.console
 import rich.live
@@ -51,14 +51,22 @@ class View:
             end += f"({size:,} parameters, {clock_time(seconds)})"
         self._say(f"{run.candidate.name}, seed {run.seed}: {end}")
 
-    def show(self, rows: Sequence[Row], folder: pathlib.Path | None = None) -> None:
+    def show(
+        self,
+        rows: Sequence[Row],
+        folder: pathlib.Path | None = None,
+        winner: Mapping | None = None,
+    ) -> None:
         """Shows the best designs: live, or those of a folder at the end."""
         best = [r for r in table.ranked(self._study, rows) if r.done][:_MOST_ROWS]
         columns = table.columns(self._study, best, self._study.factors)
         text = table.grid(columns, best) + "\n"
         if folder:
-            self._console.print(rich.markdown.Markdown(text))
-            self._say(f"{folder}: results.csv, table.md, plots/, winner.json, runs/")
+            parts = [text] * bool(best) + ([table.choice(winner)] if winner else [])
+            self._console.print(rich.markdown.Markdown("\n".join(parts)))
+            names = "results.csv", "table.md", "plots", "winner.json", "runs"
+            written = ", ".join(name for name in names if (folder / name).exists())
+            self._say(f"{folder}: {written or 'nothing yet'}")
         elif self._console.is_terminal:
             for run in (r for row in rows for r in row.runs if r.state == "running"):
                 epochs = f"{len(run.values)}/{run.candidate.config.train.epochs}"

@@ -94,6 +94,8 @@ def run_study(
 def claim(folder: pathlib.Path, config: ConfigDict) -> None:
     """Writes the config of a study, or refuses a folder that holds another one."""
     path, new = folder / "study.json", config_to_dict(config)
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder} holds a run; choose another --workdir")
     old = read_object(path) if path.exists() else new
     if changed := config_diff(old, new, FREE_KEYS):
         raise UserError(
@@ -154,10 +156,11 @@ class Driver:
                 if time.monotonic() >= self._next_look:
                     self._look(signals.noted)
             rows = table.rows(self._journal.designs.values(), self._runs.values())
+            is_over = all(run.has_ended for run in self._runs.values()) and rows
+            winner = self._score_winner(rows) if is_over and not self.name else None
             if not self.name:
-                is_over = all(run.has_ended for run in self._runs.values()) and rows
-                self._write(rows, self._score_winner(rows) if is_over else None)
-        self._view.show(rows, self.folder)
+                self._write(rows, winner)
+        self._view.show(rows, self.folder, winner)
         if self._stop:
             raise self._stop
         if not self.name and not any(row.done for row in rows):

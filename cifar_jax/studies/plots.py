@@ -88,7 +88,9 @@ def _pareto(axes: Axes, rows: Sequence[Row], name: str) -> None:
     label, scale = _COSTS[name]
     costs = scale * np.array([statistics.fmean(row.values(name)) for row in rows])
     means, stds = _means(rows)
-    axes.errorbar(costs, means, yerr=stds, fmt="o", color="#8a8f98", capsize=2)
+    axes.errorbar(
+        costs, means, yerr=stds, fmt="o", color="#8a8f98", capsize=2, zorder=1
+    )
     front: list[int] = []
     for k in np.lexsort((-means, costs)):  # cheapest first
         if not front or means[k] > means[front[-1]]:

@@ -210,11 +210,15 @@ def markdown(study: Study, table: Sequence[Row], winner: Mapping | None = None) 
         "Failed": [f"- {r.candidate.name}, seed {r.seed}: {r.error}" for r in failed],
     }
     parts += [f"{title}:\n\n" + "\n".join(s) for title, s in lists.items() if s]
-    if winner:
-        test = winner["test"]
-        note = f"Chosen on validation: {winner['design']}. Its test accuracy: "
-        parts.append(f"{note}{spread(test)} (n = {len(test)}).")
+    parts += [choice(winner)] if winner else []
     return "\n\n".join(parts) + "\n"
+
+
+def choice(winner: Mapping) -> str:
+    """Returns the sentence about the design in winner.json."""
+    test = winner["test"]
+    note = f"Chosen on validation: {winner['design']}. Its test accuracy: "
+    return f"{note}{spread(test)} (n = {len(test)})."
 
 
 def csv(table: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:

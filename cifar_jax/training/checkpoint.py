@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from cifar_jax import UserError
 from cifar_jax._files import causes, explained, first_line
+from cifar_jax._runtime import errors_alone
 from cifar_jax.training import distributed
 from cifar_jax.training.interrupt import Timer
 from cifar_jax.training.results import Best, Seconds, Source
@@ -66,17 +67,18 @@ class CheckpointFolder:
         self._explained = functools.partial(
             explained, f"a checkpoint cannot be written to {self._folder}", Exception
         )
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-                cleanup_tmp_directories=not self._read_only,
-                read_only=self._read_only,
-                enable_async_checkpointing=True,
-            ),
-            # "facts" is the metadata's name on disk.
-            item_names=("tree", "facts"),
-        )
+        with errors_alone():  # it warns of what is read-only
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+                    cleanup_tmp_directories=not self._read_only,
+                    read_only=self._read_only,
+                    enable_async_checkpointing=True,
+                ),
+                # "facts" is the metadata's name on disk.
+                item_names=("tree", "facts"),
+            )
 
     def steps(self) -> list[int]:
         """Returns the steps that have a checkpoint, oldest first."""

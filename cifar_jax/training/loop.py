@@ -279,27 +279,34 @@ class Trainer:
         if position == 0 and self._config.train.reload_best:  # as report 001 does
             self._state = self._state.replace(**self._best_variables())
         with self._feed.epoch(epoch, position) as calls:
+            counted, start = self._step, time.perf_counter()
             for call, data in calls:
+                waited = time.perf_counter() - start  # for a batch from the host
                 if self._stop.poll() or (time_limit and self._time_limit.poll()):
                     self._save_and_stop()
                 train = self._program(call)  # `steps.train`, once or several times
-                start, previous, step = time.perf_counter(), self._metrics, self._step
+                start = time.perf_counter() - waited
+                previous, step = self._metrics, self._step
                 if self._profiler:
                     self._profiler.before_call(previous)
                 self._state, self._metrics = train(
                     self._state, previous, data, self._key, self._teacher
                 )
                 self._step += call.num_steps
-                if step % steps_per_epoch:
-                    self._show(previous, step)
-                if self._step % steps_per_epoch == 0:  # for a clock that is right
-                    jax.block_until_ready(self._metrics)
+                is_end = self._step % steps_per_epoch == 0
+                # Do not change the order: all processes must poll equally often.
+                is_due = self.checkpoints.timer.poll() and not is_end
+                done = self._step if is_end or is_due else step  # what has its time
+                jax.block_until_ready(self._metrics if done > step else previous)
                 seconds = time.perf_counter() - start
                 self._metadata["seconds"]["train"] += seconds
-                self.progress.count(call.num_steps, seconds)
-                # Do not change the order: all processes must poll equally often.
-                if self.checkpoints.timer.poll() and self._step % steps_per_epoch:
+                self.progress.count(done - counted, seconds)
+                counted = done
+                if step % steps_per_epoch:
+                    self._show(previous, step)
+                if is_due:
                     self._save()
+                start = time.perf_counter()
 
     def close_epoch(self) -> dict[str, Any]:
         """Validates and logs the epoch, saves it where that is due; returns its row."""

@@ -175,9 +175,17 @@ def make(
     _check(config, mesh)
     train, val = read_train_and_val(config, source)
     source.check_split(config.data.test_split)
+    with_images = set(train.labels.tolist())
+    empty = [n for k, n in enumerate(source.label_names) if k not in with_images]
+    if empty:
+        report(f"without training images: {', '.join(empty)}")
     if config.evaluate.select_on == "test":  # as some reports did
         val = source.read(config.data.test_split)
     options = _step_options(config, source, train, chain, mesh)
+    frozen_stop = _steps(config, "init.frozen", options)
+    if frozen_stop and config.init.workdir is None:
+        remedy = "name a trained network in init.workdir, or use 0%"
+        raise UserError(f"init.frozen is {config.init.frozen}; {remedy}")
     schedule, optimizer = _make_optimizer(config, model, shape, options)
     placement, steps_per_dispatch = _placement(config, mesh, options, train)
     return Setup(
@@ -195,7 +203,7 @@ def make(
         placement=placement,
         steps_per_dispatch=steps_per_dispatch,
         sam_start=_steps(config, "optim.sam_start", options),
-        frozen_stop=_steps(config, "init.frozen", options),
+        frozen_stop=frozen_stop,
         compiler_options=DETERMINISTIC if config.train.deterministic else {},
     )
 

@@ -129,6 +129,8 @@ class RunDirectory:
             "must": one must be.
         """
         holds_work = self._holds_work()
+        if (self.path / "study.json").exists():
+            raise UserError(f"{self.path} holds a study; choose another --workdir")
         if resume == "must" and not holds_work:
             raise UserError(
                 f"there is nothing to resume in {self.path} (--resume=must); give the "
