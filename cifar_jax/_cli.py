@@ -93,7 +93,16 @@ class Flags:
         try:
             _, *arguments = self.values(["", *self.argv], known_only=has_config)
             if has_config:  # the others are --config.KEY, once the config is known
-                self._config = self._load_config()
+                if (here := str(pathlib.Path.cwd())) not in sys.path:
+                    # A config may start from another: `from configs import cifar100`.
+                    sys.path.append(here)
+                self.config_path = self.values.config or ""
+                if self.config_path:
+                    self._config = _packaged.read_config(self.config_path)
+                elif self.default_config:
+                    self._config = self.default_config()
+                else:
+                    raise UsageError("--config FILE is missing, such as quickstart")
                 arguments = _keys_left(arguments, self._config)
                 del self.values.config
                 config_flags.DEFINE_config_dict(
@@ -120,17 +129,6 @@ class Flags:
             value = functools.reduce(getattr, wrong[1].split("."), self._config)
             return f"config.{wrong[1]} is {wrong[2]!r}; give a value such as {value!r}"
         return text
-
-    def _load_config(self) -> ConfigDict:
-        if (here := str(pathlib.Path.cwd())) not in sys.path:
-            # A config may start from another: `from configs.records import seconds`.
-            sys.path.append(here)
-        self.config_path = self.values.config or ""
-        if self.config_path:
-            return _packaged.read_config(self.config_path)
-        if self.default_config:
-            return self.default_config()
-        raise UsageError("--config FILE is missing, such as quickstart")
 
 
 def _keys_left(arguments: Sequence[str], config: ConfigDict) -> list[str]:

@@ -100,7 +100,15 @@ def read_config(name: str) -> ConfigDict:
             raise TypeError(f"get_config() returns {kind}, not a ConfigDict")
         return config.lock()
     except Exception as error:  # a config file may raise anything
-        reason = _reason(error, file)
+        reason = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
+        # ml_collections answers a wrong key with all that there are.
+        if missing := re.search(r'Key "(\w+)" does not exist', reason):
+            close = nearest_key(missing[1], get_config())
+            reason = f"the key {missing[1]} does not exist"
+            reason += f"; did you mean {close}?" if close else ""
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if f.filename == str(file.absolute())]
+        reason += f" (line {lines[-1]})" if lines else ""  # the innermost
         raise UsageError(f"config {name} cannot be read: {reason}") from error
 
 
@@ -118,20 +126,6 @@ def _execute(file: pathlib.Path) -> SimpleNamespace:
     folders = file.relative_to(root).parts[:-1]
     name = ".".join([package.__name__, *folders, file.stem.replace(".", "_")])
     return SimpleNamespace(**runpy.run_path(os.fspath(file), run_name=name))
-
-
-def _reason(error: Exception, file: pathlib.Path) -> str:
-    """Returns in one line why a config file failed."""
-    reason = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
-    # ml_collections answers a wrong key with all that there are.
-    if missing := re.search(r'Key "(\w+)" does not exist', reason):
-        close = nearest_key(missing[1], get_config())
-        reason = f"the key {missing[1]} does not exist"
-        reason += f"; did you mean {close}?" if close else ""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename == str(file.absolute()):  # its innermost line
-            return f"{reason} (line {frame.lineno})"
-    return reason
 
 
 def nearest_key(wrong: str, config: ConfigDict) -> str | None:

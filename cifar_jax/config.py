@@ -353,11 +353,9 @@ def config_from_dict(values: Mapping[str, Any], path: pathlib.Path) -> ConfigDic
     Raises:
       UserError: If a key is unknown, or its value has another type than its default.
     """
-    config = get_config()
-    defaults = flatten(config_to_dict(config))
-    needed = dict.fromkeys(("seed", "data.name", "model.widths"))
+    config, needed = get_config(), dict.fromkeys(("seed", "data.name", "model.widths"))
     for key, value in {**needed, **flatten(values)}.items():
-        if key not in defaults:
+        if key not in DEFAULTS:
             raise UserError(
                 f"{path} has the key {key!r}, which this version lacks; use the "
                 "version of cifar_jax that made the run"
@@ -409,8 +407,7 @@ def config_diff(
       ignore: Starts of the keys that may differ.
     """
     old, new = flatten(old), flatten(new)
-    run, study = map(config_to_dict, (get_config(), get_study_config()))
-    defaults = flatten(run) | flatten(study)
+    defaults = DEFAULTS | flatten(config_to_dict(get_study_config()))
     old = {key: value for key, value in defaults.items() if key in new} | old
     return {
         key: f"{key} was {old.get(key)}, now {new.get(key)}"
@@ -426,11 +423,9 @@ def _lists_to_tuples(value: Any) -> Any:
     return tuple(map(_lists_to_tuples, value)) if isinstance(value, list) else value
 
 
+DEFAULTS = flatten(config_to_dict(get_config()))
 # Keys that may be None; the others never are.
-OPTIONAL_KEYS = {
-    k for k, v in flatten(config_to_dict(get_config())).items() if v is None
-}
-OPTIONAL_KEYS.add("budget.limit")
+OPTIONAL_KEYS = {"budget.limit", *(k for k, v in DEFAULTS.items() if v is None)}
 
 # The least value of numbers and the first one too large, if any, with their keys.
 _BOUNDS = {
@@ -504,10 +499,15 @@ def check_values(values: Mapping[str, Any]) -> None:
             raise UserError(f"{key} is {values[key]!r}; use {names}")
 
 
-def _check_pairs(values: Mapping[str, Any]) -> None:
-    """Refuses what should be pairs of certain types, and is not, by dotted key."""
-    number = int, float
-    momenta = values["schedule.momentum_range"]
+def check(config: ConfigDict) -> None:
+    """Refuses what can be refused without JAX: unknown names, numbers out of bounds."""
+    if "study" in config:
+        raise UserError(
+            "this is the config of a study, not of a run; use cifar_jax.search"
+        )
+    values = flatten(config_to_dict(config))
+    check_values(values)
+    number, momenta = (int, float), values["schedule.momentum_range"]
     ranges = [] if momenta is None else [momenta]
     for key, pairs, kind, example in (
         ("optim.lr_multipliers", values["optim.lr_multipliers"], str, '(".*/bias", 2)'),
@@ -518,17 +518,6 @@ def _check_pairs(values: Mapping[str, Any]) -> None:
             is_pair = isinstance(pair, tuple | list) and len(pair) == 2
             if not (is_pair and all(map(isinstance, pair, (kind, number)))):
                 raise UserError(f"{key} has {pair!r}; use a pair such as {example}")
-
-
-def check(config: ConfigDict) -> None:
-    """Refuses what can be refused without JAX: unknown names, numbers out of bounds."""
-    if "study" in config:
-        raise UserError(
-            "this is the config of a study, not of a run; use cifar_jax.search"
-        )
-    values = flatten(config_to_dict(config))
-    check_values(values)
-    _check_pairs(values)
     limit, train, evaluate = config.budget.limit, config.train, config.evaluate
     held_out, on_test = config.data.validation, evaluate.select_on == "test"
     needs = "but data.validation is 0; hold out validation images"
@@ -544,9 +533,7 @@ def check(config: ConfigDict) -> None:
         f"evaluate.select_on is 'test', but data.validation is {held_out}; use 0, or "
         "select_on='val'": on_test and held_out,
         f"train.patience is {train.patience}, {needs}": (needs and train.patience),
-        f"train.reload_best is {train.reload_best}, {needs}": (
-            needs and train.reload_best
-        ),
+        f"train.reload_best is True, {needs}": needs and train.reload_best,
         f"train.patience is {train.patience}, but evaluate.best_by is 'last', by which "
         "each validation is better; use accuracy or loss": (
             train.patience and evaluate.best_by == "last"

@@ -166,7 +166,7 @@ def test_a_data_set_goes_before_a_folder_of_its_name(digits_dir, tmp_path, monke
     assert len(sources.open_split("photos", digits_dir)) == 1
     refuse(
         *(sources.open_split, "photographs", digits_dir),
-        match="there is no folder photographs, and no data set of that name in ",
+        match="photographs is neither a path nor a data set in ",
     )
 
 

@@ -160,7 +160,7 @@ def test_splits_that_do_not_exist_are_refused(digits_dir, split, match):
 
 
 def test_unknown_data_sets_are_refused(tmp_path):
-    match = "data set 'cifar11' is not in .* use cifar10, cifar100, digits, or set"
+    match = "cifar11 is neither a path nor .* use cifar10, cifar100, digits, a path, or"
     check_refused(sources.open, "cifar11", str(tmp_path), match=match)
     check_refused(sources.open, "a b", str(tmp_path), match="a b does not exist; give")
 

@@ -48,13 +48,10 @@ def npz_splits(path: pathlib.Path) -> Splits:
     """
     members, splits = _members(path), {}
     for split in (*SPLITS, None):
+        forms = (f"{split}_{{}}", f"{{}}_{split}") if split else ("{}",)
         infos: list[zipfile.ZipInfo | None] = []
         for keys in (IMAGE_KEYS, LABEL_KEYS, ID_KEYS):
-            names = list(keys)
-            if split:
-                names = [
-                    n for key in keys for n in (f"{split}_{key}", f"{key}_{split}")
-                ]
+            names = [form.format(key) for key in keys for form in forms]
             infos.append(next((members[n] for n in names if n in members), None))
         if infos[0]:
             splits[split or UNNAMED] = lambda infos=infos: from_arrays(

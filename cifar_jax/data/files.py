@@ -54,7 +54,23 @@ class FileStore:
 
     def _find_splits(self, path: pathlib.Path) -> Splits:
         if path.is_dir():
-            return self._find_splits_of_folder(path)
+            if found := archives.find(path, archives.SPECS):
+                return _archive_splits(*found)
+            if corrupted := arrays.corrupted_splits(path):
+                return corrupted
+            # A folder of splits: all its folders are named like splits; files may be.
+            shown = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
+            inner = [p for p in shown if p.is_dir()]
+            outer = [p for p in shown if p.is_file() and p.suffix in _SPLIT_SUFFIXES]
+            parts = {p.stem: p for p in (*outer, *inner) if p.stem in _SPLIT_NAMES}
+            if parts and all(p.name in _SPLIT_NAMES for p in inner):
+                return {
+                    split: lambda part=part: transforms.select(
+                        self._find_splits(part), None, UNNAMED, str(part)
+                    )
+                    for split, part in parts.items()
+                }
+            return {UNNAMED: functools.partial(self._open_folder, path)}
         if not path.is_file():
             raise UserError(f"{path} is not a regular file; give a file or a folder")
         if path.suffix.lower() in folders.SUFFIXES:
@@ -75,25 +91,6 @@ class FileStore:
             ".npy, a pickled batch, an image, or a folder"
         )
 
-    def _find_splits_of_folder(self, path: pathlib.Path) -> Splits:
-        if found := archives.find(path, archives.SPECS):
-            return _archive_splits(*found)
-        if corrupted := arrays.corrupted_splits(path):
-            return corrupted
-        # A folder of splits: all its folders are named like splits; files may be.
-        children = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
-        inner = [p for p in children if p.is_dir()]
-        outer = [p for p in children if p.is_file() and p.suffix in _SPLIT_SUFFIXES]
-        parts = {p.stem: p for p in (*outer, *inner) if p.stem in _SPLIT_NAMES}
-        if parts and all(p.name in _SPLIT_NAMES for p in inner):
-            return {
-                split: lambda part=part: transforms.select(
-                    self._find_splits(part), None, UNNAMED, str(part)
-                )
-                for split, part in parts.items()
-            }
-        return {UNNAMED: functools.partial(self._open_folder, path)}
-
 
 def _archive_splits(path: pathlib.Path, spec: ArchiveSpec) -> Splits:
     def open_split(split: str) -> Dataset:
@@ -104,10 +101,8 @@ def _archive_splits(path: pathlib.Path, spec: ArchiveSpec) -> Splits:
             images, labels = examples()[split]
             return Batch(images[start:stop], labels["label"][start:stop])
 
-        size = spec.num_records(split)
-        return Dataset(
-            f"{path}:{split}", spec.image_shape, size, read, spec.labels["label"]
-        )
+        name, size = f"{path}:{split}", spec.num_records(split)
+        return Dataset(name, spec.image_shape, size, read, spec.labels["label"])
 
     return {split: functools.partial(open_split, split) for split in spec.files}
 

@@ -21,17 +21,6 @@ from cifar_jax.data.download import Report
 from cifar_jax.data.files import FileStore
 from cifar_jax.data.tfds_store import TfdsStore
 
-__all__ = [
-    "Dataset",
-    "Examples",
-    "Report",
-    "Source",
-    "check",
-    "corruptions",
-    "open",
-    "open_split",
-]
-
 # Groups: the data set, with its config and version if need be; its split.
 _TFDS_NAME = re.compile(r"([A-Za-z]\w*(?:/[\w-]+)?(?::\d+\.\d+\.\d+)?)(?::(.+))?")
 
@@ -219,8 +208,8 @@ def _resolve(
         end = spec.rfind(":", 0, end)
     if store and not pathlib.PurePath(spec).suffix:
         raise UserError(
-            f"there is no folder {spec}, and no data set of that name in "
-            f"{store.folder}; use {', '.join(BUILDERS)}, a path, or another data.dir"
+            f"{spec} is neither a path nor a data set in {store.folder}; use "
+            f"{', '.join(BUILDERS)}, a path, or another data.dir"
         )
     raise UserError(
         f"source {spec} does not exist; give a path, or a data set such as cifar10:test"

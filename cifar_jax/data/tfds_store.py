@@ -87,9 +87,15 @@ class TfdsStore:
           local: Copy of the official archive; None: it is downloaded.
           report: Called with a line before each slow part.
         """
+        if self.path is not None:
+            return self.path
         try:
-            with self._alone(report):
-                self._builder = self._builder or self._open_builder()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / f".{self.name}.lock").open("a") as file:
+                if not lock_file(file):
+                    report(f"Waiting for another process that prepares {self.name}")
+                    lock_file(file, wait=True)
+                self._builder = self._open_builder()
                 if self._builder is None:
                     self._prepare(local, report)
         except OSError as error:
@@ -100,19 +106,6 @@ class TfdsStore:
                 raise UserError(f"{self.name} {message}; check that path") from error
         assert self.path is not None
         return self.path
-
-    @contextlib.contextmanager
-    def _alone(self, report: Report) -> Iterator[None]:
-        """Waits until no other process prepares the data set."""
-        if self._builder is not None:
-            yield
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f".{self.name}.lock").open("a") as file:
-            if not lock_file(file):
-                report(f"Waiting for another process that prepares {self.name}")
-                lock_file(file, wait=True)
-            yield
 
     def _prepare(self, local: str | None, report: Report) -> None:
         """Puts the data set on disk, with the arguments of `prepare`."""

@@ -269,22 +269,6 @@ def report(
     rows = [[name, *row] for name, row in zip(label_names, matrix, strict=True)]
     output.table("confusion.csv", ["true class", *label_names], rows)
     output.figure("confusion.png", plots.confusion(matrix, label_names))
-    record: Report = {
-        "scores": scores.score(logits, labels),
-        "classes": scores.score_classes(matrix, label_names),
-        "calibration": _calibrate(logits, labels, validation, output),
-    }
-    _keep_pictures(logits, labels, dataset, output)
-    return record
-
-
-def _calibrate(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    validation: tuple[np.ndarray, np.ndarray] | None,
-    output: OutputFolder,
-) -> Calibration:
-    """Returns the calibration; writes reliability.png."""
     bins = scores.calibration(logits, labels)
     drawn, temperature = {"as it is": bins}, None
     if validation is not None:
@@ -298,8 +282,13 @@ def _calibrate(
             loss=scores.cross_entropy(logits / value, labels),
         )
     output.figure("reliability.png", plots.reliability(drawn))
+    _keep_pictures(logits, labels, dataset, output)
     error = scores.calibration_error(bins)
-    return {"ece": error, "bins": bins, "temperature": temperature}
+    return {
+        "scores": scores.score(logits, labels),
+        "classes": scores.score_classes(matrix, label_names),
+        "calibration": {"ece": error, "bins": bins, "temperature": temperature},
+    }
 
 
 def _keep_pictures(

@@ -28,24 +28,18 @@ class Summary:
     num_images: int = 0
     errors: dict[int, str] = dataclasses.field(default_factory=dict)
 
-    @property
-    def first_error(self) -> str:
-        """Error of the first image that could not be read."""
-        return next(iter(self.errors.values()))
-
     def text(self, label_names: Sequence[str]) -> str:
         """Returns how many images got each label, and how many an error."""
         width, num_labelled = max(map(len, label_names)), self.counts.sum()
         lines = [
-            f"{label:>4}  {name:<{width}}  {count:>9,}  {count / num_labelled:6.1%}"
-            for label, (name, count) in enumerate(
-                zip(label_names, self.counts, strict=True)
-            )
+            f"{k:>4}  {name:<{width}}  {n:>9,}  {n / num_labelled:6.1%}"
+            for k, (name, n) in enumerate(zip(label_names, self.counts, strict=True))
         ]
         if self.errors:
+            first, *_ = self.errors.values()
             lines.append(
                 f"{len(self.errors):,} of {self.num_images:,} images could not be read "
-                f"and got an error, not a label; the first: {self.first_error}"
+                f"and got an error, not a label; the first: {first}"
             )
         return "\n".join(lines)
 
@@ -95,13 +89,8 @@ def write(
                 labels = np.delete(logits, list(batch.errors), axis=0).argmax(axis=-1)
                 summary.counts += np.bincount(labels, minlength=len(names))
                 summary.num_images += len(logits)
-        if len(summary.errors) == summary.num_images:
-            raise UserError(
-                f"none of the {summary.num_images:,} images can be read, the first "
-                f"one: {summary.first_error}"
-            )
         if summary.errors:
-            _add_errors(temporary, summary.errors)
+            _add_errors(temporary, summary)
     return summary
 
 
@@ -121,8 +110,14 @@ def _columns(
     return columns
 
 
-def _add_errors(path: pathlib.Path, errors: dict[int, str]) -> None:
-    """Adds a column of errors to a CSV file."""
+def _add_errors(path: pathlib.Path, summary: Summary) -> None:
+    """Adds a column of errors to a CSV file; refuses one in which all are errors."""
+    count, errors = summary.num_images, summary.errors
+    if len(errors) == count:
+        first, *_ = errors.values()
+        raise UserError(
+            f"none of the {count:,} images can be read, the first one: {first}"
+        )
     with (
         replacing(path) as temporary,
         path.open(newline="", encoding="utf-8") as old,

@@ -148,7 +148,22 @@ def _out(size, kernel: int, stride: int) -> tuple[int, int]:
 
 def check(design: Design, image_shape: ImageShape) -> None:
     """Refuses a resolved design that is not a sound network for these images."""
-    _check_options(design)
+    config.check_values({f"model.{k}": value for k, value in vars(design).items()})
+    if not design.bn_epsilon > 0:
+        raise UserError(f"model.bn_epsilon is {design.bn_epsilon}; use a value above 0")
+    for name in ("kernel_sizes", "shortcut_kernel_sizes"):
+        if even := [size for size in getattr(design, name) if size % 2 == 0]:
+            raise UserError(
+                f"model.{name} holds {even[0]}, which is even; use an odd size such as "
+                f"{even[0] + 1}: only those leave the map's size to the stride"
+            )
+    for name, value, other, needed, reason in _NEEDS:
+        found = getattr(design, other)
+        if getattr(design, name) == value and found != needed:
+            raise UserError(
+                f"model.{name} is {value!r} and model.{other} {found!r}; use "
+                f"{other}={needed!r}: {reason}"
+            )
     if sum(design.stage_sizes) > MAX_BLOCKS or max(design.widths) > MAX_WIDTH:
         raise UserError(
             f"model.stage_sizes has {sum(design.stage_sizes):,} blocks of up to "
@@ -179,34 +194,10 @@ def check(design: Design, image_shape: ImageShape) -> None:
     _check_maps(design, image_shape)
 
 
-def _check_options(design: Design) -> None:
-    """Checks what does not depend on the images."""
-    config.check_values(
-        {f"model.{name}": value for name, value in vars(design).items()}
-    )
-    if not design.bn_epsilon > 0:
-        raise UserError(f"model.bn_epsilon is {design.bn_epsilon}; use a value above 0")
-    for name in ("kernel_sizes", "shortcut_kernel_sizes"):
-        if even := [size for size in getattr(design, name) if size % 2 == 0]:
-            raise UserError(
-                f"model.{name} holds {even[0]}, which is even; use an odd size such as "
-                f"{even[0] + 1}: only those leave the map's size to the stride"
-            )
-    for name, value, other, needed, reason in _NEEDS:
-        found = getattr(design, other)
-        if getattr(design, name) == value and found != needed:
-            raise UserError(
-                f"model.{name} is {value!r} and model.{other} {found!r}; use "
-                f"{other}={needed!r}: {reason}"
-            )
-
-
 def _check_maps(design: Design, image_shape: ImageShape) -> None:
     """Checks that every map is large enough for what is applied to it."""
     sizes = design.map_sizes(image_shape)
-    for stage, (size, stride) in enumerate(
-        zip(sizes, design.strides, strict=False), start=1
-    ):
+    for stage, (size, stride) in enumerate(zip(sizes, design.strides, strict=False), 1):
         if min(size) < stride:
             raise UserError(
                 f"stage {stage} cannot divide a {size[0]}x{size[1]} map by its stride "

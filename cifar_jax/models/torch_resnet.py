@@ -18,13 +18,7 @@ from torch import nn
 
 from cifar_jax.models.design import Design, ImageShape, resolve
 
-ACTIVATIONS = {
-    "relu": nn.ReLU,
-    "mish": nn.Mish,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-}
+ACTIVATIONS = dict(relu=nn.ReLU, mish=nn.Mish, elu=nn.ELU, silu=nn.SiLU, gelu=nn.GELU)
 
 
 def _conv(before, after, kernel, stride=1, *, bias=False):
@@ -190,13 +184,9 @@ def load(path: os.PathLike) -> Classifier:
     return Classifier(network, dataset["mean"], dataset["std"]).eval()
 
 
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
+_LEAVES = dict(
+    kernel="weight", scale="weight", bias="bias", mean="running_mean", var="running_var"
+)
 
 
 def torch_name(path: Sequence[str]) -> str:

@@ -21,16 +21,14 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from cifar_jax import UserError, _packaged
-from cifar_jax import config as default
 from cifar_jax._files import check, read_object
-from cifar_jax.config import RESUMABLE_KEYS, complete, config_to_dict, flatten
+from cifar_jax.config import RESUMABLE_KEYS, complete, flatten
 from cifar_jax.evaluation import evaluate
 from cifar_jax.models import count
 from cifar_jax.training import pretrained
 from cifar_jax.training.results import Dataset, Result
 from cifar_jax.training.workdir import RunDirectory
 
-DEFAULTS = flatten(config_to_dict(default.get_config()))
 DAGGER = " †"
 
 

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from cifar_jax import UserError
+from cifar_jax.config import DEFAULTS
 from cifar_jax.evaluation.scores import ClassScores
 from cifar_jax.models import count
 from cifar_jax.models.design import Design
-from cifar_jax.reporting.runs import DEFAULTS, Group, Run, Sample, printable
+from cifar_jax.reporting.runs import Group, Run, Sample, printable
 from cifar_jax.training import pretrained
 from cifar_jax.training.progress import clock_time
 

@@ -376,10 +376,8 @@ class Checkpointer:
 
     def close(self) -> None:
         """Waits until all is on disk."""
-        try:
+        with contextlib.closing(self.best):
             self._latest.close()
-        finally:
-            self.best.close()
 
 
 def digest(tree: Any, metadata: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ A schedule is a shape, in shares of the peak. All but one_cycle are a linear war
 then a decay, whose time starts where the warm-up ends.
 """
 
-import functools
 import math
 import re
 from collections.abc import Callable
@@ -152,15 +151,13 @@ def _anneal(first: Any, last: Any, share: jax.Array) -> jax.Array:
 
 def _timing(options: dict[str, Any], steps_per_epoch: int, total_steps: int) -> Timing:
     """Returns the options with their durations in steps, checked."""
-    steps = functools.partial(
-        to_steps, steps_per_epoch=steps_per_epoch, total_steps=total_steps
-    )
-    durations = ("warmup", "length", "period", "decay_every")
+    lengths = dict(steps_per_epoch=steps_per_epoch, total_steps=total_steps)
     in_steps: dict[str, Any] = {
-        key: steps(f"schedule.{key}", options[key]) for key in durations
+        key: to_steps(f"schedule.{key}", options[key], **lengths)
+        for key in ("warmup", "length", "period", "decay_every")
     }
     in_steps["milestones"] = tuple(
-        (steps("schedule.milestones", when), factor)
+        (to_steps("schedule.milestones", when, **lengths), factor)
         for when, factor in options["milestones"]
     )
     timing = Timing(options | in_steps)

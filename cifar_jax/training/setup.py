@@ -170,23 +170,17 @@ def make(
     mesh, config = distributed.make_mesh(devices), for_chips(config, report)
     source = source or open_source(config, report=report)
     model, num_parameters, macs = _make_model(config, source, mesh, report)
-    shape = source.image_shape
-    chain = augment.make_pipeline(config.augment, image_shape=shape)
+    chain = augment.make_pipeline(config.augment, image_shape=source.image_shape)
     _check(config, mesh)
     train, val = read_train_and_val(config, source)
     source.check_split(config.data.test_split)
     with_images = set(train.labels.tolist())
-    empty = [n for k, n in enumerate(source.label_names) if k not in with_images]
-    if empty:
+    if empty := [n for k, n in enumerate(source.label_names) if k not in with_images]:
         report(f"without training images: {', '.join(empty)}")
     if config.evaluate.select_on == "test":  # as some reports did
         val = source.read(config.data.test_split)
     options = _step_options(config, source, train, chain, mesh)
-    frozen_stop = _steps(config, "init.frozen", options)
-    if frozen_stop and config.init.workdir is None:
-        remedy = "name a trained network in init.workdir, or use 0%"
-        raise UserError(f"init.frozen is {config.init.frozen}; {remedy}")
-    schedule, optimizer = _make_optimizer(config, model, shape, options)
+    schedule, optimizer = _make_optimizer(config, model, source.image_shape, options)
     placement, steps_per_dispatch = _placement(config, mesh, options, train)
     return Setup(
         source=source,
@@ -203,7 +197,7 @@ def make(
         placement=placement,
         steps_per_dispatch=steps_per_dispatch,
         sam_start=_steps(config, "optim.sam_start", options),
-        frozen_stop=frozen_stop,
+        frozen_stop=_steps(config, "init.frozen", options),
         compiler_options=DETERMINISTIC if config.train.deterministic else {},
     )
 
@@ -352,13 +346,11 @@ def _step_options(
         # Adam corrects the bias of moments that begin at zero with the first step.
         frozen_moments="adam" in config.optim.name + config.optim.muon_fallback,
     )
-    return dataclasses.replace(options, pruning_plan=_pruning_plan(config, options))
-
-
-def _pruning_plan(config: ConfigDict, options: StepOptions) -> pruning.Plan | None:
-    """Returns the sparsity schedule in steps, or None without pruning."""
+    if _steps(config, "init.frozen", options) and config.init.workdir is None:
+        remedy = "name a trained network in init.workdir, or use 0%"
+        raise UserError(f"init.frozen is {config.init.frozen}; {remedy}")
     if not config.prune.sparsity:
-        return None
+        return options
     start, stop = (_steps(config, f"prune.{key}", options) for key in ("start", "stop"))
     if not start < stop <= options.total_steps:
         raise UserError(
@@ -366,7 +358,8 @@ def _pruning_plan(config: ConfigDict, options: StepOptions) -> pruning.Plan | No
             f"{config.prune.stop!r}, steps {start:,} and {stop:,} of "
             f"{options.total_steps:,}; stop later than the start, within the run"
         )
-    return pruning.Plan(config.prune.sparsity, start, stop)
+    plan = pruning.Plan(config.prune.sparsity, start, stop)
+    return dataclasses.replace(options, pruning_plan=plan)
 
 
 def _normalization(

@@ -229,12 +229,8 @@ class RunDirectory:
         """
         if not self._is_writer:
             return
-        position = ("step", "epoch", "split")
-        numbers = {
-            f"{row['split']}/{name}": value
-            for name, value in row.items()
-            if name not in position
-        }
+        place = ("step", "epoch", "split")
+        numbers = {f"{row['split']}/{k}": v for k, v in row.items() if k not in place}
         with self._explained():
             with self._metrics.open("a") as file:
                 file.write(json.dumps(row) + "\n")

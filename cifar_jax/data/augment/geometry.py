@@ -43,10 +43,7 @@ def random_crop(
     padded = jnp.pad(images, pad, mode=modes[mode])
     corners = jax.random.randint(key, (batch, 2), 0, 2 * padding + 1)
     shape = images.shape[1:]
-
-    def by_index(padded, corners):
-        cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, 0), shape))
-        return cut(padded, corners)
+    by_index = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (*at, 0), shape))
 
     def by_selection(padded, corners):
         for axis, side in ((1, height), (2, width)):
