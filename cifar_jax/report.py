@@ -31,6 +31,8 @@ def main(flags: _cli.Flags) -> None:
     operands = flags.operands
     if not operands:
         raise _cli.UsageError("RUN is missing, such as runs/quickstart")
+    if flags.output and flags.output.endswith(".html"):
+        raise _cli.UsageError(f"--output is {flags.output}; give a folder")
     for operand in operands:
         _packaged.find_network(operand)
     more = f" and {len(operands) - 1} more" if len(operands) > 1 else ""
