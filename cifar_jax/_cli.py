@@ -94,7 +94,7 @@ class Flags:
             _, *arguments = self.values(["", *self.argv], known_only=has_config)
             if has_config:  # the others are --config.KEY, once the config is known
                 if (here := str(pathlib.Path.cwd())) not in sys.path:
-                    # A config may start from another: `from configs import cifar100`.
+                    # One may start from another: `from configs.records import seconds`.
                     sys.path.append(here)
                 self.config_path = self.values.config or ""
                 if self.config_path:
@@ -127,7 +127,8 @@ class Flags:
                 return f"unknown flag --{unknown[1]}; did you mean --config.{key}?"
         if wrong := re.match(r"flag --config\.([\w.]+)=(.*?): ", text):
             value = functools.reduce(getattr, wrong[1].split("."), self._config)
-            return f"config.{wrong[1]} is {wrong[2]!r}; give a value such as {value!r}"
+            example = "of another kind" if value is None else f"such as {value!r}"
+            return f"config.{wrong[1]} is {wrong[2]!r}; give a value {example}"
         return text
 
 
@@ -139,12 +140,18 @@ def _keys_left(arguments: Sequence[str], config: ConfigDict) -> list[str]:
     keys, left = flatten(config_to_dict(config)), []
     for argument in arguments:
         match = re.match(r"--?(?:no)?config\.([^=]+)(=None$)?", argument)
-        if match and re.sub(r"\[.*", "", match[1]) not in keys:
+        if not match:
+            left.append(argument)
+            continue
+        if re.sub(r"\[.*", "", match[1]) not in keys:
             close = _packaged.nearest_key(match[1], config)
             remedy = f"did you mean {close}?" if close else "see cifar_jax.config"
             raise UsageError(f"config has no key {match[1]}; {remedy}")
-        if match and match[2] and match[1].removeprefix("base.") in OPTIONAL_KEYS:
+        if match[2] and match[1].removeprefix("base.") in OPTIONAL_KEYS:
             config.update_from_flattened_dict({match[1]: None})
+            # Of several values the last one counts.
+            start = match[0].removesuffix("None")
+            left = [other for other in left if not other.startswith(start)]
         else:
             left.append(argument)
     return left

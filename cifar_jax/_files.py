@@ -102,10 +102,12 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     except OSError as error:
         if str(error.filename) == str(temporary):  # a name that the user never gave
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
+            del error.filename2
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def spreadsheet_cell(value: Any) -> Any:

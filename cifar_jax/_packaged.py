@@ -57,7 +57,7 @@ def find_config(name: str) -> pathlib.Path:
     short = name.removeprefix("configs/").removesuffix(".py")
     if short in known:
         return CONFIGS / f"{short}.py"
-    names = ", ".join(name for name in known if "/" not in name)
+    names = ", ".join(n for n in known if "/" not in n)
     remedy = _close(short, known) or f"give a path, or one of {names}"
     raise UsageError(f"config {name} does not exist; {remedy}")
 

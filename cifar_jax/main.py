@@ -69,7 +69,9 @@ def main(flags: _cli.Flags) -> int:
             start=_cli.START,
         )
     except Stopped as stopped:
-        distributed.log("stopped; nothing is left" if flags.dry_run else stopped)
+        distributed.log(
+            "dry run stopped; its files are deleted" if flags.dry_run else stopped
+        )
         return stopped.exit_code
     except Exception as error:
         distributed.exit_if_peer_died(error)

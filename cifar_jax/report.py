@@ -32,7 +32,8 @@ def main(flags: _cli.Flags) -> None:
     if not operands:
         raise _cli.UsageError("RUN is missing, such as runs/quickstart")
     if flags.output and flags.output.endswith(".html"):
-        raise _cli.UsageError(f"--output is {flags.output}; give a folder")
+        remedy = "a report is a folder of files; give one, such as runs/report"
+        raise _cli.UsageError(f"--output is {flags.output}, but {remedy}")
     for operand in operands:
         _packaged.find_network(operand)
     more = f" and {len(operands) - 1} more" if len(operands) > 1 else ""

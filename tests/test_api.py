@@ -175,7 +175,7 @@ def test_a_hub_folder_has_its_card(tiny_run, tmp_path):
     assert done.returncode == 1 and "exists" in done.stderr
 
 
-def test_a_hub_card_does_not_tell_where_the_images_lay(tiny_run, tmp_path):
+def test_a_hub_page_does_not_tell_where_the_images_lie(tiny_run, tmp_path):
     network = formats.load(tiny_run)
     card = export.describe(network)
     (tmp_path / "photos").mkdir()

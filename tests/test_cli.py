@@ -108,7 +108,7 @@ def test_a_config_file_may_have_a_dot_in_its_name(tmp_path):
         ("export", ["--workdir=runs/x", "--format=keras"], "stablehlo"),
         ("import_torch", ["--weights=x.pt"], "--mean is missing"),
         ("report", [], "RUN is missing"),
-        ("report", ["cifar10_cpu", "--output=x.html"], "give a folder"),
+        ("report", ["cifar10_cpu", "--output=x.html"], "is a folder of files; give"),
         ("evaluate", ["runs/x"], "unexpected argument 'runs/x'; options start with --"),
         ("__main__", ["train"], "a command is a module, such as python -m cifar_jax.m"),
     ],

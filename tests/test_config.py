@@ -56,21 +56,31 @@ def test_a_key_that_does_not_exist_cannot_be_set():
 
 @pytest.mark.parametrize("prefix", ["", "base."])
 def test_none_on_the_command_line_is_none(prefix):
-    default_config = default.get_study_config if prefix else default.get_config
-    values = default.flatten(as_dict(default.get_config()))
-    keys = [key for key, value in values.items() if value is None] + ["budget.limit"]
-    assert len(keys) == 14
-    for key in keys:
-        flags = _cli.Flags([f"--config.{prefix}{key}=None"])
-        _cli.define_config(flags, default_config)
+    start = default.get_study_config if prefix else default.get_config
+    values = {
+        "data.image_size": "(32, 24)",
+        "model.pool": "4",
+        "init.workdir": "runs/x",
+        "budget.limit": "10",
+    }
+
+    def parsed(key, *texts):
+        flags = _cli.Flags([f"--config.{prefix}{key}={text}" for text in texts])
+        _cli.define_config(flags, start)
         flags.parse()
-        flat = default.flatten(as_dict(flags.config))
-        assert flat[prefix + key] is None and not flags.operands
+        assert not flags.operands
+        return default.flatten(as_dict(flags.config))[prefix + key]
+
+    for key in sorted(default.OPTIONAL_KEYS):
+        assert parsed(key, "None") is None
+    for key, text in values.items():  # of several the last one counts
+        assert parsed(key, text) == parsed(key, "None", text) is not None
+        assert parsed(key, text, "None") is None
     for key in ("train.epochs", "data.validation"):  # they never are
-        flags = _cli.Flags([f"--config.{prefix}{key}=None"])
-        _cli.define_config(flags, default_config)
         with pytest.raises(UserError, match=f"{key} is 'None'; give a value such as"):
-            flags.parse()
+            parsed(key, "None")
+    with pytest.raises(UserError, match="is 'many'; give a value of another kind"):
+        parsed("model.stem_width", "many")
 
 
 @pytest.mark.parametrize(

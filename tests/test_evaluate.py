@@ -229,6 +229,15 @@ def test_a_file_that_fails_half_way_does_not_appear(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["gone/x", "file/x", f"{'x' * 300}", "folder"])
+def test_an_error_of_writing_names_the_file_that_was_asked_for(tmp_path, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError) as refused, replacing(tmp_path / name) as temporary:
+        temporary.write_text("whole")
+    assert str(refused.value).endswith(f": '{tmp_path / name}'")
+
+
 def test_the_command_prints_the_figures_and_mistakes_in_one_line(run, tmp_path):
     workdir, result = run
     done = call("evaluate", f"--workdir={workdir}", f"--output={tmp_path}", "--ema")

@@ -165,7 +165,9 @@ def test_a_data_set_goes_before_a_folder_of_its_name(digits_dir, tmp_path, monke
     assert len(sources.open_split("./digits", digits_dir)) == 1
     assert len(sources.open_split("photos", digits_dir)) == 1
     refuse(
-        *(sources.open_split, "photographs", digits_dir),
+        sources.open_split,
+        "photographs",
+        digits_dir,
         match="photographs is neither a path nor a data set in ",
     )
 

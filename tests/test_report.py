@@ -178,14 +178,14 @@ def test_where_a_run_computes_and_how_fast_does_not_tell_groups_apart(tmp_path):
     change(tmp_path / "b" / "config.json", **older)
     seen = made(*(tmp_path / name for name in "abc"))
     assert [row["config"] for row in seen.table("Configs")] == ["a, b", "c"]
-    (row,) = seen.table("1 differing setting of")
+    (row,) = seen.table("1 setting by which")
     assert row == {"setting": "data.split_seed", "a, b": "0", "c": "1"}
 
 
 def test_of_many_configs_each_is_a_row_and_few_are_named(tmp_path):
     folders = [make_run(tmp_path / f"w{n}", model__widths=(n, 8)) for n in range(1, 7)]
     seen = made(*folders)
-    table = seen.table("1 differing setting of")
+    table = seen.table("1 setting by which")
     assert table[0] == {"config": "w1", "model.widths": "(1, 8)"} and len(table) == 6
     assert "Not evaluated yet: w1, w2 and 4 more. For each of them" in seen.text
 

@@ -6,7 +6,7 @@ import pytest
 from support.runs import tiny_config
 
 from cifar_jax import UserError
-from cifar_jax.training import setup
+from cifar_jax.training import dry_run, setup
 
 
 def make(digits_dir, key, value):
@@ -34,20 +34,31 @@ def test_the_steps_have_the_options_of_the_config(digits_dir, key, value):
 
 
 def test_random_weights_are_not_frozen(digits_dir):
-    with pytest.raises(UserError, match="init.frozen is 50%; name a trained network"):
+    with pytest.raises(UserError, match="init.frozen is '50%', but init.workdir"):
         make(digits_dir, "init.frozen", "50%")
 
 
-def test_classes_without_images_are_named(digits_dir):
+def test_classes_without_images_are_named(tmp_path):
     """As where labels begin with 1."""
-    said = []
-    config = tiny_config(digits_dir, data__validation=0)
-    source = setup.open_source(config)
-    source.label_names = (*source.label_names, "none of these")
-    setup.make(config, jax.devices()[:1], said.append, source)
-    assert "without training images: none of these" in said
-    setup.make(config, jax.devices()[:1], said.append)
-    assert sum("without training images" in line for line in said) == 1
+    images = np.random.default_rng(0).integers(0, 256, (90, 32, 32, 3), np.uint8)
+    for first, number in ((1, 1), (0, 0), (5, 5), (20, 20)):
+        labels = first + np.arange(90) % 3
+        np.savez(tmp_path / "x.npz", images=images, labels=labels)
+        config = tiny_config(None, data__name=str(tmp_path / "x.npz"))
+        config.data.update(train_split="images", test_split="images")
+        config.train.batch_size, said = 16, []
+        setup.make(config, jax.devices()[:1], said.append)
+        (empty,) = [line for line in said if "no training im" in line] or [None]
+        start = f"{number} of {number + 3} classes have no training images: 0"
+        assert empty.startswith(start) if number else empty is None
+    assert empty.endswith("8, 9, ...")
+
+
+def test_noise_may_lack_classes(tmp_path, capsys):
+    config = tiny_config(str(tmp_path / "nowhere"), data__name="cifar100")
+    with dry_run._rehearsal(config, 1) as (short, _, noise):
+        setup.make(short, jax.devices()[:1], print, noise)
+    assert "no training images" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

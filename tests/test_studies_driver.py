@@ -135,7 +135,7 @@ def test_a_fault_of_the_driver_does_not_wait_for_the_runs(tmp_path, monkeypatch)
 def test_a_second_driver_is_refused(tmp_path):
     with (tmp_path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another command drives the study in .*"):
+        with pytest.raises(UserError, match="another command works in .*"):
             study(tmp_path)
     assert states(study(tmp_path)[0]) == ["done"] * 4
 

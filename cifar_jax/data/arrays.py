@@ -147,12 +147,10 @@ def corrupted_splits(folder: pathlib.Path) -> Splits:
         return from_arrays(f"{path} at severity {severity}", images[rows], labels[rows])
 
     return {
-        f"{name}/{severity}" if severity else name: functools.partial(
-            open_split, name, severity
-        )
+        f"{name}/{level}" if level else name: functools.partial(open_split, name, level)
         for name in sorted(names)
         if name != "labels"
-        for severity in (None, *SEVERITIES)
+        for level in (None, *SEVERITIES)
     }
 
 

@@ -166,8 +166,9 @@ def upright(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image)
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return white
     return image
 
 
@@ -204,7 +205,7 @@ def _decode(
         if not resize:
             raise _BadImage(
                 f"has {image.height}x{image.width} pixels (height x width) instead of "
-                f"{size[0]}x{size[1]}; use --resize (resize=True), or data.image_size"
+                f"{size[0]}x{size[1]}; use --resize, resize=True or data.image_size"
             )
         image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(image)

@@ -150,10 +150,8 @@ class _Unpickler(_PythonUnpickler):
     def find_class(self, module: str, name: str) -> Callable:
         if (module, name) not in _FUNCTIONS:
             raise UnpicklingError(f"it names {f'{module}.{name}'[:60]!r}")
-        function = _FUNCTIONS[module, name]
-        return (
-            self._encode if function == "encode" else functools.partial(_Call, function)
-        )
+        known = _FUNCTIONS[module, name]
+        return self._encode if known == "encode" else functools.partial(_Call, known)
 
     def _encode(self, text: str = "", encoding: str = "latin1") -> bytes:
         self._spare -= len(text)

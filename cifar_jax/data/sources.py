@@ -209,7 +209,7 @@ def _resolve(
     if store and not pathlib.PurePath(spec).suffix:
         raise UserError(
             f"{spec} is neither a path nor a data set in {store.folder}; use "
-            f"{', '.join(BUILDERS)}, a path, or another data.dir"
+            f"{', '.join(BUILDERS)}, a path, or another data.dir (--data_dir)"
         )
     raise UserError(
         f"source {spec} does not exist; give a path, or a data set such as cifar10:test"

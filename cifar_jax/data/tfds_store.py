@@ -161,9 +161,7 @@ class TfdsStore:
             facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
             return pixels.kept(data, folder / f"pixels-{split}.npy", repr(facts))
 
-        return {
-            split: functools.partial(open_split, split) for split in builder.info.splits
-        }
+        return {s: functools.partial(open_split, s) for s in builder.info.splits}
 
 
 def _row_reader(

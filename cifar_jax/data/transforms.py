@@ -147,7 +147,7 @@ def resized(
     if not resize:
         raise UserError(
             f"{dataset.name} has images of shape {dataset.image_shape} instead of "
-            f"{(height, width, channels)}; use --resize (resize=True), or "
+            f"{(height, width, channels)}; use --resize, resize=True or "
             "data.image_size"
         )
     mode = {1: "L", 3: "RGB"}[channels]

@@ -187,7 +187,8 @@ def list_models(pretrained: bool = False) -> list[str]:
     """
     if pretrained:
         return _packaged.network_names()
-    others = ("search/", "reports/", "records/forms")  # reports are presets
+    # The networks of reports/ are presets.
+    others = ("search/", "reports/", "records/forms")
     configs = (n for n in _packaged.config_names() if not n.startswith(others))
     return sorted({*PRESETS, *configs})
 
@@ -206,7 +207,7 @@ def create_model(
     275572
 
     Args:
-      name: One of `list_models()`: a preset, or a config, whose network it is.
+      name: A preset, or a config whose network it is: see `list_models`.
       num_classes: Number of classes.
       image_shape: Height, width and channels.
       seed: Seed of the weights.

@@ -58,9 +58,6 @@ def write(
     The columns are `ID`, the source's or else 0 to N - 1; `Labels`, class numbers; what
     is asked for; and `Error`, if some images cannot be read; their labels are empty.
 
-    Raises:
-      UserError: If no image can be read; nothing is written then.
-
     Args:
       predictor: Network.
       dataset: Images of its shape.
@@ -68,6 +65,9 @@ def write(
       top_k: Most classes in `Top1`, `Top1Probability` and so on.
       probabilities: Whether to write all probabilities, in `P_` and the class name.
       spreadsheet: Whether IDs that a spreadsheet took for formulas are quoted by '.
+
+    Raises:
+      UserError: If no image can be read; nothing is written then.
     """
     names = predictor.network.label_names
     summary = Summary(np.zeros(len(names), np.int64))

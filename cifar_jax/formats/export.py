@@ -136,9 +136,7 @@ def load_program(path: pathlib.Path, kind: "Format") -> LoadedModel:
 
 def card_path(path: pathlib.Path) -> pathlib.Path:
     """Returns where the card of a file, or of a folder, lies."""
-    return (
-        path / "config.json" if path.is_dir() else path.with_name(f"{path.name}.json")
-    )
+    return path / "config.json" if path.is_dir() else pathlib.Path(f"{path}.json")
 
 
 def in_float32(network: LoadedModel) -> LoadedModel:
@@ -150,18 +148,16 @@ def in_float32(network: LoadedModel) -> LoadedModel:
 def describe(network: LoadedModel) -> Card:
     """Returns the card of a network, as plain data."""
     leaves = jax.device_get(jax.tree.leaves(network.variables["params"]))
-    config = network.config
+    config, data = network.config, network.config["data"]
     return {
         "input": {"dtype": "uint8", "shape": ["batch", *network.image_shape]},
         "output": {"dtype": "float32", "shape": ["batch", network.num_classes]},
-        "dataset": results.describe(
-            config["data"]["name"], network, network.mean, network.std
-        ),
+        "dataset": results.describe(data["name"], network, network.mean, network.std),
         "num_parameters": sum(leaf.size for leaf in leaves),
         "num_nonzero": int(sum(np.count_nonzero(leaf) for leaf in leaves)),
         "epoch": network.epoch,
         # Where the run's data lay means nothing elsewhere.
-        "config": {**config, "data": {**config["data"], "dir": None, "source": None}},
+        "config": {**config, "data": {**data, "dir": None, "source": None}},
         "result": {**network.result, "config": {}} if network.result else None,
         "versions": results.versions(_PACKAGES),
     }
@@ -199,11 +195,9 @@ def compare(
                 f"logits, more than {tolerance:.2g}; nothing is kept: please report it"
             )
         worst = max(worst, difference)
-    return {
-        "num_images": sum(BATCH_SIZES),
-        "max_abs_difference": worst,
-        "tolerance": tolerance,
-    }
+    return Check(
+        num_images=sum(BATCH_SIZES), max_abs_difference=worst, tolerance=tolerance
+    )
 
 
 def classify_all(
@@ -211,9 +205,7 @@ def classify_all(
 ) -> np.ndarray:
     """Returns the logits float32 [N, K] of all images, in batches of one size."""
     parts = batches.every_example(len(images), min(batch_size, len(images)))
-    return np.concatenate(
-        [np.asarray(classify(images[index]))[mask] for index, mask in parts]
-    )
+    return np.concatenate([np.asarray(classify(images[k]))[mask] for k, mask in parts])
 
 
 def summary(check: Check) -> str:

@@ -18,8 +18,9 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
     with folder.file("model.safetensors") as file:
         safetensors_file.write(network, file, card)
     dataset, lines = card["dataset"], []
-    source = pathlib.Path(dataset["name"])  # a path of this machine tells nobody
-    name = source.name if source.exists() else dataset["name"]
+    name = dataset["name"]
+    if name.startswith(("/", "~", ".")) or pathlib.Path(name).exists():
+        name = pathlib.Path(name).expanduser().resolve().name
     chosen_on = card["config"]["evaluate"]["select_on"]
     for split in ("val", "test"):
         scores = (card["result"] or {}).get(split)

@@ -72,7 +72,7 @@ class _Calibration(quantization.CalibrationDataReader):
 def verify(network: LoadedModel, classify: Classify) -> Check:
     """Compares predictions on other images than the ranges were measured on.
 
-    Where a run held out none, and has few of them, some are the same.
+    They are the same only of a run that has so few images, and held out none.
 
     Args:
       network: Network, in float32.
@@ -80,8 +80,9 @@ def verify(network: LoadedModel, classify: Classify) -> Check:
     """
     source = setup.open_source(network.config)
     train, held_out = setup.read_train_and_val(network.config, source)
-    others = np.random.default_rng(0).permutation(len(train))[-NUM_COMPARED:]
-    examples = train[others] if held_out is None else held_out
+    order = np.random.default_rng(0).permutation(len(train))
+    others = order[NUM_CALIBRATION:] if len(order) > NUM_CALIBRATION else order
+    examples = train[others[:NUM_COMPARED]] if held_out is None else held_out
     before, after = (
         export.classify_all(call, examples.images).argmax(axis=-1)
         for call in (jax.jit(network.logits), classify)

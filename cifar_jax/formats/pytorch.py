@@ -51,9 +51,7 @@ def write_program(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
 # What `torch_resnet.load`, with the card, and `torch.load(weights_only=True)` read.
 STATE_DICT = Format(
     ".pt",
-    lambda network, path, card: torch.save(
-        translate(network).network.state_dict(), path
-    ),
+    lambda net, path, card: torch.save(translate(net).network.state_dict(), path),
     lambda path: on_arrays(torch_resnet.load(path)),
 )
 PROGRAM = Format(

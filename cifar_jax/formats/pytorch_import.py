@@ -133,9 +133,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         total = sum(tensor.numel() for tensor in tensors)  # a view can claim any number
         if total > MAX_WEIGHTS or any(tensor.is_complex() for tensor in tensors):
             raise ValueError("too many weights, or complex ones")
-        return {
-            name: tensor.float().numpy(force=True) for name, tensor in content.items()
-        }
+        return {name: t.float().numpy(force=True) for name, t in content.items()}
     except OSError:
         raise
     except Exception as error:  # of many kinds, and long ones

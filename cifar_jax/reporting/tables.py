@@ -173,7 +173,7 @@ def differing_settings(groups: Sequence[Group]) -> Table:
     keys = dict.fromkeys(itertools.chain(*settings))
     cells = {key: [Cell(literal(each.get(key))) for each in settings] for key in keys}
     cells = {key: row for key, row in cells.items() if len(set(row)) > 1}
-    caption = f"{plural(len(cells), 'differing setting')} of the configs"
+    caption = f"{plural(len(cells), 'setting')} by which the configs differ"
     if len(groups) > max(4, len(cells)):  # so many are rows, not columns
         rows = [[Cell(n), *row] for n, *row in zip(names, *cells.values(), strict=True)]
         return Table(caption, ["config", *cells], rows)
@@ -213,8 +213,8 @@ def settings(run: Run, *, changed: bool = False) -> Table:
         for key, value in run.settings.items()
         if key != "seed" and not (changed and value == DEFAULTS.get(key))
     }
-    kind = "non-default setting" if changed else "setting"
-    caption = f"{plural(len(shown), kind)} of {run.name}"
+    caption = f"{plural(len(shown), 'setting')} of {run.name}"
+    caption += " other than the default" if changed else ""
     rows = [[Cell(key), Cell(literal(value))] for key, value in shown.items()]
     return Table(caption, ["setting", "value"], rows)
 

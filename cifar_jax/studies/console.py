@@ -57,7 +57,7 @@ class View:
         folder: pathlib.Path | None = None,
         winner: Mapping | None = None,
     ) -> None:
-        """Shows the best designs: live, or those of a folder at the end."""
+        """Shows the best designs: live, or at the end with the winner and the files."""
         best = [r for r in table.ranked(self._study, rows) if r.done][:_MOST_ROWS]
         columns = table.columns(self._study, best, self._study.factors)
         text = table.grid(columns, best) + "\n"

@@ -78,11 +78,12 @@ def run_study(
         number, total = part
         own, name = made.candidates[number - 1 :: total], f"-{number}-of-{total}"
         made = dataclasses.replace(made, candidates=own)
-    claim(folder, config)
+    folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if not lock_file(stack.enter_context((folder / f".lock{name}").open("a"))):
             remedy = "wait for it, or stop it and give --workers instead"
-            raise UserError(f"another command drives the study in {folder}; {remedy}")
+            raise UserError(f"another command works in {folder}; {remedy}")
+        claim(folder, config)
         if isinstance(executor, str):
             executor = executors.make(executor, workers, made.options, folder / "logs")
             stack.callback(executor.shutdown, cancel_futures=True)
@@ -156,9 +157,10 @@ class Driver:
                 if time.monotonic() >= self._next_look:
                     self._look(signals.noted)
             rows = table.rows(self._journal.designs.values(), self._runs.values())
-            is_over = all(run.has_ended for run in self._runs.values()) and rows
-            winner = self._score_winner(rows) if is_over and not self.name else None
+            winner = None
             if not self.name:
+                is_over = all(run.has_ended for run in self._runs.values()) and rows
+                winner = self._score_winner(rows) if is_over else None
                 self._write(rows, winner)
         self._view.show(rows, self.folder, winner)
         if self._stop:

@@ -67,7 +67,7 @@ class CheckpointFolder:
         self._explained = functools.partial(
             explained, f"a checkpoint cannot be written to {self._folder}", Exception
         )
-        with errors_alone():  # it warns of what is read-only
+        with errors_alone():  # it warns of options that reading does not need
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(

@@ -50,10 +50,8 @@ def train_stored(
     def gather_and_step(_, carry):
         state, metrics = carry
         position = state.step % options.steps_per_epoch
-        num_images = options.images_per_step
-        index = jax.lax.dynamic_slice_in_dim(
-            stored.index, position * num_images, num_images
-        )
+        size = options.images_per_step
+        index = jax.lax.dynamic_slice_in_dim(stored.index, position * size, size)
         # Copies of an image are far apart, since mixing mixes neighbours.
         index = jnp.tile(index, options.repeats)
         index = jax.lax.with_sharding_constraint(index, options.split)

@@ -281,11 +281,14 @@ class Trainer:
         with self._feed.epoch(epoch, position) as calls:
             counted, start = self._step, time.perf_counter()
             for call, data in calls:
-                waited = time.perf_counter() - start  # for a batch from the host
                 if self._stop.poll() or (time_limit and self._time_limit.poll()):
+                    jax.block_until_ready(self._metrics)
+                    seconds = time.perf_counter() - start
+                    self._metadata["seconds"]["train"] += seconds
                     self._save_and_stop()
+                before = time.perf_counter()
                 train = self._program(call)  # `steps.train`, once or several times
-                start = time.perf_counter() - waited
+                start += time.perf_counter() - before  # it has a clock of its own
                 previous, step = self._metrics, self._step
                 if self._profiler:
                     self._profiler.before_call(previous)
@@ -296,17 +299,17 @@ class Trainer:
                 is_end = self._step % steps_per_epoch == 0
                 # Do not change the order: all processes must poll equally often.
                 is_due = self.checkpoints.timer.poll() and not is_end
-                done = self._step if is_end or is_due else step  # what has its time
+                done = self._step if is_end or is_due else step
                 jax.block_until_ready(self._metrics if done > step else previous)
-                seconds = time.perf_counter() - start
-                self._metadata["seconds"]["train"] += seconds
-                self.progress.count(done - counted, seconds)
-                counted = done
+                now = time.perf_counter()
+                self._metadata["seconds"]["train"] += now - start
+                self.progress.count(done - counted, now - start)
+                counted, start = done, now
                 if step % steps_per_epoch:
                     self._show(previous, step)
                 if is_due:
                     self._save()
-                start = time.perf_counter()
+                    start = time.perf_counter()  # this is not training
 
     def close_epoch(self) -> dict[str, Any]:
         """Validates and logs the epoch, saves it where that is due; returns its row."""

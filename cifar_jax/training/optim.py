@@ -186,10 +186,8 @@ def _scale_by_muon(options: dict[str, Any]) -> optax.GradientTransformation:
         return directions, new._replace(mu=_kernels(new.mu, updates, on_cpu))
 
     def update(updates: Any, state: Any, params: Any = None):
-        on_cpu = functools.partial(step, on_cpu=True)
-        return jax.lax.platform_dependent(
-            updates, state, params, cpu=on_cpu, default=step
-        )
+        forms = dict(cpu=functools.partial(step, on_cpu=True), default=step)
+        return jax.lax.platform_dependent(updates, state, params, **forms)
 
     return optax.GradientTransformation(inner.init, update)
 

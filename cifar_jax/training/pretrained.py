@@ -378,9 +378,8 @@ def initialize(
     workdir = config.init.workdir
     if workdir is None:
         if setup.options.pruning_plan:
-            state = state.replace(
-                params=pruning.with_zeros_as(pruning.TINY, state.params)
-            )
+            params = pruning.with_zeros_as(pruning.TINY, state.params)
+            state = state.replace(params=params)
         return state, None
     network = _load_for("init.workdir", workdir, setup)
     variables, classes = dict(network.variables), setup.source.num_classes

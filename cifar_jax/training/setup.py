@@ -28,9 +28,7 @@ from cifar_jax.training.steps import StepOptions, normalize
 # Five million patches of 3x3 pixels: more change no digit that matters.
 NUM_WHITENING_IMAGES = 5000
 # Given for train.deterministic alone: False would overrule XLA_FLAGS.
-DETERMINISTIC: dict[str, bool | int | str] = {
-    "xla_gpu_exclude_nondeterministic_ops": True
-}
+DETERMINISTIC: dict[str, Any] = {"xla_gpu_exclude_nondeterministic_ops": True}
 # Share of a device's memory for the training images; activations need the rest.
 DEVICE_SHARE = 0.25
 # The rule of `for_chips`: images of a chip below which the batch grows, the largest
@@ -168,15 +166,14 @@ def make(
       source: Data set to use in place of the config's, or None.
     """
     mesh, config = distributed.make_mesh(devices), for_chips(config, report)
-    source = source or open_source(config, report=report)
+    is_own, source = source is None, source or open_source(config, report=report)
     model, num_parameters, macs = _make_model(config, source, mesh, report)
     chain = augment.make_pipeline(config.augment, image_shape=source.image_shape)
     _check(config, mesh)
     train, val = read_train_and_val(config, source)
     source.check_split(config.data.test_split)
-    with_images = set(train.labels.tolist())
-    if empty := [n for k, n in enumerate(source.label_names) if k not in with_images]:
-        report(f"without training images: {', '.join(empty)}")
+    if is_own:  # not made up
+        _report_empty_classes(source.label_names, train.labels, report)
     if config.evaluate.select_on == "test":  # as some reports did
         val = source.read(config.data.test_split)
     options = _step_options(config, source, train, chain, mesh)
@@ -200,6 +197,19 @@ def make(
         frozen_stop=_steps(config, "init.frozen", options),
         compiler_options=DETERMINISTIC if config.train.deterministic else {},
     )
+
+
+def _report_empty_classes(
+    names: Sequence[str], labels: np.ndarray, report: sources.Report
+) -> None:
+    counts = np.bincount(labels, minlength=len(names))
+    empty = [name for name, number in zip(names, counts, strict=True) if not number]
+    if empty:
+        more = ", ..." if len(empty) > 10 else ""
+        report(
+            f"{len(empty)} of {len(names)} classes have no training images: "
+            f"{', '.join(empty[:10])}{more}"
+        )
 
 
 def for_chips(
@@ -347,8 +357,10 @@ def _step_options(
         frozen_moments="adam" in config.optim.name + config.optim.muon_fallback,
     )
     if _steps(config, "init.frozen", options) and config.init.workdir is None:
-        remedy = "name a trained network in init.workdir, or use 0%"
-        raise UserError(f"init.frozen is {config.init.frozen}; {remedy}")
+        raise UserError(
+            f"init.frozen is {config.init.frozen!r}, but init.workdir is None: random "
+            "weights would stay as they are; name a trained network there, or use '0%'"
+        )
     if not config.prune.sparsity:
         return options
     start, stop = (_steps(config, f"prune.{key}", options) for key in ("start", "stop"))

@@ -118,10 +118,8 @@ def train(
     rest = (state.batch_stats, *inputs, dropout_key)
     grads, (batch_stats, batch_metrics) = grad_fn(state.params, *rest)
     if options.sam_rho:
-        perturbed = sam.ascend(
-            state.params, grads, options.sam_rho, options.sam_adaptive
-        )
-        grads, _ = grad_fn(perturbed, *rest)  # batch statistics stay the first ones
+        moved = sam.ascend(state.params, grads, options.sam_rho, options.sam_adaptive)
+        grads, _ = grad_fn(moved, *rest)  # batch statistics stay the first ones
     return _updated(state, grads, batch_stats, options), metrics.merge(batch_metrics)
 
 
@@ -155,10 +153,8 @@ def evaluate(
     )[:, -1]
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     correct = jnp.float32(logits.argmax(-1) == batch.labels)
-    batch_metrics = Metrics.single_from_model_output(
-        loss=losses, correct=correct, mask=mask
-    )
-    return metrics.merge(batch_metrics)
+    new = Metrics.single_from_model_output(loss=losses, correct=correct, mask=mask)
+    return metrics.merge(new)
 
 
 def _inputs(

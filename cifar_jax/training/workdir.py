@@ -121,7 +121,7 @@ class RunDirectory:
         return self._result.exists() or any(path.name.isdigit() for path in states)
 
     def check(self, config: ConfigDict, resume: str = "auto") -> None:
-        """Refuses a directory that holds the work of another config.
+        """Refuses a directory that holds a study, or the work of another config.
 
         Args:
           config: Config of the run that wants to work here.
@@ -263,8 +263,8 @@ def enter(
       resume: "auto", "never" or "must", as `RunDirectory.check` takes it.
 
     Raises:
-      UserError: If it is in use, cannot be written, is not shared, or holds the work of
-        another config.
+      UserError: If it is in use, cannot be written, is not shared, or holds a study or
+        the work of another config.
     """
     run = RunDirectory(workdir, is_writer=distributed.is_primary())
     with contextlib.ExitStack() as stack:

@@ -230,7 +230,5 @@ def _count_by_products(pixels: jax.Array) -> jax.Array:
     digits = jnp.arange(16, dtype=jnp.uint8)[None, None, None]
     both = (pixels >> 4, pixels & 15)
     high, low = ((x[..., None] == digits).astype(jnp.bfloat16) for x in both)
-    counts = jnp.einsum(
-        "bpci,bpcj->bcij", high, low, preferred_element_type=jnp.float32
-    )
-    return counts.reshape(*counts.shape[:2], 256)
+    found = jnp.einsum("bpci,bpcj->bcij", high, low, preferred_element_type=jnp.float32)
+    return found.reshape(*found.shape[:2], 256)

@@ -77,9 +77,7 @@ def prune(
       step: Step that has just been taken.
       plan: Sparsity schedule.
     """
-    params = _map_kernels(
-        lambda old, w: jnp.where(old == 0, 0.0, w), old_params, params
-    )
+    params = _map_kernels(lambda v, w: jnp.where(v == 0, 0.0, w), old_params, params)
     threshold = jax.lax.cond(
         plan.is_due(step),
         lambda: _threshold(params, plan.share(step)),
