@@ -165,6 +165,15 @@ def test_unknown_data_sets_are_refused(tmp_path):
     check_refused(sources.open, "a b", str(tmp_path), match="a b does not exist; give")
 
 
+def test_one_class_is_not_enough_to_train(tmp_path):
+    np.savez(
+        tmp_path / "x.npz", images=np.zeros((4, 8, 8, 3), np.uint8), labels=[0] * 4
+    )
+    match = r"x.npz has fewer than two classes \(0\); give two"
+    check_refused(sources.open, str(tmp_path / "x.npz"), match=match)
+    assert len(sources.open_split(str(tmp_path / "x.npz"))) == 4
+
+
 class Unlabelled(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A data set of numbers."""
 

@@ -75,6 +75,9 @@ class Source:
                 f"{name} has no labels; image and label are needed in a data set, and "
                 "in a folder one sub-folder for each class"
             )
+        if len(label_names) < 2:
+            found = ", ".join(label_names) or "none"
+            raise UserError(f"{name} has fewer than two classes ({found}); give two")
         self.name, self.label_names = name, label_names
         self.image_shape: ImageShape = (*size, shape[2]) if size else shape
         self._store, self._resize = store, size is not None
