@@ -47,6 +47,12 @@ def test_the_examples_run():
     assert done.attempted >= 9 and not done.failed
 
 
+def test_each_network_is_listed_once():
+    names = cifar_jax.list_models()
+    assert {"resnet20", "report_004", "quickstart", "records/best"} <= {*names}
+    assert len({name.rpartition("/")[2] for name in names}) == len(names)
+
+
 def test_images_of_all_kinds_are_labelled_alike(model, images, tmp_path):
     expected = model.logits(images)
     assert expected.shape == (5, 10) and expected.dtype == np.float32

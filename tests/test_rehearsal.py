@@ -4,9 +4,10 @@ import tempfile
 
 import jax
 import pytest
+from support.commands import call
 from support.runs import tiny_config
 
-from cifar_jax import UserError
+from cifar_jax import Stopped, UserError
 from cifar_jax.training import dry_run, loop, setup
 from cifar_jax.training.progress import NUM_PROFILED_STEPS, Profiler
 
@@ -20,6 +21,16 @@ def test_a_dry_run_needs_no_data_and_leaves_nothing(tmp_path, monkeypatch, capsy
     output = capsys.readouterr().out
     assert "resuming at step 2" in output
     assert "made 148 and 50 images of noise, trained 2 steps" in output
+
+
+def test_a_dry_run_that_is_stopped_keeps_nothing(monkeypatch):
+    def stopped(config):
+        raise Stopped("stopped by SIGTERM at step 1, all saved in a folder", 143)
+
+    monkeypatch.setattr(dry_run, "dry_run", stopped)
+    done = call("main", "--config=quickstart", "--dry_run")
+    assert done.returncode == 143 and "all saved" not in done.stdout
+    assert done.stdout.endswith("dry run stopped; its files are deleted\n")
 
 
 def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path, monkeypatch):

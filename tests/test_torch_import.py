@@ -256,7 +256,7 @@ def test_what_names_do_not_tell_is_checked_against_the_original(tmp_path):
     assert config["data"]["validation"] == 0
     flags[0] = f"--weights={tmp_path}/nothing.pt"
     done = call("import_torch", *flags, "--data=mine", f"--config.data.dir={tmp_path}")
-    assert f"data set 'mine' is not in {tmp_path}" in done.stderr
+    assert f"mine is neither a path nor a data set in {tmp_path}" in done.stderr
 
 
 def negative(tensor):
