@@ -218,7 +218,10 @@ def test_a_death_ends_the_other_and_a_restart_resumes(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"data.name": "nothing", "data.dir": ["", "/nowhere"]}, "is not in"),
+        (
+            {"data.name": "nothing", "data.dir": ["", "/nowhere"]},
+            "is neither a path nor a data set in",
+        ),
         ({"workdir": True}, "process 1: work directory .* is not the one of process 0"),
         (
             {"optim.learning_rate": [0.05, 0.02]},
