@@ -71,6 +71,7 @@ PLACES = {
     "petaflops": {
         "resnet_4p9m": (LEFT, 2),
         "seconds": (LEFT, 0),
+        "seconds-cpu": (RIGHT, 3),
         "minute": (RIGHT, 0),
         "airbench94": (LEFT, 0),
         "airbench96": (LEFT, 0),
@@ -87,6 +88,8 @@ PLACES = {
         "airbench94": (LEFT, 0),
         "airbench95": (RIGHT, -6),
         "minute": (RIGHT, -5),
+        "seconds": (RIGHT, 5),
+        "seconds-cpu": (RIGHT, -5),
         "resnet_4p9m": (RIGHT, 3),
         "cifar10_cpu": (LEFT, 0),
         "cifar10_cpu_hour": (RIGHT, -13),

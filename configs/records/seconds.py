@@ -5,7 +5,8 @@ convolution, a max-pool and a residual block, at 128-256-352 channels.
 Measured: on an H200 with seconds.py:full, 10 seeds (results/records/seconds-full.json):
 test accuracy 0.9421 +- 0.0011, with six views (evaluate.tta="multicrop")
 0.9503 +- 0.0012, 4.75 s of training at 176,000 images/s. Jordan's airbench95, of nearly
-this shape without residuals, has 0.9501 with six views in 10.4 s on an A100.
+this shape without residuals, has 0.9501 with six views in 10.4 s on an A100. On two CPU
+cores, one seed in float32 (results/records/seconds-cpu.json): 0.9412, with flip 0.9461
 
 Crop and cutout were chosen on validation images, three seeds each on the same GPU
 (results/comparisons/): 0.9363 with a crop by 2 and no cutout, 0.9385 by 4, 0.9388 by 2
