@@ -4,7 +4,7 @@ Network, optimiser, augmentation and state that is scored are those of
 configs/reports/; the ResNet-56 that report 000 starts from is the baseline. Schedules
 that depend on the length of a run are shortened with it. Every design trains on 45,000
 images and validates on the same 5,000. CPUs with AMX round the operands of convolutions
-to bfloat16, as TPUs do: report_004 then takes 1.6 hours on a core, and 4.5 without.
+to bfloat16, as TPUs do; by an estimate, report_004 then takes a third of the time.
 The reports train for 175, 100, 200, 20 and 500 epochs. So this shows that each system
 learns, how fast, and in what time; not what it reaches in the end.
 
