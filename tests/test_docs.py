@@ -314,9 +314,10 @@ def accuracies(content) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_published_accuracies_come_from_result_files(page):
+    folders = ". comparisons compression finetuning records records/evaluations"
     files = [
         path
-        for folder in (".", "comparisons", "compression", "finetuning", "records")
+        for folder in folders.split()
         for path in ROOT.glob(f"results/{folder}/*.json")
     ]
     known = set().union(*(accuracies(json.loads(f.read_text())) for f in files))
