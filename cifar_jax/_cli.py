@@ -126,8 +126,12 @@ class Flags:
             if key := _packaged.nearest_key(unknown[1], self._config):
                 return f"unknown flag --{unknown[1]}; did you mean --config.{key}?"
         if wrong := re.match(r"flag --config\.([\w.]+)=(.*?): ", text):
-            value = functools.reduce(getattr, wrong[1].split("."), self._config)
-            example = "of another kind" if value is None else f"such as {value!r}"
+            *path, name = wrong[1].split(".")
+            section = functools.reduce(getattr, path, self._config)
+            kind, value = section.get_type(name).__name__, section[name]
+            example = (
+                f"of type {kind}, or None" if value is None else f"such as {value!r}"
+            )
             return f"config.{wrong[1]} is {wrong[2]!r}; give a value {example}"
         return text
 

@@ -79,7 +79,7 @@ def test_none_on_the_command_line_is_none(prefix):
     for key in ("train.epochs", "data.validation"):  # they never are
         with pytest.raises(UserError, match=f"{key} is 'None'; give a value such as"):
             parsed(key, "None")
-    with pytest.raises(UserError, match="is 'many'; give a value of another kind"):
+    with pytest.raises(UserError, match="is 'many'; give a value of type int, or None"):
         parsed("model.stem_width", "many")
 
 

@@ -202,6 +202,7 @@ def make(
 def _report_empty_classes(
     names: Sequence[str], labels: np.ndarray, report: sources.Report
 ) -> None:
+    """Reports classes without images, as where labels begin with 1."""
     counts = np.bincount(labels, minlength=len(names))
     empty = [name for name, number in zip(names, counts, strict=True) if not number]
     if empty:
