@@ -141,7 +141,7 @@ class _Optim:
     # sgd, adam: added to the gradient; the others: multiplied by the learning rate
     weight_decay: float = 5e-4
     weight_decay_mask: str = "kernels"  # parameters that decay: kernels, or all
-    muon_fallback: str = "sgd"  # muon: optimiser of all other parameters
+    muon_fallback: str = "sgd"  # muon: optimizer of all other parameters
     muon_scale: float = 0.2  # muon: its learning rate, as a fraction of the fallback's
     muon_beta: float = 0.9  # muon: decay of the gradient's moving average
     muon_steps: int = 3  # muon: number of Newton-Schulz iterations
@@ -192,7 +192,7 @@ class _Train:
     epochs: int = 100  # passes over the training images
     batch_size: int = 512  # over all devices; repeats of an image count
     # repeated augmentation (Hoffer et al., 2020, arXiv:1901.09335): each image is in
-    # its batch so often, augmented anew each time; an epoch has as many times the steps
+    # its batch this many times, augmented anew; an epoch has as many times the steps
     repeats: int = 1
     # GPUs or TPU chips that the run is meant for; if they had too few images each, the
     # batch and the learning rate grow, as docs/accelerators.md says; 0: they do not
@@ -202,11 +202,11 @@ class _Train:
     # (1 + t) / (10 + t) at step t; 0: no average
     ema_decay: float = 0.0
     accumulate: int = 1  # parts of a batch that are computed one after another
-    # stop after so many epochs without a better validation; 0: never
+    # stop after this many epochs without a better validation; 0: never
     patience: int = 0
     reload_best: bool = False  # start each epoch from the best weights so far
-    # save and stop after so many seconds, with exit code 0; 0: never. The same command
-    # resumes the run
+    # save and stop after this many seconds, with exit code 0; 0: never. The same
+    # command resumes the run
     max_seconds: float = 0.0
     cpu_devices: int = 0  # devices that a CPU is divided into; 0: JAX's default
     # on GPUs, only algorithms that always add up in the same order: runs repeat bit for
@@ -214,8 +214,8 @@ class _Train:
     deterministic: bool = False
     # steps in one call of the device, where the images lie on it; 0: by its kind
     steps_per_dispatch: int = 0
-    # a run of several processes ends after so long without a step, since one of them
-    # hangs; 0: never
+    # a run of several processes ends after this long without a step, since one of
+    # them hangs; 0: never
     watchdog_seconds: float = 1800.0
 
 
@@ -227,7 +227,7 @@ class _Evaluate:
     # test-time augmentation, scored beside the plain figures at the end: none, flip, or
     # multicrop: six views, flipped and shifted by a pixel
     tta: str = "none"
-    every_epochs: int = 1  # validate after so many epochs; always after the last
+    every_epochs: int = 1  # epochs between validations; always after the last
     best_by: str = "accuracy"  # how an epoch is selected: accuracy, loss, or last
     # images to select it on: val; or test, as some reports do: too high to be honest
     select_on: str = "val"
@@ -266,7 +266,7 @@ class _Study:
     # what ends first runs that validate badly: none, halving, or hyperband
     pruner: str = "none"
     min_epochs: int = 1  # epochs before which no run is pruned
-    reduction_factor: int = 3  # one of so many runs continues, each time
+    reduction_factor: int = 3  # one run in this many continues, each time
     # results of a report, shown beside the measured ones: (("N3-B2", 0.9104),)
     reported: tuple = ()
     # CPU threads of a run, whose number changes its rounding; 0: the cores, shared by
@@ -322,8 +322,8 @@ def get_config() -> ConfigDict:
     config.distill.temperature = 4.0  # both networks' logits are divided by it
     config.evaluate = ConfigDict(vars(_Evaluate()))
     config.checkpoint = ConfigDict()
-    config.checkpoint.every_epochs = 1  # save the latest state after so many epochs,
-    # and so often within long epochs; 0: after every call of the device
+    config.checkpoint.every_epochs = 1  # epochs between saves of the latest state,
+    # and seconds between saves within epochs; 0: after every call of the device
     config.checkpoint.every_seconds = 300.0
     config.checkpoint.keep = 2  # number of latest states that are kept
     return config.lock()  # a config file that misspells a key is refused

@@ -34,7 +34,7 @@ def define_flags(flags: _cli.Flags) -> None:
     flags.add_integer("process_id", "which one this is, from 0")
     flags.add_integer(
         "heartbeat_seconds",
-        "a process that is silent for so long is taken for dead, and the others end",
+        "a process that is silent for this long is taken for dead, and the others end",
         100,
     )
 

@@ -240,7 +240,7 @@ class Ours(_Jax):
 class PlainFlax(_Jax):
     """What is commonly written: NumPy makes the batches, and each step is a dispatch.
 
-    On one device, with the same network, loss and optimiser as ours.
+    On one device, with the same network, loss and optimizer as ours.
     """
 
     def __init__(self, config):
@@ -357,7 +357,7 @@ class Torch:
         )
 
     def _make_optimizer(self):
-        """Returns the optimiser of `config.optim`; as ours, it decays kernels alone."""
+        """Returns the optimizer of `config.optim`; as ours, it decays kernels alone."""
         optim, options = self._torch.optim, self._task.optimizer
         trained = [p for p in self._network.parameters() if p.requires_grad]
         kernels = [p for p in trained if p.ndim > 1]

@@ -102,7 +102,7 @@ def available() -> list[str]:
 def comparable(config):
     """Returns a config of which all contenders do every part.
 
-    Where it has an optimiser that PyTorch lacks, all take SGD.
+    Where it has an optimizer that PyTorch lacks, all take SGD.
     """
     config = copy.deepcopy(config)
     config.augment = (

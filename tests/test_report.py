@@ -535,6 +535,17 @@ def test_colours_can_be_told_from_their_background(index):
     assert contrast(deepest, ink) >= 4.5
 
 
+def test_names_leave_out_what_they_all_end_in(tmp_path):
+    paths = [make_run(tmp_path / name / "seed-0") for name in ("a", "b/c", "d/c")]
+    assert [run.name for run in read_all(paths)] == ["a", "b/c", "d/c"]
+    paths[0] = make_run(tmp_path / "a" / "seed-1")
+    names = [run.name for run in read_all(paths)]
+    assert names == ["seed-1", "b/c/seed-0", "d/c/seed-0"]
+    assert [run.name for run in read_all(paths[:1])] == ["seed-1"]
+    same = [paths[0], paths[0] / "result.json"]
+    assert [run.name for run in read_all(same)] == ["seed-1", "seed-1"]
+
+
 HOSTILE = '<script>alert("x")</script>|`a`*b* $\\frac$ \x07'
 
 
@@ -545,7 +556,7 @@ def test_names_are_shown_as_they_are_and_never_run(tmp_path):
     run = make_run(tmp_path / "<" / "title><b>run", **options)
     make_evaluation(run, names=names)
     other = make_run(tmp_path / "<i>" / "title><b>run", data__name="<u>y</u>", seed=1)
-    report = page.make(read_all([run, other]), NOW)
+    report = page.make(read_all([run, other, make_run(tmp_path / "z", seed=2)]), NOW)
     seen = Seen(report.html)
     assert seen.count("script") == 1 and not seen.count("b", without="figcaption")
     assert not seen.count("i") and not seen.count("u")

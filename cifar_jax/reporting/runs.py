@@ -211,12 +211,16 @@ def read_all(paths: Sequence[str | os.PathLike]) -> list[Run]:
     unique = {path.resolve(): path for path in map(_packaged.find_network, paths)}
     ends = [p.parent if p.name == "result.json" else p for p in unique]
     parts = [end.parts for end in ends]
+    # How many parts all paths end in, such as seed-0: they tell no run from another.
+    several = len(set(parts)) > 1
+    shared = len(os.path.commonprefix([p[::-1] for p in parts])) if several else 0
     runs = []
     for own, path in zip(parts, unique.values(), strict=True):
         # The shortest end of the path that tells it from the others.
-        lengths = range(1, len(own))
+        lengths = range(shared + 1, len(own))
         only = (n for n in lengths if [p[-n:] for p in parts].count(own[-n:]) == 1)
-        name = printable("/".join(own[-next(only, 1) :]))
+        end = own[-next(only, shared + 1) :]
+        name = printable("/".join(end[: len(end) - shared]))
         if path.suffix != ".json":
             runs.append(_read_network(path, name.removesuffix(".safetensors")))
         elif published := from_file(path, name):

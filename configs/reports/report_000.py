@@ -33,7 +33,7 @@ def get_config():
     config.optim.name = "adamw"
     config.optim.learning_rate = 3e-3
     config.optim.weight_decay = 1e-4
-    config.optim.weight_decay_mask = "all"  # as PyTorch's optimisers do
+    config.optim.weight_decay_mask = "all"  # as PyTorch's optimizers do
     config.schedule.name = "one_cycle"
     config.schedule.warmup = "30%"
     config.schedule.initial_factor = 1 / 10

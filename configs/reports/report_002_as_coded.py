@@ -5,7 +5,7 @@ Claims, and a correct count of them: as in report_002.py; these come from this r
 Measured: not yet.
 
 The learning rate restarts from 0.05 after 10, 30, 70 and 150 epochs. The logged run was
-broken off after 84 epochs and resumed from its weights with a fresh optimiser, weight
+broken off after 84 epochs and resumed from its weights with a fresh optimizer, weight
 decay 1e-4 and fresh restarts, to epoch 192; here it is one run of 200. The last state
 is scored.
 Other than in PyTorch, as in all these configs: the biased variance in BatchNorm's

@@ -39,7 +39,7 @@ ITEMS = {
         "model.zero_init": True,
         "model.dirac_init": False,
     },
-    # the optimiser
+    # the optimizer
     "one learning rate": {"optim.lr_multipliers": ()},
     "SGD": {"optim.name": "sgd"},
     "SGD at half the rate": {"optim.name": "sgd", "optim.learning_rate": 0.1},

@@ -1,6 +1,6 @@
 """The five reported systems side by side, each with its own recipe, for five epochs.
 
-Network, optimiser, augmentation and state that is scored are those of
+Network, optimizer, augmentation and state that is scored are those of
 configs/reports/; the ResNet-56 that report 000 starts from is the baseline. Schedules
 that depend on the length of a run are shortened with it. Every design trains on 45,000
 images and validates on the same 5,000. CPUs with AMX round the operands of convolutions

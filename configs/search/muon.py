@@ -1,4 +1,4 @@
-"""The optimiser's settings of seconds.py, one changed at a time: what may be nearby.
+"""The optimizer's settings of seconds.py, one changed at a time: what may be nearby.
 
 The learning rate, the momentum of the SGD that trains what Muon does not, the higher
 rate of BatchNorm's biases, and the average of the weights; a network of 68,098

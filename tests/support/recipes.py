@@ -11,7 +11,7 @@ def create(config):
 
 
 def make_schedule(config, steps_per_epoch):
-    """Returns the learning rate by step; the optimiser is made, and so checked, too."""
+    """Returns the learning rate by step; the optimizer is made, and so checked, too."""
     schedule, momentum_schedule = schedules.make(
         peak=config.optim.learning_rate,
         steps_per_epoch=steps_per_epoch,
