@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NoReturn, TypedDict
+from typing import Any, NoReturn
 
 from absl import flags as absl_flags
 from ml_collections import ConfigDict, config_flags
@@ -180,16 +180,8 @@ def define_network(flags: Flags) -> None:
     flags.add_bool("ema", "weights: the newest state's averages")
 
 
-class NetworkChoice(TypedDict):
-    """Which weights of which run, as `load_model` takes them."""
-
-    workdir: pathlib.Path
-    which: str
-    step: int | None
-
-
-def chosen_network(flags: Flags) -> NetworkChoice:
-    """Returns what the flags of `define_network` ask for, and says so."""
+def chosen_network(flags: Flags) -> dict[str, Any]:
+    """Returns `workdir`, `which` and `step`, as `load_model` takes them; says so."""
     asked = [name for name in ("best", "last", "ema") if getattr(flags, name)]
     if len(asked) > 1:
         raise UsageError(f"give one of --{' and --'.join(asked)}, not both")

@@ -29,9 +29,7 @@ def main(flags: _cli.Flags) -> None:
     data, limit = config.data, config.budget.limit
     source = sources.open(data.name, data.dir, image_size=data.image_size)
     shape, num_classes = source.image_shape, source.num_classes
-    model = resnet.create(
-        num_classes=num_classes, image_shape=shape, **config.model.to_dict()
-    )
+    model = resnet.create(num_classes=num_classes, image_shape=shape, **config.model)
     layers = count.layer_table(model, shape)
     num_parameters, macs = count.num_parameters(model, shape), count.total(layers).macs
     closed_form = count.closed_form(model.design, shape, num_classes)

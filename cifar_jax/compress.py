@@ -5,7 +5,7 @@
 compared in size, time and accuracy. Rerun the command to resume an interrupted one.
 """
 
-from cifar_jax import _cli, _runtime
+from cifar_jax import UserError, _cli, _runtime
 from cifar_jax import config as default
 from cifar_jax._files import OutputFolder
 
@@ -62,7 +62,11 @@ def main(flags: _cli.Flags) -> None:
             epochs=flags.epochs,
             learning_rate=flags.learning_rate,
         )
-    record = compression.compress(config, workdir, folder, pruning, int8=flags.int8)
+    try:
+        record = compression.compress(config, workdir, folder, pruning, int8=flags.int8)
+    except UserError as error:  # of the run that prunes, whose folder is in the output
+        message = str(error).replace("--workdir", "--output")
+        raise UserError(message) from error
     table, output = compression.table(record), OutputFolder(folder)
     output.json("compression.json", record)
     output.text("compression.md", table + "\n")

@@ -85,8 +85,9 @@ def _channels(name: str, texts: list[str], count: int) -> tuple[float, ...]:
         values = tuple(map(float, texts))
     except ValueError:
         values = ()
-    if len(values) != count:
-        raise _cli.UsageError(f"--{name} is {','.join(texts)}; give {count} numbers")
+    if len(values) != count or max(values) > 1:
+        remedy = f"give {count} numbers, of pixels from 0 to 1"
+        raise _cli.UsageError(f"--{name} is {','.join(texts)}; {remedy}")
     return values
 
 

@@ -74,9 +74,7 @@ def evaluate_missing(runs: Sequence["Run"]) -> None:
             continue
         # Until the run has ended, its test images must not be looked at, and the
         # machine is too busy to measure latency.
-        request = Request(
-            workdir=run.path, validation=not run.may_test, latency=run.ended
-        )
+        request = Request(run.path, validation=not run.may_test, latency=run.ended)
         evaluate(request, OutputFolder(run.path / "evaluation"))
 
 

@@ -90,14 +90,13 @@ def show_plan(study: "Study", *, measure: bool, workers: int) -> None:
     threads = study.options.threads or max(1, (os.cpu_count() or 1) // workers)
     os.environ.setdefault("NPROC", str(threads))  # as a worker has it
     _runtime.start(study.rules.base.train.cpu_devices)
-    shape, num_classes = study.rules.image_shape, study.rules.num_classes
+    shape, classes = study.rules.image_shape, study.rules.num_classes
     candidates = study.candidates or examples(study)
     rows = {c.name: table.Row(c) for c in candidates if not c.skip_reason}
     macs, work = {}, {}  # of an image, of a run
     for name, row in rows.items():
         config = row.candidate.config
-        options = dict(num_classes=num_classes, image_shape=shape)
-        model = resnet.create(**options, **config.model.to_dict())
+        model = resnet.create(num_classes=classes, image_shape=shape, **config.model)
         macs[name] = count.macs(model, shape)
         work[name] = macs[name] * config.train.epochs * config.train.repeats
     columns = table.columns(study, list(rows.values()), study.factors)

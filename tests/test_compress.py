@@ -225,3 +225,5 @@ def test_the_command(run, int8, tmp_path):
     assert quantised["bytes"] < original["bytes"]
     table = (tmp_path / "compression.md").read_text()
     assert table in done.stdout
+    done = call("compress", *arguments, "--prune=0.6")
+    assert done.returncode == 1 and done.stderr.rstrip().endswith("another --output")

@@ -227,6 +227,10 @@ def test_a_death_ends_the_other_and_a_restart_resumes(
             {"optim.learning_rate": [0.05, 0.02]},
             "process 1: it differs from process 0 .optim.learning_rate was 0.05, now",
         ),
+        (  # a run may resume with another value, but its processes stop together
+            {"train.max_seconds": [0, 100]},
+            "process 1: it differs from process 0 .train.max_seconds was 0.*, now 100",
+        ),
     ],
 )
 def test_the_mistake_of_one_ends_both(digits_dir, tmp_path, config, message):

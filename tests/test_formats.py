@@ -242,6 +242,11 @@ def test_a_file_is_not_read_with_the_card_of_another(tmp_path):
     kind = broken(network, np.array)
     export.export(network, kind, path)
     assert export.load_program(path, kind).epoch == 7
+    card = json.loads(export.card_path(path).read_text())
+    del card["dataset"]["std"]
+    export.card_path(path).write_text(json.dumps(card))
+    with pytest.raises(UserError, match="model.broken.json.*dataset.std"):
+        export.load_program(path, kind)
     path.write_bytes(b"another")
     with pytest.raises(UserError, match="is not the file that model.broken.json be"):
         export.load_program(path, kind)

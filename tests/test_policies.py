@@ -1,5 +1,7 @@
 """Which epoch is selected, and when training ends: by the validations of a run."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from support.runs import rows, signal_before, train
 
 from cifar_jax import Stopped, UserError
 from cifar_jax import config as default
-from cifar_jax.training import pretrained, results, setup
+from cifar_jax.training import loop, pretrained, results, setup
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -105,6 +107,24 @@ def test_the_rules_compare_two_validations():
         found = [new for new in (closer, surer) if rank(new) > rank(old)]
         assert found == expected, rule
         assert (rank(equal) > rank(old)) == (rule == "last")
+        assert rank(old) > rank(val(1, 0.5, math.nan))
+
+
+def test_a_validation_that_overflows_is_not_selected(digits_dir, tmp_path, monkeypatch):
+    config = make_config(digits_dir, train__epochs=3)
+    losses = iter([math.nan, 1.0, math.inf])
+    evaluate = loop.Trainer._evaluate
+
+    def overflows(self, *arguments):
+        loss = next(losses, 1.5)
+        return evaluate(self, *arguments) | {"loss": loss, "accuracy": 0.1}
+
+    monkeypatch.setattr(loop.Trainer, "_evaluate", overflows)
+    assert train(config, tmp_path / "run")["best_epoch"] == 2
+    losses = iter([math.nan] * 3)
+    with pytest.raises(UserError, match="diverged: the loss of the best .* is nan"):
+        train(config, tmp_path / "another")
+    assert not (tmp_path / "another" / "result.json").exists()
 
 
 def test_the_last_epoch_can_be_the_one_that_is_scored(whole, validations):

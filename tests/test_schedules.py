@@ -201,13 +201,29 @@ def test_durations_without_a_known_unit_are_refused(duration):
         make("constant", warmup=duration)
 
 
+def test_steps_are_where_a_quotient_is_rounded():
+    """In float32, 3900 times the reciprocal of 3900 is below 1."""
+    drops = values(
+        make("step", total=20_000, warmup="0%", decay_every="3900 steps"), 20_000
+    )
+    assert np.flatnonzero(np.diff(drops)).tolist() == [3899, 7799, 11699, 15599, 19499]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "match"),
     [
         ("constant", {"peak": 0.0}, "optim.learning_rate is 0.0; use a positive one"),
         ("constant", {"peak": math.nan}, "optim.learning_rate is nan"),
-        ("linear", {"warmup": "40 steps"}, "warm-up takes 40 steps of a run of 40; "),
-        ("linear", {"warmup": "9 steps", "length": "8 steps"}, "warm-up takes 9 steps"),
+        (
+            "linear",
+            {"warmup": "40 steps"},
+            "40 steps of a schedule of 40; .* larger train",
+        ),
+        (
+            "linear",
+            {"warmup": "9 steps", "length": "8 steps"},
+            "takes 9 steps of a schedule of 8; use .* a larger schedule.length",
+        ),
         ("step", {"decay_every": "0 epochs"}, "schedule.decay_every is 0; use 1"),
         ("cosine_restarts", {"period_factor": 0}, "period_factor is 0; use 1"),
         ("linear", {"momentum_range": (0.8, 0.9)}, "momentum_range is .*'one_cycle'"),

@@ -66,7 +66,8 @@ def test_noise_may_lack_classes(tmp_path, capsys):
     [
         ("data.mean", (0.5,), "data.mean has 1 values for 3 channels; give 3, or None"),
         ("data.std", (0.5,) * 4, "data.std has 4 values for 3 channels; give 3, or"),
-        ("data.std", (0.5, 0.0, 0.5), r"std is \(0.5, 0.0, 0.5\); use positive values"),
+        ("data.std", (0.5, 0.0, 0.5), r"std is \(0.5, 0.0, 0.5\); use .* std above 0"),
+        ("data.mean", (125.3, 123.0, 113.9), r"mean is \(125.3, .*pixels from 0 to 1"),
     ],
 )
 def test_statistics_that_make_no_sense_are_refused(digits_dir, key, value, match):

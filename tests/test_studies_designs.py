@@ -203,6 +203,10 @@ def test_wrong_factors_are_named(change, message):
             {"study.kind": "sample", "study.space": (dict(factor="X", values=(1,)),)},
             "unknown factor 'X'",
         ),
+        (
+            {"study.space": (dict(factor="data.name", values=("digits", "cifar10")),)},
+            "data.name is the same for all designs; set base.data.name",
+        ),
     ],
 )
 def test_wrong_studies_are_refused(keys, message):
@@ -216,6 +220,21 @@ def test_wrong_studies_are_refused(keys, message):
         study.make(config)
 
 
+def test_a_number_is_drawn_as_what_its_key_is():
+    config = default.get_study_config()
+    config.base.data.name, config.study.kind = "digits", "sample"
+    keys = ("optim.momentum", "train.batch_size")
+    config.study.space = tuple(dict(factor=key, low=0.0, high=1.0) for key in keys[:1])
+    config.study.space += (dict(factor=keys[1], low=1, high=9),)
+    config.study.space += (dict(factor="optim.weight_decay", low=0, high=1),)
+    kinds = {k: type(d).__name__ for k, d in study.make(config).distributions.items()}
+    floats, ints = "FloatDistribution", "IntDistribution"
+    assert kinds == dict.fromkeys(keys[:1], floats) | {
+        keys[1]: ints,
+        "optim.weight_decay": floats,
+    }
+
+
 def test_names_are_those_of_folders():
     names = [
         designs.candidate(rules(), each).name
@@ -223,7 +242,7 @@ def test_names_are_those_of_folders():
             {"N": 2, "B": 7},
             {"optim.learning_rate": 1e-4, "schedule.name": "constant"},
             {"model.widths": (8, 16)},
-            {"data.name": "a/b c"},
+            {"data.train_split": "a/b c"},
             {},
         )
     ]

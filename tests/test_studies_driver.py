@@ -256,6 +256,22 @@ def test_parts_of_a_study_are_merged(tmp_path):
         assert parts.read_text() == whole.read_text()
 
 
+def test_a_merge_has_what_failed_in_a_part(tmp_path):
+    outcomes = {"C4/seed-1": [Outcome("failed", error="no good")]}
+    for number in (1, 2):
+        study(tmp_path, Pretended(outcomes=outcomes), part=(number, 2))
+    with open(tmp_path / ".lock-2-of-2", "a") as file:  # as if it were still running
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert states(study(tmp_path, merge=True)[0]) == ["done"] * 3 + ["waiting"]
+    assert not (tmp_path / "winner.json").exists()
+    rows, _ = study(tmp_path, merge=True)
+    assert sorted(states(rows)) == ["done"] * 3 + ["failed"]
+    assert "no good" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "winner.json").exists()
+    study(tmp_path, part=(2, 2), retry_failed=True)
+    assert states(study(tmp_path, merge=True)[0]) == ["done"] * 4
+
+
 def test_a_merge_starts_nothing(tmp_path):
     study(tmp_path, part=(2, 2))
     rows, executor = study(tmp_path, merge=True)

@@ -132,9 +132,8 @@ def corrupted(dataset: Dataset, name: str, severity: int, *, seed: int = 0) -> D
         images = corrupt(batch.images, name, severity, seed=seed, start=start)
         return dataclasses.replace(batch, images=images)
 
-    return dataclasses.replace(
-        dataset, name=f"{dataset.name} with {name}/{severity}", read=read
-    )
+    title = f"{dataset.name} with {name}/{severity}"
+    return dataclasses.replace(dataset, name=title, read=read)
 
 
 class CorruptionErrors(TypedDict):
@@ -180,11 +179,9 @@ def score(
     means = [float(table.mean()) for table in tables]
     rows = [[name, *values, np.mean(values)] for name, values in errors[0].items()]
     output.table("corruptions.csv", ["corruption", *SEVERITIES, "mean"], rows)
-    record: CorruptionErrors = {
-        "num_examples": num_examples,
-        "error": errors[0],
-        "mean_error": means[0],
-    }
+    record = CorruptionErrors(
+        num_examples=num_examples, error=errors[0], mean_error=means[0]
+    )
     if len(errors) > 1:
         record["tta_error"], record["tta_mean_error"] = errors[1], means[1]
     return record

@@ -124,9 +124,8 @@ class _Evaluator:
 
     def __init__(self, request: Request, output: OutputFolder):
         self._request, self._output = request, output
-        self._network = formats.load(
-            request.workdir, which=request.which, step=request.step
-        )
+        which, step = request.which, request.step
+        self._network = formats.load(request.workdir, which=which, step=step)
         self._predict = functools.partial(Predictor, batch_size=request.batch_size)
         self._predictor = self._predict(self._network, tta=request.tta)
         self._data = data = self._network.config["data"]
@@ -136,9 +135,7 @@ class _Evaluator:
         if request.validation:
             self._spec = f"validation images of {data['name']}"
         # Before anything is computed: they may not be there.
-        self._others = {
-            path: formats.load(path, which=request.which) for path in request.compare
-        }
+        self._others = {p: formats.load(p, which=which) for p in request.compare}
         for path, other in self._others.items():
             for name in ("label_names", "image_shape"):
                 if getattr(other, name) != getattr(self._network, name):
@@ -334,13 +331,11 @@ def summary(record: Evaluation) -> str:
     if tta := record.get("tta"):
         lines.append(f"with {tta['name']}: {_accuracy(tta)}, loss {tta['loss']:.4f}")
     if classes := record.get("classes"):
-        shares = {
-            c["name"]: c["accuracy"] for c in classes if c["accuracy"] is not None
-        }
-        worst = min(shares, key=shares.__getitem__)
-        best = max(shares, key=shares.__getitem__)
+        found = {c["name"]: c["accuracy"] for c in classes if c["accuracy"] is not None}
+        worst = min(found, key=found.__getitem__)
+        best = max(found, key=found.__getitem__)
         lines.append(
-            f"worst class {worst}: {shares[worst]:.4f}, best {best}: {shares[best]:.4f}"
+            f"worst class {worst}: {found[worst]:.4f}, best {best}: {found[best]:.4f}"
         )
     if calibration := record.get("calibration"):
         line = f"calibration error (ECE) {calibration['ece']:.4f}"

@@ -102,21 +102,19 @@ class Predictor:
         for (batch, outputs), _ in itertools.pairwise(itertools.chain(calls, [end])):
             yield batch, np.asarray(outputs)[: len(batch.images)]
 
-    def outputs(
-        self, dataset: Dataset, what: str = ""
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def outputs(self, data: Dataset, what: str = "") -> tuple[np.ndarray, np.ndarray]:
         """Runs all labelled images through the network, each exactly once.
 
         Args:
-          dataset: Labelled images of the network's shape.
+          data: Labelled images of the network's shape.
           what: Text beside the progress bar.
 
         Returns:
           Logits float32 [N, 1 or 2, K], and labels int32 [N].
         """
-        dataset.examples(1)  # refuses images without labels
+        data.examples(1)  # refuses images without labels
         logits, labels = [], []
-        for batch, outputs in self.batches(dataset, what):
+        for batch, outputs in self.batches(data, what):
             if batch.errors:
                 raise UserError(next(iter(batch.errors.values())))
             logits.append(outputs)

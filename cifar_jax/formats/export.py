@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax import UserError
-from cifar_jax._files import read_object
+from cifar_jax._files import check, read_object
+from cifar_jax.config import complete
 from cifar_jax.data import batches
 from cifar_jax.training import results
 from cifar_jax.training.pretrained import LoadedModel, abstract_model, weights_file
@@ -125,8 +126,10 @@ def load_program(path: pathlib.Path, kind: "Format") -> LoadedModel:
             f"{path} is not the file that {beside.name} beside it describes by its "
             "SHA-256; keep both files that `cifar_jax.export` writes together"
         )
+    config = complete(check(card.get("config"), dict, beside, "config"), beside)
+    dataset = check(card.get("dataset"), results.Dataset, beside, "dataset")
     return dataclasses.replace(
-        abstract_model(card["config"], card["dataset"]),
+        abstract_model(config, dataset),
         variables={},
         epoch=card["epoch"],
         result=card["result"],

@@ -103,7 +103,7 @@ def candidate(rules: Rules, factors: Factors, name: str = "") -> Candidate:
 
 # A process has runs of several designs; their test images are scored at the end.
 FIXED_KEYS = ("train.cpu_devices", "train.max_seconds", "data.validation")
-FIXED_KEYS += ("evaluate.select_on", "evaluate.test")
+FIXED_KEYS += ("data.name", "data.image_size", "evaluate.select_on", "evaluate.test")
 
 
 def with_factors(base: ConfigDict, factors: Factors) -> ConfigDict:

@@ -140,6 +140,12 @@ class Driver:
         for run in self._journal.runs():
             is_again = self.retry_failed and run.state == "failed"
             self._add([Run(run.candidate, run.seed) if is_again else run])
+        for path in sorted(self.folder.glob("journal-*.log")) if self.merge else ():
+            name = path.stem.removeprefix("journal")
+            with (self.folder / f".lock{name}").open("a") as file:
+                if lock_file(file):  # the part has ended, or was stopped
+                    part = Journal(self.study, self.folder, path.name).runs()
+                    self._add(run for run in part if run.state == "failed")
         self._view = View(self.study, self._runs.values())
 
     def run(self) -> list[Row]:
@@ -168,7 +174,7 @@ class Driver:
         if not self.name and not any(row.done for row in rows):
             raise UserError(
                 f"no run of the study has ended well; {self.folder}/table.md says "
-                "why, and --retry_failed tries them again"
+                "what has failed, and --retry_failed tries it again"
             )
         return rows
 

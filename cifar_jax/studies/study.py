@@ -10,7 +10,7 @@ from optuna import distributions
 from optuna.distributions import BaseDistribution
 
 from cifar_jax import UserError
-from cifar_jax.config import check, check_values
+from cifar_jax.config import check, check_values, flatten
 from cifar_jax.data import sources
 from cifar_jax.studies import designs
 from cifar_jax.studies.designs import Candidate, Rules
@@ -71,7 +71,9 @@ def make(config: ConfigDict) -> Study:
         options=options,
         rules=rules,
         candidates=designs.fixed(options.kind, space, rules),
-        distributions={a["factor"]: _distribution(a) for a in space if is_sampled},
+        distributions={
+            a["factor"]: _distribution(a, base) for a in space if is_sampled
+        },
         factors={n: n.removesuffix(".name").rsplit(".", 1)[-1] for n in names},
         is_sampled=is_sampled,
         is_staged=is_sampled or options.pruner != "none",
@@ -86,7 +88,7 @@ def make(config: ConfigDict) -> Study:
     return study
 
 
-def _distribution(axis: Mapping[str, Any]) -> BaseDistribution:
+def _distribution(axis: Mapping[str, Any], base: ConfigDict) -> BaseDistribution:
     """Returns what a factor is drawn from: `values`, or from `low` to `high`."""
     if "values" in axis:
         for value in axis["values"]:
@@ -102,7 +104,8 @@ def _distribution(axis: Mapping[str, Any]) -> BaseDistribution:
             f"factor {axis['factor']} of study.space goes from {low} to {high}; use "
             "low below high, and above 0 with log=True"
         )
-    if isinstance(low, int) and isinstance(high, int):
+    is_float = isinstance(flatten(base.to_dict()).get(axis["factor"], 0), float)
+    if isinstance(low, int) and isinstance(high, int) and not is_float:
         return distributions.IntDistribution(low, high, log=log)
     return distributions.FloatDistribution(low, high, log=log)
 

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import Stopped, UserError
-from cifar_jax.config import RESUMABLE_KEYS, config_diff, config_to_dict
+from cifar_jax.config import config_diff, config_to_dict
 from cifar_jax.data.sources import Examples, Source
 from cifar_jax.training import distributed, interrupt, pretrained, results, setup
 from cifar_jax.training import workdir as workdir_lib
@@ -122,6 +122,10 @@ def _trainer(
                     raise trainer.divergence(str(error)) from error
 
 
+# What each process of a run may have for itself: no collective depends on it.
+_OWN_KEYS = ("data.dir", "data.placement", "data.source", "train.watchdog_seconds")
+
+
 def _check_alike(config: ConfigDict, prepared: setup.Setup) -> None:
     """A collective: refuses to train where the processes would differ unnoticed."""
     if jax.process_count() == 1:
@@ -135,7 +139,7 @@ def _check_alike(config: ConfigDict, prepared: setup.Setup) -> None:
     }
     first = json.loads(distributed.exchange(json.dumps(facts))[0])
     with distributed.all_or_none():
-        changes = config_diff(first.pop("config"), facts.pop("config"), RESUMABLE_KEYS)
+        changes = config_diff(first.pop("config"), facts.pop("config"), _OWN_KEYS)
         changes |= {
             name: f"{name}: {first[name]} there, {value} here"
             for name, value in facts.items()
@@ -350,6 +354,8 @@ class Trainer:
         """Scores the selected weights and returns the contents of result.json."""
         variables = self._best_variables()
         best = self._metadata["best"]
+        if best and not math.isfinite(loss := best.get("loss", 0.0)):
+            raise self.divergence(f"the loss of the best validation is {loss}")
         scores = self._final_scores(variables)  # before the clocks are read
         seconds = self._seconds()
         images = self._step * self._setup.options.batch_size

@@ -279,7 +279,7 @@ def _restore(
                 return restored
     raise UserError(
         f"{folder} does not hold a network yet; wait for the first validation of the "
-        "run, or train with the same --workdir until then"
+        "run, or if it has none for its end, or read its latest weights (--last)"
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NotRequired, TypedDict
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from cifar_jax.training.methods.pruning import Sparsity
@@ -115,10 +116,10 @@ class Result(Environment, Sparsity):
 
 
 # Rules for the better of two validations, the one with the larger rank:
-# `config.evaluate.best_by`.
+# `config.evaluate.best_by`. A loss that is not a number is the worst.
 RANKS: dict[str, Callable[[Any], tuple[float, ...]]] = {
-    "accuracy": lambda val: (val["accuracy"], -val["loss"]),
-    "loss": lambda val: (-val["loss"],),
+    "accuracy": lambda val: (val["accuracy"], -np.nan_to_num(val["loss"], nan=np.inf)),
+    "loss": lambda val: (-np.nan_to_num(val["loss"], nan=np.inf),),
     "last": lambda val: (val["epoch"],),
 }
 

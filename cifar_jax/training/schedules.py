@@ -67,8 +67,9 @@ DECAYS: dict[str, Callable[[Timing], optax.Schedule]] = {
         [start - timing.warmup for start, _ in timing.milestones],
     ),
     # Drops by a factor at equal intervals (PyTorch's StepLR).
-    "step": lambda timing: optax.exponential_decay(
-        1.0, timing.decay_every, timing.decay_factor, staircase=True
+    # Half a step, as float32 may round a quotient down that is whole.
+    "step": lambda timing: (
+        lambda step: timing.decay_factor ** jnp.floor((step + 0.5) / timing.decay_every)
     ),
     # Half a cosine (Loshchilov & Hutter, 2017, arXiv:1608.03983).
     "warmup_cosine": lambda timing: optax.cosine_decay_schedule(
@@ -161,10 +162,12 @@ def _timing(options: dict[str, Any], steps_per_epoch: int, total_steps: int) -> 
         for when, factor in options["milestones"]
     )
     timing = Timing(options | in_steps)
-    if not 0 <= timing.warmup < min(total_steps, timing.length):
+    length = min(total_steps, timing.length)
+    if not 0 <= timing.warmup < length:
+        longer = "schedule.length" if length < total_steps else "train.epochs"
         raise UserError(
-            f"the warm-up takes {timing.warmup:,} steps of a run of {total_steps:,}; "
-            "use a shorter schedule.warmup or more train.epochs"
+            f"the warm-up takes {timing.warmup:,} steps of a schedule of {length:,}; "
+            f"use a shorter schedule.warmup or a larger {longer}"
         )
     for key in ("period", "period_factor", "decay_every"):
         if getattr(timing, key) < 1:

@@ -391,8 +391,11 @@ def _normalization(
                 f"data.{name} has {len(values)} values for {channels} channels; give "
                 f"{channels}, or None to compute them"
             )
-    if min(std) <= 0:
-        raise UserError(f"data.std is {tuple(std)}; use positive values, or None")
+    if min(std) <= 0 or max(*mean, *std) > 1:
+        raise UserError(
+            f"data.mean is {tuple(mean)} and data.std is {tuple(std)}; use those of "
+            "pixels from 0 to 1, std above 0, or None"
+        )
     return np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
 
