@@ -267,7 +267,7 @@ def run_command(command: ModuleType, argv: Sequence[str]) -> int:
     except RuntimeError as error:  # JAX's own is one
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        remedy = "use a smaller --batch_size, or train.batch_size in another --workdir"
+        remedy = "use a smaller --batch_size, evaluate.batch_size or train.batch_size"
         print(f"error: the device is out of memory; {remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -191,11 +191,10 @@ class Processes(ThreadPoolExecutor):
 def visible_accelerators() -> list[dict[str, str]]:
     """Returns what gives a process each accelerator, without starting JAX."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = sorted(pathlib.Path("/dev").glob("nvidia[0-9]*"))
-    gpus = [path.name.removeprefix("nvidia") for path in devices]
-    if visible is not None:
-        gpus = [name for name in visible.split(",") if name]
-    if gpus:
+    number = len(list(pathlib.Path("/dev").glob("nvidia[0-9]*")))
+    # CUDA counts from 0, also in a container whose files have other numbers.
+    names = map(str, range(number)) if visible is None else visible.split(",")
+    if gpus := [name for name in names if name]:
         return [{"CUDA_VISIBLE_DEVICES": name} for name in gpus]
     devices = ("accel[0-9]*", "vfio/[0-9]*")  # of older and newer TPU VMs
     chips = range(sum(len(list(pathlib.Path("/dev").glob(name))) for name in devices))

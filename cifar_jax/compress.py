@@ -65,8 +65,7 @@ def main(flags: _cli.Flags) -> None:
     try:
         record = compression.compress(config, workdir, folder, pruning, int8=flags.int8)
     except UserError as error:  # of the run that prunes, whose folder is in the output
-        message = str(error).replace("--workdir", "--output")
-        raise UserError(message) from error
+        raise UserError(str(error).replace("--workdir", "--output")) from error
     table, output = compression.table(record), OutputFolder(folder)
     output.json("compression.json", record)
     output.text("compression.md", table + "\n")

@@ -433,7 +433,8 @@ _BOUNDS = {
     (0, 1): (
         *("model.dropout", "model.logits_dropout", "model.block_dropout"),
         *("model.stochastic_depth", "model.bn_momentum", "prune.sparsity"),
-        *("train.label_smoothing", "train.ema_decay"),
+        *("train.label_smoothing", "train.ema_decay", "optim.momentum"),
+        *("optim.b1", "optim.b2", "optim.muon_beta"),
     ),
     (0, None): (
         *("model.stem_pool", "model.se_ratio"),
@@ -446,7 +447,7 @@ _BOUNDS = {
     (1, None): (
         *("model.stem_width", "model.stem_kernel", "model.stem_stride"),
         *("train.epochs", "train.batch_size", "train.accumulate", "train.repeats"),
-        *("evaluate.batch_size", "evaluate.every_epochs"),
+        *("evaluate.batch_size", "evaluate.every_epochs", "optim.muon_steps"),
         *("checkpoint.every_epochs", "checkpoint.keep"),
         *("study.width_multiple", "study.seeds", "study.trials", "study.min_epochs"),
     ),
@@ -522,6 +523,7 @@ def check(config: ConfigDict) -> None:
     held_out, on_test = config.data.validation, evaluate.select_on == "test"
     needs = "but data.validation is 0; hold out validation images"
     needs = "" if held_out or on_test else needs
+    is_last = evaluate.best_by == "last"
     wrong = {
         f"budget.limit is {limit!r}; use a whole number, or None to lift it": (
             limit is not None and type(limit) is not int
@@ -535,11 +537,11 @@ def check(config: ConfigDict) -> None:
         f"train.patience is {train.patience}, {needs}": (needs and train.patience),
         f"train.reload_best is True, {needs}": needs and train.reload_best,
         f"train.patience is {train.patience}, but evaluate.best_by is 'last', by which "
-        "each validation is better; use accuracy or loss": (
-            train.patience and evaluate.best_by == "last"
-        ),
-        f"train.reload_best needs train.ema_decay=0, not {train.ema_decay}: the best "
-        "weights are averages": train.reload_best and train.ema_decay,
+        "each validation is better; use accuracy or loss": (train.patience and is_last),
+        "train.reload_best needs train.ema_decay=0, evaluate.every_epochs=1, and "
+        f"best_by accuracy or loss, not {train.ema_decay}, {evaluate.every_epochs} and "
+        f"{evaluate.best_by}": train.reload_best
+        and (train.ema_decay or evaluate.every_epochs > 1 or is_last),
     }
     for message, is_wrong in wrong.items():
         if is_wrong:

@@ -85,8 +85,9 @@ def _channels(name: str, texts: list[str], count: int) -> tuple[float, ...]:
         values = tuple(map(float, texts))
     except ValueError:
         values = ()
-    if len(values) != count or max(values) > 1:
-        remedy = f"give {count} numbers, of pixels from 0 to 1"
+    least = 1e-9 if name == "std" else -1
+    if len(values) != count or not all(least <= value <= 1 for value in values):
+        remedy = f"give {count} numbers, of pixels from 0 to 1, of std above 0"
         raise _cli.UsageError(f"--{name} is {','.join(texts)}; {remedy}")
     return values
 

@@ -57,6 +57,8 @@ def main(flags: _cli.Flags) -> None:
         show_plan(made, measure=flags.plan_measure, workers=workers)
         return
     part = None
+    if flags.merge and (flags.part or flags.retry_failed):
+        raise _cli.UsageError("--merge takes neither --part nor --retry_failed")
     if flags.part:
         match = re.fullmatch(r"(\d+)/(\d+)", flags.part)
         if not match or not 1 <= int(match[1]) <= int(match[2]):

@@ -13,6 +13,7 @@ import os
 import pathlib
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -130,7 +131,9 @@ def define_flags(flags: _cli.Flags) -> None:
     flags.add_float("minutes", "time limit; 0: none", 0.0, lower_bound=0.0)
     flags.add_enum("form", "what is run", "full", enum_values=("full", "tiny"))
     flags.add_string("output", "folder for the files [results; tiny: runs/tiny]")
-    flags.add_string("workdir", "folder for run directories", "runs/day")
+    flags.add_string(
+        "workdir", "folder for run directories [runs/day; tiny: runs/tiny]"
+    )
     flags.add_list("steps", "files to make, such as reliability/first.json [all]")
     flags.add_multi_string("set", "added to every command: --set=--config.data.dir=DIR")
     flags.add_bool("list", "only print the commands, and which files are there")
@@ -142,8 +145,9 @@ def main(flags: _cli.Flags) -> int:
     for name in flags.steps or ():
         if name not in names:
             raise _cli.UsageError(f"--steps has {name!r}; use {', '.join(names)}")
-    default = "runs/tiny" if flags.form == "tiny" else "results"
-    output = pathlib.Path(flags.output or default)
+    default = ("runs/tiny",) * 2 if flags.form == "tiny" else ("results", "runs/day")
+    output = pathlib.Path(flags.output or default[0])
+    flags.values["workdir"].value = flags.workdir or default[1]
     end = time.monotonic() + 60 * flags.minutes if flags.minutes else None
     left, failed = [], []
     for step in STEPS:
@@ -243,7 +247,7 @@ def _call(
             try:
                 process.wait(PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # and its own processes
                 process.wait()
 
 

@@ -124,7 +124,9 @@ def read(output: pathlib.Path, config, recipe: str) -> dict[str, Any]:
         }
     try:
         record = json.loads(output.read_text())
-        changes = config_lib.config_diff(record["config"], plain, ignore=("seed",))
+        changes = config_lib.config_diff(
+            record["config"], plain, ignore=("seed", "data.dir", "data.source")
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{output} is not a record ({error!r}); choose another --output"
@@ -305,6 +307,7 @@ def _add(
 ) -> None:
     """Adds a seed's row, and what the record says of network and device."""
     check_device(record, facts)
+    check_device(result, facts)  # a run that had ended before may be another device's
     record |= facts
     for key in ("num_parameters", "flops_per_image", "dataset"):
         record[key] = result[key]

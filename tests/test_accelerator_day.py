@@ -1,6 +1,7 @@
 """The script `scripts/accelerator_day.py`: what is measured on an accelerator."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -74,6 +75,9 @@ def test_the_list_says_what_is_there(call):
 @pytest.mark.parametrize("form", ["full", "tiny"])
 def test_every_command_is_one_that_can_be_typed(form):
     code, text, _ = scripts.call("accelerator_day", "--list", f"--form={form}")
+    folder = {"full": "runs/day", "tiny": "runs/tiny"}[form]
+    workdirs = re.findall(r"--workdir[ =](\S+)", text)
+    assert workdirs and all(name.startswith(folder) for name in workdirs)
     assert code == 0
     for line in text.splitlines():
         words = line.partition(": python ")[2].split()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import runpy
 import signal
@@ -13,10 +14,10 @@ from unittest import mock
 import jax
 import pytest
 from support.commands import environment, free_port
-from support.runs import ROOT, TINY
+from support.runs import ROOT, TINY, tiny_config
 
 from cifar_jax import UserError, _runtime
-from cifar_jax.training import distributed, loop
+from cifar_jax.training import distributed, loop, setup
 
 COMMAND = [sys.executable, "-u", "-m", "cifar_jax.main"]
 QUICKSTART = ROOT / "configs/quickstart.py"
@@ -245,6 +246,25 @@ def test_the_mistake_of_one_ends_both(digits_dir, tmp_path, config, message):
     assert re.fullmatch(rf"error: .*{message}.*", pair.log(0).splitlines()[-1])
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["versions", "training images", "training labels", "data.placement", "stem"],
+)
+def test_processes_that_differ_do_not_train(digits_dir, monkeypatch, key):
+    config = tiny_config(digits_dir)
+    prepared = setup.make(config, jax.devices()[:1], lambda line: None)
+
+    def exchange(text):
+        if not text.startswith("{"):  # an error, or none
+            return [text]
+        return [json.dumps(json.loads(text) | {key: "other"}), text]
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed, "exchange", exchange)
+    with pytest.raises(UserError, match=f"{key}: other there"):
+        loop._check_alike(config, prepared)
+
+
 @pytest.mark.slow
 def test_a_process_that_hangs_is_noticed(digits_dir, tmp_path):
     config = {"train.epochs": 1000, "train.watchdog_seconds": 30, "heartbeat": 1000}
@@ -256,6 +276,15 @@ def test_a_process_that_hangs_is_noticed(digits_dir, tmp_path):
     finally:
         pair.end()
     assert "error: no step has ended for 30 seconds" in pair.log(0)
+
+
+def test_gpus_are_numbered_as_cuda_does(monkeypatch):
+    """A container with two of a host's GPUs may keep the names of their files."""
+    files = [pathlib.Path("/dev/nvidia4"), pathlib.Path("/dev/nvidia5")]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(pathlib.Path, "glob", lambda *_: files)
+    found = [each["CUDA_VISIBLE_DEVICES"] for each in _runtime.visible_accelerators()]
+    assert found == ["0", "1"]
 
 
 def test_a_part_of_the_flags_is_refused():

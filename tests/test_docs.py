@@ -250,6 +250,13 @@ def test_recipes_have_their_epochs():
         assert int(epochs) == read_config(ROOT / path.strip("`"))[0].train.epochs
 
 
+def test_the_keys_that_may_change_are_listed():
+    text = (ROOT / "docs/training.md").read_text()
+    listed = re.search(r"Only these keys may change.*?\)\): (.*?)\n\n", text, re.S)[1]
+    keys = {key.rstrip(".") for key in config.RESUMABLE_KEYS}
+    assert set(re.findall(r"`([\w.]+)`", listed)) == keys
+
+
 def test_the_reports_recipes_and_claims():
     text = (ROOT / "docs/reports.md").read_text()
     recipes = rows(text, start="| 00")

@@ -48,8 +48,24 @@ def test_a_run_directory_keeps_its_contract(finished):
         for split in ("train", "val")
     ]
     clocks = result["seconds"]
-    parts = clocks["compile"] + clocks["train"] + clocks["evaluate"]
-    assert 0 < parts <= clocks["total"]
+    parts = [clocks[name] for name in ("compile", "train", "evaluate")]
+    assert min(parts) > 0 and sum(parts) <= clocks["total"]
+    speed = result["steps"] * 64 / clocks["train"]
+    assert result["images_per_second"] == pytest.approx(speed, rel=0.2)
+
+
+def test_an_epochs_metrics_are_those_of_its_images(digits_dir, tmp_path, monkeypatch):
+    counts, means = [], loop.means
+
+    def noted(metrics):
+        counts.append(int(metrics.loss.count))
+        return means(metrics)
+
+    monkeypatch.setattr(loop, "means", noted)
+    train(tiny_config(digits_dir, data__validation=0), tmp_path)
+    counts = [number for number in counts if number != 360]  # the test images
+    half = len(counts) // 2
+    assert counts[:half] == counts[half:] and counts[half - 1] == 11 * 64
 
 
 def test_a_finished_run_is_left_alone(finished, digits_dir, capsys):
@@ -116,7 +132,7 @@ def test_a_network_over_the_budget_never_compiles(digits_dir, tmp_path, monkeypa
     assert not (tmp_path / "config.json").exists()
 
 
-@pytest.mark.parametrize("key", ["label_names", "std"])
+@pytest.mark.parametrize("key", ["image_shape", "label_names", "mean", "std"])
 def test_other_images_are_refused_and_nothing_is_lost(
     tiny_run, digits_dir, tmp_path, key
 ):
@@ -149,18 +165,23 @@ def test_epochs_of_another_length_are_refused(
         train(tiny_config(digits_dir), run)
 
 
-def test_a_state_is_saved_in_time_where_a_call_is_an_epoch(
-    digits_dir, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("epochs", "seconds", "expected"),
+    [(1000, 0.0, {11, 22, 33, 44}), (3, 1e9, {11, 33, 44})],
+)
+def test_a_state_is_saved_in_time_and_after_its_epochs(
+    digits_dir, tmp_path, monkeypatch, epochs, seconds, expected
 ):
+    """Also where a call of the device is an epoch."""
     config = tiny_config(digits_dir, data__validation=0, train__epochs=4)
     config.train.steps_per_dispatch = 11
-    config.checkpoint.every_epochs, config.checkpoint.every_seconds = 1000, 0.0
+    config.checkpoint.update(every_epochs=epochs, every_seconds=seconds)
     saved, save = [], loop.Trainer._save
     monkeypatch.setattr(
         loop.Trainer, "_save", lambda self: (saved.append(self._step), save(self))
     )
     train(config, tmp_path)
-    assert set(saved) == {11, 22, 33, 44}
+    assert set(saved) == expected
 
 
 def test_divergence_stops_and_keeps_the_finite_state(digits_dir, tmp_path):

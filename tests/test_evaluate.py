@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from unittest import mock
 
 import jax
 import numpy as np
@@ -39,6 +40,26 @@ def evaluated(workdir, folder, **options):
 def logits(workdir, images):
     network = pretrained.load_model(workdir, which="last")
     return np.asarray(jax.jit(network.logits)(images), np.float64)
+
+
+def test_an_older_state_is_evaluated(run, tmp_path):
+    workdir, _ = run
+    step = min(int(path.name) for path in workdir.glob("checkpoints/[0-9]*"))
+    flag = f"--checkpoint={workdir}/checkpoints/{step}"
+    done = call("evaluate", flag, f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    epoch = pretrained.load_model(workdir, which="last", step=step).epoch
+    assert (record["weights"], record["epoch"]) == ("last", epoch) and epoch < 2
+
+
+def test_an_evaluation_that_fails_leaves_no_older_scores(run, tmp_path, monkeypatch):
+    """They would stand beside the newer pictures."""
+    evaluated(run[0], tmp_path)
+    monkeypatch.setattr(efficiency, "measure", mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(run[0], tmp_path, validation=True)
+    assert not (tmp_path / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize("batch_size", [1, 100, 1000])

@@ -12,6 +12,7 @@ import pytest
 from support.runs import rows, start, tiny_config, train
 
 from cifar_jax import UserError
+from cifar_jax.training import interrupt
 from cifar_jax.training.checkpoint import CheckpointFolder, digest
 from cifar_jax.training.workdir import RunDirectory
 
@@ -110,8 +111,13 @@ def test_a_clock_that_jumps_changes_nothing(
     )
     config = tiny_config(digits_dir)
     config.checkpoint.every_seconds = 0.1
-    train(config, tmp_path / "run")
+    clocks = train(config, tmp_path / "run")["seconds"]
     assert rows(tmp_path / "run") == rows(tiny_run)
+    parts = [clocks[name] for name in ("compile", "train", "evaluate")]
+    assert min(parts) >= 0 and sum(parts) <= clocks["total"]
+    timer = interrupt.Timer(1000.0)
+    monkeypatch.setattr(time, "time", lambda: true_time() + 1e6)
+    assert not timer.poll()
 
 
 def final_state(workdir):

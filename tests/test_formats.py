@@ -217,6 +217,7 @@ def swap_two_best(logits):
     ("change", "message"),
     [
         (lambda logits: logits + 0.01, "differs from the network by 0.01"),
+        (lambda logits: logits + 3e-4 * max(1, abs(logits).max()), "differs from"),
         (lambda logits: logits * np.nan, "by nan"),
         (swap_two_best, "differs from the network"),
         (lambda logits: logits[:, :-1], "differs from the network by inf"),

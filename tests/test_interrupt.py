@@ -49,6 +49,15 @@ def test_a_second_signal_ends_the_process(monkeypatch, first, second, exit_code)
         assert codes == [exit_code]
 
 
+def test_output_to_a_closed_terminal_is_dropped(monkeypatch):
+    redirected = []
+    monkeypatch.setattr(interrupt.stat, "S_ISCHR", lambda mode: True)
+    monkeypatch.setattr(os, "dup2", lambda new, old: redirected.append(old))
+    with interrupt.listen():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert redirected == [1, 2]
+
+
 def test_a_signal_is_noted_where_nothing_can_be_written(monkeypatch):
     def write(*_):
         raise BrokenPipeError  # Ctrl-C ends `| tee log` as well

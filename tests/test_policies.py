@@ -246,6 +246,22 @@ def test_a_time_limit_saves_and_the_same_command_resumes(whole, digits_dir, tmp_
             dict(train__patience=2, evaluate__best_by="last"),
             "best_by is 'last', by whi",
         ),
+        (  # epochs between validations would be thrown away
+            dict(train__reload_best=True, evaluate__every_epochs=2),
+            "needs .*, not 0.0, 2 and accuracy",
+        ),
+        (
+            dict(train__reload_best=True, evaluate__best_by="last"),
+            "needs .*, not 0.0, 1 and last",
+        ),
+        (dict(optim__b1=1.0), "optim.b1 is 1.0; use at least 0 and below 1"),
+        (dict(optim__muon_steps=0), "optim.muon_steps is 0; use at least 1"),
+        (
+            dict(train__batch_size=66, train__repeats=3, train__accumulate=4),
+            "evenly in 4 parts.*; use 60 or 72",
+        ),
+        (dict(train__batch_size=0, train__chips=8), "batch_size is 0; use at least 1"),
+        (dict(train__chips=64), "training images; use .*, or fewer train.chips"),
         (dict(train__accumulate=3), "cannot share evenly in 3 parts.*; use 126 or 129"),
         (dict(train__accumulate=0), "train.accumulate is 0; use at least 1"),
         (dict(train__repeats=3), "is 128, which is not a multiple of train.repeats, 3"),

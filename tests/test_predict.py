@@ -239,9 +239,10 @@ def test_an_interrupted_run_leaves_no_file(workdir, tmp_path):
 def test_names_like_formulas_are_quoted_where_that_is_asked(
     predictor, digits, tmp_path
 ):
-    images = np.stack([digits.images[0]] * 2)
-    np.savez(tmp_path / "x.npz", images=images, ids=["=1+2", "a"])
-    for asked, expected in ((False, ["=1+2", "a"]), (True, ["'=1+2", "a"])):
+    ids = ["=1+2", "+a", "-1+2", "@A1", "-1.5", "a"]
+    quoted = [f"'{name}" for name in ids[:4]] + ids[4:]
+    np.savez(tmp_path / "x.npz", images=np.stack([digits.images[0]] * 6), ids=ids)
+    for asked, expected in ((False, ids), (True, quoted)):
         rows, _ = predicted(
             predictor, tmp_path / "x.npz", tmp_path / f"{asked}.csv", spreadsheet=asked
         )

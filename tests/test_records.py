@@ -6,6 +6,9 @@ import pytest
 from scipy import stats
 from support import scripts
 
+from cifar_jax import UserError
+from cifar_jax import config as default
+
 records = scripts.load("records")
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 TINY = (
@@ -121,6 +124,27 @@ def test_another_device_is_refused_before_it_trains(
     code, _, message = call("--seeds=4,5", *arguments)
     assert code == 1 and "was begun with device TPU v5, and here it is" in message
     assert not (tmp_path / "runs" / "seed5").exists()
+
+
+def test_a_run_of_another_device_is_not_added():
+    """It may lie in --workdir: it had ended, so nothing trains."""
+    facts = {"device": "NVIDIA H200", "num_devices": 1}
+    result = {"device": "NVIDIA H100", "num_devices": 1}
+    with pytest.raises(UserError, match="begun with device NVIDIA H100, and here"):
+        records._add({"device": None}, result, facts, {}, seed=0)
+
+
+def test_a_record_goes_on_where_the_data_lie_elsewhere(tmp_path):
+    config = default.get_config()
+    path = tmp_path / "record.json"
+    config.data.dir = "/there"
+    begun = {"config": default.config_to_dict(config), "seeds": [], "device": None}
+    path.write_text(json.dumps(begun))
+    config.data.dir = "/here"
+    assert records.read(path, config, "") == begun
+    config.train.epochs = 7
+    with pytest.raises(UserError, match="train.epochs was"):
+        records.read(path, config, "")
 
 
 @pytest.mark.parametrize(

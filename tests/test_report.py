@@ -448,6 +448,13 @@ def test_a_network_is_drawn_from_its_design():
     assert parts[3].detail.endswith("stride 2, squeeze-and-excitation")
 
 
+def test_a_run_that_has_ended_is_not_said_to_go_on(tmp_path):
+    keys = dict(evaluate__test=False, data__validation=0)
+    text = made(make_run(tmp_path / "run", val=None, test=None, **keys)).text
+    assert "it holds out no validation images, and none are tested" in text
+    assert "has not ended" not in text
+
+
 def test_files_of_an_earlier_evaluation_are_not_shown(copied):
     path = copied / "evaluation" / "evaluation.json"
     change(path, data="corrupted", files=["corruptions.csv"])

@@ -156,12 +156,14 @@ def test_a_plan_trains_nothing(digits_dir, tmp_path):
     ("option", "code", "message"),
     [
         ("--part=3/2", 2, "--part is 3/2; use K/N, from 1/N to N/N"),
+        ("--merge --part=1/2", 2, "--merge takes neither --part nor --retry_failed"),
+        ("--merge --retry_failed", 2, "--merge takes neither --part nor --retry_f"),
         ("--executor=slurm", 1, "--executor is 'slurm'; use local, ray or ray=ADDRESS"),
     ],
 )
 def test_wrong_options_are_named(tmp_path, option, code, message):
     options = ("--config=configs/search/table_8.py:small", f"--workdir={tmp_path}")
-    done = commands.call("search", *options, *DIGITS, option)
+    done = commands.call("search", *options, *DIGITS, *option.split())
     assert done.returncode == code and message in done.stderr
 
 

@@ -33,6 +33,16 @@ def test_the_steps_have_the_options_of_the_config(digits_dir, key, value):
     np.testing.assert_allclose(found, value, rtol=1e-6)
 
 
+def test_the_momentum_of_a_run_moves(digits_dir):
+    config = tiny_config(digits_dir, optim__name="adam", schedule__name="one_cycle")
+    config.schedule.momentum_range = (0.85, 0.95)
+    made = setup.make(config, jax.devices()[:1], lambda line: None)
+    state = setup.jit_create_state(made)(jax.random.key(0))
+    leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+    assert any(".hyperparams['b1']" in name for name in names), names
+
+
 def test_random_weights_are_not_frozen(digits_dir):
     with pytest.raises(UserError, match="init.frozen is '50%', but init.workdir"):
         make(digits_dir, "init.frozen", "50%")

@@ -217,11 +217,16 @@ def test_private_interfaces_are_those_of_these_versions():
     assert study.trials[trial.number].intermediate_values == {1: 0.5}
 
     from jax._src import distributed
+    from jax._src.clusters import ClusterEnv
     from jax._src.lib import _jax
 
     assert distributed.global_state.client is None  # one process
     for method in ("key_value_set", "blocking_key_value_get"):
         assert callable(getattr(_jax.DistributedRuntimeClient, method))
+    for kind in ClusterEnv._cluster_types:
+        assert kind.opt_in_only_method in (True, False)
+        assert callable(kind.is_env_present) and callable(kind.get_process_count)
+    assert ClusterEnv._cluster_types
 
 
 def test_only_models_use_linen():

@@ -181,3 +181,8 @@ def test_figures_are_drawn(kind):
     names = [name for name, _ in plots.draw(study, rows)]
     first = {"list": "accuracy", "grid": "accuracy_C"}[kind]
     assert names == [first, "pareto_parameters", "pareto_macs"]
+
+
+def test_a_bar_in_a_cell_is_escaped():
+    grid = table.grid({"a": lambda row: "x|y", "b": lambda row: row}, ["1"])
+    assert grid.splitlines()[-1] == r"| x\|y | 1 |"

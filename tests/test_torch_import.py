@@ -204,6 +204,10 @@ def test_the_command(tmp_path):
     done = call("import_torch", *flags)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "--std is missing" in done.stderr
+    for wrong in ("0,0,0", "58.4,57.1,57.4", "0.2,nan,0.2"):
+        done = call("import_torch", *flags, f"--std={wrong}")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert f"--std is {wrong}; give 3 numbers" in done.stderr
     done = call("import_torch", *flags, f"--std={','.join(map(str, STD))}")
     assert done.returncode == 0, done.stderr
     assert "run: resnet20 with stage_sizes=(3, 3, 3), widths=(16, " in done.stdout

@@ -264,6 +264,7 @@ def report(
     found, classes = logits.argmax(axis=-1), range(len(label_names))
     matrix = metrics.confusion_matrix(labels, found, labels=classes)
     rows = [[name, *row] for name, row in zip(label_names, matrix, strict=True)]
+    (output.path / "evaluation.json").unlink(missing_ok=True)  # now out of date
     output.table("confusion.csv", ["true class", *label_names], rows)
     output.figure("confusion.png", plots.confusion(matrix, label_names))
     bins = scores.calibration(logits, labels)

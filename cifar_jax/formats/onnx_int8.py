@@ -4,10 +4,10 @@ Post-training static quantisation by ONNX Runtime: it measures the ranges of all
 activations on training images, and gives each a scale.
 """
 
-import dataclasses
+import functools
 import pathlib
 import tempfile
-from collections.abc import Iterator
+import types
 
 import jax
 import numpy as np
@@ -49,7 +49,7 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
         quantization.quantize_static(
             str(folded),
             path,
-            _Calibration(batches),
+            types.SimpleNamespace(get_next=functools.partial(next, batches, None)),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -57,16 +57,6 @@ def write(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
             # Processors without VNNI add two products of 8 bits in 16, and overflow.
             reduce_range=True,
         )
-
-
-@dataclasses.dataclass
-class _Calibration(quantization.CalibrationDataReader):
-    """Yields batches of images, once."""
-
-    batches: Iterator[dict[str, np.ndarray]]
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self.batches, None)
 
 
 def verify(network: LoadedModel, classify: Classify) -> Check:

@@ -146,7 +146,8 @@ class Run:
             self.latency_place = f"{cost['num_devices']} x {cost['device']}"
         self.reason_to_wait = ""
         if not self.may_test and not self.settings["data.validation"]:
-            self.reason_to_wait = "it holds out no validation images, and has not ended"
+            reason = "and none are tested" if self.ended else "and has not ended"
+            self.reason_to_wait = f"it holds out no validation images, {reason}"
         elif self.best_epoch is None:
             self.reason_to_wait = "its first epoch has not ended"
 

@@ -140,11 +140,11 @@ class Driver:
         for run in self._journal.runs():
             is_again = self.retry_failed and run.state == "failed"
             self._add([Run(run.candidate, run.seed) if is_again else run])
-        for path in sorted(self.folder.glob("journal-*.log")) if self.merge else ():
-            name = path.stem.removeprefix("journal")
-            with (self.folder / f".lock{name}").open("a") as file:
+        for path in sorted(self.folder.glob(".lock-*")) if self.merge else ():
+            with path.open("a") as file:
                 if lock_file(file):  # the part has ended, or was stopped
-                    part = Journal(self.study, self.folder, path.name).runs()
+                    name = path.name.replace(".lock", "journal") + ".log"
+                    part = Journal(self.study, self.folder, name).runs()
                     self._add(run for run in part if run.state == "failed")
         self._view = View(self.study, self._runs.values())
 

@@ -178,7 +178,7 @@ def columns(study: Study, table: Sequence[Row], factors: Mapping[str, str]) -> C
 def grid(columns: Columns, table: Iterable[Row]) -> str:
     """Returns rows as a table in Markdown."""
     lines = [list(columns), ["---"] * len(columns)]
-    lines += [[show(row) for show in columns.values()] for row in table]
+    lines += [[f(row).replace("|", r"\|") for f in columns.values()] for row in table]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -130,12 +130,15 @@ def _check_alike(config: ConfigDict, prepared: setup.Setup) -> None:
     """A collective: refuses to train where the processes would differ unnoticed."""
     if jax.process_count() == 1:
         return
+    stem = prepared.stem_kernel
     facts = {
         "config": config_to_dict(config),
         "versions": {**results.environment(prepared.mesh)["versions"], "python": ""},
         "training images": zlib.crc32(prepared.train.images.tobytes()),
         "training labels": zlib.crc32(prepared.train.labels.tobytes()),
         "data.placement": prepared.placement,
+        "teacher": prepared.teacher and prepared.teacher.source["digest"],
+        "stem": stem is not None and zlib.crc32(stem.tobytes()),
     }
     first = json.loads(distributed.exchange(json.dumps(facts))[0])
     with distributed.all_or_none():

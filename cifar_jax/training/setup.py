@@ -165,6 +165,7 @@ def make(
       report: Called with lines for a person to read meanwhile.
       source: Data set to use in place of the config's, or None.
     """
+    config_lib.check(config)
     mesh, config = distributed.make_mesh(devices), for_chips(config, report)
     is_own, source = source is None, source or open_source(config, report=report)
     model, num_parameters, macs = _make_model(config, source, mesh, report)
@@ -270,10 +271,9 @@ def _make_model(
 
 
 def _check(config: ConfigDict, mesh: Mesh) -> None:
-    """Refuses unknown choices, and a batch that the devices cannot share."""
-    config_lib.check(config)
+    """Refuses a batch that the devices cannot share."""
     batch_size, num_parts = config.train.batch_size, config.train.accumulate
-    share = mesh.size * num_parts
+    share = math.lcm(mesh.size * num_parts, config.train.repeats)
     if batch_size % share:
         below = batch_size // share * share
         raise UserError(
@@ -335,7 +335,7 @@ def _step_options(
     if batch_size > len(train) * repeats:
         raise UserError(
             f"train.batch_size is {batch_size:,}, but there are {len(train):,} "
-            "training images; use a smaller batch"
+            "training images; use a smaller batch, or fewer train.chips"
         )
     steps_per_epoch = len(train) * repeats // batch_size
     mean, std = _normalization(config, train)

@@ -16,7 +16,7 @@ def apply(config, form, tiny):
 
     Args:
       config: Config of the recipe.
-      form: None: recipes are compared on the validation images, at the last epoch;
+      form: None: recipes are compared on the validation images;
         "full": trains on all images, and tests the last state; "tiny": as above.
       tiny: Further keys that the tiny form changes.
 

@@ -46,5 +46,5 @@ def logits(
     if len(views) == 1:
         return network(images)[:, None]
     rows = jax.lax.map(network, jnp.stack(views))  # in the memory of one view
-    mean = jnp.einsum("vbk,v->bk", rows, jnp.asarray(weights))
+    mean = jnp.einsum("vbk,v->bk", rows, jnp.asarray(weights), precision="highest")
     return jnp.stack([rows[0], mean], axis=1)
