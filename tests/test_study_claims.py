@@ -1,12 +1,15 @@
 """What the pages of the studies say of differences is what their results carry."""
 
 import csv
+import json
 import pathlib
 import re
 import statistics
 from collections import defaultdict
 
 from scipy import stats
+
+from cifar_jax import _packaged
 
 STUDIES = pathlib.Path(__file__).parents[1] / "results/studies"
 
@@ -91,3 +94,16 @@ def test_no_setting_near_muons_is_shown_to_differ():
     for name in ("learning_rate0.1", "lr_multipliers_._bn._bias_4.0_"):
         difference, p = found[name]
         assert f"({difference:+.3f}, p = {p:.3f})" in page
+
+
+def test_the_five_systems_have_the_curves_of_their_table():
+    study = _packaged.read_config("configs/search/five_systems.py").study
+    expected = {}
+    for path in (STUDIES / "five_systems/curves").glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        scores = [f"{row['accuracy']:.4f}" for row in rows if row["split"] == "val"]
+        reported = dict(study.reported)[path.stem]
+        expected[path.stem] = [f"{rows[-1]['step']:,}", *scores, f"{reported:g}"]
+    found = table("five_systems/README.md", 11)
+    assert {name: cells[2:-1] for name, *cells in found} == expected
+    assert len(expected) >= 4 and all(len(cells) == 7 for cells in expected.values())
