@@ -213,10 +213,10 @@ def _prepare(environment: dict[str, str], cores: list[int], log: pathlib.Path) -
         os.dup2(file.fileno(), 2)
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Lets this process save and end, as SIGTERM does, when its parent has died."""
     if parent := multiprocessing.parent_process():
         multiprocessing.connection.wait([parent.sentinel])

@@ -11,10 +11,13 @@ import dataclasses
 import functools
 import os
 import resource
+import threading
 import time
 from typing import Any, cast
 
 import numpy as np
+
+from cifar_jax import _runtime
 
 CROP_PADDING = 4  # pixels
 _STATISTICS = ("mean", "var")  # leaves of Flax's batch_stats
@@ -60,6 +63,7 @@ _contender: Any = None
 def start(name: str, argument: Any, cache: str | None) -> None:
     """Makes the contender of this process; without a cache, compile time counts."""
     global _contender
+    threading.Thread(target=_runtime.end_with_parent, daemon=True).start()
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # several share a GPU
     if cache is None:
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"

@@ -22,13 +22,14 @@ import re
 import shlex
 import shutil
 import statistics
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import _measure
 
-from cifar_jax import UserError, _cli
+from cifar_jax import UserError, _cli, _runtime
 from cifar_jax import config as config_lib
 
 # Before the limit a run is told to stop, so that all is saved within it.
@@ -203,6 +204,7 @@ def _process(cache: str) -> Iterator[concurrent.futures.Executor]:
 
 
 def _set_cache(folder: str) -> None:
+    threading.Thread(target=_runtime.end_with_parent, daemon=True).start()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
 
 

@@ -1,6 +1,11 @@
 """The script `scripts/records.py`: seeds of a recipe, as one file."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
 
 import pytest
 from scipy import stats
@@ -124,6 +129,36 @@ def test_another_device_is_refused_before_it_trains(
     code, _, message = call("--seeds=4,5", *arguments)
     assert code == 1 and "was begun with device TPU v5, and here it is" in message
     assert not (tmp_path / "runs" / "seed5").exists()
+
+
+DRIVER = """
+import os, time
+from support import scripts
+if __name__ == "__main__":
+    with scripts.load("records")._process("cache") as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(100)
+"""
+
+
+def test_its_process_ends_with_it(tmp_path):
+    """Else it keeps the memory of the accelerator."""
+    (tmp_path / "driver.py").write_text(DRIVER)
+    path = os.pathsep.join(map(str, (scripts.ROOT, *sys.path)))
+    driver = subprocess.Popen(
+        [sys.executable, str(tmp_path / "driver.py")],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    worker = pathlib.Path("/proc", driver.stdout.readline().decode().strip())
+    assert worker.exists()
+    driver.kill()
+    driver.wait()
+    driver.stdout.close()
+    end = time.monotonic() + 60
+    while worker.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not worker.exists()
 
 
 def test_a_run_of_another_device_is_not_added():
