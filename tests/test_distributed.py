@@ -248,7 +248,14 @@ def test_the_mistake_of_one_ends_both(digits_dir, tmp_path, config, message):
 
 @pytest.mark.parametrize(
     "key",
-    ["versions", "training images", "training labels", "data.placement", "stem"],
+    [
+        "versions",
+        "training images",
+        "training labels",
+        "data.placement",
+        "stem",
+        "teacher",
+    ],
 )
 def test_processes_that_differ_do_not_train(digits_dir, monkeypatch, key):
     config = tiny_config(digits_dir)

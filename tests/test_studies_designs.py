@@ -223,15 +223,16 @@ def test_wrong_studies_are_refused(keys, message):
 def test_a_number_is_drawn_as_what_its_key_is():
     config = default.get_study_config()
     config.base.data.name, config.study.kind = "digits", "sample"
-    keys = ("optim.momentum", "train.batch_size")
-    config.study.space = tuple(dict(factor=key, low=0.0, high=1.0) for key in keys[:1])
-    config.study.space += (dict(factor=keys[1], low=1, high=9),)
-    config.study.space += (dict(factor="optim.weight_decay", low=0, high=1),)
+    config.study.space = (
+        dict(factor="optim.momentum", low=0.0, high=0.9),
+        dict(factor="optim.weight_decay", low=0, high=1),
+        dict(factor="train.batch_size", low=1, high=9),
+    )
     kinds = {k: type(d).__name__ for k, d in study.make(config).distributions.items()}
-    floats, ints = "FloatDistribution", "IntDistribution"
-    assert kinds == dict.fromkeys(keys[:1], floats) | {
-        keys[1]: ints,
-        "optim.weight_decay": floats,
+    assert kinds == {
+        "optim.momentum": "FloatDistribution",
+        "optim.weight_decay": "FloatDistribution",
+        "train.batch_size": "IntDistribution",
     }
 
 

@@ -214,7 +214,7 @@ def read_all(paths: Sequence[str | os.PathLike]) -> list[Run]:
     parts = [end.parts for end in ends]
     # How many parts all paths end in, such as seed-0: they tell no run from another.
     several = len(set(parts)) > 1
-    shared = len(os.path.commonprefix([p[::-1] for p in parts])) if several else 0
+    shared = several and len(os.path.commonprefix([p[::-1] for p in parts]))
     runs = []
     for own, path in zip(parts, unique.values(), strict=True):
         # The shortest end of the path that tells it from the others.

@@ -145,7 +145,8 @@ class Driver:
                 if lock_file(file):  # the part has ended, or was stopped
                     name = path.name.replace(".lock", "journal") + ".log"
                     part = Journal(self.study, self.folder, name).runs()
-                    self._add(run for run in part if run.state == "failed")
+                    failed = [run for run in part if run.state == "failed"]
+                    self._add(r for r in failed if not figures(self._workdir(r)))
         self._view = View(self.study, self._runs.values())
 
     def run(self) -> list[Row]:

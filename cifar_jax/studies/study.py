@@ -66,14 +66,13 @@ def make(config: ConfigDict) -> Study:
     shape, num_classes = source.image_shape, source.num_classes
     rules = Rules(base, shape, num_classes, is_widest, multiple)
     is_sampled = options.kind == "sample"
+    sampled = space if is_sampled else []
     names = [axis["factor"] for axis in space if options.kind != "list"]
     study = Study(
         options=options,
         rules=rules,
         candidates=designs.fixed(options.kind, space, rules),
-        distributions={
-            a["factor"]: _distribution(a, base) for a in space if is_sampled
-        },
+        distributions={a["factor"]: _distribution(a, base) for a in sampled},
         factors={n: n.removesuffix(".name").rsplit(".", 1)[-1] for n in names},
         is_sampled=is_sampled,
         is_staged=is_sampled or options.pruner != "none",
