@@ -30,6 +30,30 @@ from .records import forms
 # Fraction of the run after which the images are only cropped and flipped.
 REFINED = 0.95
 
+# What the form for two CPU cores changes, which train few epochs in an hour.
+CPU = {
+    "data.validation": 0,
+    "augment": (
+        dict(name="random_crop", padding=4, mode="reflect"),
+        dict(name="alternating_flip"),
+        dict(name="cutout", size=10, value=(125.0, 123.0, 114.0)),
+    ),
+    "model.conv_precision": "auto",
+    "optim.name": "muon",
+    "optim.learning_rate": 0.28,
+    "optim.lr_multipliers": ((".*bn.?/bias", 16.0),),
+    "schedule.name": "linear",
+    "schedule.warmup": "20%",
+    "schedule.initial_factor": 0.2,
+    "train.epochs": 15,
+    "train.batch_size": 256,
+    "train.cpu_devices": 1,  # several would each do all of Muon
+    "train.label_smoothing": 0.2,
+    "train.ema_decay": 0.99,
+    "evaluate.every_epochs": 1,
+    "checkpoint.every_epochs": 1,
+}
+
 
 def get_config(form=None):
     config = default.get_config()
@@ -50,30 +74,5 @@ def get_config(form=None):
     config.evaluate.best_by = "last"
     config.evaluate.every_epochs = 10
     config.checkpoint.every_epochs = 10
-    if form == "cpu":
-        return on_a_cpu(config)
-    return forms.apply(config, form, tiny={"model.widths": (8, 16, 32, 64)})
-
-
-def on_a_cpu(config):
-    """Changes the recipe to one for few epochs, as two cores train few in an hour."""
-    config.augment = (
-        dict(name="random_crop", padding=4, mode="reflect"),
-        dict(name="alternating_flip"),
-        dict(name="cutout", size=10, value=(125.0, 123.0, 114.0)),
-    )
-    config.model.conv_precision = "auto"
-    config.optim.name = "muon"
-    config.optim.learning_rate = 0.28
-    config.optim.lr_multipliers = ((".*bn.?/bias", 16.0),)
-    config.schedule.name = "linear"
-    config.schedule.warmup = "20%"
-    config.schedule.initial_factor = 0.2
-    config.train.epochs = 15
-    config.train.batch_size = 256
-    config.train.cpu_devices = 1  # several would each do all of Muon
-    config.train.label_smoothing = 0.2
-    config.train.ema_decay = 0.99
-    config.evaluate.every_epochs = 1
-    config.checkpoint.every_epochs = 1
-    return forms.apply(config, "full", tiny={})
+    tiny = {"model.widths": (8, 16, 32, 64)}
+    return forms.apply(config, form, tiny, cpu=CPU)

@@ -60,6 +60,11 @@ def test_every_form_has_a_recipe(name, form):
     assert (config.data.validation == 0) == (form in ("full", "cpu"))
 
 
+def test_an_unknown_form_is_refused_with_the_names_of_all():
+    with pytest.raises(ValueError, match="'cup' is unknown; use one of .*, cpu$"):
+        load("resnet_4p9m", "cup")
+
+
 def test_each_component_changes_the_base_and_what_it_makes_is_sound():
     config = importlib.import_module("configs.search.components").get_config()
     for item in config.study.space:

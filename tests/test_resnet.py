@@ -93,6 +93,20 @@ def test_the_head_is_float32():
     np.testing.assert_allclose(logits, pooled @ head["kernel"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
+def test_accelerators_do_not_round_what_the_head_multiplies():
+    model, variables = start(dtype="bfloat16")
+
+    def loss(params):
+        logits = model.apply({**variables, "params": params}, batch(), train=False)
+        return logits.sum()
+
+    program = jax.jit(jax.grad(loss)).lower(variables["params"]).as_text()
+    products = [line for line in program.splitlines() if "stablehlo.dot" in line]
+    assert len(products) == 2  # gradients of the kernel and of what it multiplies
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
 def test_auto_is_float32_on_cpu_and_bfloat16_on_accelerators(monkeypatch):
     for backend, dtype in [
         ("cpu", jnp.float32),

@@ -228,6 +228,11 @@ def test_steps_are_where_a_quotient_is_rounded():
         ("cosine_restarts", {"period_factor": 0}, "period_factor is 0; use 1"),
         ("linear", {"momentum_range": (0.8, 0.9)}, "momentum_range is .*'one_cycle'"),
         (
+            "one_cycle",
+            {"momentum_range": (0.95, 0.85)},
+            r"momentum_range is \(0.95, 0.85\); use .* the smaller one first",
+        ),
+        (
             "piecewise",
             {"milestones": (("50%", 0.1), ("20%", 0.2))},
             r"start at the steps \[20, 8\]; give them in their order",

@@ -139,6 +139,7 @@ class ResNet(nn.Module):
             init=design.init,
             dtype=self.param_dtype,
             param_dtype=self.param_dtype,
+            precision="highest",  # accelerators would round float32
             name="head",
         )(x)
         return nn.Dropout(design.logits_dropout, deterministic=not train)(x)

@@ -13,7 +13,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from cifar_jax._files import causes, explained, first_line
 from cifar_jax._runtime import errors_alone
 from cifar_jax.training import distributed
 from cifar_jax.training.interrupt import Timer
-from cifar_jax.training.results import Best, Seconds, Source
+from cifar_jax.training.results import RunMetadata
 from cifar_jax.training.workdir import RunDirectory
 
 # Beginnings of TensorStore's and XLA's messages when the machine fails, which says
@@ -39,17 +39,6 @@ _FAULT = re.compile(
 
 class NotFiniteError(UserError):
     """A state with NaN or infinity was to be saved; nothing was written."""
-
-
-class RunMetadata(TypedDict):
-    """What is saved beside a state."""
-
-    step: int  # steps done
-    epoch: int  # epochs closed, that is validated and logged
-    best: Best | None  # best epoch so far with its validation, or None
-    init: NotRequired[Source | None]  # run whose weights training started from, or None
-    teacher: NotRequired[Source | None]  # run that is distilled from, or None
-    seconds: Seconds  # clocks of the run
 
 
 class CheckpointFolder:

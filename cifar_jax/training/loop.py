@@ -19,17 +19,12 @@ from cifar_jax.config import config_diff, config_to_dict
 from cifar_jax.data.sources import Examples, Source
 from cifar_jax.training import distributed, interrupt, pretrained, results, setup
 from cifar_jax.training import workdir as workdir_lib
-from cifar_jax.training.checkpoint import (
-    Checkpointer,
-    NotFiniteError,
-    RunMetadata,
-    digest,
-)
+from cifar_jax.training.checkpoint import Checkpointer, NotFiniteError, digest
 from cifar_jax.training.feed import Feed, evaluation_call, lower
 from cifar_jax.training.interrupt import StopRequest
 from cifar_jax.training.methods import pruning
 from cifar_jax.training.progress import Profiler, Progress
-from cifar_jax.training.results import Best, Result, Scores, Seconds
+from cifar_jax.training.results import Best, Result, RunMetadata, Scores, Seconds
 from cifar_jax.training.state import Metrics, means, split_key
 from cifar_jax.training.workdir import RunDirectory
 

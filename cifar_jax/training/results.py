@@ -56,6 +56,17 @@ class Source(TypedDict):
     seconds: NotRequired[Seconds | None]
 
 
+class RunMetadata(TypedDict):
+    """What is saved beside a state."""
+
+    step: int  # steps done
+    epoch: int  # epochs closed, that is validated and logged
+    best: Best | None  # best epoch so far with its validation, or None
+    init: NotRequired[Source | None]  # run whose weights training started from, or None
+    teacher: NotRequired[Source | None]  # run that is distilled from, or None
+    seconds: Seconds  # clocks of the run
+
+
 class Dataset(TypedDict):
     """dataset.json: what a network needs to know of its images."""
 

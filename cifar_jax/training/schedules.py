@@ -142,6 +142,9 @@ def make(
     if momentum_range is None:
         return rate, None
     least, most = momentum_range
+    if not 0 <= least <= most < 1:
+        remedy = "use two numbers from 0 to below 1, the smaller one first"
+        raise UserError(f"schedule.momentum_range is {momentum_range}; {remedy}")
     return rate, held(one_cycle((most, least, most), timing.warmup, timing.length))
 
 

@@ -11,7 +11,7 @@ TINY = {
 }
 
 
-def apply(config, form, tiny):
+def apply(config, form, tiny, **others):
     """Changes a recipe to one of its forms, and returns it.
 
     Args:
@@ -19,12 +19,14 @@ def apply(config, form, tiny):
       form: None: recipes are compared on the validation images;
         "full": trains on all images, and tests the last state; "tiny": as above.
       tiny: Further keys that the tiny form changes.
+      **others: Forms of this recipe alone, each with the keys that it changes.
 
     Raises:
       ValueError: If the form is unknown.
     """
-    forms = {None: {}, "full": {"data.validation": 0}, "tiny": TINY | tiny}
+    forms = {None: {}, "full": {"data.validation": 0}, "tiny": TINY | tiny, **others}
     if form not in forms:
-        raise ValueError(f"form {form!r} is unknown; use full or tiny")
+        names = ", ".join(filter(None, forms))
+        raise ValueError(f"form {form!r} is unknown; use one of {names}")
     config.update_from_flattened_dict(forms[form])
     return config
