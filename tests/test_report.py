@@ -353,6 +353,22 @@ def test_a_legend_has_all_lines_even_where_their_short_names_are_one():
     assert all("…" in text.get_text() for text in legend.get_texts())
 
 
+def test_a_legend_for_all_colours_leaves_the_chart_its_size():
+    heights, legends = [], []
+    for num_lines in (6, 11, 12):  # the first make three rows
+        chart = charts.Chart("x", "x", "x", "y", "x")
+        for number in range(num_lines):
+            name = f"a_design_of_number_{number}"
+            chart.line(name, {1: 0.5, 2: 0.6}, number)
+            chart.name_line(name, number)
+        chart.finish()
+        chart.figure.draw_without_rendering()
+        heights.append(chart.axes.get_window_extent().height)
+        legends.append([len(x.get_texts()) for x in chart.figure.legends])
+    assert legends == [[6], [11], []]
+    assert heights[1] == pytest.approx(heights[0], rel=0.05)
+
+
 def test_a_chart_that_has_nothing_to_say_is_left_out(tmp_path):
     paths = [
         make_run(tmp_path / name, epochs=1, optim__learning_rate=rate)

@@ -42,7 +42,9 @@ _DPI = 72  # of SVG: a length in the figure is the same number there
 _SIZE = (4.8, 3.3)  # inches
 _LONGEST_NAME = 24
 _MOST_CLASSES = 20  # whose names fit below a chart
-_MOST_NAMES = 8  # in a legend; more would leave no room for the chart
+# In a legend: a name for each colour, and three for the splits and the best epoch.
+_MOST_NAMES = _NUM_SERIES + 3
+_ROW = 0.21  # height of a legend's row, inches
 _LETTER_WIDTH = 4.7  # typical, in points
 _LOG_FROM = 5  # ratio of the largest value to the smallest
 STYLE = {
@@ -60,7 +62,9 @@ STYLE = {
     "grid.linewidth": 0.6,
     "xtick.color": _LIGHT["muted"],
     "ytick.color": _LIGHT["muted"],
+    "legend.columnspacing": 1.4,
     "legend.frameon": False,
+    "legend.handlelength": 1.8,
     "lines.markersize": 4,
     "lines.solid_capstyle": "round",
     "svg.fonttype": "none",  # text stays text
@@ -149,15 +153,12 @@ class Chart:
         if 1 < len(self._legend) <= _MOST_NAMES:
             labels = [str(line.get_label()) for line in self._legend.values()]
             column = 40 + _LETTER_WIDTH * max(map(len, labels))
-            self.figure.legend(
-                list(self._legend.values()),
-                labels,
-                loc="outside upper left",
-                ncols=max(1, int(_DPI * _SIZE[0] / column)),
-                handlelength=1.8,
-                columnspacing=1.4,
-                labelcolor=_LIGHT["ink"],
-            )
+            columns = max(1, int(_DPI * _SIZE[0] / column))
+            # The chart keeps its size beside a legend of more than three rows.
+            rows = max(3, -(-len(labels) // columns))
+            self.figure.set_figheight(_SIZE[1] + _ROW * (rows - 3))
+            lines = list(self._legend.values())
+            self.figure.legend(lines, labels, loc="outside upper left", ncols=columns)
         # Once: SVG and PNG would each be laid out anew, a point or two apart.
         ConstrainedLayoutEngine().execute(self.figure)
         height = self.figure.bbox.height

@@ -101,7 +101,8 @@ def _trainer(
         if stop.poll() and stop.signal:
             message = f"stopped by {stop.signal.name} before the first step"
             raise Stopped(message, stop.exit_code)
-        run.claim(config, prepared.dataset)
+        data, options = prepared.source, prepared.options
+        run.claim(config, results.describe(data.name, data, options.mean, options.std))
         profiler = None
         if profile and distributed.is_primary():
             profiler = Profiler(run.profile, prepared.steps_per_dispatch)

@@ -119,12 +119,6 @@ class Setup:
             yield Call(segment, end - step)
             step = end
 
-    @property
-    def dataset(self) -> results.Dataset:
-        """Contents of dataset.json."""
-        source, options = self.source, self.options
-        return results.describe(source.name, source, options.mean, options.std)
-
     def create_state(self, key: jax.Array) -> TrainState:
         """Returns the state before the first step; a pure function of the key."""
         return create_state(
