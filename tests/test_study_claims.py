@@ -104,6 +104,8 @@ def test_the_five_systems_have_the_curves_of_their_table():
         scores = [f"{row['accuracy']:.4f}" for row in rows if row["split"] == "val"]
         reported = dict(study.reported)[path.stem]
         expected[path.stem] = [f"{rows[-1]['step']:,}", *scores, f"{reported:g}"]
+        config = STUDIES.parents[1] / f"configs/reports/{path.stem}.py"
+        assert f"validation\naccuracy {scores[-1]} " in config.read_text()
     found = table("five_systems/README.md", 11)
     assert {name: cells[2:-1] for name, *cells in found} == expected
     assert len(expected) == 6 and all(len(cells) == 7 for cells in expected.values())
