@@ -55,6 +55,13 @@ def find_remedy(error: BaseException) -> str | None:
     return next((_REMEDIES[name] for name in names if name in _REMEDIES), None)
 
 
+def on_disk(path: str, key: str) -> pathlib.Path:
+    """Returns a path, with ~ expanded, unless it is one in a bucket, gs://NAME."""
+    if re.match(r"\w\w+:/", path):
+        raise UserError(f"{key} is {path}; use a folder on a disk, and copy it there")
+    return pathlib.Path(os.path.expanduser(path))
+
+
 def first_line(error: object) -> str:
     """Returns the reason that an error gives, in one line, for the text of another."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -149,7 +156,8 @@ class OutputFolder:
     def table(self, name: str, header: Sequence, rows: Sequence[Sequence]) -> None:
         """Writes a CSV file, of which a spreadsheet executes nothing."""
         safe = ([spreadsheet_cell(cell) for cell in row] for row in [header, *rows])
-        with self.file(name) as path, path.open("w", newline="") as file:
+        options: dict[str, Any] = dict(encoding="utf-8", errors="replace", newline="")
+        with self.file(name) as path, path.open("w", **options) as file:
             csv.writer(file, lineterminator="\n").writerows(safe)
 
     def figure(self, name: str, figure: "Figure") -> None:

@@ -71,11 +71,10 @@ def start(cpu_devices: int = 0, *, cpu_only: bool = False) -> None:
 def _tune_malloc() -> None:
     """Stops glibc from returning freed memory to the kernel; does nothing elsewhere.
 
-    XLA allocates the temporary arrays of a step anew in each step: 90 MB for a small
-    network, 1.2 GB for one of 0.5 GFLOPs an image. glibc maps such large blocks from
-    the kernel and hands them back, so each step pays a page fault for every 4 KB of
-    them, a quarter of its time on two cores. In a heap that does not shrink they fault
-    once. There may be several copies of the largest, as others fill the gaps it leaves.
+    XLA allocates the temporary arrays of a step, 90 MB to 1.2 GB, anew in each step.
+    glibc maps such large blocks from the kernel and hands them back, so each step pays
+    a page fault for every 4 KB of them, a quarter of its time on two cores. In a heap
+    that does not shrink, which may hold several copies of the largest, they fault once.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
@@ -96,8 +95,7 @@ def _cache_folder() -> pathlib.Path | None:
 
     JAX reads JAX_COMPILATION_CACHE_DIR itself where that is set (empty: no cache).
     Otherwise it is cifar_jax/ in XDG_CACHE_HOME or ~/.cache, with a folder for each
-    kind of processor: XLA compiles for the very CPU that it runs on, and a home may be
-    shared. Where the folder cannot be written nothing is kept.
+    kind of processor, as homes may be shared; where it cannot be written, none.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None

@@ -37,7 +37,7 @@ def main(flags: _cli.Flags) -> None:
         raise _cli.UsageError("--workdir RUN is missing, such as runs/cifar10_cpu")
     if not (flags.prune or flags.int8):
         raise _cli.UsageError("nothing to do; give --prune, --int8, or both")
-    if not flags.prune and (flags.epochs or flags.learning_rate):
+    if not flags.prune and (flags.epochs or flags.learning_rate is not None):
         raise _cli.UsageError("--epochs and --learning_rate need --prune")
     workdir = _cli.trained(flags.workdir)
     folder = _cli.output_folder(flags, workdir, "compression")

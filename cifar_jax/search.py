@@ -6,11 +6,11 @@ a table with error bars. Type the command again to resume. Any key can be overri
 """
 
 import os
-import pathlib
 import re
 from typing import TYPE_CHECKING
 
-from cifar_jax import _cli, _runtime
+from cifar_jax import UserError, _cli, _runtime
+from cifar_jax._files import on_disk
 
 if TYPE_CHECKING:
     from cifar_jax.studies.designs import Candidate
@@ -28,8 +28,7 @@ def define_flags(flags: _cli.Flags) -> None:
     )
     flags.add_integer(
         "workers",
-        "runs done side by side; 0: one for each GPU or TPU chip, else one; on Ray all "
-        "that fit",
+        "runs side by side; 0: one for each GPU or TPU chip, else one; on Ray, all",
         0,
         lower_bound=0,
     )
@@ -46,7 +45,7 @@ def define_flags(flags: _cli.Flags) -> None:
 
 def main(flags: _cli.Flags) -> None:
     """Runs or resumes a study, and writes its tables."""
-    workdir = pathlib.Path(flags.workdir or f"runs/{flags.config_name}")
+    workdir = on_disk(flags.workdir or f"runs/{flags.config_name}", "--workdir")
     print(f"{flags.config_path}: a study, into {workdir}", flush=True)
     # slow to import: not for --help
     from cifar_jax.studies import driver, study
@@ -59,6 +58,8 @@ def main(flags: _cli.Flags) -> None:
     part = None
     if flags.merge and (flags.part or flags.retry_failed):
         raise _cli.UsageError("--merge takes neither --part nor --retry_failed")
+    if flags.merge and not (workdir / "study.json").exists():
+        raise UserError(f"{workdir} holds no study; give the --workdir of its parts")
     if flags.part:
         match = re.fullmatch(r"(\d+)/(\d+)", flags.part)
         if not match or not 1 <= int(match[1]) <= int(match[2]):

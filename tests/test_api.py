@@ -15,7 +15,7 @@ from support.runs import tiny_config
 
 import cifar_jax
 from cifar_jax import UserError, formats
-from cifar_jax.evaluation import api
+from cifar_jax.evaluation import api, efficiency
 from cifar_jax.formats import export, hub
 from cifar_jax.training import pretrained
 
@@ -80,6 +80,26 @@ def test_images_of_all_kinds_are_labelled_alike(model, images, tmp_path):
     np.testing.assert_allclose(shares.sum(-1), 1, atol=1e-5)
 
 
+def test_folders_of_other_classes_may_be_listed(model, images, tmp_path):
+    for k, name in enumerate(("a/cat", "a/dog", "b/owl")):
+        (tmp_path / name).mkdir(parents=True)
+        Image.fromarray(images[k]).save(tmp_path / name / "x.png")
+    listed = [tmp_path / "a", tmp_path / "b", images[3]]
+    np.testing.assert_array_equal(model.predict(listed), model.predict(images[:4]))
+
+
+def test_labels_may_be_a_list_of_numpys_numbers(model, images):
+    labels = np.arange(5)
+    assert model.evaluate(images, [*labels]) == model.evaluate(images, labels)
+
+
+def test_options_that_do_not_exist_are_one_line():
+    with pytest.raises(UserError, match="cannot have {'widht': .*; the options are"):
+        cifar_jax.create_model("resnet20", widht=(3,))
+    with pytest.raises(UserError, match="cannot have {'widths': 32}"):
+        cifar_jax.create_model("resnet20", widths=32)
+
+
 def test_batches_of_any_size(tiny_run, images):
     small = api.Model(pretrained.load_model(tiny_run), batch_size=4)
     many = np.concatenate([images, images])[:9]
@@ -105,6 +125,9 @@ def test_a_wrong_image_is_one_line(model):
     assert model.predict(wide, resize=True).shape == (2,)
     with pytest.raises(UserError, match="the array of images"):
         model.predict([])
+    deep = Image.fromarray(np.zeros((32, 32), np.uint16))
+    with pytest.raises(UserError, match=r"more than 8 bits a pixel .*convert it to 8"):
+        model.predict(deep)
     with pytest.raises(UserError, match="run from 0 to 10; give .* 0 to below 10"):
         model.evaluate(wide, [0, 10], resize=True)
 
@@ -154,6 +177,9 @@ def test_what_is_exported_is_read_back(name, tiny_run, model, images, tmp_path):
     assert loaded.class_names == model.class_names
     assert loaded.result["test"] == model.result["test"]
     assert loaded.config["data"]["dir"] is None  # a folder of this machine
+    costs = (efficiency.measure(m.network, tiny_run) for m in (loaded, model))
+    one, other = (cost["weights_bytes"] for cost in costs)
+    assert one == other > 4 * model.num_parameters
     np.save(tmp_path / "x.npy", images)
     output = tmp_path / "predictions.csv"
     arguments = [f"--workdir={path}", f"--input={tmp_path}/x.npy", f"--output={output}"]
@@ -163,6 +189,7 @@ def test_what_is_exported_is_read_back(name, tiny_run, model, images, tmp_path):
 
 def test_a_hub_folder_has_its_card(tiny_run, tmp_path):
     path = tmp_path / "shared"
+    (tmp_path / "shared.json").write_text("of something else")
     arguments = ["--format=hub", f"--workdir={tiny_run}", f"--output={path}"]
     assert call("export", *arguments).returncode == 0
     text, card = ((path / n).read_text() for n in ("README.md", "config.json"))

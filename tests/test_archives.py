@@ -144,7 +144,7 @@ def test_batches_of_other_content_are_refused(tmp_path, spec):
             "the images are int16; give an array of",
         ),
         ({b"data": None}, "the images are NoneType; give an array of uint8"),
-        ({key: good[key][1:]}, f"there are {count - 1} labels for {count} images"),
+        ({key: good[key][1:]}, f"{count - 1} labels for {count} images"),
         ({key: ["cat"] * count}, "labels must be integers; give class numbers"),
         ({b"extra": os.system}, "it names '(posix|nt).system'"),
         ({b"extra": bytes(10_000_000)}, "has .* bytes, far too many; copy it again"),
@@ -167,7 +167,7 @@ def test_another_archive_is_named(tmp_path):
     ):
         sources.open_split(str(path))
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(UserError, match="is damaged, truncated or not a tar archive"):
+    with pytest.raises(UserError, match="is damaged or not a tar archive"):
         sources.open_split(str(path))
 
 
@@ -253,7 +253,7 @@ def test_a_truncated_archive_is_refused(archive, share):
     path = pathlib.Path(archive)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    check_refused(path, "is damaged, truncated or not a tar archive .*; copy it again")
+    check_refused(path, "is damaged or not a tar archive .*; copy it again")
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])

@@ -68,6 +68,10 @@ def test_pruning_trains_what_it_prunes():
     pruning = compression.pruning_config(config, "run", dataset, sparsity=0.5)
     assert pruning.init.to_dict() == {"workdir": "run", "frozen": "0%"}
     assert pruning.train.max_seconds == 0
+    assert pruning.optim.learning_rate == config.optim.learning_rate / 4
+    given = dict(sparsity=0.5, learning_rate=0.0)
+    pruning = compression.pruning_config(config, "run", dataset, **given)
+    assert pruning.optim.learning_rate == 0  # which is refused where it is used
 
 
 def test_int8_predicts_nearly_the_same(run, int8, tmp_path, monkeypatch):

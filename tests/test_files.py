@@ -1,13 +1,17 @@
 """What a path or a name opens, for training, evaluation and prediction alike."""
 
 import dataclasses
+import os
 import pathlib
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.runs import ROOT
 
 from cifar_jax import UserError
 from cifar_jax import config as default
@@ -64,7 +68,7 @@ def test_batches_that_cannot_be_used_are_refused(tmp_path, monkeypatch):
         ({"images": IMAGES}, r"holds the keys \[.images.\]; name its images data"),
         ({}, r"holds the keys \[\]; name its images data"),
         ({"a\nb": 1}, r"batch.pkl holds the keys \['a\\nb'\]; name its images data"),
-        ({"data": ROWS, "labels": [1]}, "there are 1 labels for 9 images"),
+        ({"data": ROWS, "labels": [1]}, "1 labels for 9 images"),
         ({"data": ROWS, "labels": [2**80] * 9}, "(labels of dtype object|labels run)"),
         ({"data": ROWS, "ids": [None] * 9}, "ids must be strings, or numbers"),
     ):
@@ -172,14 +176,30 @@ def test_a_data_set_goes_before_a_folder_of_its_name(digits_dir, tmp_path, monke
     )
 
 
+def test_a_folder_with_a_capital_is_not_a_data_set(digits_dir, tmp_path, monkeypatch):
+    (tmp_path / "Digits").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "Digits" / "x.png")
+    monkeypatch.chdir(tmp_path)
+    assert sources.open_split("Digits", digits_dir).image_shape == (4, 4, 3)
+
+
+def test_tables_are_utf8_in_any_locale(tmp_path):
+    code = (
+        "import pathlib, sys; from cifar_jax._files import OutputFolder; "
+        "OutputFolder(pathlib.Path(sys.argv[1])).table('x.csv', [chr(0x732b)], [])"
+    )
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(command, check=True, env={**os.environ, **plain}, cwd=ROOT)
+    assert (tmp_path / "x.csv").read_text(encoding="utf-8") == chr(0x732B) + "\n"
+
+
 def test_damage_of_a_data_set_is_found_when_it_is_read(digits_dir, tmp_path):
     folder = shutil.copytree(digits_dir, tmp_path / "tfds")
     path = folder / "digits/1.0.0/digits-test.array_record-00000-of-00001"
     path.write_bytes(path.read_bytes()[:1000])
     table = sources.open_split("digits", str(folder))
-    match = (
-        "split 'test' of .* cannot be read .*; check the split, or delete that folde"
-    )
+    match = "split 'test' of .* cannot be read .*; check the split, or delete that f"
     refuse(table.read, 0, 10, match=match)
 
 
@@ -221,7 +241,7 @@ def test_labels_are_those_of_the_network(names, wanted, labels):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_arrays_are_resized_only_when_that_is_asked_for(channels):
     table = from_arrays("x", IMAGES[..., :channels])
-    match = r"x has images of shape \(4, 4, .\) instead of \(6, 8, .\); use --resize"
+    match = r"x has images of shape \(4, 4, .\), not \(6, 8, .\); use --resize"
     for wanted in ((6, 8, 1), (6, 8, 3)):
         refuse(transforms.resized, table, wanted, match=match)
         rows = transforms.resized(table, wanted, resize=True).read(2, 5)

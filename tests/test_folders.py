@@ -64,7 +64,7 @@ def test_classes_are_those_of_the_network(tmp_path):
     table, rows = read(write(tmp_path, CLASSES), label_names=names)
     np.testing.assert_array_equal(rows.labels, [2, 2, 3, 3, 0, 0])
     assert table.label_names == names
-    match = r"has the classes dog, owl, which are not among ant, cat; rename them, or"
+    match = r"has the classes dog, owl, which are not among ant, cat; rename them"
     refuse(tmp_path, match, label_names=("ant", "cat"))
 
 
@@ -91,6 +91,15 @@ def test_splits_are_folders(tmp_path):
     write(tmp_path / "test", ["fox/a.png"], IMAGES[:1])
     with pytest.raises(UserError, match="has the classes fox, which are not among"):
         sources.open(str(tmp_path)).read("test")
+
+
+def test_what_a_mac_adds_to_a_zip_is_not_a_split(tmp_path):
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog", "__MACOSX/train"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "x.png")
+    source = sources.open(str(tmp_path))
+    assert source.label_names == ("cat", "dog") and len(source.read("test")) == 2
 
 
 def test_a_class_may_be_called_train(tmp_path):

@@ -6,6 +6,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import zipfile
 
 import jax
 import numpy as np
@@ -251,6 +252,32 @@ def test_a_file_is_not_read_with_the_card_of_another(tmp_path):
     path.write_bytes(b"another")
     with pytest.raises(UserError, match="is not the file that model.broken.json be"):
         export.load_program(path, kind)
+
+
+@pytest.mark.slow  # torch.export compiles for a while
+def test_a_program_for_pytorch_executes_nothing_else(tmp_path, monkeypatch):
+    """Not even if its file pickles something, and its card is made for that."""
+    kind, network = find("pt2"), make({"stage_sizes": (1,), "widths": (4,)})
+    path = write(kind, network, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    import torch
+
+    class Bomb:
+        def __reduce__(self):
+            return pathlib.Path.touch, (pathlib.Path("exploded"),)
+
+    torch.save({"a": Bomb()}, "bomb.pt")
+    other, num_changed = tmp_path / "other.pt2", 0
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w") as target:
+        for info in source.infolist():
+            content = source.read(info)
+            if "sample_inputs" in info.filename and info.filename.endswith(".pt"):
+                content, num_changed = pathlib.Path("bomb.pt").read_bytes(), 1
+            target.writestr(info.filename, content)
+    assert num_changed and callable(kind.read(path))
+    with pytest.raises(UserError, match="other.pt2 holds more than a program"):
+        kind.read(other)
+    assert not pathlib.Path("exploded").exists()
 
 
 def test_safetensors_come_back_as_the_network(tmp_path):

@@ -196,7 +196,7 @@ def test_unknown_names_are_refused(key, value, match):
 
 
 def test_muons_momentum_does_not_move():
-    with pytest.raises(UserError, match="does not move muon's momentum"):
+    with pytest.raises(UserError, match="momentum_range is not for muon"):
         make_optimizer("muon", momentum_schedule=at([0.9]))
 
 

@@ -11,6 +11,7 @@ import pytest
 from support.runs import ROOT
 
 from cifar_jax.data import dataset, pixels, sources, tfds_store
+from cifar_jax.data.dataset import Dataset, from_arrays
 
 
 @pytest.fixture
@@ -144,6 +145,21 @@ def test_what_is_too_large_is_not_kept(folder, monkeypatch):
     monkeypatch.setattr(pixels, "MAX_BYTES", 1_000_000)
     assert read(folder).histogram is None
     assert not kept(folder).exists()
+
+
+def test_more_than_a_record_of_numpy_can_hold_is_not_kept(tmp_path):
+    shape, count = (32, 32, 3), 1_281_167
+    data = Dataset("x", shape, count, lambda start, stop: None, ("a", "b"))
+    assert pixels.kept(data, tmp_path / "x.npy", "1") is data
+
+
+def test_a_file_of_another_version_is_read_once(tmp_path, monkeypatch):
+    data = from_arrays("x", np.zeros((20, 4, 4, 3), np.uint8), [0, 1] * 10)
+    pixels.kept(data, tmp_path / "x.npy", "1").read(0, 20)
+    calls, load = [], pixels._map
+    monkeypatch.setattr(pixels, "_map", lambda *a: calls.append(a) or load(*a))
+    assert len([*pixels.kept(data, tmp_path / "x.npy", "2").chunks(4)]) == 5
+    assert len(calls) == 1
 
 
 def test_several_processes_make_it_at_once(folder):

@@ -158,6 +158,7 @@ def test_a_plan_trains_nothing(digits_dir, tmp_path):
         ("--part=3/2", 2, "--part is 3/2; use K/N, from 1/N to N/N"),
         ("--merge --part=1/2", 2, "--merge takes neither --part nor --retry_failed"),
         ("--merge --retry_failed", 2, "--merge takes neither --part nor --retry_f"),
+        ("--merge", 1, "holds no study; give the --workdir of its parts"),
         ("--executor=slurm", 1, "--executor is 'slurm'; use local, ray or ray=ADDRESS"),
     ],
 )

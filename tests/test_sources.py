@@ -1,6 +1,8 @@
 """Data sets of TFDS: prepared here, read by split strings, damaged, or not there."""
 
+import io
 import json
+import pathlib
 import shutil
 import sys
 
@@ -15,6 +17,7 @@ from support import runs, small_cifar
 from cifar_jax import UserError
 from cifar_jax import config as default
 from cifar_jax.data import archive_spec, builders, sources, tfds_store
+from cifar_jax.training.workdir import RunDirectory
 
 
 def quiet(line):
@@ -191,6 +194,55 @@ class Unlabelled(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
 
+class Partly(Unlabelled, skip_registration=True):
+    """A data set whose second image has no label, with some channels."""
+
+    name, channels = "partly", 3
+
+    def _info(self):
+        image = tfds.features.Image(shape=(4, 4, self.channels))
+        label = tfds.features.ClassLabel(names=["cat", "dog"])
+        features = tfds.features.FeaturesDict({"image": image, "label": label})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        image = Image.fromarray(np.zeros((4, 4, self.channels), np.uint8))
+        image.save(content := io.BytesIO(), format="png")
+        rows = [{"image": content.getvalue(), "label": label} for label in (0, -1)]
+        return {"train": enumerate(rows)}
+
+
+class Transparent(Partly, skip_registration=True):
+    """The same, with four channels."""
+
+    name, channels = "transparent", 4
+
+
+def test_images_marked_as_unlabelled_have_no_class(tmp_path):
+    for builder in (Partly, Transparent):
+        with tfds_store.quiet_tfds():
+            made = builder(data_dir=str(tmp_path), file_format="array_record")
+            made.download_and_prepare()
+    source = sources.open("partly", str(tmp_path))
+    match = "partly:train has images without labels; use another split"
+    check_refused(source.read, "train", match=match)
+    options = dict(label_names=("owl", "dog", "cat"))
+    data = sources.open_split("partly:train", str(tmp_path), **options)
+    assert data.read(0, 2).labels.tolist() == [2, -1]
+    match = r"shape \(4, 4, 4\) .* with 1 or 3 channels"
+    check_refused(sources.open, "transparent", str(tmp_path), match=match)
+
+
+def test_a_bucket_is_not_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    match = "data.dir is gs://mine/tfds; use a folder on a disk"
+    check_refused(sources.open, "digits", "gs://mine/tfds", match=match)
+    for path in ("gs://mine/run", pathlib.Path("gs://mine/run")):
+        match = "--workdir is gs://?mine/run; use a folder on a disk"
+        check_refused(RunDirectory, path, match=match)
+    assert not list(tmp_path.iterdir())
+
+
 def test_data_without_labels_is_refused(tmp_path):
     builder = Unlabelled(data_dir=str(tmp_path), file_format="array_record")
     with tfds_store.quiet_tfds():
@@ -309,7 +361,7 @@ def test_a_format_that_only_tensorflow_reads_is_named(damaged, monkeypatch):
     info = json.loads(path.read_text())
     path.write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    match = r"is in the format tfrecord, .* pip install 'cifar-jax\[tf\]', or prepare"
+    match = r"has the format tfrecord, .* pip install 'cifar-jax\[tf\]', or prepare"
     check_refused(read, "digits", "train", str(damaged.parents[1]), match=match)
 
 

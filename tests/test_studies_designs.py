@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import math
 import pathlib
 
 import pytest
@@ -152,6 +153,15 @@ def test_letters_and_keys_are_set():
     assert found.value("optim.momentum") == 0.8
 
 
+def test_a_dict_in_a_change_sets_the_keys_that_it_has():
+    base = default.get_config()
+    base.model.activation = "silu"
+    changed = designs.with_factors(base, {"model": {"widths": (2, 4)}})
+    assert changed.model.widths == (2, 4)
+    changed.model.widths = base.model.widths
+    assert changed.to_dict() == base.to_dict()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -162,6 +172,9 @@ def test_letters_and_keys_are_set():
         ({"B": 0}, "factor B cannot be 0"),
         ({"train.epochs": "many"}, "train.epochs cannot be 'many'"),
         ({"evaluate.test": True}, "the same for all designs"),
+        ({"evaluate": {"test": True}}, "evaluate.test is the same for all designs"),
+        ({"model": {"width": 3}}, "did you mean model.widths"),
+        ({"C": 8, "growth": math.inf}, "factor growth cannot be inf"),
         ({"train.cpu_devices": 2}, "the same for all designs; set base.train.cpu_dev"),
     ],
 )
@@ -177,6 +190,19 @@ def test_wrong_factors_are_named(change, message):
         ({"study.space": ()}, "study.space is empty"),
         ({"study.space": (dict(factor="N"),)}, "factor N of study.space has no values"),
         ({"study.space": (1,)}, "study.space holds 1"),
+        (
+            {"study.space": (dict(factor=3, values=(1,)),)},
+            "each needs factor: a text as",
+        ),
+        (
+            {"study.kind": "list", "study.space": (dict(name=64, change={}),)},
+            "each needs change and name: a text as name",
+        ),
+        (
+            {"study.kind": "list", "study.space": (dict(name="a", change=None),)},
+            "each needs change and name: a text as name",
+        ),
+        ({"study.reported": (("N2", "0.91"),)}, "study.reported is ..'N2', '0.91'"),
         (
             {"study.space": (dict(factor="N", values=3),)},
             "factor N of study.space has n",
@@ -198,6 +224,13 @@ def test_wrong_factors_are_named(change, message):
         (
             {"study.kind": "sample", "study.space": (dict(factor="N", low=3, high=2),)},
             "goes from 3 to 2",
+        ),
+        (
+            {
+                "study.kind": "sample",
+                "study.space": (dict(factor="N", low=None, high=2),),
+            },
+            "goes from None to 2",
         ),
         (
             {"study.kind": "sample", "study.space": (dict(factor="X", values=(1,)),)},

@@ -14,6 +14,7 @@ from cifar_jax.studies import driver, executors, plots
 from cifar_jax.studies.driver import run_study
 from cifar_jax.studies.journal import Journal
 from cifar_jax.studies.run import Outcome
+from cifar_jax.studies.run import train as train_run
 
 GRID = ["C2/seed-0", "C2/seed-1", "C4/seed-0", "C4/seed-1"]
 PRUNED = {
@@ -88,6 +89,40 @@ def test_a_study_without_a_good_run_says_so(tmp_path):
     with pytest.raises(UserError, match="no run of the study has ended well"):
         study(tmp_path, Pretended(outcomes=outcomes))
     assert "no good" in (tmp_path / "table.md").read_text()
+
+
+def test_what_is_done_is_in_the_table_though_scoring_fails(tmp_path, monkeypatch):
+    def fails(*_):
+        raise _runtime.WorkerDied("signal 15; see a log")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.Driver, "_score_winner", fails)
+        with pytest.raises(UserError, match="signal 15"):
+            study(tmp_path)
+    assert "0.5000" in (tmp_path / "table.md").read_text()
+    study(tmp_path)
+    assert "Its test accuracy: 0.2500" in (tmp_path / "table.md").read_text()
+
+
+def test_a_damaged_line_of_metrics_is_the_runs_own_affair(tmp_path):
+    class Damaging(Pretended):
+        def call(self, fn, config, workdir, *options):
+            outcome = super().call(fn, config, workdir, *options)
+            if fn is train_run:
+                with (workdir / "metrics.jsonl").open("ab") as file:
+                    file.write(b"\0\0\n")
+            return outcome
+
+    rows, _ = study(tmp_path, Damaging())
+    assert states(rows) == ["done"] * 4
+
+
+def test_what_is_reported_may_change_and_what_is_measured_may_not(tmp_path):
+    study(tmp_path)
+    study(tmp_path, **{"study.reported": (("C2", 0.9),)})
+    assert "| 0.9000 |" in (tmp_path / "table.md").read_text()
+    with pytest.raises(UserError, match="study.latency was False, now True"):
+        study(tmp_path, **{"study.latency": True})
 
 
 def test_a_sampled_study_in_which_nothing_fits_says_so(tmp_path):
@@ -240,6 +275,10 @@ def test_a_time_limit_stops_a_study_that_resumes(tmp_path):
     with pytest.raises(driver.Stopped, match="study.max_seconds") as stopped:
         study(tmp_path, Slow(), **{"study.max_seconds": 1e-9})
     assert stopped.value.exit_code == 0
+    assert not (tmp_path / "winner.json").exists()
+    for _ in range(3):  # one run each: the last limit comes when all have ended
+        with pytest.raises(driver.Stopped, match="study.max_seconds"):
+            study(tmp_path, **{"study.max_seconds": 1e-9})
     assert not (tmp_path / "winner.json").exists()
     assert states(study(tmp_path)[0]) == ["done"] * 4
 

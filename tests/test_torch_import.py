@@ -155,6 +155,11 @@ def test_what_does_not_fit_is_refused(change, message, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["weights.pt"]
 
 
+def test_a_network_without_blocks_is_none_of_the_usual_ones():
+    lenet = {"conv1.weight": np.zeros((6, 3, 5, 5)), "fc1.weight": np.zeros((10, 16))}
+    assert torch_names.detect(lenet) == {}
+
+
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04" + bytes(100)])
 def test_a_damaged_file_is_refused(content, tmp_path):
     path = tmp_path / "weights.pt"
@@ -258,6 +263,11 @@ def test_what_names_do_not_tell_is_checked_against_the_original(tmp_path):
     # No images count as held out from a training that is not known.
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["data"]["validation"] == 0
+    stored = dict(np.load(tmp_path / "check.npz"))
+    np.savez(tmp_path / "check.npz", **stored | {"images": stored["images"] / 255})
+    options = ("--config.model.stem_pool=3", f"--workdir={tmp_path}/other")
+    done = call("import_torch", *flags, *options)
+    assert "holds float64 images (20, 32, 32, 3) and float32" in done.stderr
     flags[0] = f"--weights={tmp_path}/nothing.pt"
     done = call("import_torch", *flags, "--data=mine", f"--config.data.dir={tmp_path}")
     assert f"mine is neither a path nor a data set in {tmp_path}" in done.stderr

@@ -53,7 +53,7 @@ def test_a_second_run_is_kept_out(tmp_path):
         RunDirectory(tmp_path / "a" / "b"),
     )
     with first.lock():
-        with pytest.raises(UserError, match="another run works in .*/a/b; wait for it"):
+        with pytest.raises(UserError, match="another run works in .*/a/b; wait, or"):
             with second.lock():
                 raise AssertionError("two runs at once")
         with RunDirectory(tmp_path / "other").lock():

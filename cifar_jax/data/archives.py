@@ -139,13 +139,7 @@ def recognise_file(path: pathlib.Path, head: bytes) -> ArchiveSpec | None:
 def _read_files(
     path: pathlib.Path, names: Mapping[str, str], spec: ArchiveSpec
 ) -> dict[str, bytes]:
-    """Reads the expected regular files of a folder or archive, and skips all others.
-
-    Args:
-      path: The unpacked folder or the archive.
-      names: Split of each file, by the file's name.
-      spec: Content that the archive must have.
-    """
+    """Reads the regular files of a folder or archive that have one of the names."""
     contents = {}
     if path.is_dir():
         for name, split in names.items():
@@ -203,8 +197,7 @@ def _members(path: pathlib.Path) -> Iterator[tuple[str, int, Callable[[int], byt
 
 def _damaged(path: pathlib.Path, error: Exception, remedy: str) -> UserError:
     return UserError(
-        f"{path} is damaged, truncated or not a tar archive ({first_line(error)}); "
-        f"{remedy}"
+        f"{path} is damaged or not a tar archive ({first_line(error)}); {remedy}"
     )
 
 

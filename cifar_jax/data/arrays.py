@@ -60,7 +60,7 @@ def npz_splits(path: pathlib.Path) -> Splits:
     if not splits:
         raise UserError(
             f"{path} holds the arrays {str(sorted(members))[:200]}; name them images "
-            "and labels"
+            "and labels; a zip of another kind has to be unzipped first"
         )
     return splits
 
@@ -124,9 +124,8 @@ def corrupted_splits(folder: pathlib.Path) -> Splits:
     """Returns functions that open each corruption in a folder laid out as CIFAR-10-C.
 
     Hendrycks & Dietterich (2019): `labels.npy` and a file for each corruption, with all
-    images at severity 1, then at severity 2, and so on to 5. The split `NAME` holds all
-    severities of a corruption, and `NAME/3` only one. A folder laid out in another way
-    has none.
+    images at severity 1, then 2, and so on to 5. The split `NAME` holds all severities
+    of a corruption, and `NAME/3` only one. Other folders have none.
     """
     if not (folder / "labels.npy").is_file():
         return {}
@@ -183,7 +182,7 @@ def _read_header(
         shape, is_fortran, dtype = _HEADER_READERS[version](file)
     if dtype.kind not in "biufSU":  # no objects: these would be pickled
         raise ValueError(f"it has the dtype {str(dtype)[:40]}; numbers are needed")
-    if len(shape) > 4 or any(n < 0 for n in shape):
+    if not 0 < len(shape) <= 4 or any(n < 0 for n in shape):
         raise ValueError(f"it has the shape {str(shape)[:40]}")
     expected, rest = math.prod(shape) * dtype.itemsize, size - file.tell()
     if rest != expected:

@@ -104,6 +104,8 @@ class Dataset:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
             raise UserError(f"{errors[0]}{more}")
         assert batch.labels is not None  # there are label names
+        if batch.labels.min() < 0:  # as TFDS marks images without one
+            raise UserError(f"{self.name} has images without labels; use another split")
         return Examples(batch.images, batch.labels, batch.histogram)
 
 
@@ -172,8 +174,7 @@ def as_images(array: Any, where: str) -> np.ndarray:
         if channels_first and not channels_last:
             return array.transpose(0, 2, 3, 1)
     raise UserError(
-        f"{where}: images of shape {array.shape} are not understood; give uint8 "
-        "[N, H, W, 3]"
+        f"{where}: images have the shape {array.shape}; give uint8 [N, H, W, 3]"
     )
 
 
@@ -190,7 +191,7 @@ def as_labels(
     """
     # A few bytes of a pickle can name one tuple within tuples a billion times.
     is_list = isinstance(values, list | tuple)
-    if is_list and not all(type(v) is int for v in values):
+    if is_list and not all(type(v) is int or isinstance(v, np.integer) for v in values):
         raise UserError(f"{where}: labels must be integers; give class numbers")
     try:
         labels = np.asarray(values)
@@ -205,8 +206,7 @@ def as_labels(
         )
     if len(labels) != count:
         raise UserError(
-            f"{where}: there are {len(labels):,} labels for {count:,} images; give one "
-            "for each image"
+            f"{where}: {len(labels):,} labels for {count:,} images; give one for each"
         )
     if count and not (0 <= labels.min() and labels.max() < num_classes):
         raise UserError(

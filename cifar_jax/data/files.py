@@ -59,7 +59,8 @@ class FileStore:
             if corrupted := arrays.corrupted_splits(path):
                 return corrupted
             # A folder of splits: all its folders are named like splits; files may be.
-            shown = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
+            hidden = (".", "__MACOSX")
+            shown = [p for p in sorted(path.iterdir()) if not p.name.startswith(hidden)]
             inner = [p for p in shown if p.is_dir()]
             outer = [p for p in shown if p.is_file() and p.suffix in _SPLIT_SUFFIXES]
             parts = {p.stem: p for p in (*outer, *inner) if p.stem in _SPLIT_NAMES}

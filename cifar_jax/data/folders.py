@@ -86,8 +86,7 @@ def _list(
     if images:
         raise UserError(
             f"{folder} holds images ({_printable(images[0])}) beside folders "
-            f"({_printable(folders[0])}); put all images into sub-folders, one for "
-            "each class, or none"
+            f"({_printable(folders[0])}); put all images into such folders"
         )
     if all(name.isdecimal() for name in folders):
         folders.sort(key=int)  # so that 10 comes after 9
@@ -96,9 +95,8 @@ def _list(
         images, deeper = _entries(folder / name)
         if deeper:
             raise UserError(
-                f"{_printable(folder / name)} holds the folder "
-                f"{_printable(deeper[0])}; put the images of a class right into its "
-                "folder"
+                f"{_printable(folder / name)} holds the folder {_printable(deeper[0])}"
+                "; put the images of a class right into its folder"
             )
         names += [f"{name}/{image}" for image in images]
         labels += [label] * len(images)
@@ -126,8 +124,7 @@ def _entries(folder: pathlib.Path) -> tuple[list[str], list[str]]:
                     images.append(entry.name)
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be listed ({error.strerror}); check the path and its "
-            "permissions"
+            f"{folder} cannot be listed ({error.strerror}); check its permissions"
         ) from error
     return sorted(images), sorted(folders)
 
@@ -141,8 +138,7 @@ def _first_shape(root: pathlib.Path, names: list[str]) -> ImageShape:
         except _BadImage as error:
             reasons.append(f"{_printable(name)} {error}")
     raise UserError(
-        f"none of the {len(names):,} images in {root} can be read, the first one: "
-        f"{reasons[0]}"
+        f"none of the {len(names):,} images in {root} can be read: {reasons[0]}"
     )
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import math
 import pathlib
 from typing import Any
 
@@ -12,16 +14,16 @@ from cifar_jax._files import replacing
 from cifar_jax.data.dataset import Batch, Dataset, histogram
 
 # Larger data sets are decoded each time, rather than kept on disk twice.
-MAX_BYTES = 2**31
+# NumPy's records end at 2 GiB.
+MAX_BYTES = 2 * 10**9
 
 
 def kept(dataset: Dataset, path: pathlib.Path, version: str) -> Dataset:
     """Returns a data set that keeps its images in a file, decoded, once all are read.
 
-    The file is one array in NumPy's format: a record of a SHA-256, the histogram of the
-    channels, the labels, and the images, which are mapped, not read. A file that is
-    damaged or of another version is made anew; several processes may make it at once.
-    Where it cannot be written, all works as it does without it.
+    The file is an array in NumPy's format, of one record, whose images are mapped, not
+    read. A file that is damaged or of another version is made anew, perhaps by several
+    processes at once. Where it cannot be written, all works as it does without it.
 
     Args:
       dataset: Labelled images that are slow to decode.
@@ -29,6 +31,9 @@ def kept(dataset: Dataset, path: pathlib.Path, version: str) -> Dataset:
       version: What changes with the files that the images come from.
     """
     count = len(dataset)
+    size = count * (4 + math.prod(dataset.image_shape))
+    if dataset.label_names is None or not count or size > MAX_BYTES:
+        return dataset
     fields: list[Any] = [
         ("sha256", "S64"),
         ("histogram", "<i8", (dataset.image_shape[-1], 256)),
@@ -36,16 +41,13 @@ def kept(dataset: Dataset, path: pathlib.Path, version: str) -> Dataset:
         ("images", "u1", (count, *dataset.image_shape)),
     ]
     dtype = np.dtype(fields)
-    if dataset.label_names is None or not count or dtype.itemsize > MAX_BYTES:
-        return dataset
-    record = None
+    # Once, also where it is none of this version: its digest takes long.
+    mapped = functools.cache(lambda: _map(path, dtype, version))
 
     def read(start: int, stop: int) -> Batch:
-        nonlocal record
-        if record is None:
-            record = _map(path, dtype, version)
         is_whole = stop - start == count
-        if record is not None:  # copies, since a batch may outlive the map
+        if (record := mapped()) is not None:
+            # Copies, since a batch may outlive the map.
             images = np.array(record["images"][0, start:stop])
             labels = np.array(record["labels"][0, start:stop])
             counts = record["histogram"][0] if is_whole else None
@@ -62,6 +64,7 @@ def kept(dataset: Dataset, path: pathlib.Path, version: str) -> Dataset:
             # Not through a map, which a full disk would turn into a fatal signal.
             with temporary.open("wb") as file:
                 np.save(file, new)
+            mapped.cache_clear()
         return batch
 
     return dataclasses.replace(dataset, read=read)

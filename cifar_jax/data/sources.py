@@ -22,7 +22,7 @@ from cifar_jax.data.files import FileStore
 from cifar_jax.data.tfds_store import TfdsStore
 
 # Groups: the data set, with its config and version if need be; its split.
-_TFDS_NAME = re.compile(r"([A-Za-z]\w*(?:/[\w-]+)?(?::\d+\.\d+\.\d+)?)(?::(.+))?")
+_TFDS_NAME = re.compile(r"([a-z]\w*(?:/[\w-]+)?(?::\d+\.\d+\.\d+)?)(?::(.+))?")
 
 
 class Source:

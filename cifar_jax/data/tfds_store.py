@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cifar_jax import UserError
-from cifar_jax._files import first_line, lock_file
+from cifar_jax._files import first_line, lock_file, on_disk
 from cifar_jax._runtime import errors_alone
 from cifar_jax.data import archives, download, pixels
 from cifar_jax.data.builders import BUILDERS
@@ -35,7 +35,7 @@ class TfdsStore:
     def __init__(self, name: str, data_dir: str | None):
         default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         self.name = name
-        self.folder = pathlib.Path(os.path.expanduser(data_dir or default))
+        self.folder = on_disk(os.fspath(data_dir or default), "data.dir")
         self._builder = self._open_builder()
 
     def _open_builder(self) -> tfds.core.DatasetBuilder | None:
@@ -48,9 +48,8 @@ class TfdsStore:
             return None
         except Exception as error:  # TFDS and protobuf raise many kinds
             raise UserError(
-                f"data set {self.name!r} in {self.folder} cannot be read "
-                f"({first_line(error)}); check its name, or delete "
-                f"{self.folder / self.name} and prepare it again"
+                f"{self.folder / self.name} cannot be read ({first_line(error)}); "
+                "check the name, or delete that folder and prepare it again"
             ) from error
 
     @property
@@ -72,11 +71,12 @@ class TfdsStore:
         label, image = features.get("label"), features["image"]
         has_classes = label is None or isinstance(label, tfds.features.ClassLabel)
         shape, is_uint8 = image.shape, image.np_dtype == np.uint8
-        if not (has_classes and is_uint8) or None in (shape or (None,)):
+        is_image = len(shape) == 3 and None not in shape and shape[2] in (1, 3)
+        if not (has_classes and is_uint8 and is_image):
             raise UserError(
                 f"data set {self.name} in {self.folder} has {image.np_dtype} images of "
-                f"shape {shape} and labels {label}; uint8 images of one size and a "
-                "ClassLabel are needed"
+                f"shape {shape} and labels {label}; uint8 images of one size, "
+                "with 1 or 3 channels, and a ClassLabel are needed"
             )
         return tuple(shape), None if label is None else tuple(label.names)
 
@@ -180,8 +180,7 @@ def _row_reader(
                     if data is None:
                         data = builder.as_data_source(split)
                     return data.__getitems__(range(start, stop))
-                # TensorFlow reads from the first row on. Batches are mostly asked for
-                # in order: only a step back or a jump starts again.
+                # TensorFlow reads in order: only a step back or a jump starts again.
                 if data is None or start != position:
                     data = tfds.as_numpy(builder.as_dataset(split))
                     rows = itertools.islice(data, start, None)
@@ -189,10 +188,9 @@ def _row_reader(
                 return list(itertools.islice(rows, stop - start))
         except ImportError as error:
             raise UserError(
-                f"{builder.data_path} is in the format "
-                f"{builder.info.file_format.value}, which only TensorFlow reads; pip "
-                "install 'cifar-jax[tf]', or prepare the data set in another "
-                "--config.data.dir"
+                f"{builder.data_path} has the format {builder.info.file_format.value}, "
+                "which only TensorFlow reads; pip install 'cifar-jax[tf]', or prepare "
+                "it in another --config.data.dir"
             ) from error
         except Exception as error:  # TFDS and TensorFlow raise many kinds
             raise UserError(

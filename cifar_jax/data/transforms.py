@@ -119,10 +119,10 @@ def relabelled(dataset: Dataset, label_names: tuple[str, ...]) -> Dataset:
         dots = "..." if len(label_names) > 12 else ""
         raise UserError(
             f"{dataset.name} has the classes {', '.join(unknown[:3])}{more}, which are "
-            f"not among {', '.join(label_names[:12])}{dots}; rename them, or leave "
-            "them out"
+            f"not among {', '.join(label_names[:12])}{dots}; rename them"
         )
-    numbers = np.array([label_of[name] for name in ours], np.int32)
+    # The last is for -1, with which TFDS marks images without a label.
+    numbers = np.array([*(label_of[name] for name in ours), -1], np.int32)
 
     def read(start: int, stop: int) -> Batch:
         batch = dataset.read(start, stop)
@@ -146,9 +146,8 @@ def resized(
         return dataset
     if not resize:
         raise UserError(
-            f"{dataset.name} has images of shape {dataset.image_shape} instead of "
-            f"{(height, width, channels)}; use --resize, resize=True or "
-            "data.image_size"
+            f"{dataset.name} has images of shape {dataset.image_shape}, not "
+            f"{image_shape}; use --resize, resize=True or data.image_size"
         )
     mode = {1: "L", 3: "RGB"}[channels]
 

@@ -142,9 +142,14 @@ class Model:
             )
         if isinstance(images, list | tuple) and images:
             parts = [self._open(image, resize) for image in images]
+            # Classes of folders do not matter here, and may differ.
+            parts = [dataclasses.replace(part, label_names=None) for part in parts]
             whole = [(part, 0, len(part)) for part in parts]
             return transforms.concatenate("the list of images", whole)
         if isinstance(images, Image.Image):
+            if images.mode.startswith(("I", "F")):
+                depth = "an image of PIL has more than 8 bits a pixel"
+                raise UserError(f"{depth} ({images.mode}); convert it to 8")
             mode = {1: "L", 3: "RGB"}[self.image_shape[2]]
             images = folders.upright(images).convert(mode)
             images = np.asarray(images).reshape(images.height, images.width, -1)
@@ -214,7 +219,13 @@ def create_model(
       **options: Keys of `config.model` that differ, such as `widths=(32, 64)`.
     """
     config = default.get_config() if name in PRESETS else get_config(name)
-    config.model.update(PRESETS.get(name, {}) | options)
+    try:
+        config.model.update(PRESETS.get(name, {}) | options)
+    except (KeyError, TypeError) as error:
+        keys = ", ".join(config.model)
+        raise UserError(
+            f"{name} cannot have {options}; the options are {keys}"
+        ) from error
     dataset: results.Dataset = {
         "name": "none",
         "image_shape": list(image_shape),

@@ -159,7 +159,8 @@ def pruning_config(
     pruning.prune.update(sparsity=sparsity, start="0%", stop="50%")
     pruning.data.update(mean=tuple(dataset["mean"]), std=tuple(dataset["std"]))
     pruning.schedule = default.get_config().schedule
-    pruning.optim.learning_rate = learning_rate or config.optim.learning_rate / 4
+    quarter = config.optim.learning_rate / 4
+    pruning.optim.learning_rate = quarter if learning_rate is None else learning_rate
     epochs = epochs or max(2, config.train.epochs // 5)
     pruning.train.update(epochs=epochs, patience=0, reload_best=False, max_seconds=0.0)
     # Nothing is chosen on the test set: the table alone has it, at the end.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from cifar_jax.evaluation.inference import Predictor
-from cifar_jax.models import count
+from cifar_jax.models import count, resnet
 from cifar_jax.training.pretrained import LoadedModel, weights_file
 from cifar_jax.training.results import Environment, environment
 
@@ -53,7 +53,7 @@ def measure(
       with_speed: Whether to measure its latency and throughput as well.
     """
     predictor = Predictor(network, batch_size=1)
-    leaves = jax.tree.leaves(network.variables)
+    arrays = resnet.abstract_variables(network.model, network.image_shape)
     steps = [p for p in (workdir / "best").glob("*") if p.name.isdecimal()]
     newest = max(steps, key=lambda path: int(path.name), default=None)
     files = newest.rglob("*") if newest else (weights_file(workdir),)
@@ -64,7 +64,7 @@ def measure(
     return {
         "parameters": count.num_parameters(network.model, network.image_shape),
         "macs_per_image": count.macs(network.model, network.image_shape),
-        "weights_bytes": sum(leaf.nbytes for leaf in leaves),
+        "weights_bytes": sum(4 * leaf.size for leaf in jax.tree.leaves(arrays)),
         "disk_bytes": sum(p.stat().st_size for p in files if p and p.is_file()),
         **speed,
         "peak_memory_bytes": on_devices or on_host,

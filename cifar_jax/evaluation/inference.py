@@ -58,8 +58,8 @@ class Predictor:
         augmentation, the mean over all views.
 
         Args:
-          images: uint8 [B, H, W, C], for a B that all devices share evenly. The
-            program is compiled once for each B.
+          images: uint8 [B, H, W, C], for a B that all devices share evenly; not to be
+            changed before the outputs are there. Each B has a program of its own.
         """
         if self.network.program:  # which cannot be traced
             with jax.disable_jit():

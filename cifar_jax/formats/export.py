@@ -82,10 +82,11 @@ def export(
       UserError: If there is such a file, or what was read back is not the network; then
         nothing is left behind, and an older file is untouched.
     """
-    for old in (path, card_path(path)):
+    for old in (path, card_path(path)) if kind.suffix else (path,):
         # A folder that is not an export, such as a run directory, is never replaced.
         if old.exists() and not (overwrite and weights_file(old)):
-            raise UserError(f"{old} exists; use --overwrite, or another --output")
+            remedy = "use --overwrite if it is an export, or another --output"
+            raise UserError(f"{old} exists; {remedy}")
     path.parent.mkdir(parents=True, exist_ok=True)
     network = in_float32(network)
     card = describe(network)

@@ -5,14 +5,18 @@ The state_dict is for `cifar_jax.models.torch_resnet`. The program is one of
 uint8 [B, H, W, C], for any B, and returns float32 logits.
 """
 
+import os
 import pathlib
+import pickle
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from flax import traverse_util
 
+from cifar_jax import UserError
 from cifar_jax.formats.export import Card, Classify, Format
 from cifar_jax.models import torch_resnet
 from cifar_jax.training.pretrained import LoadedModel
@@ -48,12 +52,19 @@ def write_program(network: LoadedModel, path: pathlib.Path, card: Card) -> None:
     torch.export.save(program, path)
 
 
+def read_program(path: pathlib.Path) -> Classify:
+    """Returns the function of a program; objects that a file may pickle are refused."""
+    try:
+        with mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
+            return on_arrays(torch.export.load(path).module())
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} holds more than a program; export it again") from error
+
+
 # What `torch_resnet.load`, with the card, and `torch.load(weights_only=True)` read.
 STATE_DICT = Format(
     ".pt",
     lambda net, path, card: torch.save(translate(net).network.state_dict(), path),
     lambda path: on_arrays(torch_resnet.load(path)),
 )
-PROGRAM = Format(
-    ".pt2", write_program, lambda path: on_arrays(torch.export.load(path).module())
-)
+PROGRAM = Format(".pt2", write_program, read_program)

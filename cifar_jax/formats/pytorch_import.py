@@ -103,10 +103,12 @@ def _check_original(
 ) -> None:
     """Refuses a network that does not give the original's logits."""
     shape = (len(images), network.num_classes)
-    if images.shape[1:] != network.image_shape or expected.shape != shape:
+    kinds = images.dtype == np.uint8 and expected.dtype.kind == "f" and len(images)
+    if not kinds or (images.shape[1:], expected.shape) != (network.image_shape, shape):
         raise UserError(
-            f"--check holds images {images.shape} and logits {expected.shape}; give "
-            f"images {('N', *network.image_shape)} and logits {('N', shape[1])}"
+            f"--check holds {images.dtype} images {images.shape} and {expected.dtype} "
+            f"logits {expected.shape}; give uint8 images {('N', *network.image_shape)} "
+            f"and float logits {('N', shape[1])}"
         )
     actual = export.classify_all(jax.jit(network.logits), images)
     difference = np.max(np.abs(actual - expected))
@@ -117,8 +119,7 @@ def _check_original(
             f"the network is not the original: its logits differ by up to "
             f"{difference:.2g}, more than {tolerance:.2g}, and {same:.1%} of the "
             "labels are the same; nothing is kept: names and shapes do not tell "
-            "strides, pools, activation, bn_epsilon and normalisation: set "
-            "--config.model.stem_pool, say, or --mean and --std"
+            "strides, pools and normalisation: set --config.model.pool, say"
         )
 
 

@@ -1,5 +1,6 @@
 """Letters of report 004, and two of ours: short names for keys of `config.model`."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +32,8 @@ def keys(model: ConfigDict, letters: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in letters.items():
         types = int | float if name == "growth" else int
         is_number = isinstance(value, types) and not isinstance(value, bool)
-        if not is_number or value < (0 if name == "P" else 1):
+        least = 0 if name == "P" else 1
+        if not (is_number and least <= value < math.inf):
             raise UserError(
                 f"factor {name} cannot be {value!r}; it is a whole number of at least "
                 "1, or P=0 for the whole map (growth: any number of at least 1)"

@@ -50,7 +50,8 @@ def detect(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if (match := re.fullmatch(r"stage(\d+)_block\d+\.conv1\.weight", name))
     ]
     stem, stages = shapes.get("stem_conv.weight", ()), sorted({b[0] for b in blocks})
-    if any(len(shape) != 4 for shape in (stem, *(block[2] for block in blocks))):
+    shapes_of_four = all(len(s) == 4 for s in (stem, *(block[2] for block in blocks)))
+    if not (blocks and shapes_of_four):
         return {}
     firsts = [next(block for block in blocks if block[0] == s) for s in stages]
     sizes = tuple(sum(block[0] == stage for block in blocks) for stage in stages)

@@ -295,7 +295,7 @@ def _read_evaluation(folder: pathlib.Path) -> Evaluation | None:
         # Files of an earlier evaluation may still lie there: read only those it names.
         for path in (folder / name for name in record["files"]):
             if path.name == "confusion.csv":
-                with path.open(newline="") as file:
+                with path.open(encoding="utf-8", newline="") as file:
                     _, *lines = csv.reader(file)
                 matrix = np.array([[int(n) for n in line[1:]] for line in lines])
             elif path.name == "confusion.png":
@@ -305,8 +305,7 @@ def _read_evaluation(folder: pathlib.Path) -> Evaluation | None:
                     pictures[path.stem] = dict(file)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}); evaluate the run "
-            "again"
+            f"{path} is damaged ({type(error).__name__}: {error}); evaluate again"
         ) from error
     return Evaluation(record, split, matrix, picture, **pictures)
 

@@ -110,7 +110,7 @@ def with_factors(base: ConfigDict, factors: Factors) -> ConfigDict:
     """Returns a copy of a config in which letters and dotted keys are set."""
     config = base.copy_and_resolve_references()
     named = {name: v for name, v in factors.items() if letters.PATTERN.fullmatch(name)}
-    keys = {key: v for key, v in factors.items() if key not in named}
+    keys = flatten({key: v for key, v in factors.items() if key not in named})
     for key, value in (letters.keys(config.model, named) | keys).items():
         if key in FIXED_KEYS:
             raise UserError(f"{key} is the same for all designs; set base.{key}")
@@ -125,8 +125,7 @@ def with_factors(base: ConfigDict, factors: Factors) -> ConfigDict:
         except TypeError as error:
             usual = flatten(config_to_dict(base)).get(key)
             raise UserError(
-                f"{key} cannot be {value!r}: it is like {usual!r}; change the values "
-                "of study.space"
+                f"{key} cannot be {value!r}: it is like {usual!r}; change study.space"
             ) from error
     return config
 

@@ -36,7 +36,7 @@ from cifar_jax.training.interrupt import listen
 
 # With other values of these a study may be resumed: it then has more runs, or its runs
 # other resources.
-_FREE = ("seeds", "trials", "finalists", "latency", "accelerators", "max_seconds")
+_FREE = ("seeds", "trials", "finalists", "accelerators", "max_seconds", "reported")
 FREE_KEYS = (*(f"study.{k}" for k in _FREE), *(f"base.{k}" for k in RESUMABLE_KEYS))
 MOST_DEATHS = 3  # of a run's processes, without an epoch in between
 _LOOK_SECONDS = 1.0  # between looks at the metrics of running runs
@@ -166,9 +166,10 @@ class Driver:
             rows = table.rows(self._journal.designs.values(), self._runs.values())
             winner = None
             if not self.name:
-                is_over = all(run.has_ended for run in self._runs.values()) and rows
-                winner = self._score_winner(rows) if is_over else None
-                self._write(rows, winner)
+                self._write(rows)  # whatever becomes of the scores
+                is_over = rows and all(run.has_ended for run in self._runs.values())
+                if is_over and not self._stop:
+                    winner = self._score_winner(rows)
         self._view.show(rows, self.folder, winner)
         if self._stop:
             raise self._stop
@@ -277,7 +278,10 @@ class Driver:
         for line in content.splitlines(keepends=True):
             if run.has_ended or not line.endswith(b"\n"):
                 return
-            row = json.loads(line)
+            try:
+                row = json.loads(line)
+            except ValueError:  # damaged: the run itself will say so
+                return
             if row["split"] != "val" or row["epoch"] in run.values:
                 continue
             run.values[row["epoch"]] = row[watched]
@@ -316,17 +320,17 @@ class Driver:
         name = designs.folder_of(run.candidate.name)
         return self.folder / "runs" / name / f"seed-{run.seed}"
 
-    def _write(self, rows: list[Row], winner: Mapping | None = None) -> None:
+    def _write(self, rows: list[Row]) -> None:
         """Writes results.csv, table.md and plots/, each file whole or not at all."""
         output = OutputFolder(self.folder)
         output.table("results.csv", *table.csv(rows))
-        output.text("table.md", table.markdown(self.study, rows, winner))
+        output.text("table.md", table.markdown(self.study, rows))
         output = OutputFolder(self.folder / "plots")
         for name, figure in plots.draw(self.study, rows):
             output.figure(f"{name}.png", figure)
 
     def _score_winner(self, rows: list[Row]) -> Mapping | None:
-        """Writes winner.json: the best design, which alone is scored on the test set.
+        """Writes winner.json and table.md: the best design, which alone is tested.
 
         `validation` and `test` are accuracies by seed. Each run is scored once.
         """
@@ -351,5 +355,7 @@ class Driver:
             "validation": best.values("accuracy"),
             "test": list(tests.values()),
         }
-        OutputFolder(self.folder).json("winner.json", winner)
+        output = OutputFolder(self.folder)
+        output.json("winner.json", winner)
+        output.text("table.md", table.markdown(self.study, rows, winner))
         return winner

@@ -1,9 +1,8 @@
 """Where the runs of a study are done: executors of `concurrent.futures`' protocol.
 
-An executor only launches functions. What they share with the driver are files, so any
-executor will do whose workers see the study's folder. Three attributes are optional:
-`num_workers`, how many runs it should have in hand; `lost`, exceptions of a machine
-that is gone, for which its runs cannot be blamed; `interrupt()`, for all runs to save.
+Any executor will do whose workers see the study's folder. Three attributes are
+optional: `num_workers`, how many runs it should have in hand; `lost`, exceptions of a
+machine that is gone, whose runs are not to blame; `interrupt()`, for all runs to save.
 """
 
 import pathlib
@@ -40,8 +39,7 @@ class RayExecutor(Executor):
             import ray
         except ImportError as error:
             raise UserError(
-                "--executor=ray needs Ray, which is not installed; "
-                "pip install 'cifar-jax[ray]'"
+                "--executor=ray needs Ray; pip install 'cifar-jax[ray]'"
             ) from error
         try:
             host, _, port = (address or "").rpartition(":")
@@ -52,8 +50,7 @@ class RayExecutor(Executor):
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"there is no Ray cluster at {address} ({first_line(error)}); "
-                "start one with `ray start --head`, or leave the address out to use "
-                "this machine"
+                "start one with `ray start --head`, or leave the address out"
             ) from error
         self._ray, self.lost = ray, (ray.exceptions.NodeDiedError,)
         resources = ray.cluster_resources()

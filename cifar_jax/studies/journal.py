@@ -67,8 +67,7 @@ class Journal:
             raise UserError(
                 f"{folder / name} is damaged ({error}); results of finished runs are "
                 "safe in runs/, but which runs were pruned or have failed, and what a "
-                f"sampler has learned, is lost; to continue, move {name} away and run "
-                "the same command"
+                f"sampler has learned, is lost; to continue, move {name} away"
             ) from error
         if not optuna.get_all_study_names(storage):
             goals = [StudyDirection(1 + OBJECTIVES[name]) for name in objectives]

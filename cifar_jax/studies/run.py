@@ -5,7 +5,6 @@ run writes, and leaves a stop file there, which a run honours at an epoch's end.
 """
 
 import functools
-import json
 import os
 import pathlib
 import traceback
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cifar_jax import Stopped, UserError, _runtime
-from cifar_jax._files import OutputFolder, first_line, lock_file
+from cifar_jax._files import OutputFolder, first_line, lock_file, read_object
 
 STOP = "stop"  # the stop file
 MEASURED = "measured.json"  # what a study has measured besides result.json
@@ -96,7 +95,7 @@ def figures(workdir: pathlib.Path) -> dict[str, Any]:
     path, measured = workdir / "result.json", workdir / MEASURED
     if not path.exists():
         return {}
-    values = json.loads(path.read_text())
+    values = read_object(path)
     return {
         "accuracy": values["val"]["accuracy"],
         "loss": values["val"]["loss"],
@@ -108,7 +107,7 @@ def figures(workdir: pathlib.Path) -> dict[str, Any]:
         "compile_seconds": values["seconds"]["compile"],
         "images_per_second": values["images_per_second"],
         "device": values["device"],
-        **(json.loads(measured.read_text()) if measured.exists() else {}),
+        **(read_object(measured) if measured.exists() else {}),
     }
 
 

@@ -98,7 +98,8 @@ def _distribution(axis: Mapping[str, Any], base: ConfigDict) -> BaseDistribution
                 )
         return distributions.CategoricalDistribution(tuple(axis["values"]))
     low, high, log = axis["low"], axis["high"], axis.get("log", False)
-    if not low < high or (log and low <= 0) or not math.isfinite(high - low):
+    are_numbers = isinstance(low, int | float) and isinstance(high, int | float)
+    if not (are_numbers and low < high < math.inf and low > (0 if log else -math.inf)):
         raise UserError(
             f"factor {axis['factor']} of study.space goes from {low} to {high}; use "
             "low below high, and above 0 with log=True"
@@ -107,6 +108,14 @@ def _distribution(axis: Mapping[str, Any], base: ConfigDict) -> BaseDistribution
     if isinstance(low, int) and isinstance(high, int) and not is_float:
         return distributions.IntDistribution(low, high, log=log)
     return distributions.FloatDistribution(low, high, log=log)
+
+
+def _is_whole(item: Any, needed: set[str]) -> bool:
+    """Returns whether an item of `study.space` has what it needs."""
+    if not isinstance(item, Mapping) or not needed <= set(item):
+        return False
+    name, change = item.get("factor", item.get("name")), item.get("change", {})
+    return isinstance(name, str | None) and isinstance(change, Mapping)
 
 
 def _check(base: ConfigDict, options: ConfigDict) -> None:
@@ -136,14 +145,19 @@ def _check(base: ConfigDict, options: ConfigDict) -> None:
         f"study.pruner needs base.evaluate.every_epochs=1, not {every}": (
             pruner == "none" or every == 1
         ),
+        f"study.reported is {options.reported}; use pairs like ('N3-B2', 0.91)": all(
+            isinstance(pair, tuple | list) and isinstance(pair[-1], int | float)
+            for pair in options.reported
+        ),
         "study.space is empty; list designs, or factors and values": options.space,
     }
     needed = {"name", "change"} if kind == "list" else {"factor"}
     bounds = ", or low and high" if kind == "sample" else ""
     for item in options.space:
-        is_whole = isinstance(item, Mapping) and needed <= set(item)
+        is_whole = _is_whole(item, needed)
         message = f"study.space holds {item!r}; for study.kind={kind!r} each needs "
-        rules[message + " and ".join(sorted(needed))] = is_whole
+        message += " and ".join(sorted(needed))
+        rules[f"{message}: a text as name or factor, a dict as change"] = is_whole
         if is_whole and kind != "list":
             message = f"factor {item['factor']} of study.space has no values; give "
             has_bounds = bounds and {"low", "high"} <= set(item)

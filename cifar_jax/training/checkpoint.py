@@ -97,13 +97,9 @@ class CheckpointFolder:
             self.wait()
             self._change(lambda: old.rename(replaced))
         with self._explained():
-            written = self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    tree=ocp.args.StandardSave(host_tree),
-                    facts=ocp.args.JsonSave(metadata),
-                ),
-            )
+            tree, facts = ocp.args.StandardSave(host_tree), ocp.args.JsonSave(metadata)
+            args = ocp.args.Composite(tree=tree, facts=facts)
+            written = self._manager.save(step, args=args)
         if not written:
             raise UserError(
                 f"the state of step {step:,} was not saved: {self._folder} holds a "
@@ -216,8 +212,7 @@ class CheckpointFolder:
                 if _is_fault(error):
                     raise UserError(
                         f"{self._folder / str(step)} cannot be read now ({reason}); "
-                        "nothing has been changed there; mend that, and run the "
-                        "command again"
+                        "nothing has been changed there; mend that, and resume"
                     ) from error
         if self._read_only:
             return restored, reason
@@ -232,13 +227,9 @@ class CheckpointFolder:
 
     def _read(self, step: int, template: Any, sharding: Sharding) -> tuple[Any, Any]:
         """Returns the arrays and metadata of a checkpoint, whose digest must match."""
-        abstract = distributed.abstract(template, sharding)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                tree=ocp.args.StandardRestore(abstract), facts=ocp.args.JsonRestore()
-            ),
-        )
+        tree = ocp.args.StandardRestore(distributed.abstract(template, sharding))
+        args = ocp.args.Composite(tree=tree, facts=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=args)
         metadata = dict(restored["facts"])
         saved = metadata.pop("digest", None)
         if saved != digest(jax.device_get(restored["tree"]), metadata):
@@ -292,15 +283,12 @@ class Checkpointer:
     """
 
     def __init__(self, run: RunDirectory, options: ConfigDict):
-        self._run = run
-        self._keep = options.keep
-        self._every_seconds = options.every_seconds
-        self.timer = Timer(self._every_seconds)
+        self._run, self._options = run, options
+        self.timer = Timer(options.every_seconds)
         self._position: tuple[int, int] | None = None  # of the newest state on disk
-        self._latest = CheckpointFolder(run.checkpoints, keep=self._keep)
-        # Each latest state finds the best weights that it names, and one save may be
-        # under way.
-        self.best = CheckpointFolder(run.best, keep=self._keep + 1)
+        self._latest = CheckpointFolder(run.checkpoints, keep=options.keep)
+        # Each latest state finds its best weights, and one save may be under way.
+        self.best = CheckpointFolder(run.best, keep=options.keep + 1)
 
     def check_space(self, tree: Any, variables: Any) -> None:
         """Refuses a disk that is too small for all checkpoints of these arrays."""
@@ -311,7 +299,7 @@ class Checkpointer:
             for part in (tree, variables)
         )
         # One of each kind is about to be replaced. Those that are here already count.
-        needed = (self._keep + 1) * latest + (self._keep + 2) * best
+        needed = (self._options.keep + 1) * latest + (self._options.keep + 2) * best
         needed -= sum(map(_size, (self._run.checkpoints, self._run.best)))
         free = shutil.disk_usage(self._run.path).free
         if needed > free:
@@ -361,7 +349,7 @@ class Checkpointer:
         if self._position is None:  # see `restore`
             self._latest.wait()
         self._position = position
-        self.timer = Timer(self._every_seconds)
+        self.timer = Timer(self._options.every_seconds)
 
     def close(self) -> None:
         """Waits until all is on disk."""

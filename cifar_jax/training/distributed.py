@@ -198,10 +198,8 @@ def exchange(text: str) -> list[str]:
         return [text]
     key = f"cifar_jax/{next(_rounds)}"
     client.key_value_set(f"{key}/{jax.process_index()}", text)
-    return [
-        client.blocking_key_value_get(f"{key}/{process}", WAIT_MS)
-        for process in range(jax.process_count())
-    ]
+    processes = range(jax.process_count())
+    return [client.blocking_key_value_get(f"{key}/{p}", WAIT_MS) for p in processes]
 
 
 class LateMax:

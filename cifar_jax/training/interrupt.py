@@ -111,8 +111,7 @@ def watchdog(stop: StopRequest, seconds: float) -> Iterator[None]:
     """Terminates a process that makes no progress, e.g. because a peer hangs.
 
     JAX notices a process that is dead, but waits forever for one that hangs. Ticks are
-    counted and not the time, so that a process that was suspended is not taken for
-    stuck.
+    counted, not the time: a process that was suspended is not stuck.
 
     Args:
       stop: Request whose polls are the signs of life.
@@ -131,8 +130,7 @@ def watchdog(stop: StopRequest, seconds: float) -> Iterator[None]:
             if ticks * WATCHDOG_TICK >= seconds:
                 print(
                     f"error: no step has ended for {seconds:g} seconds: a process or "
-                    "device is stuck; run the command again, or raise "
-                    "train.watchdog_seconds",
+                    "device is stuck; resume, or raise train.watchdog_seconds",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -235,8 +235,7 @@ class Trainer:
             if not 0 <= self._step - self._metadata["epoch"] * steps <= steps:
                 raise UserError(
                     f"{self._run.path} was trained in epochs of another length than "
-                    f"{steps} steps; use as many images as before, or choose another "
-                    "--workdir"
+                    f"{steps} steps; use as many images as before, or another --workdir"
                 )
             self.progress.log(f"resuming at step {self._step:,}")
         self._run.rewind(self._metadata["epoch"], self._step)

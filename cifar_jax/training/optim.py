@@ -58,8 +58,7 @@ def make_optimizer(
     """
     if name == "muon" and momentum_schedule is not None:
         raise UserError(
-            "schedule.momentum_range does not move muon's momentum; use None, or "
-            "another optim.name"
+            "schedule.momentum_range is not for muon; use None, or another optim.name"
         )
     chain = []
     if gradient_clip:

@@ -123,10 +123,8 @@ def load_model(
     if which == "best":
         variables, metadata = _restore_best(run, network.variables, sharding, step)
     else:
-        template = {
-            "state": _abstract_state(network),
-            "metrics": jax.eval_shape(Metrics.empty),
-        }
+        metrics = jax.eval_shape(Metrics.empty)
+        template = {"state": _abstract_state(network), "metrics": metrics}
         tree, metadata = _restore(run.checkpoints, template, sharding, step)
         state = tree["state"]
         variables = state.averages if which == "ema" else state.variables
@@ -221,19 +219,15 @@ def abstract_model(config: Mapping[str, Any], dataset: results.Dataset) -> Loade
     ):
         raise UserError(
             f"images of shape {image_shape} with {channels} means in "
-            f"{len(dataset['label_names']):,} classes cannot be classified; restore "
-            "dataset.json from a copy"
+            f"{len(dataset['label_names']):,} classes make no sense; check dataset.json"
         )
-    model = resnet.create(
-        num_classes=len(dataset["label_names"]),
-        image_shape=image_shape,
-        **config["model"],
-    )
+    names, options = tuple(dataset["label_names"]), config["model"]
+    model = resnet.create(num_classes=len(names), image_shape=image_shape, **options)
     return LoadedModel(
         model=model,
         variables=resnet.abstract_variables(model, image_shape),
         image_shape=image_shape,
-        label_names=tuple(dataset["label_names"]),
+        label_names=names,
         mean=np.asarray(dataset["mean"], np.float32),
         std=np.asarray(dataset["std"], np.float32),
         config=dict(config),
@@ -309,9 +303,8 @@ def _abstract_state(network: LoadedModel) -> TrainState:
 
 def with_teacher(config: ConfigDict, setup: Setup) -> Setup:
     """Returns the setup with the teacher that the config asks for, if any."""
-    workdir, weight, temperature = (
-        config.distill[key] for key in ("teacher", "weight", "temperature")
-    )
+    workdir, weight = config.distill.teacher, config.distill.weight
+    temperature = config.distill.temperature
     if workdir is None:
         return setup
     if not 0 < weight <= 1:
@@ -326,14 +319,12 @@ def with_teacher(config: ConfigDict, setup: Setup) -> Setup:
                 f"distill.teacher is {workdir}, whose {name} are {str(theirs)[:80]}, "
                 f"not the data's {str(ours)[:80]}; use a network trained on such data"
             )
-    distillation = Distillation(
-        # The variables are an argument: constants would be compiled into the step.
-        lambda variables, images: dataclasses.replace(
-            network, variables=variables
-        ).logits(images),
-        weight,
-        temperature,
-    )
+
+    # The variables are an argument: constants would be compiled into the step.
+    def teach(variables, images):
+        return dataclasses.replace(network, variables=variables).logits(images)
+
+    distillation = Distillation(teach, weight, temperature)
     options = dataclasses.replace(setup.options, distillation=distillation)
     source = _source(workdir, network)
     source["num_parameters"] = count.num_parameters(network.model, network.image_shape)
@@ -403,13 +394,12 @@ def initialize(
 
 def _differences(one: Any, other: Any) -> Iterator[tuple[str, str, str]]:
     """Yields the paths at which two trees differ, each with what both hold there."""
-    held, needed = (
-        {
-            optim.path_name(path): f"{leaf.dtype} {list(leaf.shape)}"
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for tree in (one, other)
-    )
+
+    def layout(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {optim.path_name(k): f"{x.dtype} {list(x.shape)}" for k, x in leaves}
+
+    held, needed = layout(one), layout(other)
     for name in sorted({*held, *needed}):
         pair = held.get(name, "nothing"), needed.get(name, "nothing")
         if pair[0] != pair[1]:

@@ -58,8 +58,7 @@ class Progress:
             disable=not self._console.is_terminal,
         )
         self._task = self.live.add_task("", total=total_steps)
-        self._num_epochs = num_epochs
-        self._total_steps = total_steps
+        self._num_epochs, self._total_steps = num_epochs, total_steps
         self._batch_size = batch_size
         # In this process, compilation excluded.
         self._steps, self._seconds = 0, 0.0
@@ -126,9 +125,8 @@ class Progress:
         columns = [f"epoch {epoch:>{len(str(self._num_epochs))}}/{self._num_epochs}"]
         for name, means in (("train", train), ("val", val)):
             if means:
-                columns.append(
-                    f"{name} loss {means['loss']:.4f} accuracy {means['accuracy']:.4f}"
-                )
+                loss, accuracy = means["loss"], means["accuracy"]
+                columns.append(f"{name} loss {loss:.4f} accuracy {accuracy:.4f}")
         columns.append(self._speed(step))
         self.log("  ".join(columns) + ("  best so far" if is_best else ""))
         self._last_line = time.perf_counter()

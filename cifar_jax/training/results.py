@@ -6,7 +6,7 @@ import pathlib
 import platform
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 import jax
 import numpy as np
@@ -158,12 +158,11 @@ def summary(result: Result, path: pathlib.Path) -> str:
             f"validation accuracy {val['accuracy']:.4f}, loss {val['loss']:.4f} "
             f"(best of {result['epochs']} epochs: {result['best_epoch']})"
         )
-    seconds = result["seconds"]
+    seconds = cast(dict[str, float], result["seconds"])
+    clocks = {name: clock_time(value) for name, value in seconds.items()}
+    parts = (f"{name} {clocks[name]}" for name in ("compile", "train", "evaluate"))
     lines.append(
-        f"{clock_time(seconds['total'])} in all: "
-        f"compile {clock_time(seconds['compile'])}, "
-        f"train {clock_time(seconds['train'])}, "
-        f"evaluate {clock_time(seconds['evaluate'])}; "
+        f"{clocks['total']} in all: {', '.join(parts)}; "
         f"{result['images_per_second']:,.0f} images/s on {result['num_devices']} x "
         f"{result['device']}"
     )

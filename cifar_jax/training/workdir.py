@@ -16,7 +16,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
-from cifar_jax._files import check, explained, lock_file, read_object, replacing
+from cifar_jax._files import (
+    check,
+    explained,
+    lock_file,
+    on_disk,
+    read_object,
+    replacing,
+)
 from cifar_jax.config import complete, config_diff, config_to_dict
 from cifar_jax.training import distributed
 from cifar_jax.training.results import Dataset, Result
@@ -37,7 +44,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: os.PathLike | str, *, is_writer: bool = True):
-        self.path = pathlib.Path(path)
+        self.path = on_disk(os.fspath(path), "--workdir")
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best"
         self.profile = self.path / "profile"
@@ -80,8 +87,7 @@ class RunDirectory:
         with file:
             if not lock_file(file):
                 raise UserError(
-                    f"another run works in {self.path}; wait for it, or choose another "
-                    "--workdir"
+                    f"another run works in {self.path}; wait, or use another --workdir"
                 )
             self.token = uuid.uuid4().hex
             file.truncate(0)
@@ -149,8 +155,7 @@ class RunDirectory:
                 "whether this config is the run's; restore config.json from a copy, or "
                 "choose another --workdir"
             )
-        changed = config_diff(self.config(), config_to_dict(config))
-        if changed:
+        if changed := config_diff(self.config(), config_to_dict(config)):
             raise UserError(
                 f"{self.path} was made with another config "
                 f"({'; '.join(changed.values())}); use the old values, or choose "
@@ -279,8 +284,7 @@ def enter(
 class TensorBoard:
     """An event file for TensorBoard, written by the caller's own thread.
 
-    tensorboardX's SummaryWriter writes in a thread that a full disk kills silently; the
-    run would then wait for it forever.
+    tensorboardX's SummaryWriter has a thread that a full disk kills: it waits forever.
 
     Args:
       folder: Folder of the file, which is made if it does not exist.
