@@ -41,7 +41,7 @@ def kept(dataset: Dataset, path: pathlib.Path, version: str) -> Dataset:
         ("images", "u1", (count, *dataset.image_shape)),
     ]
     dtype = np.dtype(fields)
-    # Once, also where it is none of this version: its digest takes long.
+    # Once, even if it is of another version: its digest takes long.
     mapped = functools.cache(lambda: _map(path, dtype, version))
 
     def read(start: int, stop: int) -> Batch:

@@ -343,7 +343,7 @@ def summary(record: Evaluation) -> str:
         if fitted := calibration["temperature"]:
             line += (
                 f"; {fitted['ece']:.4f}, loss {fitted['loss']:.4f} at temperature "
-                f"{fitted['value']:.3f} (of {fitted['num_validation']:,} val images)"
+                f"{fitted['value']:.3f}, fitted on {fitted['num_validation']:,} images"
             )
         lines.append(line)
     for other in record.get("comparisons", ()):
