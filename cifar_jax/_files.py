@@ -58,7 +58,7 @@ def find_remedy(error: BaseException) -> str | None:
 def on_disk(path: str, key: str) -> pathlib.Path:
     """Returns a path, with ~ expanded, unless it is one in a bucket, gs://NAME."""
     if re.match(r"\w\w+:/", path):
-        raise UserError(f"{key} is {path}; use a folder on a disk, and copy it there")
+        raise UserError(f"{key} is {path}, in a bucket; use a folder on a disk")
     return pathlib.Path(os.path.expanduser(path))
 
 

@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 from ml_collections import ConfigDict
 
 from cifar_jax import UserError
+from cifar_jax._files import on_disk
 from cifar_jax.config import RENAMED_KEYS, config_to_dict, flatten, get_config
 
 _PACKAGE = pathlib.Path(__file__).parent
@@ -68,7 +69,7 @@ def find_network(name: os.PathLike | str) -> pathlib.Path:
     Args:
       name: Run directory, exported file or folder, or name of packaged weights.
     """
-    path = pathlib.Path(name)
+    path = on_disk(os.fspath(name), "the network")
     if path.exists():
         return path
     packaged, known = WEIGHTS / f"{name}.safetensors", network_names()

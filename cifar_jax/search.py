@@ -9,8 +9,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from cifar_jax import UserError, _cli, _runtime
-from cifar_jax._files import on_disk
+from cifar_jax import _cli, _runtime
 
 if TYPE_CHECKING:
     from cifar_jax.studies.designs import Candidate
@@ -45,7 +44,7 @@ def define_flags(flags: _cli.Flags) -> None:
 
 def main(flags: _cli.Flags) -> None:
     """Runs or resumes a study, and writes its tables."""
-    workdir = on_disk(flags.workdir or f"runs/{flags.config_name}", "--workdir")
+    workdir = flags.workdir or f"runs/{flags.config_name}"
     print(f"{flags.config_path}: a study, into {workdir}", flush=True)
     # slow to import: not for --help
     from cifar_jax.studies import driver, study
@@ -58,8 +57,6 @@ def main(flags: _cli.Flags) -> None:
     part = None
     if flags.merge and (flags.part or flags.retry_failed):
         raise _cli.UsageError("--merge takes neither --part nor --retry_failed")
-    if flags.merge and not (workdir / "study.json").exists():
-        raise UserError(f"{workdir} holds no study; give the --workdir of its parts")
     if flags.part:
         match = re.fullmatch(r"(\d+)/(\d+)", flags.part)
         if not match or not 1 <= int(match[1]) <= int(match[2]):

@@ -18,6 +18,7 @@ from cifar_jax import UserError, formats
 from cifar_jax.evaluation import api, efficiency
 from cifar_jax.formats import export, hub
 from cifar_jax.training import pretrained
+from cifar_jax.training.workdir import RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_labels_may_be_a_list_of_numpys_numbers(model, images):
 
 
 def test_options_that_do_not_exist_are_one_line():
-    with pytest.raises(UserError, match="cannot have {'widht': .*; the options are"):
+    with pytest.raises(UserError, match="cannot have {'widht': .*; use .*widths"):
         cifar_jax.create_model("resnet20", widht=(3,))
     with pytest.raises(UserError, match="cannot have {'widths': 32}"):
         cifar_jax.create_model("resnet20", widths=32)
@@ -216,6 +217,17 @@ def test_a_hub_page_does_not_tell_where_the_images_lie(tiny_run, tmp_path):
     hub.write(network, tmp_path / "shared", card)
     text = (tmp_path / "shared" / "README.md").read_text()
     assert "datasets:\n- photos\n" in text and str(tmp_path) not in text
+
+
+def test_a_home_is_where_a_run_is_made_and_found(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").symlink_to(tiny_run)
+    assert RunDirectory("~/run").path == tmp_path / "run"
+    assert cifar_jax.load("~/run").num_parameters
+    with pytest.raises(
+        UserError, match="the network is gs://x/run, in a bucket; use a"
+    ):
+        cifar_jax.load("gs://x/run")
 
 
 def test_a_run_is_loaded_without_a_word(tiny_run):

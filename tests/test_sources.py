@@ -235,10 +235,10 @@ def test_images_marked_as_unlabelled_have_no_class(tmp_path):
 
 def test_a_bucket_is_not_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    match = "data.dir is gs://mine/tfds; use a folder on a disk"
+    match = "data.dir is gs://mine/tfds, in a bucket; use a folder on a disk"
     check_refused(sources.open, "digits", "gs://mine/tfds", match=match)
     for path in ("gs://mine/run", pathlib.Path("gs://mine/run")):
-        match = "--workdir is gs://?mine/run; use a folder on a disk"
+        match = "--workdir is gs://?mine/run, in a bucket; use a folder on a disk"
         check_refused(RunDirectory, path, match=match)
     assert not list(tmp_path.iterdir())
 

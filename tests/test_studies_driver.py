@@ -318,6 +318,11 @@ def test_a_merge_starts_nothing(tmp_path):
     assert states(rows) == ["waiting"] * 2 + ["done"] * 2
     # A winner of a part would not be the study's, and the test set is scored once.
     assert not executor.num_scored and not (tmp_path / "winner.json").exists()
+    with pytest.raises(UserError, match="typo holds no study; give the --workdir of"):
+        study(tmp_path / "typo", merge=True)
+    assert not (tmp_path / "typo").exists()
+    with pytest.raises(UserError, match="--workdir is gs://mine/x, in a bucket; use a"):
+        run_study(config_of(), "gs://mine/x", executor=Pretended())
     with pytest.raises(UserError, match="a part of a study needs designs"):
         study(tmp_path / "sampled", part=(1, 2), **SAMPLED)
 

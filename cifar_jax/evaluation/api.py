@@ -223,9 +223,7 @@ def create_model(
         config.model.update(PRESETS.get(name, {}) | options)
     except (KeyError, TypeError) as error:
         keys = ", ".join(config.model)
-        raise UserError(
-            f"{name} cannot have {options}; the options are {keys}"
-        ) from error
+        raise UserError(f"{name} cannot have {options}; use {keys}") from error
     dataset: results.Dataset = {
         "name": "none",
         "image_shape": list(image_shape),

@@ -119,7 +119,7 @@ def _check_original(
             f"the network is not the original: its logits differ by up to "
             f"{difference:.2g}, more than {tolerance:.2g}, and {same:.1%} of the "
             "labels are the same; nothing is kept: names and shapes do not tell "
-            "strides, pools and normalisation: set --config.model.pool, say"
+            "strides, pools and normalisation: set --config.model.stem_pool or --mean"
         )
 
 

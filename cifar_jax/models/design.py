@@ -166,8 +166,9 @@ def check(design: Design, image_shape: ImageShape) -> None:
             )
     if sum(design.stage_sizes) > MAX_BLOCKS or max(design.widths) > MAX_WIDTH:
         raise UserError(
-            f"model.stage_sizes has {sum(design.stage_sizes):,} blocks, channels go up "
-            f"to {max(design.widths):,}; use at most {MAX_BLOCKS:,} and {MAX_WIDTH:,}"
+            f"model.stage_sizes has {sum(design.stage_sizes):,} blocks of up to "
+            f"{max(design.widths):,} channels; use at most {MAX_BLOCKS:,} of "
+            f"{MAX_WIDTH:,}"
         )
     narrowest = min(design.widths)
     if design.se_ratio > narrowest:

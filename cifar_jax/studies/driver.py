@@ -23,7 +23,7 @@ from concurrent.futures import CancelledError, Executor, Future
 from ml_collections import ConfigDict
 
 from cifar_jax import Stopped, UserError
-from cifar_jax._files import OutputFolder, first_line, lock_file, read_object
+from cifar_jax._files import OutputFolder, first_line, lock_file, on_disk, read_object
 from cifar_jax.config import RESUMABLE_KEYS, config_diff, config_to_dict
 from cifar_jax.data import sources
 from cifar_jax.studies import designs, executors, plots, study, table
@@ -68,7 +68,8 @@ def run_study(
       UserError: If the config or folder is unusable, or no run has ended well.
       Stopped: After SIGINT, SIGTERM or `study.max_seconds`, when all runs are saved.
     """
-    made, folder, name = study.make(config), pathlib.Path(workdir).absolute(), ""
+    folder = on_disk(os.fspath(workdir), "--workdir").absolute()
+    made, name = study.make(config), ""
     if part:
         if made.is_staged:
             raise UserError(
@@ -78,6 +79,8 @@ def run_study(
         number, total = part
         own, name = made.candidates[number - 1 :: total], f"-{number}-of-{total}"
         made = dataclasses.replace(made, candidates=own)
+    if merge and not (folder / "study.json").exists():
+        raise UserError(f"{folder} holds no study; give the --workdir of its parts")
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if not lock_file(stack.enter_context((folder / f".lock{name}").open("a"))):
