@@ -16,6 +16,7 @@ from ml_collections import config_flags
 
 from cifar_jax import UserError, _cli, _runtime, formats
 from cifar_jax import config as default
+from cifar_jax._files import on_disk
 from cifar_jax.models.presets import PRESETS
 
 
@@ -50,8 +51,7 @@ def main(flags: _cli.Flags) -> None:
 
     _runtime.start(cpu_only=True)  # the weights are verified in float32
     pytorch_import = formats.import_module("pytorch_import")
-    config, weights = flags.config, pathlib.Path(flags.weights)
-    data = config.data
+    config, weights, data = flags.config, pathlib.Path(flags.weights), flags.config.data
     source = sources.open(flags.data, data.dir, image_size=data.image_size)
     told = torch_names.detect(pytorch_import.read(weights))
     if not (flags.preset or told):
@@ -68,7 +68,7 @@ def main(flags: _cli.Flags) -> None:
     data.mean = mean = _channels("mean", flags.mean, source.image_shape[-1])
     data.std = std = _channels("std", flags.std, source.image_shape[-1])
     dataset = results.describe(source.name, source, mean, std)
-    workdir, file = pathlib.Path(flags.workdir), flags.check
+    workdir, file = on_disk(flags.workdir, "--workdir"), flags.check
     original = arrays.read_npz(pathlib.Path(file), "images", "logits") if file else None
     check = pytorch_import.import_weights(weights, config, dataset, workdir, original)
     words = (f"{key}={config.model[key]}" for key in told)

@@ -265,6 +265,8 @@ def test_what_names_do_not_tell_is_checked_against_the_original(tmp_path):
     assert config["data"]["validation"] == 0
     stored = dict(np.load(tmp_path / "check.npz"))
     np.savez(tmp_path / "check.npz", **stored | {"images": stored["images"] / 255})
+    done = call("import_torch", *flags, "--workdir=gs://mine/run")
+    assert "--workdir is gs://mine/run, in a bucket; use a folder on a" in done.stderr
     options = ("--config.model.stem_pool=3", f"--workdir={tmp_path}/other")
     done = call("import_torch", *flags, *options)
     assert "holds float64 images (20, 32, 32, 3) and float32" in done.stderr
